@@ -1,0 +1,59 @@
+# Every target makes what it needs first: a virtual environment with the pinned, hashed packages. The pinned set is
+# complete, so pip resolves nothing (--no-deps).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+CELLS  ?=
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export BENTOML_DO_NOT_TRACK := True
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help install demo up test lint bench lock clean
+
+help:
+	@echo "make demo [CELLS=DIR]  the whole chain: train, register, promote, serve, predict, watch"
+	@echo "make up                start the registry, the service, the monitor and the dashboards"
+	@echo "make test              every test (the first call installs)"
+	@echo "make lint              ruff and mypy --strict"
+	@echo "make bench             the benchmarks, each a ratio in one run"
+	@echo "make lock              resolve the pins anew"
+	@echo "make clean             remove the virtual environment, caches and the demo's state"
+
+install: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/blastwatch demo $(if $(CELLS),--cells "$(CELLS)")
+
+up: $(STAMP)
+	$(BIN)/blastwatch up
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/run.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) .blastwatch .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

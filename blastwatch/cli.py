@@ -1,0 +1,72 @@
+"""The command `blastwatch`. Each command's module is loaded only when the command is called."""
+
+import importlib
+import sys
+from typing import ClassVar
+
+import click
+
+from blastwatch import DISCLAIMER, __version__
+from blastwatch.errors import BlastwatchError
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named here and imported on use, so that `--help` stays quick."""
+
+    commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {
+        "data": ("training.data_commands", "Import, draw, audit, split and show data sets of cells."),
+        "train": ("training.commands", "Train a network on the split cells and track the run."),
+        "evaluate": ("training.commands", "Measure the trained network on the test patients."),
+        "package": ("training.commands", "Put network, reference and evidence into a model package."),
+        "registry": ("blastwatch.registry_commands", "Register, promote and roll back model versions."),
+        "serve": ("serving.commands", "Start the prediction service."),
+        "predict": ("serving.commands", "Ask the service about images."),
+        "score": ("serving.commands", "Score a folder of images into a Parquet file."),
+        "bento": ("serving.commands", "Build the bento of the version that serves."),
+        "drift": ("monitoring.commands", "Compare what was predicted with the reference."),
+        "labels": ("monitoring.commands", "Add labels that came later."),
+        "up": ("blastwatch.stack_commands", "Start registry, service, monitor and dashboards."),
+        "demo": ("blastwatch.stack_commands", "Run the whole chain once, on synthetic or on your cells."),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_by_name)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands_by_name:
+            return None
+        module, _ = self.commands_by_name[cmd_name]
+        command = getattr(importlib.import_module(module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.commands_by_name.items()])
+
+
+@click.command(cls=LazyGroup, epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a check refused. " + DISCLAIMER)
+@click.version_option(__version__, prog_name="blastwatch")
+def blastwatch() -> None:
+    """Train, promote, serve and watch a classifier of single blood cells (acute lymphoblastic leukemia)."""
+
+
+def main() -> None:
+    """Entry point: a Blastwatch error becomes one line on standard error and its exit code."""
+    try:
+        blastwatch(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(1)
+    except BlastwatchError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Inference engines: one interface over OpenVINO and torch, each opened from a verified model package.
+
+The float32 graph is the reference. A faster engine is chosen by name only, and how often it decides otherwise
+stands in the package's `precision`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastwatch.errors import PackageError, UsageError
+from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, Package
+from blastwatch.settings import ENGINES
+
+Inputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """logits: float32 (n, 2); embeddings: float32 (n, d), what the last layer reads."""
+
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs one network. `infer` takes float32 (n, 3, size, size) and may be called from several threads."""
+
+    name: str
+
+    def infer(self, inputs: Inputs) -> Outputs: ...
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU. Precision is stated, because OpenVINO picks bf16 by itself where the CPU has it."""
+
+    def __init__(self, graph: Path, name: str, *, threads: int) -> None:
+        import openvino
+
+        self.name = name
+        core = openvino.Core()
+        config = {
+            "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._compiled = core.compile_model(core.read_model(graph), "CPU", config)
+
+    def infer(self, inputs: Inputs) -> Outputs:
+        request = self._compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(inputs)])
+        return Outputs(
+            logits=np.array(request.get_tensor("logits").data, dtype=np.float32),
+            embeddings=np.array(request.get_tensor("embedding").data, dtype=np.float32),
+        )
+
+
+class TorchEngine:
+    """torch eager in channels_last, rebuilt from the weights on whatever device is at hand."""
+
+    def __init__(self, package: Package, name: str, *, threads: int) -> None:
+        import torch
+
+        from blastwatch.network import build, load_weights
+
+        torch.set_num_threads(threads)
+        self.name = name
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = torch.bfloat16 if name == "torch-bf16" else None
+        network = build(package.info.architecture, len(package.info.class_names))
+        load_weights(network, package.folder / WEIGHTS)
+        moved: Any = network.eval().to(self._device)
+        self._network = moved.to(memory_format=torch.channels_last)
+
+    def infer(self, inputs: Inputs) -> Outputs:
+        import torch
+
+        from blastwatch.network import forward_with_embedding
+
+        cells = torch.from_numpy(np.ascontiguousarray(inputs)).to(self._device)
+        cells = cells.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
+            logits, embeddings = forward_with_embedding(self._network, cells)
+        return Outputs(logits=logits.float().cpu().numpy(), embeddings=embeddings.float().cpu().numpy())
+
+
+def choose(name: str) -> str:
+    """What `auto` means on this machine; any other name is returned as it is."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "torch-bf16" if torch.cuda.is_available() else "openvino-f32"
+
+
+def open_engine(package: Package, name: str = "auto", *, threads: int | None = None) -> Engine:
+    """Open an engine on a package.
+
+    Args:
+        name: one of `blastwatch.settings.ENGINES`.
+        threads: inference threads; None takes every core this process may use.
+
+    Raises:
+        UsageError: for an unknown name.
+        PackageError: where the package lacks the graph or it cannot be compiled.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
+    chosen = choose(name)
+    count = threads or len(os.sched_getaffinity(0))
+    if chosen.startswith("torch"):
+        return TorchEngine(package, chosen, threads=count)
+    graph = package.folder / (ONNX_INT8 if chosen == "openvino-int8" else ONNX)
+    try:
+        return OpenVinoEngine(graph, chosen, threads=count)
+    except RuntimeError as error:
+        raise PackageError(f"{graph.name} of the package cannot be compiled by OpenVINO: {error}.") from error
+
+
+def infer_all(engine: Engine, inputs: Inputs, *, batch_size: int = 32) -> Outputs:
+    """Run many cells in batches and join the results."""
+    parts = [engine.infer(inputs[start : start + batch_size]) for start in range(0, len(inputs), batch_size)]
+    return Outputs(
+        logits=np.concatenate([part.logits for part in parts]),
+        embeddings=np.concatenate([part.embeddings for part in parts]),
+    )

@@ -1,0 +1,172 @@
+"""The one way from the bytes of an image file to the input of the network.
+
+    bytes --decode--> RGB image --crop_cell--> cell at fixed scale --normalise--> float32 input
+
+Training, evaluation, serving, batch scoring and monitoring all call these functions, so that the same file gives
+the same float32 bits everywhere. Cells keep their scale: size is part of the evidence, and a preprocessing that
+makes each cell fill the frame throws it away.
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from blastwatch.errors import ImageRejected
+
+Pixels = NDArray[np.uint8]
+"""An RGB image, uint8, shape (height, width, 3)."""
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_BYTES = 8 * 1024 * 1024  # a 600x600 cell of 24 bits is 1.1 MB as BMP, a 2048x1536 field saved as JPEG about 2 MB
+MAX_PIXELS = 4_000_000  # a microscope field of 2048x1536 px still fits; a cell image has 202,500 px
+MIN_SIDE = 16  # px
+
+# Mean and standard deviation of the ImageNet training images, in units of full scale, in the order R, G, B:
+# what torchvision's pretrained weights were trained with, kept for networks trained from scratch.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Modes that become RGB without a choice about what the values mean.
+_PLAIN_MODES = ("RGB", "L", "P", "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a decoded image becomes network input.
+
+    crop: side of the centred square that is kept, in pixels of the image; what lies outside the image is black.
+    size: side of the network's input in pixels; `crop` is resampled to it (bicubic, antialiased).
+    mean, std: per channel (R, G, B), in units of full scale (0 to 1).
+    """
+
+    crop: int = 320
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "size"):
+            if getattr(self, name) < MIN_SIDE:
+                raise ValueError(f"Expected `{name}` to be at least {MIN_SIDE} px but got {getattr(self, name)}")
+        if min(self.std) <= 0:
+            raise ValueError(f"Expected `std` to be positive but got {self.std}")
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the image per pixel of the network's input."""
+        return self.crop / self.size
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode an image file to RGB.
+
+    Greyscale, palette and bilevel images are converted; an alpha channel is accepted where it is opaque throughout
+    and dropped; an EXIF orientation is applied. Anything else (16-bit, CMYK, several pages, transparency) is refused.
+
+    Returns:
+        uint8 array of shape (height, width, 3), values 0 to 255.
+
+    Raises:
+        ImageRejected: with the reason, when the bytes are not one complete image of an allowed format.
+    """
+    if not data:
+        raise ImageRejected("empty", "Expected an image but got no bytes.")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its own limit; here every such image is refused.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageRejected("not-an-image", f"Expected an image ({', '.join(FORMATS)}) but got other bytes.") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageRejected("too-large", f"Expected at most {max_pixels} pixels but got far more.") from error
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        raise ImageRejected("truncated", f"The header of the image cannot be read: {error}.") from error
+    _check_header(image, max_pixels)
+    try:
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, KeyError) as error:
+        raise ImageRejected("truncated", f"The image is incomplete or damaged: {error}.") from error
+    return np.asarray(_to_rgb(upright))
+
+
+def _check_header(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageRejected("too-large", f"Expected at most {max_pixels} pixels but got {width}x{height}.")
+    if min(width, height) < MIN_SIDE:
+        raise ImageRejected("too-small", f"Expected sides of at least {MIN_SIDE} px but got {width}x{height}.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageRejected("frames", "Expected a single image but got a file of several pages or frames.")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA") or (image.mode == "P" and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            raise ImageRejected("mode", "Expected an opaque image but got one with transparent pixels.")
+        return rgba.convert("RGB")
+    if image.mode in _PLAIN_MODES:
+        return image.convert("RGB")
+    raise ImageRejected("mode", f"Expected 8 bits a channel in RGB or grey but got Pillow mode {image.mode!r}.")
+
+
+def crop_cell(image: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """Cut the centred square and resample it: the crop that the network sees.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+
+    Returns:
+        uint8 array of shape (size, size, 3).
+    """
+    height, width = image.shape[:2]
+    side = preprocessing.crop
+    top, left = (height - side) // 2, (width - side) // 2
+    # Pillow fills what lies outside the image with black, the background of segmented cells.
+    square = Image.fromarray(image).crop((left, top, left + side, top + side))
+    size = preprocessing.size
+    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def normalise(crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Scale to the network's range: (value / 255 - mean) / std, per channel.
+
+    Each of the 256 values is looked up, so the result does not depend on the batch, the order or the machine.
+
+    Args:
+        crops: uint8, shape (n, size, size, 3).
+
+    Returns:
+        float32, shape (n, 3, size, size), contiguous.
+    """
+    if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
+        raise ValueError(f"Expected uint8 of shape (n, size, size, 3) but got {crops.dtype} of shape {crops.shape}")
+    levels = np.arange(256, dtype=np.float64) / 255.0
+    out = np.empty((len(crops), 3, *crops.shape[1:3]), dtype=np.float32)
+    for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
+        table = ((levels - mean) / std).astype(np.float32)
+        np.take(table, crops[..., channel], out=out[:, channel])
+    return out
+
+
+def to_input(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """From the bytes of one image file to the network's input, float32, shape (3, size, size)."""
+    crop = crop_cell(decode(data), preprocessing)
+    return np.asarray(normalise(crop[None], preprocessing)[0])
+
+
+def pixel_digest(image: Pixels) -> str:
+    """SHA-256 (hex) of the decoded pixels and their shape: equal for one picture in two lossless formats."""
+    height, width = image.shape[:2]
+    digest = hashlib.sha256(f"{height}x{width}x3:".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

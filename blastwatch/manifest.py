@@ -1,0 +1,135 @@
+"""The manifest: one row per cell image of an imported data set, and which side of the split it stands on.
+
+An imported data set is a folder:
+
+    manifest.parquet   one row per image, the columns of `COLUMNS`
+    refused.csv        path, reason, message of every image that was refused
+    import.json        source folder, kind, counts, the manifest's digest, whether the cells are synthetic
+    audit.json         findings and groups            (written by the audit)
+    split.parquet      path, subject, group, side     (written by the split)
+    split.json         counts per side, seed, the split's digest
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from blastwatch.decision import CLASS_NAMES
+from blastwatch.digests import rows_digest
+from blastwatch.errors import DataError
+
+MANIFEST = "manifest.parquet"
+REFUSED = "refused.csv"
+IMPORT = "import.json"
+AUDIT = "audit.json"
+SPLIT = "split.parquet"
+SPLIT_FACTS = "split.json"
+
+COLUMNS = ("path", "label", "subject", "source", "file_sha256", "pixel_sha256", "width", "height")
+"""path: relative to the source folder, forward slashes; label: `all` or `hem`; subject: the id in the source;
+source: name of the collection; width, height in pixels."""
+
+SIDES = ("train", "validation", "calibration", "test")
+"""train fits the weights, validation stops training, calibration fits temperature and thresholds, test is read once."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """An imported data set: `rows` has `COLUMNS`; `facts` is what `import.json` says; `folder` is where it stands."""
+
+    folder: Path
+    rows: pd.DataFrame
+    facts: dict[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """Folder that the paths of the manifest are relative to."""
+        root = Path(self.facts["root"])
+        return root if root.is_absolute() else (self.folder / root).resolve()
+
+    @property
+    def digest(self) -> str:
+        return str(self.facts["digest"])
+
+    @property
+    def synthetic(self) -> bool:
+        return bool(self.facts["synthetic"])
+
+
+def manifest_digest(rows: pd.DataFrame) -> str:
+    """SHA-256 over path, label, subject and pixel digest of every row, independent of their order."""
+    wanted = rows[["path", "label", "subject", "pixel_sha256"]].astype(str)
+    return rows_digest(wanted.itertuples(index=False, name=None))
+
+
+def split_digest(rows: pd.DataFrame) -> str:
+    """SHA-256 over path, group and side of every row, independent of their order."""
+    return rows_digest(rows[["path", "group", "side"]].astype(str).itertuples(index=False, name=None))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that is the same for the same value, so that DVC sees no change where there is none."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
+    """Read a JSON object that an earlier step wrote; `made_by` is the command to name where it is missing."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Make it with: {made_by}")
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise DataError(f"Expected a JSON object in {path} but got {type(value).__name__}. Make it anew: {made_by}")
+    return value
+
+
+def read_cells(folder: Path) -> Cells:
+    """Open an imported data set and check its schema.
+
+    Raises:
+        DataError: naming what is missing or wrong and the command that makes it.
+    """
+    made_by = f"blastwatch data import SOURCE --kind KIND --out {folder}"
+    facts = read_json(folder / IMPORT, made_by=made_by)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Make it with: {made_by}")
+    rows = pd.read_parquet(path)
+    check_columns(rows, COLUMNS, path)
+    unknown = sorted(set(rows["label"]) - set(CLASS_NAMES))
+    if unknown:
+        raise DataError(f"Expected the labels {', '.join(CLASS_NAMES)} in {path} but got {', '.join(unknown)}.")
+    if manifest_digest(rows) != facts["digest"]:
+        raise DataError(f"{path} was changed after its import: its digest is not the one in {IMPORT}. Import it anew.")
+    return Cells(folder=folder, rows=rows, facts=facts)
+
+
+def read_split(folder: Path) -> pd.DataFrame:
+    """The manifest's rows with the columns `group` and `side`.
+
+    Raises:
+        DataError: where the split is missing, belongs to another manifest, or was changed.
+    """
+    cells = read_cells(folder)
+    made_by = f"blastwatch data split {folder}"
+    facts = read_json(folder / SPLIT_FACTS, made_by=made_by)
+    path = folder / SPLIT
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Make it with: {made_by}")
+    split = pd.read_parquet(path)
+    check_columns(split, ("path", "group", "side"), path)
+    if facts["data_digest"] != cells.digest or split_digest(split) != facts["digest"]:
+        raise DataError(f"{path} does not belong to the manifest beside it, or was changed. Make it anew: {made_by}")
+    return cells.rows.merge(split[["path", "group", "side"]], on="path", validate="one_to_one")
+
+
+def check_columns(rows: pd.DataFrame, wanted: tuple[str, ...], where: Path) -> None:
+    """Raise `DataError` naming the columns that a table lacks."""
+    missing = [name for name in wanted if name not in rows.columns]
+    if missing:
+        raise DataError(
+            f"Expected the columns {', '.join(wanted)} in {where} but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; it has {', '.join(map(str, rows.columns))}."
+        )

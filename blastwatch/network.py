@@ -1,0 +1,73 @@
+"""The networks by name, and how their state travels: safetensors, never pickle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blastwatch.errors import PackageError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ARCHITECTURES = ("resnet50", "resnet18")
+
+
+def check_architecture(name: str) -> str:
+    """Return the name, or raise `UsageError` naming the known ones."""
+    if name not in ARCHITECTURES:
+        raise UsageError(f"Expected an architecture out of {', '.join(ARCHITECTURES)} but got {name!r}.")
+    return name
+
+
+def build(architecture: str, classes: int = 2) -> "nn.Module":
+    """A torchvision network with fresh weights; its last layer `fc` has `classes` outputs."""
+    from torchvision import models
+
+    network: nn.Module = models.get_model(check_architecture(architecture), weights=None, num_classes=classes)
+    return network
+
+
+def forward_with_embedding(network: "nn.Module", cells: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Logits (n, classes) and the embedding (n, d) that the last layer reads, in one pass."""
+    embedding = []
+    last = network.get_submodule("fc")
+    handle = last.register_forward_pre_hook(lambda _module, inputs: embedding.append(inputs[0]))
+    try:
+        logits = network(cells)
+    finally:
+        handle.remove()
+    return logits, embedding[0]
+
+
+def save_weights(network: "nn.Module", path: Path) -> None:
+    """Write the state of a network as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, path)
+
+
+def load_weights(network: "nn.Module", path: Path) -> None:
+    """Fill a network from safetensors.
+
+    Raises:
+        PackageError: where the file belongs to another architecture or cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PackageError(f"Expected weights as safetensors in {path} but they cannot be read: {error}.") from error
+    expected = network.state_dict()
+    faults = [f"{name} is missing" for name in expected if name not in state]
+    faults += [f"{name} is unknown" for name in state if name not in expected]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    if faults:
+        listed = "; ".join(faults[:5]) + ("; ..." if len(faults) > 5 else "")
+        raise PackageError(f"The weights in {path} belong to another network: {listed}.")
+    network.load_state_dict(state)

@@ -1,0 +1,205 @@
+"""The model package: one folder that holds all there is to know of one model version. No pickle in it.
+
+model.json                       what `ModelInfo` says
+weights.safetensors              the network's state
+network.onnx                     the float32 graph: `cells` -> `logits`, `embedding`
+network-int8.onnx                the same, quantized after training on calibration patients
+projection.safetensors           `mean`, `components`: reduces an embedding to what monitoring keeps
+reference.parquet                reference data for drift, one row a cell
+drift.json                       drift thresholds calibrated on that reference
+evidence/metrics.json            metrics with intervals, per patient
+evidence/test_predictions.parquet  logits of every test cell
+evidence/audit.json, split.json, data.json, params.json
+card.md                          the model card
+digests.json                     SHA-256 of every other file, and one for all of them
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from blastwatch.decision import CLASS_NAMES, Thresholds
+from blastwatch.digests import combined_digest, folder_digests
+from blastwatch.errors import PackageError
+from blastwatch.images import Preprocessing
+
+FORMAT = 1
+MODEL = "model.json"
+WEIGHTS = "weights.safetensors"
+ONNX = "network.onnx"
+ONNX_INT8 = "network-int8.onnx"
+PROJECTION = "projection.safetensors"
+REFERENCE = "reference.parquet"
+DRIFT = "drift.json"
+METRICS = "evidence/metrics.json"
+PREDICTIONS = "evidence/test_predictions.parquet"
+CARD = "card.md"
+DIGESTS = "digests.json"
+
+REQUIRED = (MODEL, WEIGHTS, ONNX, ONNX_INT8, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS, CARD)
+
+PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
+"""Columns of `PREDICTIONS`; `probability` is the calibrated probability of a blast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How one engine's answers differ from the float32 reference, measured on `cells` cells when packaged.
+
+    flip_rate: share of cells whose label differs; largest_difference: of the probability of a blast.
+    """
+
+    cells: int
+    flip_rate: float
+    largest_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What `model.json` says.
+
+    quality_limits: per image statistic, the lowest and highest value that is this model's kind of image.
+    synthetic: True where any cell behind the model was drawn and not photographed.
+    """
+
+    architecture: str
+    preprocessing: Preprocessing
+    temperature: float
+    thresholds: Thresholds
+    synthetic: bool
+    data_digest: str
+    split_digest: str
+    run_id: str
+    git_commit: str
+    lock_digest: str
+    created: str
+    class_names: tuple[str, ...] = CLASS_NAMES
+    precision: dict[str, Precision] = field(default_factory=dict)
+    quality_limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelInfo":
+        """Parse `model.json`; raises `PackageError` where it is of another format or incomplete."""
+        try:
+            values = json.loads(text)
+            if values.get("format") != FORMAT:
+                raise PackageError(
+                    f"Expected a model package of format {FORMAT} but got {values.get('format')!r}. "
+                    "Package the model again with this version of blastwatch."
+                )
+            shape = values.pop("preprocessing")
+            return cls(
+                preprocessing=Preprocessing(
+                    crop=shape["crop"], size=shape["size"], mean=tuple(shape["mean"]), std=tuple(shape["std"])
+                ),
+                thresholds=Thresholds(**values.pop("thresholds")),
+                class_names=tuple(values.pop("class_names")),
+                precision={name: Precision(**row) for name, row in values.pop("precision").items()},
+                quality_limits={name: (low, high) for name, (low, high) in values.pop("quality_limits").items()},
+                **values,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PackageError(f"{MODEL} cannot be read: {error!r}. Package the model again.") from error
+
+
+@dataclass(frozen=True)
+class Package:
+    """A verified model package; open it with `open_package`."""
+
+    folder: Path
+    info: ModelInfo
+    digest: str
+
+    def metrics(self) -> dict[str, Any]:
+        """The evidence: what `blastwatch evaluate --json` prints."""
+        value: dict[str, Any] = json.loads((self.folder / METRICS).read_text())
+        return value
+
+    def predictions(self) -> pd.DataFrame:
+        """Logits and probabilities of the test cells, columns `PREDICTION_COLUMNS`."""
+        return pd.read_parquet(self.folder / PREDICTIONS)
+
+    def reference(self) -> pd.DataFrame:
+        """Reference data for drift."""
+        return pd.read_parquet(self.folder / REFERENCE)
+
+    def drift(self) -> dict[str, Any]:
+        """Drift thresholds calibrated on the reference."""
+        value: dict[str, Any] = json.loads((self.folder / DRIFT).read_text())
+        return value
+
+    def projection(self) -> "Projection":
+        """The projection of this version's embeddings."""
+        from safetensors.numpy import load_file
+
+        tensors = load_file(self.folder / PROJECTION)
+        return Projection(mean=tensors["mean"], components=tensors["components"])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Principal axes of the training embeddings: mean (d,) and components (k, d), float32."""
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+
+    def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reduce embeddings (n, d) to (n, k), float32."""
+        return np.asarray((embeddings - self.mean) @ self.components.T, dtype=np.float32)
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        save_file({"mean": self.mean, "components": np.ascontiguousarray(self.components)}, path)
+
+
+def seal(folder: Path) -> str:
+    """Write `digests.json` over everything in the folder and return the package's digest (SHA-256, hex).
+
+    Raises:
+        PackageError: naming the files that are still missing.
+    """
+    missing = [name for name in REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise PackageError(f"The package in {folder} is incomplete: {', '.join(missing)} missing.")
+    files = folder_digests(folder, leave_out=(DIGESTS,))
+    digest = combined_digest(files)
+    (folder / DIGESTS).write_text(json.dumps({"digest": digest, "files": files}, indent=2, sort_keys=True) + "\n")
+    return digest
+
+
+def open_package(folder: Path) -> Package:
+    """Check every digest, then read the package.
+
+    Raises:
+        PackageError: naming each file that is missing, changed or not accounted for.
+    """
+    if not (folder / DIGESTS).is_file():
+        raise PackageError(f"{folder} is no model package: {DIGESTS} is missing. Make one with: blastwatch package")
+    try:
+        sealed = json.loads((folder / DIGESTS).read_text())
+        expected: dict[str, str] = dict(sealed["files"])
+        digest = str(sealed["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PackageError(f"{DIGESTS} in {folder} cannot be read: {error!r}. Fetch the package again.") from error
+    found = folder_digests(folder, leave_out=(DIGESTS,))
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name} is not accounted for" for name in sorted(found.keys() - expected.keys())]
+    faults += [
+        f"{name} was changed" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]
+    ]
+    faults += [f"{name} is not in {DIGESTS}" for name in REQUIRED if name not in expected]
+    if combined_digest(expected) != digest:
+        faults.append(f"{DIGESTS} was changed")
+    if faults:
+        raise PackageError(f"The model package in {folder} is not what was sealed: {'; '.join(faults)}.")
+    return Package(folder=folder, info=ModelInfo.from_json((folder / MODEL).read_text()), digest=digest)

@@ -1,0 +1,194 @@
+"""All settings of the running parts in one table: name, environment variable, default, help.
+
+What shapes a model stands in `params.yaml` instead, under DVC.
+"""
+
+import getpass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from blastwatch.errors import SettingsError
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 65536:
+        raise ValueError("a port lies between 1 and 65535")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("at least 1 is needed")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("a positive number is needed")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1 is needed")
+    return value
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)} is needed")
+        return text
+
+    return parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row of the table. `default` is text, as it would stand in the environment; "" means: derived, see `help`."""
+
+    name: str
+    variable: str
+    default: str
+    parse: Callable[[str], Any]
+    help: str
+
+
+ENGINES = ("auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16")
+
+TABLE: tuple[Setting, ...] = tuple(
+    Setting(name=name, variable=variable, default=default, parse=parse, help=text)
+    for name, variable, default, parse, text in (
+        ("home", "BLASTWATCH_HOME", ".blastwatch", _path, "folder that holds the embedded state"),
+        ("tracking_uri", "MLFLOW_TRACKING_URI", "", str, "MLflow server or store; empty: mlflow.db under home"),
+        ("predictions_url", "BLASTWATCH_PREDICTIONS_URL", "", str, "database of predictions; empty: predictions.db under home"),
+        ("experiment", "BLASTWATCH_EXPERIMENT", "blastwatch", str, "MLflow experiment of the training runs"),
+        ("model_name", "BLASTWATCH_MODEL_NAME", "blastwatch", str, "registered model in MLflow"),
+        ("model_alias", "BLASTWATCH_MODEL_ALIAS", "champion", str, "alias of the version that serves"),
+        ("actor", "BLASTWATCH_ACTOR", "", str, "who acts on the registry; empty: the login name"),
+        ("promotion_margin", "BLASTWATCH_PROMOTION_MARGIN", "0.02", _fraction, "weighted F1 that a candidate may lose against the champion"),
+        ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-bf16 on a GPU, else openvino-f32"),
+        ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: all cores"),
+        ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
+        ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),
+        ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
+        ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", _port, "port of MLflow's pages under `blastwatch up`"),
+        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift gauges"),
+        ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
+        ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
+        ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
+        ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch"),
+        ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once"),
+        ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
+        ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
+        ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
+        ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
+        ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
+        ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parsed table; build it with `load`."""
+
+    home: Path
+    tracking_uri: str
+    predictions_url: str
+    experiment: str
+    model_name: str
+    model_alias: str
+    actor: str
+    promotion_margin: float
+    engine: str
+    threads: str
+    host: str
+    port: int
+    workers: int
+    mlflow_port: int
+    monitor_port: int
+    evidently_port: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_batch_images: int
+    max_batch_size: int
+    max_latency_ms: int
+    capture_queue: int
+    drift_interval: float
+    drift_window: int
+    drift_minimum: int
+    service_url: str
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the embedded MLflow store keeps artifacts."""
+        return self.home / "mlartifacts"
+
+    @property
+    def packages(self) -> Path:
+        """Verified local copies of model packages, one folder a package digest."""
+        return self.home / "packages"
+
+    @property
+    def drift(self) -> Path:
+        """Drift reports and the Evidently workspace."""
+        return self.home / "drift"
+
+    @property
+    def embedded_registry(self) -> bool:
+        """True where MLflow is the file under `home` and not a server."""
+        return self.tracking_uri == _embedded(self.home, "mlflow.db")
+
+
+def _embedded(home: Path, name: str) -> str:
+    return f"sqlite:///{home / name}"
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: naming the variable, the value and what was expected.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for setting in TABLE:
+        text = source.get(setting.variable, setting.default)
+        try:
+            values[setting.name] = setting.parse(text)
+        except ValueError as error:
+            raise SettingsError(
+                f"{setting.variable}={text!r} cannot be used: {error}. It is the {setting.help}."
+            ) from error
+    home: Path = values["home"]
+    values["tracking_uri"] = values["tracking_uri"] or _embedded(home, "mlflow.db")
+    values["predictions_url"] = values["predictions_url"] or _embedded(home, "predictions.db")
+    values["actor"] = values["actor"] or getpass.getuser()
+    if values["threads"]:
+        try:
+            _count(values["threads"])
+        except ValueError as error:
+            raise SettingsError(f"BLASTWATCH_THREADS={values['threads']!r} cannot be used: {error}.") from error
+    return Settings(**values)
+
+
+def markdown_table() -> str:
+    """The table as Markdown, as it stands in the documentation."""
+    rows = ["| variable | default | what it is |", "|---|---|---|"]
+    rows += [f"| `{s.variable}` | {f'`{s.default}`' if s.default else ''} | {s.help} |" for s in TABLE]
+    return "\n".join(rows)
+
+
+assert {field.name for field in fields(Settings)} == {setting.name for setting in TABLE}
