@@ -1,0 +1,153 @@
+"""Drift thresholds that hold their false-alarm rate, calibrated on the reference by resampling whole patients.
+
+Cells of one patient are not independent: a window of 300 cells may hold three patients, and three patients differ
+from the other thirty. Thresholds for independent rows, and Evidently's defaults, therefore alarm where nothing drifts.
+
+    1. A window is simulated as it would arrive: a few groups drawn with replacement, then cells of each. Its groups
+       leave the reference side, since a new patient was never in it.
+    2. Each column gets the score that Evidently gives it (`monitoring.scores`).
+    3. Column j's threshold is c * s_j: s_j, the column's 0.9 quantile over the windows, makes the columns comparable,
+       and c is the quantile of max_j(score_j / s_j) at the stated rate (the max-statistic of Westfall & Young 1993,
+       Resampling-Based Multiple Testing). One window alarms at that rate over all its columns together.
+    4. The windows share a dozen groups, so the spread between patients is itself an estimate. As for a mean whose
+       variance is estimated, the tail is Student's and not the normal one: c is multiplied by the ratio of their
+       quantiles with groups - 1 degrees of freedom at the stated rate.
+
+The rate holds for windows of at least `PATIENTS` patients of the population that the reference was drawn from.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from blastwatch.errors import DataError
+from monitoring.scores import METHODS, SMALLEST_THRESHOLD, Floats, Scorer
+
+FORMAT = 1
+FALSE_ALARM_RATE = 0.01
+PATIENTS = 3
+WINDOW_SIZES = (30, 100, 300)
+RESAMPLES = 1000
+FEWEST_GROUPS = 2
+SCALE_QUANTILE = 0.9
+
+
+def calibrate(
+    reference: pd.DataFrame,
+    *,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    patients: int = PATIENTS,
+    window_sizes: tuple[int, ...] = WINDOW_SIZES,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Calibrate every column's threshold; the result is what stands in `drift.json`.
+
+    Args:
+        reference: the columns of `monitoring.reference.reference_columns`, two groups or more.
+        false_alarm_rate: share of windows without drift that alarm, over all columns together; 0 to 1, both excluded.
+        patients: groups in a simulated window; fewer where the reference has no more than that.
+        window_sizes: cells in a window; a real window takes the thresholds of the largest size that it reaches.
+        resamples: simulated windows of each size.
+
+    Returns:
+        What was asked (as above), `groups`, `cells`, `inflation`, `methods` by column, `left_out` (columns that do
+        not vary) and `windows`: per size its `cells` and the `thresholds` by column.
+
+    Raises:
+        DataError: for fewer than two groups.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"Expected `false_alarm_rate` between 0 and 1 but got {false_alarm_rate}")
+    for name, value in (("patients", patients), ("resamples", resamples), ("window_sizes", min(window_sizes))):
+        if value < 1:
+            raise ValueError(f"Expected `{name}` to be at least 1 but got {value}")
+    scorer = Scorer(reference)
+    if scorer.group_count < FEWEST_GROUPS:
+        raise DataError(
+            f"Expected at least {FEWEST_GROUPS} patients in the reference but got {scorer.group_count}: thresholds "
+            "cannot be told without a second patient. Put more patients on the calibration side of the split."
+        )
+    inflation = _inflation(scorer.group_count, false_alarm_rate)
+    generator = np.random.default_rng(seed)
+    sizes = []
+    for cells in sorted(window_sizes):
+        windows, sides = simulate(scorer.groups, cells=cells, patients=patients, count=resamples, generator=generator)
+        thresholds = _thresholds(scorer(windows, sides), scorer.columns, false_alarm_rate, inflation)
+        sizes.append({"cells": cells, "thresholds": thresholds})
+    return {
+        "format": FORMAT,
+        "false_alarm_rate": false_alarm_rate,
+        "patients": min(patients, scorer.group_count - 1),
+        "resamples": resamples,
+        "seed": seed,
+        "groups": scorer.group_count,
+        "cells": len(reference),
+        "inflation": inflation,
+        "methods": {name: METHODS[name] for name in scorer.columns},
+        "left_out": list(scorer.left_out),
+        "windows": sizes,
+    }
+
+
+def thresholds_for(calibration: dict[str, Any], cells: int) -> dict[str, float]:
+    """The thresholds by column for a window of so many cells.
+
+    Raises:
+        DataError: for a window smaller than any that was calibrated, or another format of `drift.json`.
+    """
+    if calibration.get("format") != FORMAT:
+        raise DataError(f"Expected drift thresholds of format {FORMAT} but got {calibration.get('format')!r}.")
+    fitting = [window for window in calibration["windows"] if window["cells"] <= cells]
+    if not fitting:
+        smallest = min(window["cells"] for window in calibration["windows"])
+        raise DataError(f"Expected at least {smallest} predictions for a verdict on drift but got {cells}.")
+    return dict(max(fitting, key=lambda window: int(window["cells"]))["thresholds"])
+
+
+def simulate(
+    groups: NDArray[np.intp], *, cells: int, patients: int, count: int, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Windows of a few whole groups' cells, and the reference sides without those groups.
+
+    Args:
+        groups: number of each reference cell's group, 0 upwards, shape (r,).
+
+    Returns:
+        Counts of each cell in the windows, and 1 or 0 for their reference sides; float64, shape (count, r) both. The
+        cells of a window are shared out evenly over its groups; no cell comes twice before all of its group came once.
+    """
+    total = int(groups.max()) + 1
+    members = [np.flatnonzero(groups == group) for group in range(total)]
+    windows, sides = np.zeros((count, len(groups))), np.ones((count, len(groups)))
+    # No more groups in a window than leave one behind.
+    drawn = generator.integers(total, size=(count, min(patients, total - 1)))
+    for row, chosen in enumerate(drawn):
+        for group, share in zip(chosen, _shares(cells, len(chosen)), strict=True):
+            rounds, rest = divmod(share, len(members[group]))
+            windows[row, members[group]] += rounds
+            windows[row, generator.permutation(members[group])[:rest]] += 1
+            sides[row, members[group]] = 0
+    return windows, sides
+
+
+def _shares(cells: int, parts: int) -> list[int]:
+    return [cells // parts + (index < cells % parts) for index in range(parts)]
+
+
+def _thresholds(scores: Floats, columns: tuple[str, ...], rate: float, inflation: float) -> dict[str, float]:
+    scale = np.maximum(np.quantile(scores, SCALE_QUANTILE, axis=0), 1e-9)
+    factor = float(np.quantile((scores / scale).max(axis=1), 1 - rate))
+    return {
+        name: max(float(factor * inflation * scale[index]), SMALLEST_THRESHOLD[METHODS[name]])
+        for index, name in enumerate(columns)
+    }
+
+
+def _inflation(groups: int, rate: float) -> float:
+    """Student's quantile over the normal one, both tails together at `rate`."""
+    from scipy import stats
+
+    return float(stats.t.isf(rate / 2, groups - 1) / stats.norm.isf(rate / 2))

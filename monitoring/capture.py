@@ -1,0 +1,184 @@
+"""Predictions on their way to the database, without making any caller wait.
+
+    submit --> bounded queue --> one writer thread --> database, some hundred rows a transaction
+
+A full queue drops and counts. A database that is away for a while is tried again until it is back; what waits
+meanwhile is bounded by the queue.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from monitoring.store import PredictionRecord, Store, StoreError, StoreUnavailable, open_store
+
+GATHER_SECONDS = 0.2  # how long the first prediction of a batch waits for more
+BATCH_ROWS = 500
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the database is away
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureCounts:
+    """stored: rows written; dropped: rows lost for good; failed: attempts to write that failed; waiting: rows now."""
+
+    stored: int
+    dropped: int
+    failed: int
+    waiting: int
+
+
+def _nothing(_: int) -> None:
+    pass
+
+
+class Capture:
+    """Stores predictions from a thread of its own; close it to flush what waits.
+
+    Args:
+        store_url: for `monitoring.store.open_store`; opened by the thread, so a database that is away stops no start.
+        queue_size: predictions that may wait.
+        on_stored, on_dropped, on_failed: called with the number of rows (attempts for `on_failed`), for metrics; they
+            run in the thread that noticed and must not block or raise.
+    """
+
+    def __init__(
+        self,
+        store_url: str,
+        *,
+        queue_size: int = 10_000,
+        on_stored: Callable[[int], None] = _nothing,
+        on_dropped: Callable[[int], None] = _nothing,
+        on_failed: Callable[[int], None] = _nothing,
+    ) -> None:
+        if queue_size < 1:
+            raise ValueError(f"Expected `queue_size` to be at least 1 but got {queue_size}")
+        self._url = store_url
+        self._queue: queue.Queue[PredictionRecord] = queue.Queue(maxsize=queue_size)
+        self._on_stored, self._on_dropped, self._on_failed = on_stored, on_dropped, on_failed
+        self._lock = threading.Lock()
+        self._stored = self._dropped = self._failed = self._in_hand = 0
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self._thread.start()
+
+    def submit(self, record: PredictionRecord) -> bool:
+        """Hand over one prediction; False where it was dropped because the queue is full or closed. Never blocks."""
+        if not self._closing.is_set():
+            try:
+                self._queue.put_nowait(record)
+                return True
+            except queue.Full:
+                pass
+        self._count_dropped(1)
+        return False
+
+    def counts(self) -> CaptureCounts:
+        """The counters now."""
+        with self._lock:
+            return CaptureCounts(
+                stored=self._stored,
+                dropped=self._dropped,
+                failed=self._failed,
+                waiting=self._queue.qsize() + self._in_hand,
+            )
+
+    def close(self, *, timeout: float = 10.0) -> CaptureCounts:
+        """Take no more, write what waits, and stop; what cannot be written within `timeout` seconds is dropped."""
+        self._deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._thread.join(timeout + 2 * GATHER_SECONDS + 1)
+        return self.counts()
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the writer thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        store: Store | None = None
+        try:
+            while batch := self._gather():
+                store = self._write(store, batch)
+        finally:
+            if store is not None:
+                store.close()
+
+    def _gather(self) -> list[PredictionRecord]:
+        """The next batch; empty once closed and empty."""
+        batch: list[PredictionRecord] = []
+        until = float("inf")
+        while len(batch) < BATCH_ROWS and time.monotonic() < until:
+            closing = self._closing.is_set()
+            try:
+                batch.append(self._queue.get(timeout=0.001 if closing else GATHER_SECONDS / 4))
+            except queue.Empty:
+                if closing:
+                    break
+                continue
+            until = min(until, time.monotonic() + GATHER_SECONDS)
+            with self._lock:
+                self._in_hand += 1
+        return batch
+
+    def _write(self, store: Store | None, batch: list[PredictionRecord]) -> Store | None:
+        """Write a batch, again and again while the database is away; returns the store to go on with."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                store = store or open_store(self._url)
+                store.add(batch)
+            except StoreUnavailable as error:
+                self._count_failed(error)
+                if time.monotonic() + pause > self._deadline:
+                    self._settle(batch, stored=False)
+                    return store
+                self._wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            except (StoreError, ValueError, KeyError) as error:
+                self._count_failed(error)
+                if store is None or len(batch) == 1:
+                    self._settle(batch, stored=False)
+                    return store
+                for record in batch:  # one bad row must not take the good ones with it
+                    store = self._write(store, [record])
+                return store
+            else:
+                self._settle(batch, stored=True)
+                return store
+
+    def _wait(self, seconds: float) -> None:
+        """Pause between attempts; cut short when closing begins, so that the flush starts at once."""
+        if self._closing.is_set():
+            time.sleep(seconds)
+        else:
+            self._closing.wait(seconds)
+
+    def _settle(self, batch: list[PredictionRecord], *, stored: bool) -> None:
+        with self._lock:
+            self._in_hand -= len(batch)
+            if stored:
+                self._stored += len(batch)
+        if stored:
+            self._on_stored(len(batch))
+        else:
+            self._count_dropped(len(batch))
+
+    def _count_dropped(self, rows: int) -> None:
+        with self._lock:
+            self._dropped += rows
+        self._on_dropped(rows)
+
+    def _count_failed(self, error: Exception) -> None:
+        with self._lock:
+            self._failed += 1
+        _log.warning("A batch of predictions could not be stored: %s", error)
+        self._on_failed(1)

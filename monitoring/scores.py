@@ -1,0 +1,134 @@
+"""Drift scores of many simulated windows at once, each equal to the one that Evidently gives a single window.
+
+A window is a row of counts over the reference cells: how often each cell occurs in it. Its reference side is a row
+of the same length, 1 for the cells that stay. With both, a score of a thousand windows is a few matrix operations.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from monitoring.statistics import STATISTICS
+from monitoring.store import EMBEDDING
+
+PROBABILITY = "probability"
+LABEL = "predicted_label"
+"""The class that the model gives: `all` from a probability of one half upwards."""
+EMBEDDING_SCORE = "embedding"
+
+# `border` is 0 for nearly every cell, so it has no distribution to compare; it counts among the quality limits.
+NUMERIC: tuple[str, ...] = (*(name for name in STATISTICS if name != "border"), PROBABILITY)
+
+METHODS: dict[str, str] = dict.fromkeys(NUMERIC, "wasserstein") | {LABEL: "jensenshannon", EMBEDDING_SCORE: "mmd"}
+"""Evidently's name of each column's score."""
+
+# Evidently's own default for the two distances: below it a difference is too small to matter, however sure it is.
+SMALLEST_THRESHOLD = {"wasserstein": 0.1, "jensenshannon": 0.1, "mmd": 0.015}
+EVIDENTLY_DEFAULT = SMALLEST_THRESHOLD
+
+_SMALLEST_STD = 0.001  # Evidently divides by no less
+
+Floats = NDArray[np.float64]
+
+
+def wasserstein(values: Floats, windows: Floats, sides: Floats) -> Floats:
+    """First Wasserstein distance over the standard deviation of the reference side, Evidently's `wasserstein`.
+
+    Args:
+        values: one column of the reference, shape (r,).
+        windows, sides: counts of each window and of its reference side, shape (b, r).
+
+    Returns:
+        float64, shape (b,), in standard deviations.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    gaps = np.diff(ordered)
+    difference = np.cumsum(windows[:, order] / windows.sum(axis=1, keepdims=True), axis=1)
+    difference -= np.cumsum(sides[:, order] / sides.sum(axis=1, keepdims=True), axis=1)
+    distance = np.abs(difference[:, :-1]) @ gaps
+    total = sides.sum(axis=1)
+    centred = values - values.mean()
+    mean = sides @ centred / total
+    variance = np.maximum(sides @ centred**2 / total - mean**2, 0)
+    return np.asarray(distance / np.maximum(np.sqrt(variance), _SMALLEST_STD))
+
+
+def jensen_shannon(positive: NDArray[np.bool_], windows: Floats, sides: Floats) -> Floats:
+    """Jensen-Shannon distance (natural logarithm) between two shares of a class, Evidently's `jensenshannon`.
+
+    Args:
+        positive: which cells are of the class, shape (r,).
+
+    Returns:
+        float64, shape (b,), 0 to sqrt(log 2) = 0.83.
+    """
+    first = windows @ positive / windows.sum(axis=1)
+    second = sides @ positive / sides.sum(axis=1)
+    middle = (first + second) / 2
+    divergence = np.zeros(len(windows))
+    for one, two, centre in ((first, second, middle), (1 - first, 1 - second, 1 - middle)):
+        for share in (one, two):
+            some = share > 0
+            divergence[some] += share[some] * np.log(share[some] / centre[some]) / 2
+    return np.asarray(np.sqrt(np.maximum(divergence, 0)))
+
+
+def mmd(kernel: Floats, windows: Floats, sides: Floats) -> Floats:
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, JMLR 13:723), cut at 0 as Evidently does.
+
+    Args:
+        kernel: from `kernel_matrix`, shape (r, r).
+
+    Returns:
+        float64, shape (b,), 0 to 2. A cell that occurs twice in a window is never paired with itself.
+    """
+
+    def within(weights: Floats) -> Floats:
+        squares = (weights**2).sum(axis=1)  # the pairs of a cell with itself; the kernel's diagonal is 1
+        pairs = np.einsum("br,br->b", weights @ kernel, weights) - squares
+        return np.asarray(pairs / np.maximum(weights.sum(axis=1) ** 2 - squares, 1))
+
+    across = np.einsum("br,br->b", windows @ kernel, sides) / (windows.sum(axis=1) * sides.sum(axis=1))
+    return np.asarray(np.maximum(within(windows) + within(sides) - 2 * across, 0))
+
+
+def kernel_matrix(embedding: Floats, groups: NDArray[np.intp]) -> Floats:
+    """Gaussian kernel of all pairs of cells, with the median distance between cells of two groups as its width.
+
+    Evidently takes the median distance between window and reference, which is new for each window; without drift the
+    two differ by some per cent, and so do the scores (a test holds them together).
+    """
+    squares = (embedding**2).sum(axis=1)
+    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * embedding @ embedding.T, 0)
+    median = np.median(distances[groups[:, None] != groups[None, :]])
+    return np.asarray(np.exp(-distances / max(float(median), 1e-12)))
+
+
+class Scorer:
+    """All scores of windows drawn from one reference. Columns that do not vary in it are left out."""
+
+    def __init__(self, reference: pd.DataFrame) -> None:
+        self.groups, names = pd.factorize(reference["group"], sort=True)
+        self.group_count = len(names)
+        self._values = {name: reference[name].to_numpy(dtype=np.float64) for name in NUMERIC}
+        self._positive = self._values[PROBABILITY] >= 0.5
+        embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
+        varies = {name: bool(np.ptp(values) > 0) for name, values in self._values.items()}
+        varies |= {LABEL: True, EMBEDDING_SCORE: bool(np.ptp(embedding, axis=0).max() > 0)}
+        self.columns = tuple(name for name in METHODS if varies[name])
+        self.left_out = tuple(name for name in METHODS if not varies[name])
+        self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
+
+    def __call__(self, windows: Floats, sides: Floats) -> Floats:
+        """Scores of shape (b, columns) for windows and reference sides of shape (b, r)."""
+        scores = np.empty((len(windows), len(self.columns)))
+        for index, name in enumerate(self.columns):
+            if name == LABEL:
+                scores[:, index] = jensen_shannon(self._positive, windows, sides)
+            elif name == EMBEDDING_SCORE:
+                assert self._kernel is not None
+                scores[:, index] = mmd(self._kernel, windows, sides)
+            else:
+                scores[:, index] = wasserstein(self._values[name], windows, sides)
+        return scores
