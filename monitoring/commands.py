@@ -1,0 +1,197 @@
+"""The commands `blastwatch drift` and `blastwatch labels`."""
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blastwatch.console import json_option, print_json, say
+from blastwatch.errors import DataError
+from blastwatch.settings import load
+
+
+class Moment(click.ParamType[datetime]):
+    """A time in ISO 8601; one without a time zone is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"Expected a time such as 2026-11-24T09:00:00+01:00 but got {value!r}.", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.group()
+def drift() -> None:
+    """Compare what was predicted with the reference of the version that predicted it."""
+
+
+@drift.command()
+@click.option("--since", type=Moment(), help="First moment of the window (ISO 8601; without a zone: UTC).")
+@click.option("--until", type=Moment(), help="First moment after the window.")
+@click.option("--ref", help="Version or alias whose predictions are compared; default: the one that serves.")
+@json_option
+def report(since: datetime | None, until: datetime | None, ref: str | None, as_json: bool) -> None:
+    """Make one drift report, of the latest predictions or of a span of time.
+
+    Finding drift is a result and no failure: the exit code is 0 either way, and 1 where no report could be made,
+    for instance because there are too few predictions for a verdict.
+    """
+    from blastwatch.registry import Registry
+    from monitoring.drift import compare
+    from monitoring.store import open_store
+
+    settings = load()
+    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    limit = settings.drift_window if since is None and until is None else None
+    with open_store(settings.predictions_url) as store:
+        current = store.read(since=since, until=until, model_digest=fetched.package.digest, limit=limit)
+    made = compare(
+        fetched.package,
+        current,
+        version=fetched.entry.version,
+        folder=settings.drift,
+        minimum=settings.drift_minimum,
+    )
+    if as_json:
+        print_json(made.document)
+    else:
+        _print_report(made.document)
+
+
+@drift.command()
+@click.option("--once", is_flag=True, help="Look once, without serving gauges, and end.")
+@json_option
+def watch(once: bool, as_json: bool) -> None:
+    """Look again and again, and export drift gauges for Prometheus on 127.0.0.1, until stopped.
+
+    With --once --json the report is printed, or {"reason": why there is none}.
+    """
+    from monitoring.watch import watch as watch_on
+    from monitoring.watch import watch_once
+
+    if as_json and not once:
+        raise click.UsageError("--json needs --once: the monitor otherwise never ends.")
+    settings = load()
+    if not once:
+        watch_on(settings)
+        return
+    look = watch_once(settings)
+    if as_json:
+        print_json(look.report.document if look.report else {"reason": look.reason})
+    elif look.report:
+        _print_report(look.report.document)
+    else:
+        say(look.reason)
+
+
+@drift.command()
+@click.option("--ref", help="Version or alias whose reference is used; default: the one that serves.")
+@click.option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of windows without drift that alarm, over all columns together.",
+)
+@click.option(
+    "--patients",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Fewest patients in a window; more of them make lower thresholds.",
+)
+@click.option("--resamples", type=click.IntRange(100), default=1000, show_default=True, help="Simulated windows.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the simulation.")
+@json_option
+def calibrate(
+    ref: str | None, false_alarm_rate: float, patients: int, resamples: int, seed: int, as_json: bool
+) -> None:
+    """Work the thresholds of a version out anew and print them; its sealed package keeps the ones it has."""
+    from blastwatch.registry import Registry
+    from monitoring.calibration import calibrate as calibrate_on
+
+    settings = load()
+    package = Registry(settings).fetch(ref or settings.model_alias).package
+    found = calibrate_on(
+        package.reference(), false_alarm_rate=false_alarm_rate, patients=patients, resamples=resamples, seed=seed
+    )
+    if as_json:
+        print_json(found)
+        return
+    if not found["enough_groups"]:
+        say(f"Only {found['groups']} patients: the rate of false alarms is not to be relied on.")
+    sizes = found["windows"]
+    rows = [["column", "method", *(f"{size['cells']} cells" for size in sizes)]]
+    rows += [
+        [name, method, *(f"{size['thresholds'][name]:.3f}" for size in sizes)]
+        for name, method in found["methods"].items()
+    ]
+    _print_table(rows)
+
+
+@click.group()
+def labels() -> None:
+    """Labels that came later, for predictions that were stored."""
+
+
+@labels.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def add(file: Path, as_json: bool) -> None:
+    """Store the labels of a CSV file with the columns id and label (all or hem).
+
+    All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
+    """
+    from monitoring.store import open_store
+
+    now = datetime.now(UTC)
+    rows = [(id_, label, now) for id_, label in _read_labels(file)]
+    with open_store(load().predictions_url) as store:
+        changed = store.add_labels(rows)
+    if as_json:
+        print_json({"labels": len(rows), "changed": changed})
+    else:
+        click.echo(f"{len(rows)} labels, {changed} of them new or changed.")
+
+
+def _read_labels(file: Path) -> Iterator[tuple[str, str]]:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            missing = [name for name in ("id", "label") if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"Expected the columns id and label in {file} but {', '.join(missing)} is missing.")
+            for row in reader:
+                id_, label = (row["id"] or "").strip(), (row["label"] or "").strip()
+                if not id_ or not label:
+                    raise DataError(f"Expected an id and a label in line {reader.line_num} of {file}.")
+                yield id_, label
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"Expected a CSV file in UTF-8 but {file} cannot be read: {error}.") from error
+
+
+def _print_report(document: dict[str, Any]) -> None:
+    window = document["window"]
+    verdict = "drift" if document["drifted"] else "no drift"
+    click.echo(f"Version {document['version']}, {window['cells']} cells from {window['since']} to {window['until']}")
+    rows = [["column", "score", "threshold", ""]]
+    rows += [
+        [column["name"], f"{column['score']:.3f}", f"{column['threshold']:.3f}", "drift" if column["drifted"] else ""]
+        for column in document["columns"]
+    ]
+    _print_table(rows)
+    click.echo(f"{verdict}: {document['report']}")
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

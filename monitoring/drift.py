@@ -1,0 +1,168 @@
+"""One drift report: the predictions of a window against the reference of the version that made them, by Evidently.
+
+Evidently computes the scores and draws the page; the thresholds are this version's own, calibrated on its patients
+(`monitoring.calibration`). Importing Evidently takes seconds, so it is imported where it is used.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from blastwatch.decision import label
+from blastwatch.errors import BlastwatchError, DataError
+from blastwatch.package import Package
+from monitoring.calibration import thresholds_for
+from monitoring.scores import EMBEDDING_SCORE, LABEL, NUMERIC
+from monitoring.store import EMBEDDING
+
+if TYPE_CHECKING:
+    from evidently import Dataset
+    from evidently.core.report import Snapshot
+
+
+class TooFewPredictions(DataError):
+    """The window holds too few predictions for a verdict."""
+
+
+class DriftReportFailed(BlastwatchError):
+    """Evidently could not make the report."""
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """document: what `blastwatch drift report --json` prints; snapshot: Evidently's run, for its workspace."""
+
+    document: dict[str, Any]
+    snapshot: "Snapshot"
+
+    @property
+    def drifted(self) -> bool:
+        return bool(self.document["drifted"])
+
+
+def compare(
+    package: Package,
+    current: pd.DataFrame,
+    *,
+    version: str,
+    folder: Path,
+    minimum: int = 30,
+    timestamp: datetime | None = None,
+) -> DriftReport:
+    """Compare predictions with the package's reference and write the report as HTML and JSON.
+
+    Args:
+        current: from `monitoring.store.Store.read`, predictions of this package only.
+        version: number of the package's version in the registry.
+        folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing.
+        minimum: predictions below which no verdict is given.
+        timestamp: when the report is made, with a time zone; None takes now.
+
+    Raises:
+        TooFewPredictions: fewer than `minimum`, or than the smallest window that was calibrated.
+        DataError: predictions of another model among them, or values that are not finite.
+        DriftReportFailed: Evidently refused.
+    """
+    calibration = package.drift()
+    smallest = max(minimum, min(window["cells"] for window in calibration["windows"]))
+    if len(current) < smallest:
+        raise TooFewPredictions(
+            f"Expected at least {smallest} predictions of version {version} for a verdict on drift but got "
+            f"{len(current)}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
+        )
+    strangers = sorted(set(current["model_digest"]) - {package.digest})
+    if strangers:
+        raise DataError(
+            f"Expected predictions of package {package.digest} only but got some of {', '.join(strangers)}: "
+            "each version is compared with its own reference."
+        )
+    moment = (timestamp or datetime.now(UTC)).astimezone(UTC)
+    thresholds = thresholds_for(calibration, len(current))
+    snapshot = _run(_columns_of(current), _columns_of(package.reference()), thresholds, moment)
+    columns = _verdicts(snapshot, thresholds)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
+    document = {
+        "version": version,
+        "window": {
+            "since": current["time"].min().isoformat(),
+            "until": current["time"].max().isoformat(),
+            "cells": len(current),
+        },
+        "drifted": any(column["drifted"] for column in columns),
+        "columns": columns,
+        "report": str(stem.with_name(f"{stem.name}.html")),
+    }
+    with _refusals():
+        snapshot.save_html(document["report"])
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return DriftReport(document, snapshot)
+
+
+def _columns_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is compared, of reference and predictions alike."""
+    wanted = frame[[*NUMERIC, *EMBEDDING]].astype(np.float64).reset_index(drop=True)
+    finite = np.isfinite(wanted.to_numpy()).all(axis=0)
+    if not finite.all():
+        raise DataError(f"Expected finite values for drift but {', '.join(wanted.columns[~finite])} has others.")
+    # An object column: Evidently is slow to learn pandas' own string type.
+    wanted[LABEL] = pd.Series([label(value) for value in wanted["probability"]], dtype=object)
+    return wanted
+
+
+def _run(current: pd.DataFrame, reference: pd.DataFrame, thresholds: dict[str, float], moment: datetime) -> "Snapshot":
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+    from evidently.metrics.embeddings import EmbeddingsDrift, MMDDriftMethod
+
+    metrics: list[Any] = []
+    for name, threshold in thresholds.items():
+        if name == EMBEDDING_SCORE:
+            method = MMDDriftMethod(threshold=threshold)
+            metrics.append(EmbeddingsDrift(embeddings_name=EMBEDDING_SCORE, drift_method=method))
+        else:
+            method_name = "jensenshannon" if name == LABEL else "wasserstein"
+            metrics.append(ValueDrift(column=name, method=method_name, threshold=threshold))
+    definition = DataDefinition(
+        numerical_columns=[*NUMERIC, *EMBEDDING],
+        categorical_columns=[LABEL],
+        embeddings={EMBEDDING_SCORE: list(EMBEDDING)},
+    )
+
+    def dataset(frame: pd.DataFrame) -> "Dataset":
+        return Dataset.from_pandas(frame, data_definition=definition)
+
+    # Evidently draws histograms of columns without spread with divisions by zero; the scores stay right.
+    with _refusals(), np.errstate(all="ignore"):
+        return Report(metrics, include_tests=True).run(dataset(current), dataset(reference), timestamp=moment)
+
+
+def _verdicts(snapshot: "Snapshot", thresholds: dict[str, float]) -> list[dict[str, Any]]:
+    """Name, score, threshold and verdict of each column, out of Evidently's own dictionary."""
+    scores = {
+        metric["config"].get("column", EMBEDDING_SCORE): float(metric["value"]) for metric in snapshot.dict()["metrics"]
+    }
+    return [
+        {"name": name, "score": scores[name], "threshold": limit, "drifted": scores[name] >= limit}
+        for name, limit in thresholds.items()
+    ]
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what Evidently raises into our error. Two of its errors are no `Exception`, so they name themselves here."""
+    from evidently.core.report import ReferenceMetricNotFound
+    from evidently.errors import EvidentlyError
+    from evidently.legacy.base_metric import ColumnNotFound
+
+    try:
+        yield
+    except (EvidentlyError, ReferenceMetricNotFound, ColumnNotFound, ValueError, TypeError, KeyError, OSError) as error:
+        raise DriftReportFailed(f"Evidently could not make the drift report: {error!r}.") from error

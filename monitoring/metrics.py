@@ -1,0 +1,54 @@
+"""Every metric that the monitor exports, in its own registry, passed in and never global."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class MonitorMetrics:
+    """The monitor's gauges; names and units stand here and nowhere else."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.score = Gauge(
+            "blastwatch_drift_score", "Drift score of a column in the last report.", ["column"], registry=registry
+        )
+        self.threshold = Gauge(
+            "blastwatch_drift_threshold", "Score from which a column counts as drifted.", ["column"], registry=registry
+        )
+        self.detected = Gauge(
+            "blastwatch_drift_detected", "1 where the last report found drift in any column.", registry=registry
+        )
+        self.window_cells = Gauge(
+            "blastwatch_drift_window_cells", "Predictions in the window of the last look.", registry=registry
+        )
+        self.last_report = Gauge(
+            "blastwatch_drift_last_report_timestamp_seconds", "When the last report was made.", registry=registry
+        )
+        self.last_look = Gauge(
+            "blastwatch_drift_last_look_timestamp_seconds", "When the monitor last looked and nothing failed.",
+            registry=registry,
+        )  # fmt: skip
+        self.report_seconds = Gauge(
+            "blastwatch_drift_report_duration_seconds", "How long the last report took.", registry=registry
+        )
+        self.failures = Counter(
+            "blastwatch_drift_failures", "Looks of the monitor that failed.", registry=registry
+        )  # exported as blastwatch_drift_failures_total
+        self.model = Gauge(
+            "blastwatch_drift_model_info", "1 for the version that is watched.", ["version", "digest"],
+            registry=registry,
+        )  # fmt: skip
+        self.labelled_cells = Gauge(
+            "blastwatch_labelled_cells", "Predictions of the watched version that got a label later.", registry=registry
+        )
+        self.labelled_agreement = Gauge(
+            "blastwatch_labelled_agreement_ratio", "Share of these whose label the model gave.", registry=registry
+        )
+
+    def watch_model(self, version: str, digest: str) -> None:
+        """Another version is watched: forget what was said of the one before."""
+        self.model.clear()
+        self.score.clear()
+        self.threshold.clear()
+        self.detected.set(0)
+        self.last_report.set(0)
+        self.model.labels(version, digest).set(1)

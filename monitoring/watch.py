@@ -1,0 +1,213 @@
+"""The monitor: looks at the latest predictions of the serving version again and again, and exports what it found.
+
+A look that fails is counted, said, and tried again at the next interval; the monitor itself goes on.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from blastwatch.console import say
+from blastwatch.errors import AliasNotSet, BlastwatchError
+from blastwatch.registry import Fetched, Registry
+from blastwatch.settings import Settings
+from monitoring.drift import DriftReport, TooFewPredictions, compare
+from monitoring.metrics import MonitorMetrics
+from monitoring.store import Store, open_store
+
+KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look saw: a report, or in a few words why there is none."""
+
+    report: DriftReport | None
+    reason: str = ""
+
+
+class Monitor:
+    """Looks once at a time; keeps the package and the last report between looks.
+
+    Args:
+        fetch: gives the version to watch; None asks the registry for the alias that serves.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: MonitorMetrics, *, fetch: Callable[[], Fetched] | None = None
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._registry = Registry(settings)
+        self._fetch = fetch or self._champion
+        self._fetched: Fetched | None = None
+        self._store: Store | None = None
+        self._newest: object = None  # id of the newest prediction in the last report
+
+    def look(self) -> Look:
+        """Compare the latest predictions with the reference, once.
+
+        Raises:
+            BlastwatchError: registry, database or Evidently could not do their part.
+        """
+        fetched = self._watched()
+        self._store = self._store or open_store(self._settings.predictions_url)
+        digest = fetched.package.digest
+        current = self._store.read(model_digest=digest, limit=self._settings.drift_window)
+        self._metrics.window_cells.set(len(current))
+        self._tell_labels(self._store, digest)
+        look = self._compare(fetched, current)
+        self._metrics.last_look.set(time.time())
+        return look
+
+    def close(self) -> None:
+        """Give the database back."""
+        if self._store is not None:
+            self._store.close()
+
+    def _watched(self) -> Fetched:
+        fetched = self._fetch()
+        if self._fetched is None or fetched.package.digest != self._fetched.package.digest:
+            self._newest = None
+            self._metrics.watch_model(fetched.entry.version, fetched.package.digest)
+        self._fetched = fetched
+        return fetched
+
+    def _champion(self) -> Fetched:
+        """The version that serves; its package is fetched and verified only when it is another one than before."""
+        entry = self._registry.entry(self._settings.model_alias)
+        if self._fetched is not None and entry.digest == self._fetched.entry.digest:
+            return Fetched(entry, self._fetched.package)
+        return self._registry.fetch(self._settings.model_alias)
+
+    def _compare(self, fetched: Fetched, current: Any) -> Look:
+        if len(current) and current["id"].iloc[-1] == self._newest:
+            return Look(None, "no prediction since the last report")
+        started = time.monotonic()
+        try:
+            report = compare(
+                fetched.package,
+                current,
+                version=fetched.entry.version,
+                folder=self._settings.drift,
+                minimum=self._settings.drift_minimum,
+            )
+        except TooFewPredictions as error:
+            return Look(None, str(error))
+        _add_run(self._settings, report, fetched.entry.version)
+        self._newest = current["id"].iloc[-1]
+        self._tell(report, time.monotonic() - started)
+        prune(self._settings.drift)
+        return Look(report)
+
+    def _tell(self, report: DriftReport, seconds: float) -> None:
+        for column in report.document["columns"]:
+            self._metrics.score.labels(column["name"]).set(column["score"])
+            self._metrics.threshold.labels(column["name"]).set(column["threshold"])
+        self._metrics.detected.set(report.drifted)
+        self._metrics.report_seconds.set(seconds)
+        self._metrics.last_report.set(datetime.now(UTC).timestamp())
+
+    def _tell_labels(self, store: Store, digest: str) -> None:
+        labelled = store.labelled(model_digest=digest)
+        self._metrics.labelled_cells.set(len(labelled))
+        agreement = float((labelled["label"] == labelled["truth"]).mean()) if len(labelled) else float("nan")
+        self._metrics.labelled_agreement.set(agreement)
+
+
+def watch_once(settings: Settings) -> Look:
+    """One look without a port, for scripts and the demo."""
+    from prometheus_client import CollectorRegistry
+
+    monitor = Monitor(settings, MonitorMetrics(CollectorRegistry()))
+    try:
+        return monitor.look()
+    finally:
+        monitor.close()
+
+
+def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
+    """Look every `drift_interval` seconds and serve the gauges on the loopback address until told to stop.
+
+    SIGTERM and SIGINT end it cleanly; a look in progress is finished first.
+
+    Raises:
+        BlastwatchError: the port is taken.
+    """
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    metrics = MonitorMetrics(CollectorRegistry())
+    stop = stop or threading.Event()
+    before = _on_signals(stop)
+    try:
+        server, thread = start_http_server(settings.monitor_port, addr="127.0.0.1", registry=metrics.registry)
+    except OSError as error:
+        raise BlastwatchError(
+            f"Port {settings.monitor_port} of 127.0.0.1 cannot be bound ({error.strerror}). "
+            "Stop what uses it or set BLASTWATCH_MONITOR_PORT."
+        ) from error
+    monitor = Monitor(settings, metrics)
+    try:
+        say(f"Drift gauges: http://127.0.0.1:{settings.monitor_port}/metrics, every {settings.drift_interval:g} s")
+        _loop(monitor, metrics, settings.drift_interval, stop)
+    finally:
+        monitor.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def prune(folder: Path) -> None:
+    """Remove all but the newest pages; their names sort by time."""
+    for page in sorted(folder.glob("drift-*.html"))[:-KEEP_PAGES]:
+        page.unlink(missing_ok=True)
+
+
+def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: threading.Event) -> None:
+    said = ""
+    while not stop.is_set():
+        started = time.monotonic()
+        try:
+            look = monitor.look()
+            line = look.reason if look.report is None else _sentence(look.report.document)
+        except AliasNotSet as error:
+            line = f"Nothing to watch yet: {error}"
+        except BlastwatchError as error:
+            metrics.failures.inc()
+            line = f"This look failed and will be tried again: {error}"
+        if line != said:
+            say(line)
+            said = line
+        stop.wait(max(interval - (time.monotonic() - started), 0))
+
+
+def _sentence(document: dict[str, Any]) -> str:
+    drifted = [column["name"] for column in document["columns"] if column["drifted"]]
+    cells, version = document["window"]["cells"], document["version"]
+    verdict = f"drift in {', '.join(drifted)}" if drifted else "no drift"
+    return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
+
+
+def _add_run(settings: Settings, report: DriftReport, version: str) -> None:
+    from monitoring.workspace import add_run
+
+    add_run(settings.drift / "workspace", report.snapshot, name=f"version {version}")
+
+
+def _on_signals(stop: threading.Event) -> dict[signal.Signals, Any]:
+    """Stop on SIGTERM and SIGINT; returns the handlers that were there. Only the main thread may set any."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
