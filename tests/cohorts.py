@@ -1,0 +1,125 @@
+"""Cohorts of simulated patients as rows of numbers, for tests of drift: no images, no network."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blastwatch.decision import Thresholds
+from blastwatch.images import Preprocessing
+from blastwatch.package import DRIFT, REFERENCE, ModelInfo, Package
+from monitoring.calibration import calibrate
+from monitoring.reference import reference_columns
+from monitoring.scores import PROBABILITY, Scorer
+from monitoring.statistics import STATISTICS
+from monitoring.store import EMBEDDING, PredictionRecord
+
+BETWEEN = 0.4  # share of a cell's variance that lies between patients
+FACTORS = 6
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+VARYING = [name for name in STATISTICS if name != "border"]
+
+
+def draw_cohort(random: np.random.Generator, *, patients: int, cells: int) -> pd.DataFrame:
+    """Reference rows of patients who differ by a few hidden factors; two in three have leukemia."""
+    loadings = np.random.default_rng(5).normal(size=(FACTORS, len(VARYING) + len(EMBEDDING)))
+    group = np.repeat(np.arange(patients), cells)
+    sick = random.random(patients) < 2 / 3
+    means = random.normal(size=(patients, FACTORS)) * np.sqrt(BETWEEN)
+    means[:, 0] += np.where(sick, 0.7, -0.7)
+    factors = means[group] + random.normal(size=(len(group), FACTORS)) * np.sqrt(1 - BETWEEN)
+    values = factors @ loadings + 0.4 * random.normal(size=(len(group), loadings.shape[1]))
+    logit = np.where(sick[group], 2.5, -2.5) + 1.5 * random.normal(size=len(group)) + factors[:, 1]
+    frame = pd.DataFrame(values, columns=[*VARYING, *EMBEDDING])
+    frame[VARYING] = 10 + frame[VARYING]
+    frame["border"] = 0.0
+    frame[PROBABILITY] = 1 / (1 + np.exp(-logit))
+    frame["subject"] = frame["group"] = [f"P{number:03d}" for number in group]
+    frame["label"] = np.where(sick[group], "all", "hem")
+    return frame[list(reference_columns())]
+
+
+def window_of(cohort: pd.DataFrame, groups: list[str], cells: int, random: np.random.Generator) -> pd.DataFrame:
+    """Cells of some patients, shared out evenly."""
+    share = -(-cells // len(groups))
+    parts = [cohort[cohort["group"] == group].sample(share, random_state=random) for group in groups]
+    return pd.concat(parts, ignore_index=True).iloc[:cells]
+
+
+def as_predictions(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> pd.DataFrame:
+    """The rows as `Store.read` gives them."""
+    frame = rows.drop(columns=["subject", "group"]).copy()
+    frame["id"] = [f"{start:%H%M%S}-{number}" for number in range(len(rows))]
+    frame["time"] = pd.to_datetime([start + timedelta(seconds=number) for number in range(len(rows))], utc=True)
+    frame["label"] = np.where(frame[PROBABILITY] >= 0.5, "all", "hem")
+    return frame.assign(model_version="1", model_digest=digest, engine="test", decision="refer", latency_ms=1.0)
+
+
+def as_records(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> list[PredictionRecord]:
+    """The rows as the service hands them to the store."""
+    return [
+        PredictionRecord(
+            id=row["id"],
+            time=row["time"].to_pydatetime(),
+            model_version="1",
+            model_digest=digest,
+            engine="test",
+            label=row["label"],
+            probability=row[PROBABILITY],
+            decision="refer",
+            latency_ms=1.0,
+            pixel_sha256="0" * 64,
+            statistics={name: row[name] for name in STATISTICS},
+            embedding=np.array([row[name] for name in EMBEDDING], dtype=np.float32),
+        )
+        for row in as_predictions(rows, digest=digest, start=start).to_dict("records")
+    ]
+
+
+def write_reference(folder: Path, reference: pd.DataFrame, **options: object) -> None:
+    """Write the two files of a package that drift reads."""
+    reference.to_parquet(folder / REFERENCE)
+    (folder / DRIFT).write_text(json.dumps(calibrate(reference, resamples=300, **options)))
+
+
+def unsealed_package(folder: Path, reference: pd.DataFrame) -> Package:
+    """A package with nothing in it but what drift reads."""
+    folder.mkdir(parents=True)
+    write_reference(folder, reference)
+    info = ModelInfo(
+        architecture="resnet18", preprocessing=Preprocessing(size=32), temperature=1.0, synthetic=True,
+        thresholds=Thresholds(hem=0.3, all=0.7), data_digest="", split_digest="", run_id="", git_commit="",
+        lock_digest="", created="",
+    )  # fmt: skip
+    return Package(folder=folder, info=info, digest="d" * 64)
+
+
+def record(id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", statistics=None, embedding=None):
+    """One prediction, of whatever matters to a test."""
+    return PredictionRecord(
+        id=id_,
+        time=time,
+        model_version="1",
+        model_digest=digest,
+        engine="torch-f32",
+        label=label,
+        probability=probability,
+        decision="refer",
+        latency_ms=12.5,
+        pixel_sha256="f" * 64,
+        statistics=statistics or {name: float(index) for index, name in enumerate(STATISTICS)},
+        embedding=np.arange(32, dtype=np.float32) if embedding is None else embedding,
+        concerns=["the cell is blurred"],
+    )
+
+
+def scores_of(reference, current):
+    """All scores of one window of rows that are not in the reference."""
+    both = pd.concat([reference, current], ignore_index=True)
+    both["group"] = ["reference"] * len(reference) + ["current"] * len(current)
+    scorer = Scorer(both)
+    side = np.r_[np.ones(len(reference)), np.zeros(len(current))][None]
+    return dict(zip(scorer.columns, scorer(1 - side, side)[0], strict=True))

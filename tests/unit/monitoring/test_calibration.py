@@ -1,0 +1,148 @@
+"""Scores equal to Evidently's and scipy's, and thresholds that alarm as often as they say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blastwatch.errors import DataError
+from monitoring.calibration import calibrate, simulate, thresholds_for
+from monitoring.reference import build_reference, reference_columns
+from monitoring.scores import EVIDENTLY_DEFAULT, METHODS, NUMERIC, jensen_shannon, wasserstein
+from monitoring.statistics import STATISTICS
+from tests.cohorts import draw_cohort, scores_of, window_of
+
+samples = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
+
+
+def one_window(reference, current, score):
+    """A score of `monitoring.scores` for two samples."""
+    side = np.r_[np.ones(len(reference)), np.zeros(len(current))][None]
+    return score(np.concatenate([reference, current]), 1 - side, side)[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples, samples)
+def test_wasserstein_is_scipys_over_the_standard_deviation(reference, current):
+    from scipy import stats
+
+    expected = stats.wasserstein_distance(reference, current) / max(np.std(reference), 0.001)
+    assert one_window(np.array(reference), np.array(current), wasserstein) == pytest.approx(
+        expected, rel=1e-6, abs=1e-6
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.lists(st.booleans(), min_size=1, max_size=30))
+def test_jensen_shannon_is_scipys(reference, current):
+    from scipy.spatial import distance
+
+    first, second = np.mean(reference), np.mean(current)
+    expected = distance.jensenshannon([first, 1 - first], [second, 1 - second])
+    found = one_window(np.array(reference), np.array(current), jensen_shannon)
+    assert found == pytest.approx(np.nan_to_num(expected), abs=1e-7)
+
+
+def test_a_window_draws_whole_groups_that_leave_the_reference_side():
+    groups = np.repeat(np.arange(6), [5, 50, 10, 20, 30, 40])
+    windows, sides = simulate(groups, cells=61, patients=3, count=50, generator=np.random.default_rng(0))
+    assert (windows.sum(axis=1) == 61).all()
+    for window, side in zip(windows, sides, strict=True):
+        inside, outside = set(groups[window > 0]), set(groups[side > 0])
+        assert len(inside) == 3 and not inside & outside and inside | outside == set(range(6))
+        for group in inside:  # no cell twice before every cell of its group came once
+            counts = window[groups == group]
+            assert counts.max() - counts.min() <= 1
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """Share of windows that alarm: without drift at our thresholds and at Evidently's, and with a stain shift."""
+    calm, default, shifted = [], [], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        cohort = draw_cohort(random, patients=12 + 24, cells=40)
+        names = sorted(cohort["group"].unique())
+        reference = cohort[cohort["group"].isin(names[:12])].reset_index(drop=True)
+        thresholds = thresholds_for(calibrate(reference, false_alarm_rate=0.05, resamples=300, window_sizes=(90,)), 90)
+        for start in range(12, 36, 3):
+            window = window_of(cohort, names[start : start + 3], 90, random)
+            found = scores_of(reference, window)
+            calm.append(any(found[name] >= limit for name, limit in thresholds.items()))
+            default.append(any(found[name] >= EVIDENTLY_DEFAULT[METHODS[name]] for name in found))
+            stained = window.assign(od_red=window["od_red"] + 4 * reference["od_red"].std())
+            found = scores_of(reference, stained)
+            shifted.append(found["od_red"] >= thresholds["od_red"])
+    return np.mean(calm), np.mean(default), np.mean(shifted)
+
+
+def test_new_patients_alarm_about_as_often_as_stated(rates):
+    calm, default, _ = rates
+    assert calm <= 0.10  # stated 0.05; 96 windows of 12 cohorts
+    assert default > 0.9
+
+
+def test_a_stain_shift_is_found(rates):
+    assert rates[2] > 0.9
+
+
+def test_calibration_says_what_it_did():
+    reference = draw_cohort(np.random.default_rng(0), patients=12, cells=30)
+    found = calibrate(reference, resamples=200, seed=3)
+    assert (found["groups"], found["cells"], found["patients"], found["seed"]) == (12, 360, 3, 3)
+    assert found["enough_groups"] is True and found["left_out"] == [] and found["methods"] == METHODS
+    assert [window["cells"] for window in found["windows"]] == [30, 100, 300]
+    assert found == calibrate(reference, resamples=200, seed=3)
+    assert set(found["windows"][0]["thresholds"]) == {*NUMERIC, "predicted_label", "embedding"}
+    stricter = calibrate(reference, resamples=200, seed=3, false_alarm_rate=0.2)
+    assert stricter["windows"][1]["thresholds"]["focus"] < found["windows"][1]["thresholds"]["focus"]
+
+
+def test_a_window_takes_the_thresholds_of_the_largest_size_it_reaches():
+    found = calibrate(draw_cohort(np.random.default_rng(0), patients=5, cells=30), resamples=100)
+    by_size = {window["cells"]: window["thresholds"] for window in found["windows"]}
+    assert found["enough_groups"] is False
+    assert thresholds_for(found, 30) == thresholds_for(found, 99) == by_size[30]
+    assert thresholds_for(found, 5000) == by_size[300]
+    with pytest.raises(DataError, match="at least 30 predictions for a verdict on drift but got 29"):
+        thresholds_for(found, 29)
+    with pytest.raises(DataError, match="of format 1 but got 9"):
+        thresholds_for(found | {"format": 9}, 100)
+
+
+def test_a_constant_column_is_left_out_and_named():
+    reference = draw_cohort(np.random.default_rng(0), patients=4, cells=20).assign(focus=1.0)
+    found = calibrate(reference, resamples=100)
+    assert found["left_out"] == ["focus"] and "focus" not in found["methods"]
+
+
+def test_one_patient_is_not_enough():
+    with pytest.raises(DataError, match="at least 2 patients in the reference but got 1"):
+        calibrate(draw_cohort(np.random.default_rng(0), patients=1, cells=50))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"false_alarm_rate": 0.0}, {"patients": 0}, {"resamples": 0}, {"window_sizes": (0, 30)}]
+)
+def test_wrong_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
+        calibrate(draw_cohort(np.random.default_rng(0), patients=3, cells=10), **wrong)
+
+
+def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit():
+    rows = draw_cohort(np.random.default_rng(0), patients=3, cells=4)
+    parts = {
+        "probabilities": rows["probability"].to_numpy(),
+        "statistics": rows[list(STATISTICS)].to_dict("records"),
+        "embeddings": rows[[f"e{n:02d}" for n in range(32)]].to_numpy(),
+    }
+    built = build_reference(rows[["subject", "group", "label"]], **parts)
+    assert tuple(built.columns) == reference_columns()
+    pd.testing.assert_frame_equal(built, rows, check_dtype=False)
+    with pytest.raises(DataError, match="for 11 cells"):
+        build_reference(rows.iloc[1:], **parts)
+    with pytest.raises(DataError, match="Expected finite reference values but probability has others"):
+        build_reference(rows, **(parts | {"probabilities": np.full(12, np.nan)}))
+    with pytest.raises(DataError, match="labels hem, all but got blast"):
+        build_reference(rows.assign(label="blast"), **parts)

@@ -1,0 +1,98 @@
+"""Capture never makes the caller wait, loses nothing silently, and flushes when closed."""
+
+import shutil
+import time
+
+import pytest
+
+from monitoring.capture import Capture
+from monitoring.store import StoreError, StoreUnavailable, open_store
+from tests.cohorts import record
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'predictions.db'}"
+
+
+def wait_for(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_stores_within_a_moment_and_flushes_on_close(url):
+    heard = []
+    capture = Capture(url, on_stored=heard.append)
+    assert capture.submit(record("first"))
+    wait_for(lambda: capture.counts().stored == 1, 5)
+    for number in range(1200):
+        capture.submit(record(str(number)))
+    counts = capture.close()
+    assert (counts.stored, counts.dropped, counts.failed, counts.waiting) == (1201, 0, 0, 0)
+    assert sum(heard) == 1201
+    with open_store(url) as store:
+        assert store.count() == 1201
+
+
+def test_a_full_queue_drops_and_counts(url, monkeypatch):
+    def away(_url):
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr("monitoring.capture.open_store", away)
+    heard = []
+    capture = Capture(url, queue_size=5, on_dropped=heard.append)
+    capture.submit(record("in hand"))
+    wait_for(lambda: capture.counts().failed)
+    started = time.monotonic()
+    taken = [capture.submit(record(str(number))) for number in range(20)]
+    assert time.monotonic() - started < 0.5
+    assert taken == [True] * 5 + [False] * 15
+    counts = capture.close(timeout=0.1)
+    assert counts.stored == 0 and counts.dropped == sum(heard) == 21 and counts.waiting == 0
+
+
+def test_a_database_that_comes_back_gets_everything(tmp_path, url):
+    blocked = tmp_path / "predictions.db"
+    blocked.mkdir()  # a folder in the file's place: it cannot be opened
+    with Capture(url) as capture:
+        for number in range(10):
+            capture.submit(record(str(number)))
+        wait_for(lambda: capture.counts().failed >= 1, 20)
+        shutil.rmtree(blocked)
+        wait_for(lambda: capture.counts().stored == 10, 20)
+    assert capture.counts().dropped == 0
+    with open_store(url) as store:
+        assert store.count() == 10
+
+
+def test_one_bad_record_does_not_take_the_others(url):
+    bad = record("bad", statistics={"cell_area": 1.0})
+    with Capture(url) as capture:
+        for one in (record("a"), bad, record("b")):
+            capture.submit(one)
+    counts = capture.counts()
+    assert (counts.stored, counts.dropped) == (2, 1) and counts.failed >= 1
+
+
+def test_nothing_is_taken_after_closing(url):
+    capture = Capture(url)
+    capture.close()
+    assert not capture.submit(record())
+    assert capture.counts().dropped == 1
+
+
+def test_a_refusing_database_is_no_endless_loop(url, monkeypatch):
+    def refuse(_url):
+        raise StoreError("tables of another version")
+
+    monkeypatch.setattr("monitoring.capture.open_store", refuse)
+    with Capture(url) as capture:
+        capture.submit(record())
+        wait_for(lambda: capture.counts().dropped == 1)
+
+
+def test_the_queue_holds_at_least_one(url):
+    with pytest.raises(ValueError, match="`queue_size`"):
+        Capture(url, queue_size=0)

@@ -1,0 +1,89 @@
+"""One report through Evidently: its scores are ours, its verdict follows the package's thresholds."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blastwatch.errors import DataError
+from monitoring.calibration import thresholds_for
+from monitoring.drift import TooFewPredictions, compare
+from tests.cohorts import as_predictions, draw_cohort, scores_of, unsealed_package, window_of
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return draw_cohort(np.random.default_rng(2), patients=16, cells=40)
+
+
+@pytest.fixture(scope="module")
+def reference(cohort):
+    return cohort[cohort["group"] < "P012"].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory, reference):
+    return unsealed_package(tmp_path_factory.mktemp("drift") / "package", reference)
+
+
+@pytest.fixture(scope="module")
+def window(cohort):
+    return window_of(cohort, ["P012", "P013", "P014", "P015"], 120, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def report(package, window, tmp_path_factory):
+    current = as_predictions(window, digest=package.digest)
+    moment = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+    return compare(package, current, version="3", folder=tmp_path_factory.mktemp("reports"), timestamp=moment)
+
+
+def test_the_document(report):
+    document = report.document
+    assert list(document) == ["version", "window", "drifted", "columns", "report"]
+    assert document["version"] == "3" and document["window"]["cells"] == 120
+    assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"
+    assert document["drifted"] is False
+    page = Path(document["report"])
+    assert page.name == "drift-20261124T093000.000000Z-v3.html" and page.stat().st_size > 1_000_000
+    assert json.loads(page.with_suffix(".json").read_text()) == document
+
+
+def test_evidently_gives_the_scores_that_calibration_works_with(report, reference, window):
+    ours = scores_of(reference, window)
+    for column in report.document["columns"]:
+        assert column["score"] == pytest.approx(ours[column["name"]], rel=1e-9), column["name"]
+
+
+def test_the_thresholds_are_the_packages(report, package):
+    limits = thresholds_for(package.drift(), 120)
+    assert {column["name"]: column["threshold"] for column in report.document["columns"]} == limits
+
+
+def test_a_stain_shift_drifts(package, window, reference, tmp_path):
+    stained = window.assign(od_blue=window["od_blue"] + 6 * reference["od_blue"].std())
+    found = compare(package, as_predictions(stained, digest=package.digest), version="3", folder=tmp_path).document
+    assert found["drifted"] is True
+    assert [column["name"] for column in found["columns"] if column["drifted"]] == ["od_blue"]
+
+
+def test_too_few_get_no_verdict(package, window, tmp_path):
+    current = as_predictions(window.iloc[:29], digest=package.digest)
+    with pytest.raises(TooFewPredictions, match=r"at least 30 predictions of version 3 .* but got 29"):
+        compare(package, current, version="3", folder=tmp_path, minimum=1)
+    with pytest.raises(TooFewPredictions, match="at least 500"):
+        compare(package, as_predictions(window, digest=package.digest), version="3", folder=tmp_path, minimum=500)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predictions_of_another_model_are_refused(package, window, tmp_path):
+    with pytest.raises(DataError, match="some of another"):
+        compare(package, as_predictions(window, digest="another"), version="3", folder=tmp_path)
+
+
+def test_values_that_are_not_finite_are_refused(package, window, tmp_path):
+    current = as_predictions(window.assign(focus=np.inf), digest=package.digest)
+    with pytest.raises(DataError, match="finite values for drift but focus"):
+        compare(package, current, version="3", folder=tmp_path)
