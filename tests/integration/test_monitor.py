@@ -1,0 +1,167 @@
+"""The monitor as a process of its own: registered champion, captured rows, gauges over HTTP, clean stop."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import httpx
+import mlflow
+import numpy as np
+import pytest
+
+from blastwatch.package import DIGESTS, seal
+from blastwatch.registry import Registry
+from monitoring.store import open_store
+from tests.cohorts import START, as_records, draw_cohort, window_of, write_reference
+from tests.packages import make_package
+
+GAUGE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+
+
+@pytest.fixture
+def cohort():
+    return draw_cohort(np.random.default_rng(2), patients=16, cells=40)
+
+
+@pytest.fixture
+def reference(cohort):
+    return cohort[cohort["group"] < "P012"].reset_index(drop=True)
+
+
+@pytest.fixture
+def champion(settings, tmp_path, reference):
+    """A registered and crowned version whose reference is the simulated cohort."""
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    experiment = client.create_experiment("test", artifact_location=settings.artifacts.as_uri())
+    folder = make_package(tmp_path / "package", run_id=client.create_run(experiment).info.run_id)
+    (folder / DIGESTS).unlink()
+    write_reference(folder, reference)
+    seal(folder)
+    registry = Registry(settings)
+    entry = registry.register(folder)
+    registry.crown(entry, action="promote", why="test", gates=[])
+    return registry.entry("champion")
+
+
+@pytest.fixture
+def environment(settings, free_port):
+    return os.environ | {
+        "BLASTWATCH_HOME": str(settings.home),
+        "BLASTWATCH_MONITOR_PORT": str(free_port()),
+        "BLASTWATCH_DRIFT_INTERVAL": "0.5",
+        "BLASTWATCH_DRIFT_WINDOW": "120",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@pytest.fixture
+def blastwatch(environment):
+    """Runs a command and returns the finished process."""
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "blastwatch.cli", *words],
+            env=environment, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    return run
+
+
+def gauges(port):
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in GAUGE.findall(text)}
+
+
+def wait_for(port, condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found = gauges(port)
+        except httpx.HTTPError:
+            found = {}
+        if condition(found):
+            return found
+        assert time.monotonic() < deadline, f"waited in vain; last seen {found}"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, cohort, reference, environment):
+    random, new = np.random.default_rng(0), ["P012", "P013", "P014", "P015"]
+    calm = window_of(cohort, new, 120, random)
+    stained = calm.assign(od_blue=calm["od_blue"] + 6 * reference["od_blue"].std())
+    port = int(environment["BLASTWATCH_MONITOR_PORT"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blastwatch.cli", "drift", "watch"],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        found = wait_for(port, lambda seen: seen.get("blastwatch_drift_last_look_timestamp_seconds", 0) > 0)
+        assert found["blastwatch_drift_window_cells"] == 0
+        assert found["blastwatch_drift_last_report_timestamp_seconds"] == 0
+        model = f'blastwatch_drift_model_info{{digest="{champion.digest}",version="1"}}'
+        assert found[model] == 1
+        with open_store(settings.predictions_url) as store:
+            records = as_records(calm, digest=champion.digest)
+            store.add(records)
+            store.add_labels([(record.id, record.label, START) for record in records[:9]])
+            store.add_labels([(records[9].id, "all" if records[9].label == "hem" else "hem", START)])
+            found = wait_for(port, lambda seen: seen.get("blastwatch_drift_last_report_timestamp_seconds", 0) > 0)
+            assert found["blastwatch_drift_detected"] == 0 and found["blastwatch_drift_window_cells"] == 120
+            assert found['blastwatch_drift_score{column="od_blue"}'] > 0
+            store.add(as_records(stained, digest=champion.digest, start=START + timedelta(hours=1)))
+        found = wait_for(port, lambda seen: seen.get("blastwatch_drift_detected") == 1)
+        limit = found['blastwatch_drift_threshold{column="od_blue"}']
+        assert found['blastwatch_drift_score{column="od_blue"}'] > limit
+        assert found["blastwatch_drift_failures_total"] == 0
+        assert found["blastwatch_labelled_cells"] == 10
+        assert found["blastwatch_labelled_agreement_ratio"] == pytest.approx(0.9)
+        process.send_signal(signal.SIGTERM)
+        output, words = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, words
+    assert output == ""
+    assert "drift in" in words and "od_blue" in words
+    assert len(list(settings.drift.glob("drift-*.html"))) == len(list(settings.drift.glob("drift-*.json"))) >= 2
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(settings.drift / "workspace"))
+    (project,) = workspace.list_projects()
+    assert len(workspace.list_runs(project.id)) >= 2
+
+
+@pytest.mark.slow
+def test_the_commands(settings, champion, cohort, blastwatch, tmp_path):
+    done = blastwatch("drift", "report")
+    assert done.returncode == 1 and "at least 30 predictions of version 1" in done.stderr
+    rows = window_of(cohort, ["P012", "P013", "P014"], 90, np.random.default_rng(0))
+    records = as_records(rows, digest=champion.digest)
+    with open_store(settings.predictions_url) as store:
+        store.add(records)
+        store.add(as_records(rows, digest="other", start=START + timedelta(days=1)))
+    done = blastwatch("drift", "watch", "--once", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["window"]["cells"] == 90
+    done = blastwatch("drift", "report", "--since", "2026-11-01T00:00:30Z", "--until", "2026-11-01T00:01:10", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["window"] == {
+        "since": "2026-11-01T00:00:30+00:00", "until": "2026-11-01T00:01:09+00:00", "cells": 40,
+    }  # fmt: skip
+    done = blastwatch("drift", "calibrate", "--patients", "5", "--resamples", "100", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["patients"] == 5
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"id,label\n{records[0].id},all\n{records[1].id},hem\n")
+    done = blastwatch("labels", "add", str(truth), "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"labels": 2, "changed": 2})
+    truth.write_text(f"id,label\n{records[2].id},all\nnobody,hem\n")
+    done = blastwatch("labels", "add", str(truth))
+    assert done.returncode == 1 and "nobody is not among them" in done.stderr
+    assert blastwatch("drift", "report", "--since", "yesterday").returncode == 2
