@@ -1,0 +1,302 @@
+"""The routes of the service, as one Starlette application that BentoML mounts."""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from blastwatch import DISCLAIMER
+from blastwatch.errors import DataError, ImageRejected
+from blastwatch.settings import Settings
+from monitoring.capture import GATHER_SECONDS, Capture
+from monitoring.store import Store, StoreError, UnknownPredictions, open_store
+from serving.batcher import Batcher, Row
+from serving.explanation import Explainer
+from serving.limits import SMALL_BODY, Limits, respond
+from serving.live import LiveModel
+from serving.metrics import ServiceMetrics
+from serving.openapi import document
+from serving.predictor import Predictor, Prepared, prepare
+from serving.problems import KINDS, Overloaded, Problem, of_image
+from serving.uploads import files, read_files, read_object
+
+PAGES = Path(__file__).parent / "pages"
+PAGE_FILES = {
+    "/": "index.html",
+    "/page.js": "page.js",
+    "/page.css": "page.css",
+    "/docs": "docs.html",
+    "/docs.js": "docs.js",
+}
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
+BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
+
+_log = logging.getLogger("blastwatch.service")
+Result = TypeVar("Result")
+
+
+class Service:
+    """What the routes share: the model, the batcher, the capture. Built by the worker, closed when it ends."""
+
+    def __init__(
+        self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, *, threads: int
+    ) -> None:
+        self.live, self.settings, self.metrics, self.capture = live, settings, metrics, capture
+        self.predictor = Predictor(live.served, model_name=settings.model_name, engine=live.engine.name)
+        self.explainer = Explainer(live.served.package)
+        self.batcher = Batcher(
+            live.engine.infer,
+            max_batch_size=settings.max_batch_size,
+            longest_wait=settings.max_latency_ms / 1000,
+            on_batch=metrics.observe_batch,
+        )
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._store: Store | None = None
+
+    async def in_thread(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """Run work that would hold up the other requests."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, functools.partial(call, *arguments, **named))
+
+    def prepare(self, data: bytes) -> Prepared:
+        """Decode and measure one image, counted and timed. Raises `Problem`."""
+        started = time.perf_counter()
+        try:
+            return prepare(
+                data,
+                self.predictor.package,
+                max_bytes=self.settings.max_image_bytes,
+                max_pixels=self.settings.max_image_pixels,
+            )
+        except ImageRejected as error:
+            self.metrics.rejected.labels(error.reason).inc()
+            raise of_image(error) from error
+        finally:
+            self.metrics.step_seconds.labels("decode").observe(time.perf_counter() - started)
+
+    def conclude(self, prepared: Prepared, row: Row, started: float) -> dict[str, Any]:
+        """The answer for one cell, counted and handed to the capture."""
+        answer, record = self.predictor.answer(prepared, *row, seconds=time.perf_counter() - started)
+        self.metrics.predictions.labels(record.label, record.decision).inc()
+        self.capture.submit(record)
+        return answer
+
+    def store_label(self, identity: str, label: str) -> None:
+        """Store the truth for one prediction. Raises as `Store.add_labels`."""
+        if self._store is None:
+            self._store = open_store(self.settings.predictions_url)
+        self._store.add_labels([(identity, label, datetime.now(UTC))])
+        self.metrics.labels.labels(label).inc()
+
+    def close(self) -> None:
+        """End the threads, flush the capture."""
+        self.batcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.capture.close()
+        if self._store is not None:
+            self._store.close()
+        self.metrics.close()
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The whole application: routes, problems, limits."""
+    routes = [
+        Route("/v1/predict", functools.partial(_predict, service), methods=["POST"]),
+        Route("/v1/predict_batch", functools.partial(_predict_batch, service), methods=["POST"]),
+        Route("/v1/explain", functools.partial(_explain, service), methods=["POST"]),
+        Route("/v1/labels", functools.partial(_labels, service), methods=["POST"]),
+        Route("/v1/model", functools.partial(_model, service), methods=["GET"]),
+        Route("/metrics", functools.partial(_metrics, service), methods=["GET"]),
+        Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
+        Route("/problems/{name}", _explain_problem, methods=["GET"]),
+        *(Route(path, functools.partial(_page, PAGES / name), methods=["GET"]) for path, name in PAGE_FILES.items()),
+        *(Route(f"/static/{name}", functools.partial(_swagger, name), methods=["GET"]) for name in SWAGGER_FILES),
+    ]
+    handlers = {Problem: _on_problem, Overloaded: _on_overload, HTTPException: _on_http, Exception: _on_failure}
+    app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    known = {route.path for route in routes}
+    one = service.settings.max_image_bytes + SMALL_BODY
+    return Limits(
+        app,
+        body_limits={
+            "/v1/predict": one,
+            "/v1/explain": one,
+            "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
+        },
+        # An unknown address must not become a label value of its own.
+        observe=lambda path, status, seconds: service.metrics.observe_request(
+            path if path in known else "other", status, seconds
+        ),
+    )
+
+
+# -- routes -----------------------------------------------------------------------------------------------------
+
+
+async def _predict(service: Service, request: Request) -> Response:
+    started = time.perf_counter()
+    data = await _one_image(request)
+    prepared = await service.in_thread(service.prepare, data)
+    (row,) = await service.batcher.run([prepared.input])
+    return JSONResponse(service.conclude(prepared, row, started))
+
+
+async def _predict_batch(service: Service, request: Request) -> Response:
+    started = time.perf_counter()
+    form = await read_files(request, "images", at_most=service.settings.max_batch_images)
+    size, results = service.settings.max_batch_size, []
+    try:
+        uploads = files(form, "images")
+        for first in range(0, len(uploads), size):
+            part = [await file.read() for file in uploads[first : first + size]]
+            prepared = await asyncio.gather(*(_prepared_or_problem(service, data) for data in part))
+            cells = [item.input for item in prepared if isinstance(item, Prepared)]
+            # Part by part, so that a large batch does not stand before everybody else's single cells.
+            rows = iter(await service.batcher.run(cells, patient=first > 0))
+            results += [
+                service.conclude(item, next(rows), started)
+                if isinstance(item, Prepared)
+                else item.document(instance=request.url.path, request_id=request.state.request_id)
+                for item in prepared
+            ]
+    finally:
+        await form.close()
+    return JSONResponse({"results": results})
+
+
+async def _prepared_or_problem(service: Service, data: bytes) -> Prepared | Problem:
+    try:
+        return await service.in_thread(service.prepare, data)
+    except Problem as problem:
+        return problem
+
+
+async def _explain(service: Service, request: Request) -> Response:
+    data = await _one_image(request)
+    try:
+        picture, label = await service.in_thread(
+            service.explainer.explain, data, max_pixels=service.settings.max_image_pixels
+        )
+    except ImageRejected as error:
+        service.metrics.rejected.labels(error.reason).inc()
+        raise of_image(error) from error
+    headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": service.predictor.version}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+async def _one_image(request: Request) -> bytes:
+    form = await read_files(request, "image", at_most=1)
+    try:
+        return await files(form, "image")[0].read()
+    finally:
+        await form.close()
+
+
+async def _labels(service: Service, request: Request) -> Response:
+    value = await read_object(request, ("id", "label"))
+    try:
+        try:
+            await service.in_thread(service.store_label, value["id"], value["label"])
+        except UnknownPredictions:
+            # A prediction of this very moment may still be on its way to the database.
+            await asyncio.sleep(3 * GATHER_SECONDS)
+            await service.in_thread(service.store_label, value["id"], value["label"])
+    except UnknownPredictions as error:
+        raise Problem("prediction-unknown", f"There is no prediction {value['id'][:64]!r}.") from error
+    except DataError as error:
+        raise Problem("label-refused", str(error)) from error
+    except StoreError as error:
+        _log.warning("A label could not be stored: %s", error)
+        raise Problem("store-unavailable", "The label was not stored.", headers={"Retry-After": "5"}) from error
+    return JSONResponse(value)
+
+
+async def _model(service: Service, _request: Request) -> Response:
+    served, info = service.live.served, service.predictor.package.info
+    return JSONResponse(
+        service.predictor.model
+        | {
+            "created": served.entry.created,
+            "promoted_at": served.entry.promoted_at,
+            "promoted_by": served.entry.promoted_by,
+            "metrics": served.entry.metrics,
+            "run_id": info.run_id,
+            "architecture": info.architecture,
+            "engine": service.live.engine.name,
+            "thresholds": {"hem": info.thresholds.hem, "all": info.thresholds.all},
+            "input": {"crop": info.preprocessing.crop, "size": info.preprocessing.size},
+            "data_digest": info.data_digest,
+            "split_digest": info.split_digest,
+            "git_commit": info.git_commit,
+            "disclaimer": DISCLAIMER,
+        }
+    )
+
+
+async def _metrics(service: Service, _request: Request) -> Response:
+    from prometheus_client import CONTENT_TYPE_LATEST
+
+    text = await service.in_thread(service.metrics.export)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _document(service: Service, _request: Request) -> Response:
+    return JSONResponse(document(service.settings))
+
+
+async def _explain_problem(request: Request) -> Response:
+    kind = KINDS.get(request.path_params["name"])
+    if kind is None:
+        raise HTTPException(404)
+    return PlainTextResponse(f"{kind.title} (HTTP {kind.status})\n{kind.advice}\n")
+
+
+async def _page(path: Path, _request: Request) -> Response:
+    return FileResponse(path)
+
+
+async def _swagger(name: str, _request: Request) -> Response:
+    """Swagger UI as BentoML carries it. BentoML's own page around it loads a tag manager from the internet."""
+    from bentoml._internal import server
+
+    return FileResponse(Path(str(server.__file__)).parent / "static_content" / name)
+
+
+# -- errors -----------------------------------------------------------------------------------------------------
+
+
+async def _on_problem(request: Request, error: Problem) -> Response:
+    return respond(error, request.scope)
+
+
+async def _on_overload(request: Request, error: Overloaded) -> Response:
+    return respond(error.problem(), request.scope)
+
+
+async def _on_http(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return respond(Problem("not-found", f"There is nothing at {request.url.path[:128]}."), request.scope)
+    if error.status_code == 405:
+        allowed = headers.get("Allow", "")
+        detail = f"Expected {allowed or 'another method'} but got {request.method}."
+        return respond(Problem("method-not-allowed", detail, headers=headers), request.scope)
+    return respond(Problem("bad-request", "The request cannot be read."), request.scope)
+
+
+async def _on_failure(request: Request, _error: Exception) -> Response:
+    """Starlette logs the traceback through the server; the caller learns only the request id."""
+    _log.error("Request %s failed", request.state.request_id)
+    return respond(Problem("internal", "The answer could not be made."), request.scope)

@@ -1,0 +1,129 @@
+"""The outermost layer of the service: request ids, counted bytes, a deadline, security headers, request metrics.
+
+BentoML sets no limit to a body, so the bytes are counted here, also those of a body without a declared length.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.problems import MEDIA_TYPE, Problem
+
+REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
+SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# What a browser may do with an answer: the pages load nothing from elsewhere and are framed by nobody.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
+        "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Limits:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: what answers; it turns `Problem` into answers itself.
+        body_limits: largest body in bytes by path; `SMALL_BODY` for every other path.
+        observe: called with path, HTTP status and seconds of every request.
+        seconds: deadline of a request.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        body_limits: Mapping[str, int],
+        observe: Callable[[str, int, float], None] = lambda _path, _status, _seconds: None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        self._app = app
+        self._body_limits = body_limits
+        self._observe = observe
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.perf_counter(), 500
+        answered = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, answered
+            if message["type"] == "http.response.start":
+                status, answered = message["status"], True
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._answer(scope, receive, send_with_headers)
+        except TimeoutError:
+            if answered:
+                raise
+            problem = Problem("timeout", f"Expected to be done within {self._seconds:g} s.")
+            await respond(problem, scope)(scope, receive, send_with_headers)
+        finally:
+            self._observe(scope["path"], status, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._body_limits.get(scope["path"], SMALL_BODY)
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > limit:
+            await respond(_too_large(limit), scope)(scope, receive, send)
+            return
+        count = 0
+
+        async def receive_counted() -> Message:
+            nonlocal count
+            message = await receive()
+            if message["type"] == "http.request":
+                count += len(message.get("body", b""))
+                if count > limit:
+                    raise _too_large(limit)
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+
+def _too_large(limit: int) -> Problem:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return Problem("body-too-large", f"Expected a body of at most {limit} bytes.", headers={"Connection": "close"})
+
+
+def _request_id(headers: Headers) -> str:
+    """The caller's id where it is harmless in a log, else a new one."""
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def respond(problem: Problem, scope: Scope) -> JSONResponse:
+    """The HTTP answer for a problem, as application/problem+json."""
+    request_id = scope.get("state", {}).get("request_id", "")
+    return JSONResponse(
+        problem.document(instance=scope["path"], request_id=request_id),
+        status_code=problem.kind.status,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
+    )

@@ -1,0 +1,179 @@
+"""The OpenAPI document of the service. BentoML describes only its own routes, so this one is written here."""
+
+from typing import Any
+
+from blastwatch import DISCLAIMER, __version__
+from blastwatch.decision import CLASS_NAMES, DECISIONS
+from blastwatch.settings import Settings
+from monitoring.statistics import STATISTICS
+from serving.problems import MEDIA_TYPE
+
+Json = dict[str, Any]
+
+_NUMBER = {"type": "number"}
+_TEXT = {"type": "string"}
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def _object(properties: Json, *, required: tuple[str, ...] | None = None) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else list(required),
+    }
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> Json:
+    model = {"name": _TEXT, "version": _TEXT, "digest": _TEXT, "alias": _TEXT, "synthetic": {"type": "boolean"}}
+    return {
+        "Model": _object(model),
+        "ModelFacts": _object(
+            model
+            | {
+                "created": _TEXT,
+                "promoted_at": {"type": ["string", "null"]},
+                "promoted_by": {"type": ["string", "null"]},
+                "metrics": {"type": "object", "additionalProperties": _NUMBER},
+                "run_id": _TEXT,
+                "architecture": _TEXT,
+                "engine": _TEXT,
+                "thresholds": _object({"hem": _SHARE, "all": _SHARE}),
+                "input": _object({"crop": {"type": "integer"}, "size": {"type": "integer"}}),
+                "data_digest": _TEXT,
+                "split_digest": _TEXT,
+                "git_commit": _TEXT,
+                "disclaimer": _TEXT,
+            }
+        ),
+        "Prediction": _object(
+            {
+                "id": _TEXT | {"description": "Names this answer; give it back with the label that came later."},
+                "label": {"type": "string", "enum": list(CLASS_NAMES)},
+                "probability": _SHARE | {"description": "Calibrated probability of a blast (`all`)."},
+                "probabilities": _object(dict.fromkeys(CLASS_NAMES, _SHARE)),
+                "decision": {
+                    "type": "string",
+                    "enum": list(DECISIONS),
+                    "description": "`refer`: too uncertain, or not this kind of image; show it to a person.",
+                },
+                "model": _reference("Model"),
+                "quality": _object(
+                    {
+                        "statistics": _object(dict.fromkeys(STATISTICS, _NUMBER)),
+                        "concerns": {"type": "array", "items": _TEXT},
+                    }
+                ),
+                "disclaimer": _TEXT,
+            }
+        ),
+        "Label": _object({"id": _TEXT, "label": {"type": "string", "enum": list(CLASS_NAMES)}}),
+        "Problem": _object(
+            {
+                "type": _TEXT | {"format": "uri-reference"},
+                "title": _TEXT,
+                "status": {"type": "integer"},
+                "detail": _TEXT,
+                "instance": _TEXT | {"format": "uri-reference"},
+                "request_id": _TEXT,
+            }
+        ),
+    }
+
+
+def _form(field: str, *, several: bool, at_most: int = 1) -> Json:
+    file = {"type": "string", "format": "binary"}
+    schema = {"type": "array", "items": file, "minItems": 1, "maxItems": at_most} if several else file
+    content = {"multipart/form-data": {"schema": _object({field: schema})}}
+    return {"required": True, "content": content}
+
+
+def _answers(description: str, media_type: str, schema: Json, *refusals: int) -> Json:
+    problem = {MEDIA_TYPE: {"schema": _reference("Problem")}}
+    answers: Json = {"200": {"description": description, "content": {media_type: {"schema": schema}}}}
+    for status in refusals:
+        answers[str(status)] = {"description": "A problem (RFC 9457).", "content": problem}
+        if status in (429, 503):
+            answers[str(status)]["headers"] = {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
+            }
+    return answers
+
+
+_IMAGE_REFUSALS = (400, 413, 415, 422, 429, 500, 504)
+
+
+def document(settings: Settings) -> Json:
+    """The document, OpenAPI 3.1, with this service's limits in it."""
+    plain = {"200": {"description": "Yes.", "content": {"text/plain": {"schema": _TEXT}}}}
+    results = _object(
+        {"results": {"type": "array", "items": {"anyOf": [_reference("Prediction"), _reference("Problem")]}}}
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Blastwatch",
+            "version": __version__,
+            "description": (
+                f"Reads single-cell blood smear images: leukemic blast or normal cell. {DISCLAIMER} "
+                f"An image may have {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels."
+            ),
+        },
+        "paths": {
+            "/v1/predict": {
+                "post": {
+                    "operationId": "predict",
+                    "summary": "Read one cell.",
+                    "requestBody": _form("image", several=False),
+                    "responses": _answers(
+                        "The answer.", "application/json", _reference("Prediction"), *_IMAGE_REFUSALS
+                    ),
+                }
+            },
+            "/v1/predict_batch": {
+                "post": {
+                    "operationId": "predict_batch",
+                    "summary": "Read many cells; each gets its answer or its problem, in order.",
+                    "requestBody": _form("images", several=True, at_most=settings.max_batch_images),
+                    "responses": _answers("The answers.", "application/json", results, 400, 413, 415, 429, 500, 504),
+                }
+            },
+            "/v1/explain": {
+                "post": {
+                    "operationId": "explain",
+                    "summary": "Draw where the network looked (Grad-CAM) over the cell.",
+                    "requestBody": _form("image", several=False),
+                    "responses": _answers(
+                        "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
+                    ),
+                }
+            },
+            "/v1/labels": {
+                "post": {
+                    "operationId": "add_label",
+                    "summary": "Tell the truth that came later for an earlier prediction.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": _reference("Label")}},
+                    },
+                    "responses": _answers(
+                        "Stored.", "application/json", _reference("Label"), 400, 404, 415, 422, 500, 503
+                    ),
+                }
+            },
+            "/v1/model": {
+                "get": {
+                    "operationId": "model",
+                    "summary": "The model version that serves.",
+                    "responses": _answers("The facts.", "application/json", _reference("ModelFacts"), 500),
+                }
+            },
+            "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
+            "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
+            "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},
+        },
+        "components": {"schemas": _schemas()},
+    }

@@ -1,0 +1,135 @@
+"""From the bytes of an image to the answer of the service, in two steps with the engine between them.
+
+    prepare: bytes -> cell, statistics, concerns, network input     (any thread)
+    engine:  many inputs -> logits, embeddings                      (the batcher, or a loop over batches)
+    conclude: logits -> calibrated probability, decision, answer    (pure arithmetic)
+
+The service and `blastwatch score` both go this way.
+"""
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastwatch import DISCLAIMER
+from blastwatch.decision import CLASS_NAMES, POSITIVE, decide, label, probabilities
+from blastwatch.errors import ImageRejected
+from blastwatch.images import MAX_PIXELS, crop_cell, decode, normalise, pixel_digest
+from blastwatch.package import Package
+from monitoring.quality import concerns
+from monitoring.statistics import image_statistics
+from monitoring.store import PredictionRecord
+from serving.live import Served
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One image, ready for the engine. `input`: float32 (3, size, size); `statistics` of the crop; reasons to refer."""
+
+    input: NDArray[np.float32]
+    pixel_sha256: str
+    statistics: dict[str, float]
+    concerns: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What the model says of one cell. `probability` is that of a blast, calibrated."""
+
+    probability: float
+    probabilities: dict[str, float]
+    label: str
+    decision: str
+
+
+def prepare(
+    data: bytes, package: Package, *, max_bytes: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Prepared:  # fmt: skip
+    """Decode, crop, measure and normalise one image file.
+
+    Raises:
+        ImageRejected: with the reason.
+    """
+    if max_bytes is not None and len(data) > max_bytes:
+        raise ImageRejected("too-large", f"Expected an image of at most {max_bytes} bytes but got {len(data)}.")
+    info = package.info
+    image = decode(data, max_pixels=max_pixels)
+    crop = crop_cell(image, info.preprocessing)
+    statistics = image_statistics(crop, info.preprocessing)
+    return Prepared(
+        input=normalise(crop[None], info.preprocessing)[0],
+        pixel_sha256=pixel_digest(image),
+        statistics=statistics,
+        concerns=concerns(statistics, info.quality_limits),
+    )
+
+
+def conclude(prepared: Prepared, logits: NDArray[np.float32], package: Package) -> Conclusion:
+    """Calibrate one cell's logits (2,) and decide; an image with concerns is referred."""
+    info = package.info
+    values = probabilities(logits[None], info.temperature)[0]
+    blast = float(values[POSITIVE])
+    return Conclusion(
+        probability=blast,
+        probabilities={name: float(value) for name, value in zip(CLASS_NAMES, values, strict=True)},
+        label=label(blast),
+        decision=decide(blast, info.thresholds, concerns=bool(prepared.concerns)),
+    )
+
+
+class Predictor:
+    """Makes answers and their records for one served version."""
+
+    def __init__(self, served: Served, *, model_name: str, engine: str) -> None:
+        self.package = served.package
+        self.version = served.entry.version
+        self.model = served.facts(model_name)
+        self._engine = engine
+        self._project = served.package.projection()
+
+    def answer(
+        self,
+        prepared: Prepared,
+        logits: NDArray[np.float32],
+        embedding: NDArray[np.float32],
+        *,
+        seconds: float,
+    ) -> tuple[dict[str, Any], PredictionRecord]:
+        """The JSON of /v1/predict, and what monitoring keeps of it.
+
+        Args:
+            logits: float32 (2,). embedding: float32 (d,).
+            seconds: since the request came.
+        """
+        said = conclude(prepared, logits, self.package)
+        identity = uuid.uuid4().hex
+        answer = {
+            "id": identity,
+            "label": said.label,
+            "probability": said.probability,
+            "probabilities": said.probabilities,
+            "decision": said.decision,
+            "model": self.model,
+            "quality": {"statistics": prepared.statistics, "concerns": prepared.concerns},
+            "disclaimer": DISCLAIMER,
+        }
+        record = PredictionRecord(
+            id=identity,
+            time=datetime.now(UTC),
+            model_version=self.version,
+            model_digest=self.package.digest,
+            engine=self._engine,
+            label=said.label,
+            probability=said.probability,
+            decision=said.decision,
+            latency_ms=seconds * 1000,
+            pixel_sha256=prepared.pixel_sha256,
+            concerns=prepared.concerns,
+            statistics=prepared.statistics,
+            embedding=self._project(embedding[None])[0],
+        )
+        return answer, record

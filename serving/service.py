@@ -1,0 +1,75 @@
+"""What `bentoml serve serving.service:Blastwatch` and `bentoml build` run.
+
+BentoML supervises the workers, holds the socket, and answers /livez and /readyz; every other address is answered by
+the application in `serving.app`. BentoML's own metrics are off: they take each unknown address as a label value.
+"""
+
+import os
+
+import bentoml
+from starlette.types import Receive, Scope, Send
+
+# BentoML answers late requests in its own shape; `serving.limits` comes before it.
+TIMEOUT_SECONDS = 600.0
+
+
+async def route(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hand a request to the application that this worker built when it started."""
+    await bentoml.get_current_service().app(scope, receive, send)
+
+
+@bentoml.asgi_app(route)
+@bentoml.service(
+    name="blastwatch",
+    traffic={"timeout": TIMEOUT_SECONDS},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+class Blastwatch:
+    """Reads single-cell images: leukemic blast (`all`) or normal cell (`hem`). Research software, not a device."""
+
+    def __init__(self) -> None:
+        # Here and not above: the metrics must find the folder that BentoML names to its workers.
+        from prometheus_client import CollectorRegistry
+
+        from blastwatch.settings import load
+        from monitoring.capture import Capture
+        from serving.app import Service, build_app
+        from serving.live import find, open_live
+        from serving.metrics import ServiceMetrics
+
+        settings = load()
+        live = open_live(find(settings), settings)
+        metrics = ServiceMetrics(CollectorRegistry())
+        served = live.served
+        synthetic = str(served.package.info.synthetic).lower()
+        metrics.model.labels(served.entry.version, served.package.digest, live.engine.name, synthetic).set(1)
+        capture = Capture(
+            settings.predictions_url,
+            queue_size=settings.capture_queue,
+            on_stored=metrics.capture.labels("stored").inc,
+            on_dropped=metrics.capture.labels("dropped").inc,
+            on_failed=metrics.capture.labels("failed").inc,
+        )
+        threads = max(2, len(os.sched_getaffinity(0)))
+        self.service = Service(live, settings, metrics, capture, threads=threads)
+        self.app = build_app(self.service)
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def pin() -> None:
+        """Before any worker starts: settle which version all of them serve, or do not start at all."""
+        from blastwatch.settings import load
+        from serving.live import HANDOVER_VARIABLE, find, hand_over
+
+        if os.environ.get(HANDOVER_VARIABLE):
+            return
+        settings = load()
+        served = find(settings)
+        path = settings.home / "live" / f"version-{served.entry.version}.json"
+        os.environ[HANDOVER_VARIABLE] = str(hand_over(served, path))
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """Flush what waits to be stored."""
+        self.service.close()

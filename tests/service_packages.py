@@ -1,0 +1,103 @@
+"""Packages that can be served, and a registry with a champion, for the tests of the service."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from blastwatch.images import Preprocessing, crop_cell
+from blastwatch.network import build, load_weights, save_weights
+from blastwatch.package import DIGESTS, MODEL, ONNX, ONNX_INT8, PROJECTION, WEIGHTS, ModelInfo, Projection, seal
+from blastwatch.registry import Entry, Registry
+from blastwatch.settings import Settings
+from monitoring.statistics import STATISTICS, image_statistics
+from tests.packages import make_package
+
+
+def draw_cell(seed: int = 0, *, side: int = 450, radius: float = 90.0):
+    """A purple disc with a darker one in it, on black: uint8 (side, side, 3)."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] - side / 2
+    distance = np.hypot(y, x) * random.uniform(0.9, 1.1)
+    image = np.zeros((side, side, 3), np.float64)
+    image[distance < radius] = (170, 130, 190)
+    image[distance < 0.75 * radius] = (110, 60, 150)
+    image[distance < radius] += random.normal(0, 8, (int((distance < radius).sum()), 3))
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def write_cell(path: Path, seed: int = 0) -> Path:
+    """Save a drawn cell; the suffix names the format."""
+    from PIL import Image
+
+    Image.fromarray(draw_cell(seed)).save(path)
+    return path
+
+
+def make_servable(
+    folder: Path, *, run_id: str = "run", architecture: str = "resnet18", size: int = 32, seed: int = 0
+) -> Path:
+    """Seal a package around an untrained network that its engines can run; `hem` is its wide limits' kind of image."""
+    import torch
+
+    make_package(folder, run_id=run_id, seed=seed)
+    torch.manual_seed(seed)
+    network = build(architecture).eval()
+    save_weights(network, folder / WEIGHTS)
+    load_weights(network, folder / WEIGHTS)
+    (folder / ONNX).write_bytes(export(network, size))
+    (folder / ONNX_INT8).write_bytes((folder / ONNX).read_bytes())
+    width = network.fc.in_features
+    axes = np.random.default_rng(seed).normal(size=(32, width)).astype(np.float32)
+    Projection(mean=np.zeros(width, np.float32), components=axes).save(folder / PROJECTION)
+    shape = Preprocessing(crop=320, size=size)
+    known = image_statistics(crop_cell(draw_cell(0), shape), shape)
+    limits = {name: (known[name] * 0.5 - 0.5, known[name] * 1.5 + 0.5) for name in STATISTICS}
+    info = ModelInfo.from_json((folder / MODEL).read_text())
+    info = dataclasses.replace(info, architecture=architecture, preprocessing=shape, quality_limits=limits)
+    (folder / MODEL).write_text(info.to_json())
+    (folder / DIGESTS).unlink()
+    seal(folder)
+    return folder
+
+
+def export(network, size: int) -> bytes:
+    """The graph of a package: `cells` -> `logits`, `embedding`, any number of cells."""
+    import io
+    import warnings
+
+    import torch
+
+    from blastwatch.network import forward_with_embedding
+
+    names = ("cells", "logits", "embedding")
+
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, cells):
+            return forward_with_embedding(self.network, cells)
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Both().eval(), (torch.zeros(2, 3, size, size),), buffer, dynamo=False, input_names=["cells"],
+            output_names=["logits", "embedding"], dynamic_axes={name: {0: "n"} for name in names},
+        )  # fmt: skip
+    return buffer.getvalue()
+
+
+def crown(settings: Settings, folder: Path, **options) -> Entry:
+    """Make a servable package under a run of the settings' store, register it and make it champion."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+    experiment = client.get_experiment_by_name("service") or client.get_experiment(client.create_experiment("service"))
+    run = client.create_run(experiment.experiment_id)
+    registry = Registry(settings)
+    entry = registry.register(make_servable(folder, run_id=run.info.run_id, **options))
+    registry.crown(entry, action="promote", why="a test", gates=[])
+    return registry.entry(entry.version)
