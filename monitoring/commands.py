@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.settings import load
@@ -189,6 +190,7 @@ def _print_report(document: dict[str, Any]) -> None:
     ]
     _print_table(rows)
     click.echo(f"{verdict}: {document['report']}")
+    say(DISCLAIMER)
 
 
 def _print_table(rows: list[list[str]]) -> None:

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blastwatch import DISCLAIMER
 from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS, PROBABILITY
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
 
 PROJECT = "Blastwatch drift"
-KEEP_RUNS = 500  # the dashboard reads every run; older ones live on as JSON reports
+KEEP_RUNS = 200  # 0.9 MB each, and the dashboard reads every run; older ones live on as JSON reports
 
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Answers", "Probability of a blast, and the share of each label", (PROBABILITY, LABEL)),
-    ("Stain and light", "Optical density, brightness, contrast", ("od_red", "od_green", "od_blue", "brightness")),
+    ("Stain and light", "Optical density, brightness", ("od_red", "od_green", "od_blue", "brightness")),
     ("Shape", "Size and outline of the cells", ("cell_area", "cell_height", "cell_width", "elongation")),
     ("Sharpness", "Detail within the cells", ("focus", "contrast", "dark_share")),
 )
@@ -43,7 +44,9 @@ def _project(path: Path) -> tuple[Any, Any]:
     found = workspace.search_project(PROJECT)
     if found:
         return workspace, found[0]
-    project = workspace.create_project(PROJECT, description="Predictions against each version's reference cells.")
+    project = workspace.create_project(
+        PROJECT, description=f"Predictions against each version's reference cells. {DISCLAIMER}"
+    )
     for title, subtitle, columns in _PANELS:
         values = [
             PanelMetric(legend=name, metric="ValueDrift", metric_labels={"column": name})

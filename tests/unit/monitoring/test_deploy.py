@@ -1,0 +1,94 @@
+"""The rules and the dashboard name metrics that exist, and the checkers of Prometheus and Alertmanager accept them."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from monitoring.metrics import MonitorMetrics
+from serving.metrics import ServiceMetrics
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
+METRIC = re.compile(r"\bblastwatch_\w+")
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """Every series name and its labels that the two processes can export."""
+    registry = CollectorRegistry()
+    MonitorMetrics(registry)
+    ServiceMetrics(registry)
+    names = {}
+    for metric in registry.collect():
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        names.update(dict.fromkeys((metric.name + end for end in ends), metric.type))
+    return names
+
+
+def expressions():
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+
+
+@pytest.mark.parametrize(("where", "expression"), list(expressions()))
+def test_every_metric_that_is_named_exists(where, expression, exported):
+    named = set(METRIC.findall(expression))
+    assert named <= set(exported), f"{where} names {sorted(named - set(exported))}"
+    assert named or "up{" in expression
+
+
+def test_every_metric_is_shown_somewhere(exported):
+    shown = {name for _, expression in expressions() for name in METRIC.findall(expression)}
+    series = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in exported}
+    bare = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in shown}
+    assert series == bare
+
+
+def test_every_alert_says_what_to_do():
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            assert set(rule["annotations"]) == {"summary", "description"}
+            assert rule["labels"]["severity"] in ("page", "ticket")
+
+
+def test_panels_do_not_overlap():
+    taken = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_provisioning_is_yaml():
+    for path in (DEPLOY / "grafana" / "provisioning").rglob("*.yml"):
+        assert yaml.safe_load(path.read_text())["apiVersion"] == 1
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("words", "folder", "package"),
+    [
+        (("promtool", "check", "config", "prometheus.yml"), "prometheus", "prometheus"),
+        (("promtool", "check", "rules", "rules.yml"), "prometheus", "prometheus"),
+        (("promtool", "test", "rules", "rules_test.yml"), "prometheus", "prometheus"),
+        (("amtool", "check-config", "alertmanager.yml"), "alertmanager", "prometheus-alertmanager"),
+    ],
+)
+def test_accepted_by_its_own_checker(words, folder, package):
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is missing: it comes with the Debian package {package}")
+    done = subprocess.run(words, cwd=DEPLOY / folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
