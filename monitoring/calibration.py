@@ -14,11 +14,15 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
        quantiles with groups - 1 degrees of freedom, at the stated rate shared among the columns (Bonferroni).
 
 The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
-from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the stated
-1 %, on windows of three new patients: simulated cohorts (1,600 windows each) with 6, 9, 12 and 20 reference patients
-5.0, 1.8, 0.8 and 0.6 %; C-NMC cells (360 windows each, a linear model in the network's place) with 8, 12 and 16 reference
-patients 0.3, 0.3 and 0.8 %, where Evidently's defaults alarmed in every window. The price: with 12 patients, a third of
-the windows is noticed whose optical density rose by a fifth in red and fell by 15 % in blue.
+from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
+stated 1 %, on windows of three new patients:
+
+    simulated cohorts, 1,600 windows each          6, 9, 12, 20 reference patients    5.0, 1.8, 0.8, 0.6 %
+    C-NMC cells, 360 windows each                  8, 12, 16 reference patients       0.3, 0.3, 0.8 %
+
+On the C-NMC cells a linear model stood in the network's place, and Evidently's defaults alarmed in every window. The
+price: with 12 patients, a third of the windows is noticed whose optical density rose by a fifth in red and fell by
+15 % in blue.
 """
 
 from typing import Any
