@@ -2,7 +2,7 @@
 
 It is found once, before any worker starts, and handed to the workers as a small file. So all workers of one service
 answer with the same version, also one that is started anew after the alias has moved, or while the registry is away.
-A bento carries the same file beside the package, and needs no registry at all.
+A bento carries the same file and the package beside its code, and needs no registry at all.
 
     live.json   {"package": folder, relative to this file, "alias": ..., "entry": {the registry's facts}}
 """
@@ -22,7 +22,10 @@ from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings
 
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
-"""Set by `blastwatch serve` and inside a bento, not by people: path of the live.json to serve."""
+"""Set by `blastwatch serve` for its workers, not by people: path of the live.json to serve."""
+
+BENTO_MODEL = "model"
+"""Folder beside the code of a bento that holds its live.json and its package."""
 
 WARM_UP_ROUNDS = 2  # the first inference of an engine allocates, the second runs as all later ones
 
@@ -61,11 +64,19 @@ def find(settings: Settings, environment: Mapping[str, str] | None = None) -> Se
         AliasNotSet: nothing was promoted yet; the message names the command that does.
         RegistryError, PackageError: the registry is away, or the package is not what was registered.
     """
-    handed_over = (os.environ if environment is None else environment).get(HANDOVER_VARIABLE)
+    handed_over = find_handover(os.environ if environment is None else environment)
     if handed_over:
-        return take_over(Path(handed_over))
+        return take_over(handed_over)
     fetched = Registry(settings).fetch(settings.model_alias)
     return Served(entry=fetched.entry, package=fetched.package, alias=settings.model_alias)
+
+
+def find_handover(environment: Mapping[str, str]) -> Path | None:
+    """The live.json that was handed over, or the one that stands in this bento; None where there is neither."""
+    if environment.get(HANDOVER_VARIABLE):
+        return Path(environment[HANDOVER_VARIABLE])
+    inside = Path(__file__).parents[1] / BENTO_MODEL / "live.json"
+    return inside if inside.is_file() else None
 
 
 def hand_over(served: Served, path: Path, *, package: Path | None = None) -> Path:

@@ -9,6 +9,10 @@ import os
 import bentoml
 from starlette.types import Receive, Scope, Send
 
+# Of a bento's own modules BentoML's supervisor finds only those that are imported here.
+from blastwatch.settings import load
+from serving.live import HANDOVER_VARIABLE, find, find_handover, hand_over, open_live
+
 # BentoML answers late requests in its own shape; `serving.limits` comes before it.
 TIMEOUT_SECONDS = 600.0
 
@@ -32,10 +36,8 @@ class Blastwatch:
         # Here and not above: the metrics must find the folder that BentoML names to its workers.
         from prometheus_client import CollectorRegistry
 
-        from blastwatch.settings import load
         from monitoring.capture import Capture
         from serving.app import Service, build_app
-        from serving.live import find, open_live
         from serving.metrics import ServiceMetrics
 
         settings = load()
@@ -59,10 +61,7 @@ class Blastwatch:
     @staticmethod
     def pin() -> None:
         """Before any worker starts: settle which version all of them serve, or do not start at all."""
-        from blastwatch.settings import load
-        from serving.live import HANDOVER_VARIABLE, find, hand_over
-
-        if os.environ.get(HANDOVER_VARIABLE):
+        if find_handover(os.environ) is not None:
             return
         settings = load()
         served = find(settings)

@@ -1,0 +1,168 @@
+"""The commands `blastwatch serve`, `predict`, `score` and `bento`."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blastwatch.console import json_option, print_json, progress, say
+from blastwatch.errors import BlastwatchError, DataError, ServiceError
+from blastwatch.settings import Settings, load
+
+
+@click.command()
+@click.option("--host", help="Address to bind.  [BLASTWATCH_HOST]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to bind.  [BLASTWATCH_PORT]")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that answer.  [BLASTWATCH_WORKERS]")
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve the champion until stopped (Ctrl+C).
+
+    All workers serve the version that is champion now; another one is served after a restart.
+    """
+    from serving.live import find, hand_over
+
+    asked = {"BLASTWATCH_HOST": host, "BLASTWATCH_PORT": port, "BLASTWATCH_WORKERS": workers}
+    environment = {**os.environ, **{name: str(value) for name, value in asked.items() if value is not None}}
+    settings = load(environment)
+    served = find(settings, environment)
+    path = hand_over(served, settings.home / "live" / f"version-{served.entry.version}.json")
+    kind = "trained on synthetic cells" if served.package.info.synthetic else "trained on real cells"
+    say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
+    say(f"Page: http://{settings.host}:{settings.port}/  Description: http://{settings.host}:{settings.port}/docs")
+    _become_server(settings, environment, path)
+
+
+def _become_server(settings: Settings, environment: Mapping[str, str], handover: Path) -> None:
+    """Turn this process into BentoML's server, so that signals and exit codes are its own."""
+    from serving.live import HANDOVER_VARIABLE
+
+    options = environment.get("BENTOML_CONFIG_OPTIONS", "")
+    ours = {
+        HANDOVER_VARIABLE: str(handover),
+        "BENTOML_CONFIG_OPTIONS": f"{options} services.blastwatch.workers={settings.workers}".strip(),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "DO_NOT_TRACK": "1",
+    }
+    # BentoML empties a folder for metrics below its home at each start: two services must not share it.
+    bentoml_home = {"BENTOML_HOME": str(settings.home / "bentoml" / str(settings.port))}
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Blastwatch"]
+    command += ["--host", settings.host, "--port", str(settings.port)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, {**bentoml_home, **environment, **ours})  # noqa: S606  (no shell is wanted)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--url", help="Address of the service.  [BLASTWATCH_URL]")
+@json_option
+def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
+    """Ask the service about IMAGES, one cell a file.
+
+    An image that is refused is named with the reason; the others are answered, and the exit code is 1.
+    """
+    from serving.client import Client
+
+    results: list[dict[str, Any]] = []
+    refused = 0
+    with Client(url or load().service_url) as client:
+        for path in progress(images, total=len(images), what="Asking"):
+            try:
+                answer = client.predict(path)
+            except (ServiceError, DataError) as error:
+                refused += 1
+                say(f"{path}: {error}")
+                results.append({"path": str(path), "error": str(error)})
+                continue
+            results.append({"path": str(path), **answer})
+            if not as_json:
+                click.echo(_line(path, answer))
+    if as_json:
+        print_json(results)
+    elif refused < len(results):
+        answer = next(row for row in reversed(results) if "model" in row)
+        say(f"Model version {answer['model']['version']}. {answer['disclaimer']}")
+    if refused:
+        raise BlastwatchError(f"{refused} of {len(images)} images got no answer.")
+
+
+def _line(path: Path, answer: dict[str, Any]) -> str:
+    concerns = "; ".join(answer["quality"]["concerns"])
+    decision = f"decision {answer['decision']}" + (f" ({concerns})" if concerns else "")
+    return f"{path}  {answer['label']}  probability of a blast {answer['probability']:.3f}  {decision}"
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Parquet file to write.")
+@click.option("--ref", help="Version or alias that scores; default: the one that serves.")
+@json_option
+def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
+    """Score every image below FOLDER on this machine, without the service."""
+    from blastwatch.registry import Registry
+    from serving.live import Served, find, open_live
+    from serving.scoring import find_images
+    from serving.scoring import score as score_folder
+
+    settings = load()
+    find_images(folder)  # before a model is fetched for nothing
+    if ref is None:
+        served = find(settings)
+    else:
+        fetched = Registry(settings).fetch(ref)
+        served = Served(entry=fetched.entry, package=fetched.package, alias=ref)
+    live = open_live(served, settings)
+    rows, refused = score_folder(
+        folder, live, settings, watched=lambda parts: progress(parts, total=len(parts), what="Scoring")
+    )
+    for row in refused:
+        say(f"{folder / row.path}: {row.message}")
+    if rows.empty:
+        raise DataError(f"None of the {len(refused)} images in {folder} can be read.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(out, index=False)
+    decisions = {str(name): int(count) for name, count in rows["decision"].value_counts().items()}
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "images": len(rows),
+                "decisions": decisions,
+                "model_version": served.entry.version,
+                "synthetic": served.package.info.synthetic,
+                "refused": [asdict(row) for row in refused],
+            }
+        )
+        return
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(decisions.items()))
+    say(f"Version {served.entry.version} scored {len(rows)} images ({counted}), refused {len(refused)}: {out}")
+
+
+@click.command()
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="New folder for the bento."
+)
+@click.option("--dockerfile", type=click.Path(path_type=Path, dir_okay=False), help="Copy its Dockerfile here.")
+@click.option("--ref", help="Version or alias to pack; default: the one that serves.")
+@json_option
+def bento(out: Path, dockerfile: Path | None, ref: str | None, as_json: bool) -> None:
+    """Build a bento that serves one version by itself, without a registry."""
+    from blastwatch.registry import Registry
+    from serving.bento import build_bento
+    from serving.live import Served
+
+    settings = load()
+    asked = ref or settings.model_alias
+    fetched = Registry(settings).fetch(asked)
+    built = build_bento(Served(entry=fetched.entry, package=fetched.package, alias=asked), out)
+    if dockerfile is not None:
+        dockerfile.parent.mkdir(parents=True, exist_ok=True)
+        dockerfile.write_text(built.dockerfile)
+    if as_json:
+        print_json({"tag": built.tag, "folder": str(out), "version": fetched.entry.version})
+    else:
+        say(f"Bento {built.tag} of version {fetched.entry.version} is in {out}. Serve it: bentoml serve {out}")

@@ -1,0 +1,123 @@
+"use strict";
+// Everything that comes from a file or the service enters the page as text, never as markup.
+const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
+const DECISIONS = { all: "decision: blast", hem: "decision: normal", refer: "decision: refer to a person" };
+const byId = (id) => document.getElementById(id);
+
+function pairs(list, rows) {
+  list.replaceChildren(...rows.flatMap(([name, value]) => {
+    const term = document.createElement("dt"), text = document.createElement("dd");
+    term.textContent = name;
+    text.textContent = value;
+    return [term, text];
+  }));
+}
+
+async function send(path, file) {
+  const form = new FormData();
+  form.append("image", file, file.name);
+  const response = await fetch(path, { method: "POST", body: form });
+  if (response.ok) return response;
+  let words = `The service answered HTTP ${response.status}.`;
+  if ((response.headers.get("content-type") || "").startsWith("application/problem+json")) {
+    const problem = await response.json();
+    words = `${problem.title}. ${problem.detail}`;
+  }
+  throw new Error(words);
+}
+
+async function showModel() {
+  const response = await fetch("v1/model");
+  if (!response.ok) return;
+  const model = await response.json();
+  byId("synthetic").hidden = !model.synthetic;
+  const figures = Object.entries(model.metrics).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ");
+  pairs(byId("facts"), [
+    ["name and version", `${model.name}, version ${model.version} (${model.alias})`],
+    ["digest", model.digest],
+    ["promoted", model.promoted_at ? `${model.promoted_at} by ${model.promoted_by}` : "never"],
+    ["network", `${model.architecture}, ${model.input.size} px, ${model.engine}`],
+    ["trained on", model.synthetic ? "synthetic cells" : "real cells"],
+    ["test cells", figures || "no figures"],
+  ]);
+}
+
+function fill(item, file, answer) {
+  const find = (name) => item.querySelector("." + name);
+  find("label").textContent = LABELS[answer.label];
+  find("label").classList.add("is-" + answer.label);
+  find("decision").textContent = DECISIONS[answer.decision];
+  find("decision").classList.add("is-" + answer.decision);
+  find("number").textContent = answer.probability.toFixed(3);
+  item.querySelector("meter").value = answer.probability;
+  for (const concern of answer.quality.concerns) {
+    const row = document.createElement("li");
+    row.textContent = concern;
+    find("concerns").append(row);
+  }
+  pairs(find("more"), [
+    ["id", answer.id],
+    ["model", `${answer.model.name}, version ${answer.model.version}`],
+    ["model digest", answer.model.digest],
+    ...Object.entries(answer.quality.statistics).map(([name, value]) => [name, value.toPrecision(4)]),
+  ]);
+  find("explain").addEventListener("click", () => explain(item, file, answer));
+}
+
+async function explain(item, file, answer) {
+  const button = item.querySelector(".explain"), caption = item.querySelector(".heat-caption");
+  button.disabled = true;
+  try {
+    const picture = await (await send("v1/explain", file)).blob();
+    const image = item.querySelector(".heat");
+    image.src = URL.createObjectURL(picture);
+    image.alt = `Heat map over the cell: where the network looked for "${LABELS[answer.label]}"`;
+    image.hidden = false;
+    caption.textContent = "what spoke for the label; bright is more";
+  } catch (error) {
+    caption.textContent = error.message;
+  }
+}
+
+function refuse(item, words) {
+  item.classList.add("refused");
+  const text = document.createElement("p");
+  text.textContent = words;
+  item.querySelector(".words").replaceChildren(text);
+  item.querySelector(".heat-caption").remove();
+}
+
+async function ask(files) {
+  let done = 0;
+  byId("nothing").hidden = true;
+  for (const file of files) {
+    byId("status").textContent = `Reading ${done + 1} of ${files.length}: ${file.name}`;
+    const item = byId("answer").content.firstElementChild.cloneNode(true);
+    item.querySelector("h3").textContent = file.name;
+    const cell = item.querySelector(".cell");
+    cell.src = URL.createObjectURL(file);
+    cell.alt = `The image ${file.name}`;
+    byId("results").prepend(item);
+    try {
+      fill(item, file, await (await send("v1/predict", file)).json());
+    } catch (error) {
+      refuse(item, error.message);
+    }
+    done += 1;
+  }
+  byId("status").textContent = `${done} ${done === 1 ? "image" : "images"} read.`;
+}
+
+byId("choose").addEventListener("change", (event) => {
+  ask([...event.target.files]);
+  event.target.value = "";
+});
+const drop = byId("drop");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  drop.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragover");
+    if (name === "drop") ask([...event.dataTransfer.files]);
+  });
+}
+showModel();

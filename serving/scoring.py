@@ -1,0 +1,93 @@
+"""Score a folder of images on this machine, the same way as the service: `serving.predictor`, in batches."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blastwatch.engines import infer_all
+from blastwatch.errors import DataError, ImageRejected
+from blastwatch.settings import Settings
+from serving.live import LiveModel
+from serving.predictor import Prepared, conclude, prepare
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+COLUMNS = ("path", "probability", "label", "decision", "model_version")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One image that was not scored, and why."""
+
+    path: str
+    reason: str
+    message: str
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image file below a folder, sorted.
+
+    Raises:
+        DataError: the folder is missing or has none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"Expected a folder of images but {folder} is none.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"Expected images ({', '.join(SUFFIXES)}) in {folder} but found none.")
+    return found
+
+
+def score(
+    folder: Path,
+    live: LiveModel,
+    settings: Settings,
+    *,
+    watched: Callable[[list[list[Path]]], Iterable[list[Path]]] = iter,
+) -> tuple[pd.DataFrame, list[Refused]]:
+    """Score every image below a folder.
+
+    Args:
+        watched: goes around the loop over batches, for a progress bar.
+
+    Returns:
+        One row an image with `COLUMNS` (path relative to the folder), and the images that were refused.
+    """
+    package = live.served.package
+    paths = find_images(folder)
+    parts = [paths[start : start + settings.max_batch_size] for start in range(0, len(paths), settings.max_batch_size)]
+    rows: list[dict[str, object]] = []
+    refused: list[Refused] = []
+
+    def read(path: Path) -> Prepared | ImageRejected:
+        try:
+            return prepare(
+                path.read_bytes(), package, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
+            )
+        except ImageRejected as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for part in watched(parts):
+            names = [path.relative_to(folder).as_posix() for path in part]
+            read_part = list(zip(names, pool.map(read, part), strict=True))
+            refused += [Refused(name, e.reason, str(e)) for name, e in read_part if isinstance(e, ImageRejected)]
+            good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
+            if not good:
+                continue
+            logits = infer_all(live.engine, np.stack([item.input for _, item in good])).logits
+            for (name, item), row in zip(good, logits, strict=True):
+                said = conclude(item, row, package)
+                rows.append(
+                    {
+                        "path": name,
+                        "probability": said.probability,
+                        "label": said.label,
+                        "decision": said.decision,
+                        "model_version": live.served.entry.version,
+                    }
+                )
+    return pd.DataFrame(rows, columns=list(COLUMNS)), refused
