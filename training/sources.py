@@ -1,0 +1,218 @@
+"""Which images a source offers, with label and subject: the C-NMC download, a tree of classes, or a table.
+
+Nothing is decoded here. Each function gives a `Listing`: the images to read, the ones refused by their name or row, and
+the ones left aside on purpose. Paths are relative to the listing's root, with forward slashes, in sorted order.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from blastwatch.decision import CLASS_NAMES
+from blastwatch.errors import DataError, UsageError
+
+IMAGE_SUFFIXES = (".bmp", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
+CNMC_NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.ASCII)
+FOLD = re.compile(r"fold_(\d+)", re.ASCII)
+PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
+PRELIMINARY_LABELS = {"1": "all", "0": "hem"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One image to read. `path` is relative to the listing's root; `source` names the collection."""
+
+    path: str
+    label: str
+    subject: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """One image that is not taken. `reason` is one word: `name`, `label`, `subject`, `missing`, `outside`,
+    `repeated`, `unreadable`, or a reason of `blastwatch.errors.ImageRejected`."""
+
+    path: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Listing:
+    """What a source offers. `skipped` counts the images left aside on purpose, by why."""
+
+    root: Path
+    candidates: list[Candidate] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, path: str, reason: str, message: str) -> None:
+        self.refused.append(Refusal(path=path, reason=reason, message=message))
+
+    def skip(self, why: str) -> None:
+        self.skipped[why] = self.skipped.get(why, 0) + 1
+
+
+def cnmc_subject(text: str) -> str:
+    """The subject of a C-NMC id: `h3` and `H3` are one healthy person; `11` and `H11` are two people.
+
+    Source: file names of C-NMC 2019, The Cancer Imaging Archive; 36 of them write the H in lower case.
+    """
+    return text.upper()
+
+
+def image_files(root: Path) -> Iterator[str]:
+    """Paths of all image files below a folder, relative to it, sorted; hidden files and folders are passed over."""
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
+        below = Path(folder).relative_to(root)
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
+                yield (below / name).as_posix()
+
+
+def list_cnmc(root: Path, *, name: str = "C-NMC") -> Listing:
+    """The C-NMC 2019 download in the layout of The Cancer Imaging Archive or of Kaggle's copy.
+
+    Training images are known by their file names, wherever they lie below `root`; the fold is the nearest folder
+    `fold_K`. The preliminary test images take label and subject from their CSV. The final test set has no public
+    labels and is left aside.
+
+    Raises:
+        DataError: where the folder is missing, or the preliminary test's CSV cannot be used.
+    """
+    _check_folder(root)
+    listing = Listing(root=root)
+    rows = _preliminary_rows(root)
+    seen = set()
+    for path in image_files(root):
+        file = PurePosixPath(path)
+        folders = [part.lower() for part in (root.resolve() / path).parts[-6:-1]]
+        matched = CNMC_NAME.fullmatch(file.stem)
+        if matched:
+            _add_training(listing, path, matched, folders, name)
+        elif any("test_final" in part or part == "testing_data" for part in folders):
+            listing.skip("final test set without public labels")
+        elif any("test_prelim" in part or part == "validation_data" for part in folders) and not rows:
+            listing.skip("preliminary test set without its CSV of labels")
+        elif any("test_prelim" in part or part == "validation_data" for part in folders):
+            seen.add(file.name)
+            _add_preliminary(listing, path, rows.get(file.name), name)
+        else:
+            listing.refuse(path, "name", "Expected a name such as UID_11_2_3_all.bmp or UID_H11_2_3_hem.bmp.")
+    for missing in sorted(set(rows) - seen):
+        listing.refuse(missing, "missing", "The CSV of the preliminary test set names it, but there is no such image.")
+    return listing
+
+
+def _add_training(listing: Listing, path: str, matched: re.Match[str], folders: list[str], name: str) -> None:
+    label = matched["label"]
+    if folders and folders[-1] in CLASS_NAMES and folders[-1] != label:
+        listing.refuse(path, "label", f"Expected the label of its folder, {folders[-1]}, but its name says {label}.")
+        return
+    folds = [fold[1] for part in folders if (fold := FOLD.fullmatch(part))]
+    source = f"{name} fold {folds[-1]}" if folds else name
+    subject = cnmc_subject(matched["subject"])
+    listing.candidates.append(Candidate(path=path, label=label, subject=subject, source=source))
+
+
+def _add_preliminary(listing: Listing, path: str, row: tuple[str, str] | None, name: str) -> None:
+    if row is None:
+        listing.refuse(path, "label", "The CSV of the preliminary test set does not name it.")
+        return
+    true_name, number = row
+    label = PRELIMINARY_LABELS.get(number)
+    matched = CNMC_NAME.fullmatch(PurePosixPath(true_name).stem)
+    if label is None or (matched and matched["label"] != label):
+        listing.refuse(path, "label", f"Its row in the CSV contradicts itself: {true_name!r} with label {number!r}.")
+    elif not matched and not re.fullmatch(r"[Hh]?\d+", true_name):
+        listing.refuse(path, "subject", f"Expected a name such as UID_11_2_3_all.bmp in the CSV but got {true_name!r}.")
+    else:
+        subject = cnmc_subject(matched["subject"] if matched else true_name)
+        source = f"{name} preliminary test"
+        listing.candidates.append(Candidate(path=path, label=label, subject=subject, source=source))
+
+
+def _preliminary_rows(root: Path) -> dict[str, tuple[str, str]]:
+    """Name of the image -> (true name, label as written), from every CSV of the preliminary test set below `root`."""
+    rows: dict[str, tuple[str, str]] = {}
+    for path in sorted(root.rglob("*.csv")):
+        if "prelim" not in path.name.lower():
+            continue
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            missing = [column for column in PRELIMINARY_COLUMNS if column not in (table.fieldnames or ())]
+            if missing:
+                raise DataError(f"Expected the columns {', '.join(PRELIMINARY_COLUMNS)} in {path}; "
+                                f"{', '.join(missing)} missing. Take the CSV of the C-NMC download.")  # fmt: skip
+            for row in table:
+                rows[str(row["new_names"]).strip()] = (str(row["Patient_ID"]).strip(), str(row["labels"]).strip())
+    return rows
+
+
+def list_folder(root: Path, *, name: str, subject_pattern: str | None = None) -> Listing:
+    """A tree in which folders named `all` and `hem` hold the images of a class.
+
+    The subject is, in this order: the group `subject` of `subject_pattern`, searched in the relative path; the folder
+    between the class and the file; the subject of a C-NMC file name. One name under both classes is one person.
+
+    Raises:
+        DataError: where the folder is missing, holds no class, or an image has no subject.
+        UsageError: where the pattern is no regular expression with a group `subject`.
+    """
+    _check_folder(root)
+    pattern = _compile(subject_pattern)
+    listing = Listing(root=root)
+    nobody = []
+    for path in image_files(root):
+        folders = PurePosixPath(path).parts[:-1]
+        classes = [index for index, part in enumerate(folders) if part.lower() in CLASS_NAMES]
+        if not classes:
+            listing.refuse(path, "label", "Expected it below a folder named all or hem.")
+            continue
+        subject = _subject_of(path, folders[classes[-1] + 1 :], pattern)
+        if subject is None:
+            nobody.append(path)
+            continue
+        label = folders[classes[-1]].lower()
+        listing.candidates.append(Candidate(path=path, label=label, subject=subject, source=name))
+    if nobody:
+        raise DataError(
+            f"Expected a subject for every image but found none for {len(nobody)}, the first being {nobody[0]}. Cells "
+            "of one person must not be parted, so a subject is needed: put a folder per person between the class and "
+            "the files (all/PERSON/cell.png), give --subject-pattern, or import a table with the columns path, label, "
+            "subject (--kind table)."
+        )
+    return listing
+
+
+def _subject_of(path: str, between: tuple[str, ...], pattern: re.Pattern[str] | None) -> str | None:
+    if pattern:
+        found = pattern.search(path)
+        return (found["subject"] or None) if found else None
+    if between:
+        return between[0]
+    matched = CNMC_NAME.fullmatch(PurePosixPath(path).stem)
+    return cnmc_subject(matched["subject"]) if matched else None
+
+
+def _compile(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    example = r"'(?P<subject>P\d+)_'"
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--subject-pattern {text!r} is no regular expression: {error}. Example: {example}") from error
+    if "subject" not in pattern.groupindex:
+        raise UsageError(f"--subject-pattern {text!r} has no group named `subject`. Example: {example}")
+    return pattern
+
+
+def _check_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise DataError(f"Expected a folder of images but {root} is {'a file' if root.exists() else 'missing'}.")
