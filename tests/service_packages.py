@@ -95,8 +95,9 @@ def crown(settings: Settings, folder: Path, **options) -> Entry:
     from mlflow import MlflowClient
 
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-    experiment = client.get_experiment_by_name("service") or client.get_experiment(client.create_experiment("service"))
-    run = client.create_run(experiment.experiment_id)
+    known = client.get_experiment_by_name("service")
+    experiment = known.experiment_id if known else client.create_experiment("service", settings.artifacts.as_uri())
+    run = client.create_run(experiment)
     registry = Registry(settings)
     entry = registry.register(make_servable(folder, run_id=run.info.run_id, **options))
     registry.crown(entry, action="promote", why="a test", gates=[])

@@ -45,7 +45,7 @@ async function showModel() {
 function fill(item, file, answer) {
   const find = (name) => item.querySelector("." + name);
   find("label").textContent = LABELS[answer.label];
-  find("label").classList.add("is-" + answer.label);
+  find("label").classList.add("is-" + answer.decision); // what is referred wears no class's colour
   find("decision").textContent = DECISIONS[answer.decision];
   find("decision").classList.add("is-" + answer.decision);
   find("number").textContent = answer.probability.toFixed(3);
@@ -88,13 +88,14 @@ function refuse(item, words) {
 }
 
 async function ask(files) {
-  let done = 0;
+  let done = 0, refused = 0;
   byId("nothing").hidden = true;
   for (const file of files) {
     byId("status").textContent = `Reading ${done + 1} of ${files.length}: ${file.name}`;
     const item = byId("answer").content.firstElementChild.cloneNode(true);
     item.querySelector("h3").textContent = file.name;
     const cell = item.querySelector(".cell");
+    cell.addEventListener("error", () => cell.closest("figure").remove()); // no image, or one this browser cannot show
     cell.src = URL.createObjectURL(file);
     cell.alt = `The image ${file.name}`;
     byId("results").prepend(item);
@@ -102,10 +103,11 @@ async function ask(files) {
       fill(item, file, await (await send("v1/predict", file)).json());
     } catch (error) {
       refuse(item, error.message);
+      refused += 1;
     }
     done += 1;
   }
-  byId("status").textContent = `${done} ${done === 1 ? "image" : "images"} read.`;
+  byId("status").textContent = `${done - refused} of ${done} read` + (refused ? `, ${refused} refused.` : ".");
 }
 
 byId("choose").addEventListener("change", (event) => {

@@ -1,0 +1,99 @@
+"""`blastwatch score`, `predict` and `serve` as far as they go without a server."""
+
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceUnreachable, UsageError
+from serving.bento import build_bento, pinned
+from serving.commands import predict, score, serve
+from serving.live import HANDOVER_VARIABLE, hand_over
+from tests.service_packages import write_cell
+
+
+@pytest.fixture
+def environment(monkeypatch, settings, served, tmp_path):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
+    monkeypatch.setenv(HANDOVER_VARIABLE, str(hand_over(served, tmp_path / "live.json")))
+
+
+def run(command, *arguments):
+    """Standard output; errors are raised as the entry point gets them."""
+    result = CliRunner().invoke(command, [str(word) for word in arguments], standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_path):
+    folder = tmp_path / "cells"
+    (folder / "deep").mkdir(parents=True)
+    write_cell(folder / "a.bmp", 1)
+    write_cell(folder / "deep" / "b.png", 2)
+    (folder / "broken.bmp").write_bytes(b"BM no image")
+    (folder / "notes.txt").write_text("not looked at")
+    said = json.loads(run(score, folder, "--out", tmp_path / "new" / "out.parquet", "--json"))
+    rows = pd.read_parquet(tmp_path / "new" / "out.parquet")
+    assert list(rows.columns) == ["path", "probability", "label", "decision", "model_version"]
+    assert rows["path"].tolist() == ["a.bmp", "deep/b.png"]
+    assert set(rows["model_version"]) == {"7"}
+    assert rows["probability"].between(0, 1).all()
+    assert (said["images"], [row["path"] for row in said["refused"]]) == (2, ["broken.bmp"])
+    assert said["synthetic"] is True
+
+
+def test_score_of_a_folder_without_images(environment, tmp_path):
+    with pytest.raises(DataError, match="Expected images"):
+        run(score, tmp_path, "--out", tmp_path / "out.parquet")
+    with pytest.raises(DataError, match="Expected a folder of images"):
+        run(score, tmp_path / "none", "--out", tmp_path / "out.parquet")
+
+
+def test_score_where_every_image_is_refused(environment, tmp_path):
+    (tmp_path / "x.bmp").write_bytes(b"")
+    with pytest.raises(DataError, match="None of the 1 images"):
+        run(score, tmp_path, "--out", tmp_path / "out.parquet")
+
+
+def test_predict_without_a_service(tmp_path, free_port):
+    cell = write_cell(tmp_path / "a.bmp")
+    with pytest.raises(ServiceUnreachable, match="blastwatch serve"):
+        run(predict, cell, "--url", f"http://127.0.0.1:{free_port()}")
+
+
+def test_predict_of_missing_files_only(tmp_path):
+    with pytest.raises(BlastwatchError, match="1 of 1 images got no answer"):
+        run(predict, tmp_path / "none.bmp")
+
+
+def test_serve_without_a_champion_does_not_start(monkeypatch, settings):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("a server was started"))
+    with pytest.raises(AliasNotSet, match="registry promote"):
+        run(serve)
+
+
+def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypatch, settings):
+    started = []
+    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
+    run(serve, "--port", "3999", "--workers", "2")
+    _, command, variables = started[0]
+    assert command[-4:] == ["--host", "127.0.0.1", "--port", "3999"]
+    assert "services.blastwatch.workers=2" in variables["BENTOML_CONFIG_OPTIONS"]
+    assert variables["BENTOML_DO_NOT_TRACK"] == "True"
+    assert variables[HANDOVER_VARIABLE] == str(settings.home / "live" / "version-7.json")
+
+
+def test_a_bento_is_built_into_a_new_folder_only(served, tmp_path):
+    with pytest.raises(UsageError, match="is there already"):
+        build_bento(served, tmp_path)
+
+
+def test_pinned_requirements_are_complete_and_name_no_index():
+    lines = pinned(("bentoml",))
+    names = {line.split("==")[0] for line in lines}
+    assert {"bentoml", "starlette", "uvicorn", "python-multipart"} <= names
+    assert "mlflow" not in names
+    assert all(line.count("==") == 1 and "/" not in line for line in lines)

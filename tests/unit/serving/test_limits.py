@@ -1,0 +1,84 @@
+"""The outermost layer: counted bytes, request ids, deadline, headers."""
+
+import asyncio
+
+import httpx
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from serving.limits import SECURITY_HEADERS, SMALL_BODY, Limits, respond
+from serving.problems import MEDIA_TYPE, Problem
+
+
+def call(method="POST", path="/v1/predict", *, seconds=5.0, pause=0.0, seen=None, **content):
+    async def answer(request):
+        await asyncio.sleep(pause)
+        return PlainTextResponse(str(len(await request.body())))
+
+    async def on_problem(request, error):
+        return respond(error, request.scope)
+
+    app = Starlette(
+        routes=[Route("/{path:path}", answer, methods=["GET", "POST"])], exception_handlers={Problem: on_problem}
+    )
+    rows = [] if seen is None else seen
+    limits = Limits(
+        app, body_limits={"/v1/predict": 1000}, seconds=seconds, observe=lambda *row: rows.append(row)
+    )  # fmt: skip
+
+    async def run():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(limits), base_url="http://service") as client:
+            return await client.request(method, path, **content)
+
+    return asyncio.run(run())
+
+
+async def chunks(count, size):
+    for _ in range(count):
+        yield b"x" * size
+
+
+def test_a_body_within_the_limit_passes():
+    response = call(content=b"x" * 1000)
+    assert (response.status_code, response.text) == (200, "1000")
+    assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+def test_a_declared_body_over_the_limit_is_not_read():
+    response = call(content=b"x" * 1001)
+    assert response.status_code == 413
+    assert response.headers["content-type"] == MEDIA_TYPE
+    assert response.json()["detail"] == "Expected a body of at most 1000 bytes."
+
+
+def test_a_body_without_a_length_is_counted():
+    assert call(content=chunks(10, 100)).text == "1000"
+    response = call(content=chunks(11, 100))
+    assert response.status_code == 413
+    assert response.json()["type"] == "/problems/body-too-large"
+
+
+def test_every_other_path_takes_small_bodies_only():
+    assert call(path="/v1/labels", content=b"x" * SMALL_BODY).status_code == 200
+    assert call(path="/v1/labels", content=b"x" * (SMALL_BODY + 1)).status_code == 413
+
+
+def test_a_length_that_is_no_number_is_refused():
+    assert call(headers={"content-length": "-5"}, content=b"").status_code == 413
+
+
+def test_a_harmless_request_id_is_kept_and_another_replaced():
+    assert call(headers={"X-Request-Id": "lab-42"}).headers["X-Request-Id"] == "lab-42"
+    replaced = call(headers={"X-Request-Id": "a b"}).headers["X-Request-Id"]
+    assert len(replaced) == 32
+    problem = call(headers={"X-Request-Id": "lab-42"}, content=b"x" * 1001).json()
+    assert problem["request_id"] == "lab-42"
+
+
+def test_a_late_answer_is_a_problem_and_is_counted():
+    seen = []
+    response = call(seconds=0.05, pause=2, seen=seen)
+    assert response.status_code == 504
+    assert response.json()["title"] == "The answer took too long"
+    assert [(path, status) for path, status, _ in seen] == [("/v1/predict", 504)]

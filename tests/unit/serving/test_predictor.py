@@ -1,0 +1,59 @@
+"""The way of one image through the service, without a server."""
+
+import numpy as np
+import pytest
+
+from blastwatch.engines import open_engine
+from blastwatch.errors import ImageRejected
+from blastwatch.images import decode, pixel_digest, to_input
+from monitoring.statistics import STATISTICS
+from serving.predictor import Predictor, conclude, prepare
+
+
+def test_the_service_feeds_the_network_the_bits_of_images_to_input(package, cell):
+    data = cell.read_bytes()
+    got = prepare(data, package)
+    assert got.input.dtype == np.float32
+    assert got.input.tobytes() == to_input(data, package.info.preprocessing).tobytes()
+    assert got.pixel_sha256 == pixel_digest(decode(data))
+
+
+def test_an_answer_has_what_the_design_names(served, cell):
+    engine = open_engine(served.package, "openvino-f32", threads=1)
+    prepared = prepare(cell.read_bytes(), served.package)
+    outputs = engine.infer(prepared.input[None])
+    predictor = Predictor(served, model_name="blastwatch", engine=engine.name)
+    answer, record = predictor.answer(prepared, outputs.logits[0], outputs.embeddings[0], seconds=0.25)
+    assert answer["model"] == {
+        "name": "blastwatch", "version": "7", "digest": served.package.digest, "alias": "champion", "synthetic": True,
+    }  # fmt: skip
+    assert answer["probabilities"]["all"] == answer["probability"] == record.probability
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert set(answer["quality"]["statistics"]) == set(STATISTICS)
+    assert answer["disclaimer"] == "Research software, not a medical device."
+    assert (record.id, record.latency_ms, record.model_digest) == (answer["id"], 250, served.package.digest)
+    assert record.embedding.shape == (32,)
+    assert record.embedding.dtype == np.float32
+    assert record.time.tzinfo is not None
+
+
+def test_an_image_of_another_kind_is_referred_whatever_the_network_says(package, cell):
+    from PIL import Image
+
+    Image.new("RGB", (450, 450), (200, 180, 210)).save(cell)
+    prepared = prepare(cell.read_bytes(), package)
+    assert prepared.concerns
+    assert conclude(prepared, np.array([-9, 9], np.float32), package).decision == "refer"
+
+
+def test_sure_logits_are_decided(package, cell):
+    prepared = prepare(cell.read_bytes(), package)
+    assert prepared.concerns == []
+    assert conclude(prepared, np.array([-9, 9], np.float32), package).decision == "all"
+    assert conclude(prepared, np.array([9, -9], np.float32), package).decision == "hem"
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_decoded(package, cell):
+    with pytest.raises(ImageRejected, match="at most 1000 bytes but got") as caught:
+        prepare(cell.read_bytes(), package, max_bytes=1000)
+    assert caught.value.reason == "too-large"
