@@ -1,13 +1,13 @@
 """The manifest: one row per cell image of an imported data set, and which side of the split it stands on.
 
-An imported data set is a folder:
+Three steps write three folders, since DVC forbids two stages to write one:
 
-    manifest.parquet   one row per image, the columns of `COLUMNS`
-    refused.csv        path, reason, message of every image that was refused
-    import.json        source folder, kind, counts, the manifest's digest, whether the cells are synthetic
-    audit.json         findings and groups            (written by the audit)
-    split.parquet      path, subject, group, side     (written by the split)
-    split.json         counts per side, seed, the split's digest
+    cells/   manifest.parquet   one row per image, the columns of `COLUMNS`
+             refused.csv        path, reason, message of every image that was refused
+             import.json        where the images are, kind, counts, the manifest's digest, whether they are synthetic
+    audit/   audit.json         findings and groups
+    split/   split.parquet      path, subject, group, side
+             split.json         counts per side, seed, the split's digest
 """
 
 import json
@@ -106,23 +106,26 @@ def read_cells(folder: Path) -> Cells:
     return Cells(folder=folder, rows=rows, facts=facts)
 
 
-def read_split(folder: Path) -> pd.DataFrame:
+def read_split(cells: Path, split: Path) -> pd.DataFrame:
     """The manifest's rows with the columns `group` and `side`.
 
+    Args:
+        cells: folder of the imported data set. split: folder that `blastwatch data split` wrote.
+
     Raises:
-        DataError: where the split is missing, belongs to another manifest, or was changed.
+        DataError: where either is missing or was changed, or the split belongs to another manifest.
     """
-    cells = read_cells(folder)
-    made_by = f"blastwatch data split {folder}"
-    facts = read_json(folder / SPLIT_FACTS, made_by=made_by)
-    path = folder / SPLIT
+    imported = read_cells(cells)
+    made_by = f"blastwatch data split {cells} --audit AUDIT --out {split}"
+    facts = read_json(split / SPLIT_FACTS, made_by=made_by)
+    path = split / SPLIT
     if not path.is_file():
         raise DataError(f"{path} is missing. Make it with: {made_by}")
-    split = pd.read_parquet(path)
-    check_columns(split, ("path", "group", "side"), path)
-    if facts["data_digest"] != cells.digest or split_digest(split) != facts["digest"]:
-        raise DataError(f"{path} does not belong to the manifest beside it, or was changed. Make it anew: {made_by}")
-    return cells.rows.merge(split[["path", "group", "side"]], on="path", validate="one_to_one")
+    sides = pd.read_parquet(path)
+    check_columns(sides, ("path", "group", "side"), path)
+    if facts["data_digest"] != imported.digest or split_digest(sides) != facts["digest"]:
+        raise DataError(f"{path} does not belong to the manifest in {cells}, or was changed. Make it anew: {made_by}")
+    return imported.rows.merge(sides[["path", "group", "side"]], on="path", validate="one_to_one")
 
 
 def check_columns(rows: pd.DataFrame, wanted: tuple[str, ...], where: Path) -> None:
