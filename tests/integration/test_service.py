@@ -1,0 +1,347 @@
+"""A real `blastwatch serve` on a loopback port: every route, every refusal, the page in a browser, the end."""
+
+import concurrent.futures
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from blastwatch.errors import ServiceError
+from blastwatch.settings import load
+from monitoring.store import open_store
+from serving.client import Client
+from tests.service_packages import crown, make_servable, write_cell
+
+CHROMIUM = Path("/usr/bin/chromium")
+START_SECONDS = 60
+
+
+def environment(**variables):
+    """This process's environment without its settings; MLflow writes one into it by itself."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BLASTWATCH_", "MLFLOW_"))}
+    return kept | variables
+
+
+class Running:
+    """A service process with its address and its home."""
+
+    def __init__(self, settings, port, cell):
+        self.settings, self.port, self.cell = settings, port, cell
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = settings.home / f"serve-{port}.log"
+        variables = environment(BLASTWATCH_HOME=str(settings.home))
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "blastwatch.cli", "serve", "--port", str(port)],
+                cwd=settings.home, env=variables, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def wait_until_ready(self):
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                    return self
+            except httpx.TransportError:
+                time.sleep(0.2)
+        raise AssertionError(f"not ready in time: {self.log.read_text()}")
+
+    def stop(self):
+        """End it as a person does, and return what is left of it."""
+        parts = [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True))]
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return [pid for pid in parts if psutil.pid_exists(pid)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, empty_store):
+    """Settings over a home whose registry has a champion."""
+    folder = tmp_path_factory.mktemp("service")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    settings = load({"BLASTWATCH_HOME": str(folder), "BLASTWATCH_ACTOR": "tester"})
+    crown(settings, folder / "package")
+    return settings
+
+
+@pytest.fixture(scope="module")
+def running(home, tmp_path_factory):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    service = Running(home, port, write_cell(tmp_path_factory.mktemp("cells") / "cell.bmp"))
+    try:
+        yield service.wait_until_ready()
+    finally:
+        if service.process.poll() is None:
+            assert service.stop() == []
+
+
+@pytest.fixture
+def client(running):
+    with Client(running.url) as client:
+        yield client
+
+
+def post(running, path="/v1/predict", **content):
+    return httpx.post(running.url + path, timeout=30, **content)
+
+
+def metrics(running):
+    text = httpx.get(f"{running.url}/metrics").text
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()
+
+
+def test_predict_answers_and_is_captured(running, client):
+    answer = client.predict(running.cell)
+    assert answer["model"]["version"] == "1"
+    assert answer["model"]["alias"] == "champion"
+    assert answer["model"]["synthetic"] is True
+    with open_store(running.settings.predictions_url) as store:
+        until(lambda: answer["id"] in set(store.read()["id"]))
+        row = store.read().set_index("id").loc[answer["id"]]
+    assert row["probability"] == answer["probability"]
+    assert row["cell_area"] == answer["quality"]["statistics"]["cell_area"]
+
+
+def test_a_batch_answers_in_order_and_a_bad_image_spoils_only_itself(running, client):
+    single = client.predict(running.cell)
+    first, second, third = client.predict_batch([running.cell, b"no image", running.cell])
+    assert first["probability"] == pytest.approx(single["probability"], abs=1e-6)
+    assert third["probability"] == pytest.approx(single["probability"], abs=1e-6)
+    assert (second["status"], second["type"]) == (415, "/problems/image-not-an-image")
+
+
+def test_concurrent_callers_each_get_their_own_answer(running, client, tmp_path):
+    cells = [write_cell(tmp_path / f"{seed}.bmp", seed) for seed in range(8)]
+    alone = [client.predict(cell)["probability"] for cell in cells]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(lambda cell: client.predict(cell)["probability"], cells * 4))
+    assert together == pytest.approx(alone * 4, abs=1e-6)
+    seen = metrics(running)
+    assert seen["blastwatch_batch_size_cells_sum",] > seen["blastwatch_batch_size_cells_count",]
+
+
+def test_explain_draws_the_cell(running, client):
+    image = Image.open(io.BytesIO(client.explain(running.cell)))
+    assert (image.format, image.size) == ("PNG", (320, 320))
+
+
+def test_a_label_that_came_later(running, client):
+    answer = client.predict(running.cell)
+    client.add_label(answer["id"], "all")  # at once: the prediction may still be on its way
+    with open_store(running.settings.predictions_url) as store:
+        assert store.labelled().set_index("id").loc[answer["id"], "truth"] == "all"
+    with pytest.raises(ServiceError, match="There is no such prediction"):
+        client.add_label("0" * 32, "all")
+    with pytest.raises(ServiceError, match="Expected the label hem or all"):
+        client.add_label(answer["id"], "maybe")
+
+
+def test_the_model_tells_its_history(client):
+    facts = client.model()
+    assert facts["promoted_by"] == "tester"
+    assert facts["promoted_at"].endswith("+00:00")
+    assert facts["metrics"] == {"weighted_f1": 0.9}
+
+
+def test_metrics_count_what_happened_and_invent_no_labels(running, client):
+    before = metrics(running)
+    client.predict(running.cell)
+    post(running, files={"image": b""})
+    httpx.get(f"{running.url}/some/unknown/address")
+    after = metrics(running)
+
+    def grown(*key):
+        return after.get(key, 0) - before.get(key, 0)
+
+    assert grown("blastwatch_requests_total", "/v1/predict", "ok") == 1
+    assert grown("blastwatch_requests_total", "/v1/predict", "refused") == 1
+    assert grown("blastwatch_requests_total", "other", "refused") == 1
+    assert grown("blastwatch_rejected_images_total", "empty") == 1
+    assert grown("blastwatch_request_duration_seconds_count", "/v1/predict") == 2
+    assert not [key for key in after if "/some/unknown/address" in key]
+    info = [key for key in after if key[0] == "blastwatch_model_info"]
+    assert len(info) == 1
+    assert {"1", "openvino-f32", "true"} < set(info[0])
+
+
+def test_the_description_names_every_route_and_problem(running):
+    document = httpx.get(f"{running.url}/docs.json").json()
+    assert document["openapi"].startswith("3.1")
+    for path in ("/v1/predict", "/v1/predict_batch", "/v1/explain", "/v1/labels", "/v1/model", "/metrics", "/readyz"):
+        assert path in document["paths"]
+        for method in document["paths"][path]:
+            assert httpx.request(method, running.url + path).status_code in (200, 400, 415)
+    assert "curl -F" in httpx.get(f"{running.url}/problems/missing-file").text
+
+
+REFUSALS = {
+    "wrong field": ({"files": {"file": b"x"}}, 400, "unexpected-field", "Expected the field `image` but got `file`"),
+    "two files": ({"files": [("image", b"x"), ("image", b"y")]}, 413, "too-many-files", "at most 1 files"),
+    "text": ({"files": {"image": (None, "hello")}}, 400, "not-a-file", "Expected a file in `image` but got text"),
+    "address": ({"files": {"image": (None, "http://127.0.0.1/")}}, 400, "address-refused", "but got an address"),
+    "no file": ({"content": b"--b--\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400,
+                "missing-file", "Expected a file in the field `image`"),
+    "no boundary": ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form-unreadable", ""),
+    "half a form": ({"content": b'--b\r\nContent-Disposition: form-data; name="image"; filename="c"\r\n\r\nx',
+                         "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, "", ""),
+    "pickle": ({"content": b"\x80\x04.", "headers": {"content-type": "application/vnd.bentoml+pickle"}}, 415,
+               "media-type", "but got application/vnd.bentoml+pickle"),
+    "nothing": ({}, 415, "media-type", "but got none"),
+    "text file": ({"files": {"image": b"patient 7"}}, 415, "image-not-an-image", "Expected an image (BMP"),
+    "empty file": ({"files": {"image": b""}}, 422, "image-empty", "but got no bytes"),
+    "too large": ({"files": {"image": b"x" * 9_000_000}}, 413, "body-too-large", "at most"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(REFUSALS))
+def test_a_wrong_request_is_told_what_was_wrong(running, case):
+    content, status, name, words = REFUSALS[case]
+    response = post(running, **content)
+    problem = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"].endswith(name)
+    assert words in problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    assert str(running.settings.home) not in response.text
+
+
+def test_a_truncated_image(running):
+    response = post(running, files={"image": running.cell.read_bytes()[:5000]})
+    assert (response.status_code, response.json()["type"]) == (422, "/problems/image-truncated")
+
+
+def test_a_field_instead_of_a_cell_is_referred_with_the_reason(running, client, tmp_path):
+    Image.new("RGB", (1200, 900), (230, 210, 225)).save(tmp_path / "field.png")
+    answer = client.predict(tmp_path / "field.png")
+    assert answer["decision"] == "refer"
+    assert any("not a single segmented cell" in concern for concern in answer["quality"]["concerns"])
+
+
+def test_unknown_addresses_methods_and_json(running):
+    assert httpx.get(f"{running.url}/v2/predict").json()["type"] == "/problems/not-found"
+    refused = httpx.get(f"{running.url}/v1/predict")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert refused.json()["type"] == "/problems/method-not-allowed"
+    for body in (b"{", b"[]", b'{"id": 1, "label": "all"}', b'{"id": "x"}'):
+        response = post(running, "/v1/labels", content=body, headers={"content-type": "application/json"})
+        assert (response.status_code, response.json()["type"]) == (400, "/problems/json-unreadable")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium: apt-get install chromium")
+def test_the_page_reads_a_cell_without_the_internet(running, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    asked = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 1300})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(running.url)
+        assert "Research software, not a medical device." in page.inner_text("body")
+        page.get_by_text("trained on synthetic cells").wait_for()
+        (tmp_path / "notes.bmp").write_text("no image")
+        page.set_input_files("#choose", [running.cell, tmp_path / "notes.bmp"])
+        page.get_by_text("1 of 2 read, 1 refused").wait_for()
+        assert "The file is not an image" in page.inner_text(".answer.refused")
+        page.get_by_role("button", name="Show where the network looked").click()
+        page.locator(".heat:not([hidden])").wait_for()
+        assert "Probability of a blast" in page.inner_text("#results")
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        page.goto(f"{running.url}/docs")
+        page.get_by_text("/v1/predict_batch").wait_for()
+        browser.close()
+    assert not [url for url in asked if not url.startswith((running.url, "blob:", "data:"))]
+
+
+def test_a_restart_serves_the_new_champion_and_leaves_no_process(home, running, free_port, tmp_path):
+    """Until then the version that was champion at the start answers, whatever the registry says since."""
+    entry = crown(home, tmp_path / "second", seed=1)
+    with Client(running.url) as client:
+        assert client.model()["version"] == "1"
+    assert running.stop() == []
+    assert running.process.returncode == 0
+    second = Running(home, free_port(), running.cell).wait_until_ready()
+    try:
+        with Client(second.url) as client:
+            assert client.predict(running.cell)["model"]["version"] == entry.version
+    finally:
+        assert second.stop() == []
+
+
+def test_without_a_champion_nothing_starts(settings, free_port, tmp_path):
+    service = Running(settings, free_port(), None)
+    try:
+        assert service.process.wait(30) == 1
+    except subprocess.TimeoutExpired:
+        service.stop()
+        raise
+    assert "There is no champion" in service.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_bento_serves_by_itself(home, tmp_path, free_port):
+    """Built from the champion, started elsewhere, with no registry to ask."""
+    from blastwatch.package import open_package
+    from blastwatch.registry import Entry
+    from serving.bento import build_bento
+    from serving.live import Served
+
+    package = open_package(make_servable(tmp_path / "package"))
+    entry = Entry(
+        version="5", digest=package.digest, run_id="run", created="", synthetic=True, registered_by="tester"
+    )  # fmt: skip
+    built = build_bento(Served(entry=entry, package=package, alias="champion"), tmp_path / "bento")
+    requirements = (built.folder / "env" / "python" / "requirements.txt").read_text()
+    assert "://" not in requirements
+    assert "mlflow" not in requirements
+    assert str(tmp_path) not in built.dockerfile
+    port = free_port()
+    variables = environment(BENTOML_HOME=str(tmp_path / "home"), MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    command = [sys.executable, "-m", "bentoml", "serve", str(built.folder), "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            try:
+                version = httpx.get(f"http://127.0.0.1:{port}/v1/model", timeout=5).json()["version"]
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        assert version == "5"
+    finally:
+        process.terminate()
+        process.wait(30)
