@@ -1,0 +1,59 @@
+"""What can be checked of the deployment files without the engines that run them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blastwatch.settings import TABLE
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+FILES = sorted([*DEPLOY.glob("compose*.yaml"), *DEPLOY.glob("kubernetes/*.yaml")])
+OURS = {"BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD"}  # read by compose, not by the project
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_setting_named_is_one_of_the_table(path):
+    named = set(re.findall(r"BLASTWATCH_[A-Z_]+", path.read_text()))
+    assert named <= {setting.variable for setting in TABLE} | OURS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_passwords_come_from_outside_only(path):
+    for line in path.read_text().splitlines():
+        if re.search(r"PASSWORD\w*:|://\w+:", line) and not line.lstrip().startswith("#"):
+            assert "${BLASTWATCH_" in line, line
+
+
+def test_compose_binds_to_loopback_only():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert set(services) == {
+        "database", "mlflow", "service", "monitor", "prometheus", "alertmanager", "grafana",
+    }  # fmt: skip
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert not source.startswith(".") or (DEPLOY / source).exists(), mount
+
+
+def test_kubernetes_runs_without_root_and_asks_the_probes():
+    deployment = yaml.safe_load((DEPLOY / "kubernetes" / "deployment.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    kinds = {yaml.safe_load(path.read_text())["kind"] for path in (DEPLOY / "kubernetes").glob("*.yaml")}
+    assert kinds == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_the_images_carry_no_path_of_a_machine_and_no_index(name):
+    text = (DEPLOY / name).read_text()
+    assert not re.search(r"index-url|://|/work/|/tmp/", text)
+    assert "NVIDIA_VISIBLE_DEVICES" in text
+    assert re.search(r"^USER \w+", text, re.MULTILINE)
