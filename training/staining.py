@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastwatch.console import progress
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import DataError, ImageRejected, UsageError
 from blastwatch.images import Pixels, decode
 from training.sources import image_files
 
@@ -77,15 +77,20 @@ def restain_files(sources: list[Path], out: Path, *, strength: float) -> Restain
     """Restain image files, or all images below folders, into `out` as BMP, under the same relative paths.
 
     Raises:
-        DataError: where there is no image, two would get one name, or none could be read.
+        DataError: where there is no image, two would get one name, one would be overwritten, or none could be read.
     """
     wanted = _targets(sources)
+    own = [path for name, path in wanted.items() if (out / name).resolve() == path.resolve()]
+    if own:
+        raise DataError(
+            f"Expected another folder than that of the images: {own[0]} would be overwritten. Change --out."
+        )
     stain_map(strength)  # a strength that cannot be used is refused before anything is written
     written, refused = 0, []
     for name, path in progress(sorted(wanted.items()), total=len(wanted), what="Restaining"):
         try:
             image = decode(path.read_bytes())
-        except DataError as error:
+        except (ImageRejected, OSError) as error:
             refused.append(f"{path}: {error}")
             continue
         target = out / name

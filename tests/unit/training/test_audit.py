@@ -1,0 +1,110 @@
+"""The audit: equal images, contradicting labels, and groups of subjects."""
+
+import hashlib
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blastwatch.errors import DataError
+from blastwatch.manifest import COLUMNS, Cells, manifest_digest
+from training.audit import audit_cells, connected, read_audit, write_audit
+
+
+def cells_of(rows, folder=None):
+    """A data set from (subject, label, picture) rows; equal pictures have equal pixels."""
+    records = [
+        {
+            "path": f"{number:04d}.bmp",
+            "label": label,
+            "subject": subject,
+            "source": "test",
+            "file_sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+            "pixel_sha256": hashlib.sha256(str(picture).encode()).hexdigest(),
+            "width": 450,
+            "height": 450,
+        }
+        for number, (subject, label, picture) in enumerate(rows)
+    ]
+    frame = pd.DataFrame(records, columns=list(COLUMNS))
+    return Cells(folder=folder, rows=frame, facts={"digest": manifest_digest(frame), "synthetic": True})
+
+
+def test_equal_images_tie_their_subjects():
+    found = audit_cells(
+        cells_of([("1", "all", "a"), ("2", "all", "a"), ("2", "all", "b"), ("3", "all", "b"), ("H1", "hem", "c")])
+    )
+    assert [finding.to_dict() for finding in found.findings] == [
+        {"kind": "exact", "a": "0000.bmp", "b": "0001.bmp", "score": 1.0},
+        {"kind": "exact", "a": "0002.bmp", "b": "0003.bmp", "score": 1.0},
+    ]
+    assert found.groups == [["1", "2", "3"], ["H1"]]
+    assert not found.leak
+    assert set(found.to_dict()) == {"images", "findings", "groups", "leak"}
+
+
+def test_equal_images_of_two_labels_are_a_finding_of_their_own():
+    found = audit_cells(cells_of([("1", "all", "a"), ("H1", "hem", "a"), ("1", "all", "a")]))
+    assert [finding.kind for finding in found.findings] == ["label", "exact"]
+    assert found.groups == [["1", "H1"]]
+
+
+def test_eleven_and_h11_are_two_people():
+    assert audit_cells(cells_of([("11", "all", "a"), ("H11", "hem", "b")])).groups == [["11"], ["H11"]]
+
+
+@pytest.mark.parametrize(
+    ("sides", "leak", "kinds"),
+    [
+        (["train", "train", "test"], False, ["exact"]),
+        (["train", "test", "test"], True, ["exact"]),
+        (["train", "train", "train"], False, ["exact"]),
+    ],
+)
+def test_a_finding_that_crosses_a_split_is_a_leak(sides, leak, kinds):
+    cells = cells_of([("1", "all", "a"), ("2", "all", "a"), ("3", "all", "b")])
+    found = audit_cells(cells, split=cells.rows.assign(group=cells.rows["subject"], side=sides))
+    assert found.leak is leak
+    assert [finding.kind for finding in found.findings] == kinds
+
+
+def test_a_parted_subject_is_a_leak():
+    cells = cells_of([("1", "all", "a"), ("1", "all", "b"), ("1", "all", "c")])
+    found = audit_cells(cells, split=cells.rows.assign(group="1", side=["train", "test", "train"]))
+    assert found.leak
+    assert [(finding.kind, finding.a, finding.b) for finding in found.findings] == [("subject", "0000.bmp", "0001.bmp")]
+
+
+def test_an_audit_is_read_back_and_belongs_to_its_manifest(tmp_path):
+    cells = cells_of([("1", "all", "a"), ("2", "all", "a")], folder=tmp_path)
+    found = audit_cells(cells)
+    write_audit(found, tmp_path)
+    assert read_audit(tmp_path, cells) == found
+    with pytest.raises(DataError, match="another manifest"):
+        read_audit(tmp_path, cells_of([("1", "all", "a")], folder=tmp_path))
+    with pytest.raises(DataError, match="blastwatch data audit"):
+        read_audit(tmp_path / "nowhere", cells)
+
+
+names = st.sampled_from([str(number) for number in range(12)])
+
+
+def reached(start, ties):
+    """Breadth-first, as another way to the same set."""
+    seen, edge = {start}, {start}
+    while edge:
+        edge = {b for a, b in [*ties, *((b, a) for a, b in ties)] if a in edge} - seen
+        seen |= edge
+    return seen
+
+
+@given(st.lists(names), st.lists(st.tuples(names, names)))
+def test_groups_are_the_connected_sets(items, ties):
+    groups = connected(items, ties)
+    members = [item for group in groups for item in group]
+    assert sorted(members) == sorted(set(members))
+    assert set(members) == set(items) | {item for tie in ties for item in tie}
+    for group in groups:
+        assert set(group) == reached(group[0], ties)
+    assert groups == connected(reversed(items), [(b, a) for a, b in reversed(ties)])
