@@ -73,3 +73,100 @@ def synth(patients: int, cells: int, seed: int, out: Path, duplicates: int, as_j
         print_json(marker)
     else:
         say(f"Drew {patients * cells} synthetic cells of {patients} patients into {out}.")
+
+
+@data.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=FOLDER, required=True, help="Folder for the restained images (BMP).")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0: as it was; 1: another laboratory.")
+@json_option
+def restain(sources: tuple[Path, ...], out: Path, strength: float, as_json: bool) -> None:
+    """Give cells another stain: what a changed laboratory looks like to the monitor.
+
+    SOURCES are image files or folders. The background stays black, and the shape of the cells as it was.
+    """
+    from training.staining import restain_files
+
+    done = restain_files(list(sources), out, strength=strength)
+    for refused in done.refused:
+        say(f"Refused {refused}")
+    if as_json:
+        print_json({"written": done.written, "refused": len(done.refused), "strength": strength})
+    else:
+        say(f"Wrote {done.written} images in another stain (strength {strength:g}) into {out}.")
+
+
+@data.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for audit.json; default: FOLDER.")
+@click.option("--split", type=FOLDER, help="A split to hold against the findings; exit code 3 where one crosses it.")
+@json_option
+def audit(folder: Path, out: Path | None, split: Path | None, as_json: bool) -> None:
+    """Find equal images in the imported data set FOLDER, and the patients that they tie together."""
+    from blastwatch.errors import LeakFound
+    from blastwatch.manifest import read_cells, read_split
+    from training.audit import audit_cells, write_audit
+
+    found = audit_cells(read_cells(folder), split=read_split(folder, split) if split else None)
+    path = write_audit(found, out or folder)
+    tied = [group for group in found.groups if len(group) > 1]
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        for group in tied:
+            say(f"One group: {', '.join(group)}")
+        say(f"{found.images} images, {len(found.findings)} findings, {len(found.groups)} groups. Written to {path}.")
+    if found.leak:
+        raise LeakFound(
+            f"The split in {split} parts what belongs together: of the findings in {path}, some cross it. Make it "
+            f"anew, by group: blastwatch data split {folder} --audit {out or folder} --out {split}"
+        )
+
+
+@data.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--audit", "audit_folder", type=FOLDER, required=True, help="Folder of audit.json.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the split.")
+@click.option(
+    "--params",
+    type=click.Path(path_type=Path),
+    default="params.yaml",
+    show_default=True,
+    help="File with the section split.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: split.seed=2.")
+@json_option
+def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
+    from blastwatch.manifest import SIDES, read_cells
+    from training.audit import read_audit
+    from training.splitting import read_split_parameters, split_cells, write_split
+
+    parameters = read_split_parameters(params, overrides)
+    cells = read_cells(folder)
+    rows = split_cells(cells, read_audit(audit_folder, cells), parameters)
+    facts = write_split(rows, cells, parameters, out)
+    if facts["leaky"]:
+        say("Split by image: cells of one patient stand on several sides, so its scores say little about new patients.")
+    if as_json:
+        print_json(facts)
+        return
+    for side in SIDES:
+        counts = facts["sides"][side]
+        told = ", ".join(f"{count['cells']} {label} of {count['groups']} groups" for label, count in counts.items())
+        say(f"{side:12s} {told}")
+
+
+@data.command()
+@click.argument("folder", type=FOLDER)
+@json_option
+def show(folder: Path, as_json: bool) -> None:
+    """Show what the imported data set FOLDER holds."""
+    from blastwatch.manifest import read_cells
+    from training.data_card import data_card, data_card_text
+
+    card = data_card(read_cells(folder))
+    if as_json:
+        print_json(card)
+    else:
+        click.echo(data_card_text(card))

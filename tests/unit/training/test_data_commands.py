@@ -1,0 +1,114 @@
+"""`blastwatch data`: the chain from a drawn cohort to a split, what `--json` prints, and exit codes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from blastwatch.manifest import read_cells
+from training.audit import audit_cells
+from training.importing import import_cells
+
+ROOT = Path(__file__).parents[3]
+ARCHIVE = ROOT.parent / "shared/data/cnmc/fold_1.tar"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder with a drawn cohort, imported, audited and split."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "params.yaml").write_text("split: {seed: 3}\n")
+    run(folder, "synth", "--patients", 20, "--cells", 2, "--seed", 1, "--out", "data/source")
+    run(folder, "import", "data/source", "--kind", "cnmc", "--out", "data/cells")
+    run(folder, "audit", "data/cells", "--out", "data/audit")
+    run(folder, "split", "data/cells", "--audit", "data/audit", "--out", "data/split")
+    return folder
+
+
+def call(folder, *arguments):
+    """Run the command as a person does, in a process of its own."""
+    command = [sys.executable, "-m", "blastwatch.cli", "data", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+
+
+def run(folder, *arguments):
+    done = call(folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_chain_leaves_its_files_and_prints_nothing_on_standard_output(work):
+    assert {path.name for path in (work / "data").iterdir()} == {"source", "cells", "audit", "split"}
+    assert json.loads((work / "data/cells/import.json").read_text())["root"] == "../source"
+    facts = json.loads((work / "data/split/split.json").read_text())
+    assert facts["seed"] == 3
+    assert facts["leaky"] is False
+    assert facts["synthetic"] is True
+
+
+def test_json_is_all_that_is_printed(work):
+    audit = json.loads(run(work, "audit", "data/cells", "--out", "again", "--split", "data/split", "--json"))
+    assert set(audit) == {"images", "findings", "groups", "leak"}
+    assert audit["images"] == 40
+    assert [finding["kind"] for finding in audit["findings"]] == ["exact", "exact"]
+    assert audit["leak"] is False
+    card = json.loads(run(work, "show", "data/cells", "--json"))
+    assert card["synthetic"] is True
+    assert card["labels"] == {"hem": {"cells": 16, "subjects": 8}, "all": {"cells": 24, "subjects": 12}}
+    assert card["sizes"] == {"450x450": 40}
+    assert sum(row["cells"] for row in card["by_subject"]) == 40
+    assert "synthetic: no patient is behind these cells" in run(work, "show", "data/cells")
+
+
+def test_a_split_by_image_is_refused_by_the_audit_with_exit_code_3(work):
+    run(work, "split", "data/cells", "--audit", "data/audit", "--out", "leaky", "--set", "split.by=image")
+    done = call(work, "audit", "data/cells", "--out", "again", "--split", "leaky", "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["leak"] is True
+    assert "blastwatch data split" in done.stderr
+
+
+def test_restain(work):
+    source = work / "data/source/C-NMC_training_data/fold_0/hem"
+    done = json.loads(run(work, "restain", source, "--out", "stained", "--strength", 0.8, "--json"))
+    assert done == {"written": len(list(source.iterdir())), "refused": 0, "strength": 0.8}
+    assert sorted(path.name for path in (work / "stained").iterdir()) == sorted(path.name for path in source.iterdir())
+
+
+def test_what_cannot_be_done_ends_with_one_line_and_its_exit_code(work):
+    (work / "empty").mkdir()
+    for arguments, code, told in (
+        (("import", "empty", "--kind", "folder", "--out", "x"), 1, "found no image in empty"),
+        (("import", "empty", "--kind", "zip", "--out", "x"), 2, "zip"),
+        (("show", "empty"), 1, "blastwatch data import"),
+        (("split", "data/cells", "--audit", "empty", "--out", "x"), 1, "blastwatch data audit"),
+        (("split", "data/cells", "--audit", "data/audit", "--out", "x", "--params", "no.yaml"), 2, "no.yaml"),
+    ):
+        done = call(work, *arguments)
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"the real cells are missing: {ARCHIVE}")
+def test_real_cells_of_one_subject_hold_five_pairs_of_equal_images(tmp_path):
+    """Folds 0 and 1 of C-NMC 2019 hold five pairs of equal images, all of subject H10; the other side of the pair
+    that H10 shares with H3 lies in fold 2."""
+    with tarfile.open(ARCHIVE) as archive:
+        members = [member for member in archive if re.search(r"/UID_H10_|/UID_H(2|4)_1\d_", member.name)]
+        archive.extractall(tmp_path / "source", members=members, filter="data")
+    import_cells(tmp_path / "source", tmp_path / "cells", kind="cnmc")
+    found = audit_cells(read_cells(tmp_path / "cells"))
+    assert len(found.findings) == 5
+    assert all(finding.kind == "exact" for finding in found.findings)
+    assert all("UID_H10_" in finding.a and "UID_H10_" in finding.b for finding in found.findings)
+    assert all(len(group) == 1 for group in found.groups)
