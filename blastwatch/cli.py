@@ -1,6 +1,7 @@
 """The command `blastwatch`. Each command's module is loaded only when the command is called."""
 
 import importlib
+import os
 import sys
 from typing import ClassVar
 
@@ -51,8 +52,19 @@ def blastwatch() -> None:
     """Train, promote, serve and watch a classifier of single blood cells (acute lymphoblastic leukemia)."""
 
 
+# Nothing is reported to anybody, and MLflow prints no addresses into what `--json` promises.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
 def main() -> None:
     """Entry point: a Blastwatch error becomes one line on standard error and its exit code."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
     try:
         blastwatch(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -38,10 +38,11 @@ REFERENCE = "reference.parquet"
 DRIFT = "drift.json"
 METRICS = "evidence/metrics.json"
 PREDICTIONS = "evidence/test_predictions.parquet"
+EVIDENCE = tuple(f"evidence/{name}.json" for name in ("audit", "split", "data", "params"))
 CARD = "card.md"
 DIGESTS = "digests.json"
 
-REQUIRED = (MODEL, WEIGHTS, ONNX, ONNX_INT8, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS, CARD)
+REQUIRED = (MODEL, WEIGHTS, ONNX, ONNX_INT8, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS, *EVIDENCE, CARD)
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
 """Columns of `PREDICTIONS`; `probability` is the calibrated probability of a blast."""
@@ -122,6 +123,11 @@ class Package:
     def metrics(self) -> dict[str, Any]:
         """The evidence: what `blastwatch evaluate --json` prints."""
         value: dict[str, Any] = json.loads((self.folder / METRICS).read_text())
+        return value
+
+    def evidence(self, name: str) -> dict[str, Any]:
+        """One of the JSON files under `evidence/`: audit, split, data or params."""
+        value: dict[str, Any] = json.loads((self.folder / "evidence" / f"{name}.json").read_text())
         return value
 
     def predictions(self) -> pd.DataFrame:

@@ -1,0 +1,143 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from blastwatch.errors import ImageRejected
+from blastwatch.images import Preprocessing, crop_cell, decode, normalise, pixel_digest, to_input
+
+SHAPE = Preprocessing(crop=64, size=32)
+
+
+def encode(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture():
+    values = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PNG", "TIFF"])
+def test_lossless_formats_have_one_pixel_digest(picture, kind):
+    assert pixel_digest(decode(encode(picture, kind))) == pixel_digest(np.asarray(picture))
+
+
+def test_lossless_webp_too(picture):
+    assert pixel_digest(decode(encode(picture, "WEBP", lossless=True))) == pixel_digest(np.asarray(picture))
+
+
+def test_the_shape_is_part_of_the_pixel_digest():
+    flat = np.zeros((20, 40, 3), np.uint8)
+    assert pixel_digest(flat) != pixel_digest(flat.reshape(40, 20, 3))
+
+
+def test_grey_palette_and_opaque_alpha_become_rgb(picture):
+    for mode in ("L", "P", "RGBA", "1"):
+        assert decode(encode(picture.convert(mode), "PNG")).shape == (80, 90, 3)
+
+
+def test_exif_orientation_is_applied(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encode(picture, "JPEG", exif=exif)).shape == (90, 80, 3)
+
+
+def refusals(picture):
+    clear = picture.convert("RGBA")
+    clear.putalpha(100)
+    bomb = Image.new("1", (30000, 30000))
+    return {
+        "empty": b"",
+        "not-an-image": b"this is text, not an image",
+        "truncated": encode(picture, "BMP")[:5000],
+        "mode": encode(clear, "PNG"),
+        "frames": encode(picture, "TIFF", save_all=True, append_images=[picture]),
+        "too-small": encode(picture.resize((8, 8)), "PNG"),
+        "too-large": encode(bomb, "PNG"),
+    }
+
+
+@pytest.mark.parametrize(
+    "reason", ["empty", "not-an-image", "truncated", "mode", "frames", "too-small", "too-large"]
+)  # fmt: skip
+def test_each_refusal_has_its_reason(picture, reason):
+    with pytest.raises(ImageRejected) as caught:
+        decode(refusals(picture)[reason])
+    assert caught.value.reason == reason in ImageRejected.REASONS
+
+
+def test_16_bit_and_cmyk_are_refused(picture):
+    deep = Image.fromarray(np.full((40, 40), 40000, np.uint16))
+    for data in (encode(deep, "PNG"), encode(picture.convert("CMYK"), "JPEG")):
+        with pytest.raises(ImageRejected) as caught:
+            decode(data)
+        assert caught.value.reason == "mode"
+
+
+def test_formats_off_the_list_are_refused(picture):
+    with pytest.raises(ImageRejected):
+        decode(encode(picture, "GIF"))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_an_image_or_a_refusal(data):
+    for prefix in (b"", b"BM", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"\xff\xd8\xff", b"RIFF"):
+        try:
+            assert decode(prefix + data).ndim == 3
+        except ImageRejected as refusal:
+            assert refusal.reason in ImageRejected.REASONS
+
+
+def test_crop_keeps_the_centre_and_pads_with_black(picture):
+    values = np.asarray(picture)
+    whole = crop_cell(values, Preprocessing(crop=64, size=64))
+    assert np.array_equal(whole, values[8:72, 13:77])
+    wide = crop_cell(values, Preprocessing(crop=100, size=100))
+    assert np.array_equal(wide[10:90, 5:95], values) and wide[:10].max() == 0
+
+
+def test_scale_is_fixed_not_fitted():
+    """A cell twice as wide stays twice as wide."""
+    small, large = np.zeros((2, 450, 450, 3), np.uint8)
+    small[200:250, 200:250] = 255
+    large[175:275, 175:275] = 255
+    widths = [(crop_cell(image, Preprocessing())[112, :, 0] > 127).sum() for image in (small, large)]
+    assert widths[1] == pytest.approx(2 * widths[0], abs=2)
+
+
+@given(arrays(np.uint8, (2, 16, 16, 3)))
+def test_normalise_against_the_formula_and_against_torchvision(crops):
+    import torch
+    from torchvision.transforms.v2.functional import normalize
+
+    shape = Preprocessing(crop=16, size=16)
+    ours = normalise(crops, shape)
+    scaled = torch.from_numpy(crops).permute(0, 3, 1, 2).double() / 255
+    theirs = normalize(scaled, list(shape.mean), list(shape.std))
+    assert ours.dtype == np.float32 and np.allclose(ours, theirs.numpy(), atol=1e-6)
+
+
+def test_a_cell_has_the_same_bits_alone_and_in_a_batch(picture):
+    data = encode(picture, "BMP")
+    crops = np.stack([crop_cell(decode(data), SHAPE)] * 5)
+    batch = normalise(crops, SHAPE)
+    assert all(np.array_equal(to_input(data, SHAPE), row) for row in batch)
+
+
+@pytest.mark.parametrize("wrong", [{"size": 4}, {"crop": 0}, {"std": (0.0, 1.0, 1.0)}])
+def test_impossible_preprocessing(wrong):
+    with pytest.raises(ValueError, match="Expected"):
+        Preprocessing(**wrong)
+
+
+def test_normalise_names_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"\(n, size, size, 3\)"):
+        normalise(np.zeros((16, 16, 3), np.uint8), SHAPE)
