@@ -17,12 +17,10 @@ from blastwatch.console import progress
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
 from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, manifest_digest, write_json
-from training.sources import Candidate, Listing, Refusal, list_cnmc, list_folder
+from training.sources import Candidate, Listing, Refusal, any_synthetic, list_cnmc, list_folder
 from training.tables import list_table
 
 KINDS = ("cnmc", "folder", "table")
-MARKER = "SYNTHETIC.json"
-"""File that `blastwatch data synth` writes into the folder of a drawn cohort."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def import_cells(
         "labels": {str(label): int(count) for label, count in rows["label"].value_counts().items()},
         "sources": {str(name): int(count) for name, count in rows["source"].value_counts().items()},
         "digest": manifest_digest(rows),
-        "synthetic": (listing.root / MARKER).is_file(),
+        "synthetic": any_synthetic(listing.root / candidate.path for candidate in listing.candidates),
         "decoder": f"pillow {PIL.__version__}",
     }
     _write(out, rows, refused, facts)

@@ -7,7 +7,7 @@ the ones left aside on purpose. Paths are relative to the listing's root, with f
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,10 @@ from blastwatch.errors import DataError, UsageError
 IMAGE_SUFFIXES = (".bmp", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
 CNMC_NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.ASCII)
 FOLD = re.compile(r"fold_(\d+)", re.ASCII)
+MARKER = "SYNTHETIC.json"
+"""File that `blastwatch data synth` writes into the folder of a drawn cohort."""
+MARKER_DEPTH = 5  # folders above an image in which the marker is looked for: cohort/C-NMC_training_data/fold_K/all/
+
 PRELIMINARY_COLUMNS = ("Patient_ID", "new_names", "labels")
 PRELIMINARY_LABELS = {"1": "all", "0": "hem"}
 
@@ -73,6 +77,17 @@ def image_files(root: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
                 yield (below / name).as_posix()
+
+
+def any_synthetic(images: Iterable[Path]) -> bool:
+    """Whether any of the images lies in or below a folder that carries the marker of a drawn cohort.
+
+    It is looked for above the images and not only in the source, so that a part of a cohort, or a table over it, is
+    called synthetic too.
+    """
+    folders = {image.absolute().parent for image in images}
+    above = {folder for start in folders for folder in (start, *start.parents)[:MARKER_DEPTH]}
+    return any((folder / MARKER).is_file() for folder in above)
 
 
 def list_cnmc(root: Path, *, name: str = "C-NMC") -> Listing:

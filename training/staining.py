@@ -19,7 +19,8 @@ from PIL import Image
 from blastwatch.console import progress
 from blastwatch.errors import DataError, ImageRejected, UsageError
 from blastwatch.images import Pixels, decode
-from training.sources import image_files
+from blastwatch.manifest import write_json
+from training.sources import MARKER, any_synthetic, image_files
 
 # Optical density of each stain in R, G, B; the third row is what neither of them explains.
 BASIS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -76,6 +77,8 @@ def restain(image: Pixels, *, strength: float) -> Pixels:
 def restain_files(sources: list[Path], out: Path, *, strength: float) -> Restained:
     """Restain image files, or all images below folders, into `out` as BMP, under the same relative paths.
 
+    Copies of synthetic cells are marked as synthetic.
+
     Raises:
         DataError: where there is no image, two would get one name, one would be overwritten, or none could be read.
     """
@@ -97,6 +100,8 @@ def restain_files(sources: list[Path], out: Path, *, strength: float) -> Restain
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(restain(image, strength=strength)).save(target, format="BMP")
         written += 1
+    if any_synthetic(wanted.values()) and written:
+        write_json(out / MARKER, {"synthetic": True, "restained": strength})
     if not written:
         raise DataError(f"None of the {len(wanted)} images could be read; the first: {refused[0]}")
     return Restained(written=written, refused=refused)

@@ -19,7 +19,7 @@ from PIL import Image
 from blastwatch.console import progress
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import write_json
-from training.importing import MARKER
+from training.sources import MARKER
 from training.synthesis_cell import Style, draw_cell
 
 FOLDER = "C-NMC_training_data"

@@ -10,7 +10,9 @@ from blastwatch.digests import folder_digests
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells
 from training.audit import audit_cells
-from training.importing import MARKER, import_cells
+from training.importing import import_cells
+from training.sources import MARKER
+from training.staining import restain_files
 from training.synthesis import cohort, draw_style, synthesise
 from training.synthesis_cell import SIDE, draw_cell
 
@@ -57,6 +59,16 @@ def test_layout_marker_and_planted_duplicates(tmp_path):
     assert [[finding.a, finding.b] for finding in found.findings] == sorted(sorted(p) for p in marker["duplicates"])
     assert {finding.kind for finding in found.findings} == {"exact"}
     assert [group for group in found.groups if len(group) > 1] == [["1", "2"], ["3", "4"], ["H1", "H2"]]
+
+
+def test_parts_and_restained_copies_of_a_cohort_are_synthetic_too(tmp_path):
+    synthesise(tmp_path / "source", patients=2, cells=1, seed=0, duplicates=0)
+    part = tmp_path / "source/C-NMC_training_data/fold_0"
+    restain_files([part], tmp_path / "stained", strength=1.0)
+    table = tmp_path / "cells.csv"
+    table.write_text("path,label,subject\nsource/C-NMC_training_data/fold_0/all/UID_1_1_1_all.bmp,all,1\n")
+    for source, kind in ((part, "cnmc"), (part / "all", "cnmc"), (tmp_path / "stained", "cnmc"), (table, "table")):
+        assert import_cells(source, tmp_path / "cells", kind=kind).facts["synthetic"] is True
 
 
 def test_cells_are_segmented_on_black_and_of_the_size_of_real_ones():
