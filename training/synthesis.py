@@ -138,22 +138,22 @@ def draw_style(label: str, random: np.random.Generator) -> Style:
     density = (
         np.exp(0.06 * stain) * np.array([1.33, 2.24, 1.19]) * (1 + 0.03 * hue + 0.03 * tone * np.array([1, 0, -1]))
     )
-    cytoplasm = density * np.array([0.78, 0.68, 0.66]) * np.exp(0.06 * random.standard_normal(3))
+    cytoplasm = density * np.array([0.82, 0.74, 0.74]) * np.exp(0.06 * random.standard_normal(3))
     gain = np.exp(0.05 * light) * (1 + 0.03 * warm * np.array([1, 0, -1]))
     clumps = np.exp(0.3 * coarse) * (0.8 if blast else 1.15)  # normal chromatin is clumped, a blast's is open and fine
     grain = np.exp(0.35 * fine) * (1.0 if blast else 0.9)
     return Style(
         radius=(108 if blast else 93) * float(np.exp(0.07 * size)),
         radius_spread=0.10,
-        elongation=0.06 * float(np.exp(0.3 * random.standard_normal())),
-        roughness=0.022 * float(np.exp(0.3 * random.standard_normal())),
+        elongation=0.085 * float(np.exp(0.3 * random.standard_normal())),
+        roughness=0.025 * float(np.exp(0.3 * random.standard_normal())),
         nucleus_share=float(np.clip((0.90 if blast else 0.80) + 0.035 * share, 0.5, 0.96)),
         nucleus=_triple(density),
         cytoplasm=_triple(cytoplasm),
         illumination=_triple(gain),
         slope=(0.06 * float(random.standard_normal()), 0.06 * float(random.standard_normal())),
-        chromatin=(0.012 * float(grain), 0.020 * float(grain), 0.030 * float(clumps), 0.030 * float(clumps)),
-        tint=_triple(0.03 * np.exp(0.3 * contrast) * random.standard_normal(3)),
+        chromatin=(0.009 * float(grain), 0.016 * float(grain), 0.030 * float(clumps), 0.030 * float(clumps)),
+        tint=_triple(0.018 * np.exp(0.3 * contrast) * random.standard_normal(3)),
         nucleoli=(3.2 if blast else 1.4) * float(np.exp(0.35 * spots)),
         depth=0.16 * float(np.exp(0.25 * random.standard_normal())),
         noise=0.5,

@@ -29,7 +29,8 @@ class Style:
     """What the cells of one patient have in common. Colours are in the order R, G, B.
 
     radius: mean radius of the cell in px; radius_spread: standard deviation from cell to cell, as a share;
-    elongation, roughness: amplitude of the outline's second and higher waves, as a share of the radius;
+    elongation: logarithm of the factor by which the long axis exceeds the radius, about; roughness: amplitude of the
+    outline's waves, as a share of the radius;
     nucleus_share: share of the cell's area that the nucleus takes; nucleus, cytoplasm: optical densities (natural
     logarithm); illumination: gain per channel; slope: how far the gain rises or falls across the image, as a share;
     chromatin: amplitude of the texture at each of `PITCHES`, as a share of the density; tint: change of density
@@ -141,8 +142,10 @@ def _waves(random: np.random.Generator, first: int, last: int) -> NDArray[np.flo
 def _outline(style: Style, radius: float, random: np.random.Generator) -> Floats:
     """Radius of the cell, px, at each of `ANGLES` directions."""
     turn = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
-    long = style.elongation * abs(random.standard_normal()) * np.cos(2 * turn + random.uniform(0, 2 * np.pi))
-    shape = 1 + long + style.roughness * (_waves(random, 3, 7) + 0.15 * _waves(random, 14, 30))
+    axis = np.exp(style.elongation * abs(random.standard_normal()))
+    along = turn + random.uniform(0, 2 * np.pi)
+    ellipse = 1 / np.hypot(np.cos(along) / axis, np.sin(along) * axis)
+    shape = ellipse * (1 + style.roughness * (_waves(random, 3, 7) + 0.15 * _waves(random, 14, 30)))
     return np.asarray(radius * np.clip(shape, 0.5, 1.5), dtype=np.float32)
 
 
