@@ -1,0 +1,195 @@
+"""`params.yaml`: every knob that shapes a model, typed. DVC watches the same keys."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from blastwatch.errors import UsageError
+from blastwatch.network import ARCHITECTURES
+from training.splitting import SplitParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportParameters:
+    """Section `import`. kind: layout of data/source: cnmc, folder or table."""
+
+    kind: str = "cnmc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageParameters:
+    """Section `image`: crop and size in pixels, see `blastwatch.images.Preprocessing`."""
+
+    crop: int = 320
+    size: int = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParameters:
+    """Section `train`.
+
+    weights: scratch, imagenet (torchvision's hub) or file (`weights_file`, safetensors or a plain state dict).
+    balance: what weighs the same in the loss: class (each class), subject (each subject, within equal classes) or
+    none (each cell). precision: fp32, bf16 or auto (bf16 where the device computes in it). patience: epochs without
+    a better validation patient before training stops. average: decay a step of the averaged weights, 0 for none.
+    augment: strength of stain, scale and blur jitter; 0 leaves flips and rotations alone.
+    """
+
+    architecture: str = "resnet50"
+    weights: str = "scratch"
+    weights_file: str = ""
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.2
+    label_smoothing: float = 0.05
+    balance: str = "subject"
+    precision: str = "auto"
+    channels_last: bool = True
+    patience: int = 8
+    average: float = 0.99
+    augment: float = 1.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParameters:
+    """Section `evaluate`. resamples: bootstrap draws of whole groups; error: share of wrong decisions aimed at on
+    each side of the referred cells, on calibration patients."""
+
+    resamples: int = 1000
+    error: float = 0.1
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageParameters:
+    """Section `package`. calibration_cells: cells that int8 is calibrated on; parity_cells: cells that every engine
+    is compared on; false_alarm_rate: of the drift verdict, per window; drift_resamples: simulated windows."""
+
+    calibration_cells: int = 256
+    parity_cells: int = 500
+    false_alarm_rate: float = 0.01
+    drift_resamples: int = 1000
+    seed: int = 1
+
+
+CHOICES = {
+    ("import", "kind"): ("cnmc", "folder", "table"),
+    ("train", "architecture"): ARCHITECTURES,
+    ("train", "weights"): ("scratch", "imagenet", "file"),
+    ("train", "balance"): ("class", "subject", "none"),
+    ("train", "precision"): ("auto", "fp32", "bf16"),
+}
+# Lowest and highest value; where none is named a number must be positive.
+RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("image", "crop"): (16, 4096),
+    ("image", "size"): (32, 1024),
+    ("train", "warmup"): (0, 0.9),
+    ("train", "weight_decay"): (0, 1),
+    ("train", "label_smoothing"): (0, 0.5),
+    ("train", "average"): (0, 0.99999),
+    ("train", "augment"): (0, 3),
+    ("train", "seed"): (0, 2**31),
+    ("evaluate", "resamples"): (20, 100_000),
+    ("evaluate", "error"): (0.001, 0.5),
+    ("evaluate", "seed"): (0, 2**31),
+    ("package", "calibration_cells"): (8, 10_000),
+    ("package", "false_alarm_rate"): (0.0001, 0.5),
+    ("package", "drift_resamples"): (50, 100_000),
+    ("package", "seed"): (0, 2**31),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """The whole file. The section `import` is called `importing` here, since `import` is a word of the language."""
+
+    importing: ImportParameters = field(default_factory=ImportParameters)
+    split: SplitParameters = field(default_factory=SplitParameters)
+    image: ImageParameters = field(default_factory=ImageParameters)
+    train: TrainParameters = field(default_factory=TrainParameters)
+    evaluate: EvaluateParameters = field(default_factory=EvaluateParameters)
+    package: PackageParameters = field(default_factory=PackageParameters)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        values = asdict(self)
+        values["import"] = values.pop("importing")
+        return values
+
+
+def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
+    """Read a params file, then overrides such as `train.epochs=3`. What is not named keeps its default.
+
+    Raises:
+        UsageError: naming the key, what was expected and what came.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: expected a YAML file of parameters. Name one with --params FILE.")
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"Expected YAML in {path} but it cannot be read: {error}") from error
+    if not isinstance(document, dict) or not all(isinstance(section, dict) for section in document.values()):
+        raise UsageError(f"Expected sections of keys and values in {path} but got something else.")
+    for override in overrides:
+        key, mark, text = override.partition("=")
+        section, dot, name = key.partition(".")
+        if not (mark and dot and name):
+            raise UsageError(f"Expected SECTION.KEY=VALUE, such as train.epochs=3, but got {override!r}.")
+        document.setdefault(section, {})[name] = yaml.safe_load(text)
+    return parse(document)
+
+
+def parse(document: dict[str, dict[str, Any]]) -> Parameters:
+    """Check every section and key of a document."""
+    kinds = {("import" if f.name == "importing" else f.name): f for f in fields(Parameters)}
+    unknown = sorted(set(document) - set(kinds))
+    if unknown:
+        raise UsageError(f"Expected the sections {', '.join(kinds)} but got {', '.join(map(str, unknown))}.")
+    hints = get_type_hints(Parameters)
+    values = {
+        kind.name: _section(name, hints[kind.name], document.get(name, {})) for name, kind in kinds.items()
+    }  # fmt: skip
+    parameters = Parameters(**values)
+    if (parameters.train.weights == "file") != bool(parameters.train.weights_file):
+        raise UsageError("train.weights=file and train.weights_file go together: name both or neither.")
+    return parameters
+
+
+def _section(name: str, kind: type, values: dict[str, Any]) -> Any:
+    known = get_type_hints(kind)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError(f"Expected keys of {name} among {', '.join(known)} but got {', '.join(map(str, unknown))}.")
+    return kind(**{key: _value(name, key, known[key], value) for key, value in values.items()})
+
+
+def _value(section: str, key: str, kind: type, value: Any) -> Any:
+    where = f"{section}.{key}"
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is float and isinstance(value, str):
+        try:
+            value = float(value)  # YAML 1.1 reads 1e-3 as text
+        except ValueError as error:
+            raise UsageError(f"Expected {where} to be a number but got {value!r}.") from error
+    if type(value) is not kind:
+        raise UsageError(f"Expected {where} to be {_words(kind)} but got {value!r}.")
+    choices = CHOICES.get((section, key))
+    if choices and value not in choices:
+        raise UsageError(f"Expected {where} to be one of {', '.join(choices)} but got {value!r}.")
+    if kind in (int, float) and section != "split":
+        low, high = RANGES.get((section, key), (1e-12 if kind is float else 1, float("inf")))
+        if not low <= value <= high:
+            raise UsageError(f"Expected {where} to lie from {low:g} to {high:g} but got {value!r}.")
+    return value
+
+
+def _words(kind: type) -> str:
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return named.get(kind, " or ".join(map(str, get_args(kind))))
