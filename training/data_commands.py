@@ -132,7 +132,7 @@ def audit(folder: Path, out: Path | None, split: Path | None, as_json: bool) -> 
     type=click.Path(path_type=Path),
     default="params.yaml",
     show_default=True,
-    help="File with the section split.",
+    help="File of parameters.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: split.seed=2.")
 @json_option
@@ -140,9 +140,10 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
     """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
     from blastwatch.manifest import SIDES, read_cells
     from training.audit import read_audit
-    from training.splitting import read_split_parameters, split_cells, write_split
+    from training.parameters import load_parameters
+    from training.splitting import split_cells, write_split
 
-    parameters = read_split_parameters(params, overrides)
+    parameters = load_parameters(params, overrides).split
     cells = read_cells(folder)
     rows = split_cells(cells, read_audit(audit_folder, cells), parameters)
     facts = write_split(rows, cells, parameters, out)

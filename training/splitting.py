@@ -3,12 +3,11 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import CheckRefused, DataError, LeakFound, UsageError
@@ -52,29 +51,6 @@ class SplitParameters:
     def fractions(self) -> dict[str, float]:
         """Share of the cells by side, in the order of `SIDES`."""
         return {side: float(getattr(self, side)) for side in SIDES}
-
-
-def read_split_parameters(path: Path, overrides: Sequence[str] = ()) -> SplitParameters:
-    """Section `split` of a params file, with overrides such as `split.seed=2`; what is not named keeps its default.
-
-    Raises:
-        UsageError: where the file is missing, or a key or value cannot be used.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path} is missing: expected a YAML file with the section `split`. Name one with --params.")
-    try:
-        document = yaml.safe_load(path.read_text())
-        section = dict((document or {}).get("split", {}))
-        for override in overrides:
-            key, _, value = override.partition("=")
-            section[key.removeprefix("split.")] = yaml.safe_load(value)
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"Expected a section `split` of keys and values in {path}: {error}") from error
-    known = [field.name for field in fields(SplitParameters)]
-    unknown = sorted(set(section) - set(known))
-    if unknown:
-        raise UsageError(f"Expected keys of split among {', '.join(known)} but got {', '.join(map(str, unknown))}.")
-    return SplitParameters(**section)
 
 
 def split_cells(cells: Cells, audit: Audit, parameters: SplitParameters) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from blastwatch.errors import CheckRefused, DataError, LeakFound, UsageError
 from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
 from training.audit import audit_cells
-from training.splitting import SplitParameters, check_leak, deal, quota, read_split_parameters, split_cells, write_split
+from training.splitting import SplitParameters, check_leak, deal, quota, split_cells, write_split
 
 
 def cohort_of(sizes, ties=()):
@@ -148,22 +148,6 @@ def test_a_split_is_read_back_and_belongs_to_its_manifest(tmp_path):
 def test_parameters_that_cannot_be_used(changes, told):
     with pytest.raises(UsageError, match=told):
         SplitParameters(**changes)
-
-
-def test_parameters_come_from_a_file_and_overrides(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text("split: {seed: 3, train: 0.4, test: 0.3}\ntrain: {}\n")
-    assert read_split_parameters(path, ["split.seed=5", "by=image"]) == SplitParameters(
-        seed=5, by="image", train=0.4, test=0.3
-    )
-    path.write_text("split: {sed: 3}")
-    with pytest.raises(UsageError, match="sed"):
-        read_split_parameters(path)
-    path.write_text("split: [1]")
-    with pytest.raises(UsageError, match="section `split`"):
-        read_split_parameters(path)
-    with pytest.raises(UsageError, match="--params"):
-        read_split_parameters(tmp_path / "nowhere.yaml")
 
 
 @given(st.integers(4, 200))
