@@ -29,7 +29,8 @@ def import_(
     \b
     cnmc    the C-NMC 2019 download, in either layout
     folder  a tree with folders all/ and hem/; a folder per person below them
-    table   a CSV or Parquet file with the columns path, label, subject; paths inside its folder
+    table   a CSV or Parquet file with the columns path, label, subject; paths inside its folder;
+            or a folder with one such file
 
     Images that cannot be used are listed in refused.csv, and the rest goes on.
     """

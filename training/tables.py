@@ -22,9 +22,13 @@ def list_table(table: Path, *, name: str) -> Listing:
     file of this machine. Links inside the folder are followed; whoever made the folder put them there.
     An image that is named twice is taken once; where its rows disagree, it is refused.
 
+    Args:
+        table: the file, or a folder that holds one table beside its images.
+
     Raises:
         DataError: where the table is missing, cannot be read or lacks a column.
     """
+    table = _only_table(table) if table.is_dir() else table
     rows = _read_rows(table)
     check_columns(rows, TABLE_COLUMNS, table)
     listing = Listing(root=table.parent)
@@ -45,7 +49,7 @@ def list_table(table: Path, *, name: str) -> Listing:
 
 def _read_rows(table: Path) -> pd.DataFrame:
     if not table.is_file():
-        raise DataError(f"Expected a table (.csv or .parquet) but {table} is {_what(table)}.")
+        raise DataError(f"Expected a table (.csv or .parquet) but {table} is missing.")
     try:
         if table.suffix.lower() == ".parquet":
             return pd.read_parquet(table)
@@ -55,8 +59,12 @@ def _read_rows(table: Path) -> pd.DataFrame:
         raise DataError(f"{table} cannot be read as a table (.csv in UTF-8, or .parquet): {error}") from error
 
 
-def _what(path: Path) -> str:
-    return "a folder; for a tree of classes use --kind folder" if path.is_dir() else "missing"
+def _only_table(folder: Path) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".parquet"))
+    if len(found) != 1:
+        told = ", ".join(path.name for path in found) or "none"
+        raise DataError(f"Expected one table (.csv or .parquet) in {folder} but found {told}. Name the file itself.")
+    return found[0]
 
 
 def _text(value: object) -> str:

@@ -249,7 +249,7 @@ def test_table_rows_that_disagree_are_refused(tmp_path):
     draw(tmp_path / "1.png", 1)
     table = tmp_path / "cells.csv"
     table.write_text("path,label,subject\n0.png,all,1\n0.png,hem,1\n1.png,hem,2\n")
-    done = import_cells(table, tmp_path / "cells", kind="table")
+    done = import_cells(tmp_path, tmp_path / "cells", kind="table")  # the folder with its only table
     assert done.rows["path"].tolist() == ["1.png"]
     assert [refusal.reason for refusal in done.refused] == ["repeated"]
 
@@ -265,5 +265,5 @@ def test_tables_that_cannot_be_used(tmp_path):
     (tmp_path / "cells.parquet").write_text("no Parquet")
     with pytest.raises(DataError, match="cannot be read as a table"):
         import_cells(tmp_path / "cells.parquet", tmp_path / "cells", kind="table")
-    with pytest.raises(DataError, match="use --kind folder"):
+    with pytest.raises(DataError, match=r"found cells\.csv, cells\.parquet"):
         import_cells(tmp_path, tmp_path / "cells", kind="table")
