@@ -24,7 +24,7 @@ def data() -> None:
 def import_(
     source: Path, kind: str, out: Path, source_name: str | None, subject_pattern: str | None, as_json: bool
 ) -> None:
-    r"""Read the cells of SOURCE once and write their manifest.
+    """Read the cells of SOURCE once and write their manifest.
 
     \b
     cnmc    the C-NMC 2019 download, in either layout
