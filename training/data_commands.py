@@ -161,6 +161,27 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 
 @data.command()
 @click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the packed cells.")
+@click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: image.size=128.")
+@json_option
+def pack(folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Decode and crop every cell of the data set FOLDER once, for training and evaluation."""
+    from blastwatch.images import Preprocessing
+    from blastwatch.manifest import read_cells
+    from training.pack import write_pack
+    from training.parameters import load_parameters
+
+    image = load_parameters(params, overrides).image
+    facts = write_pack(read_cells(folder), Preprocessing(crop=image.crop, size=image.size), out)
+    if as_json:
+        print_json(facts)
+    else:
+        say(f"Packed {facts['cells']} cells at {facts['size']} px into {out}.")
+
+
+@data.command()
+@click.argument("folder", type=FOLDER)
 @json_option
 def show(folder: Path, as_json: bool) -> None:
     """Show what the imported data set FOLDER holds."""

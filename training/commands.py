@@ -1,0 +1,124 @@
+"""The commands `blastwatch train`, `evaluate` and `package`: the last three stages of dvc.yaml."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from blastwatch.console import json_option, print_json, say
+from blastwatch.settings import load
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def parameter_options(command: Command) -> Command:
+    """`--params FILE` and `--set KEY=VALUE`, as every stage takes them."""
+    file = click.Path(path_type=Path)
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=3.")(
+        command
+    )
+    return click.option("--params", type=file, default="params.yaml", show_default=True, help="File of parameters.")(
+        command
+    )
+
+
+def folders(**defaults: str) -> Callable[[Command], Command]:
+    """Options for the folders that a stage reads and writes."""
+
+    def add(command: Command) -> Command:
+        for name, default in defaults.items():
+            command = click.option(f"--{name}", type=FOLDER, default=default, show_default=True)(command)
+        return command
+
+    return add
+
+
+@click.command()
+@parameter_options
+@folders(cells="data/cells", split="data/split", pack="data/pack", out="results/train")
+@json_option
+def train(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
+    """Train a network on the split cells and track the run; goes on where a stopped training was."""
+    from training.parameters import load_parameters
+    from training.training_run import run_training
+
+    facts = run_training(load_parameters(params, overrides), load(), **places)
+    if as_json:
+        print_json(facts)
+    else:
+        say(f"Best epoch {facts['best_epoch']} of {facts['epochs']}; run {facts['run_id']}.")
+
+
+@click.command()
+@parameter_options
+@folders(cells="data/cells", split="data/split", pack="data/pack", trained="results/train", out="results/evaluate")
+@click.option(
+    "--summary", type=click.Path(path_type=Path), default="results/summary.json", show_default=True,
+    help="Flat figures for dvc metrics.",
+)  # fmt: skip
+@json_option
+def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: bool, **places: Path) -> None:
+    """Measure the trained network on the test patients, with intervals by patient."""
+    import pandas as pd
+
+    from blastwatch.manifest import read_cells, read_json, write_json
+    from training import evaluation, plots
+    from training.pack import open_pack
+    from training.parameters import load_parameters
+    from training.tracking import open_run
+
+    metrics = evaluation.run_evaluation(load_parameters(params, overrides).evaluate, **places)
+    out = places["out"]
+    table = pd.read_parquet(out / evaluation.PREDICTIONS)
+    pictures = [*plots.plot_evaluation(table, metrics, out), out / "mistakes.png"]
+    packed = open_pack(places["pack"], read_cells(places["cells"]))
+    plots.plot_mistakes(table, packed, pictures[-1], synthetic=metrics["synthetic"])
+    figures = evaluation.summary(metrics)
+    write_json(summary, figures)
+    with open_run(load(), run_id=read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"]):
+        import mlflow
+
+        mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})
+        for picture in pictures:
+            mlflow.log_artifact(str(picture), "plots")
+        mlflow.log_artifact(str(out / evaluation.METRICS))
+    if as_json:
+        print_json(metrics)
+        return
+    kind = "synthetic test cells" if metrics["synthetic"] else "test cells"
+    say(f"{metrics['counts']['cells']} {kind} of {metrics['counts']['groups']} patients; 95 % intervals by patient")
+    for part in ("cells", "patients"):
+        for name, row in metrics[part].items():
+            say(f"  {part:<9} {name:<26} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+    bar = metrics["size_baseline"]["auroc"]
+    say(f"  three size numbers alone: AUROC {bar['value']:.3f}  ({bar['low']:.3f} to {bar['high']:.3f})")
+
+
+@click.command()
+@parameter_options
+@folders(
+    cells="data/cells", audit="data/audit", split="data/split", pack="data/pack",
+    trained="results/train", evaluated="results/evaluate", out="results/package",
+)  # fmt: skip
+@json_option
+def package(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
+    """Put network, reference and evidence into a sealed model package."""
+    from training.packaging import build_package
+    from training.parameters import load_parameters
+
+    digest = build_package(
+        load_parameters(params, overrides),
+        cells_folder=places["cells"],
+        audit_folder=places["audit"],
+        split_folder=places["split"],
+        pack_folder=places["pack"],
+        train_folder=places["trained"],
+        evaluate_folder=places["evaluated"],
+        out=places["out"],
+    )
+    if as_json:
+        print_json({"package": str(places["out"]), "digest": digest})
+    else:
+        say(f"Package {digest[:12]} in {places['out']}. Register it: blastwatch registry register {places['out']}")

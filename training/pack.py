@@ -1,0 +1,102 @@
+"""Every cell decoded and cropped once, into one memory-mapped array that training and evaluation read."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from blastwatch.console import progress
+from blastwatch.digests import file_digest
+from blastwatch.errors import DataError
+from blastwatch.images import Pixels, Preprocessing, crop_cell, decode, pixel_digest
+from blastwatch.manifest import Cells, read_json, write_json
+
+CROPS, INDEX, FACTS = "crops.npy", "index.parquet", "pack.json"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """crops: uint8, shape (n, size, size, 3), read-only memory map; paths: of the manifest, in the order of crops."""
+
+    crops: Pixels
+    paths: tuple[str, ...]
+    preprocessing: Preprocessing
+    digest: str
+
+    def rows_of(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each path.
+
+        Raises:
+            DataError: naming a path that was not packed.
+        """
+        known = {path: row for row, path in enumerate(self.paths)}
+        missing = [path for path in paths if path not in known]
+        if missing:
+            raise DataError(f"{len(missing)} cells are not in the pack, the first {missing[0]}. Pack them anew.")
+        return np.array([known[path] for path in paths], dtype=np.int64)
+
+
+def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[str, Any]:
+    """Decode and crop every cell of the manifest; both cores, memory does not grow with the number of cells.
+
+    Raises:
+        DataError: where an image is no longer what the import read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows = cells.rows.sort_values("path")
+    size = preprocessing.size
+    shape = (len(rows), size, size, 3)
+    crops = np.lib.format.open_memmap(out / CROPS, mode="w+", dtype=np.uint8, shape=shape)
+
+    def read(task: tuple[int, str, str]) -> None:
+        row, path, expected = task
+        try:
+            image = decode((cells.root / path).read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} of the manifest cannot be read under {cells.root}: {error}.") from error
+        if pixel_digest(image) != expected:
+            raise DataError(f"{path} has other pixels than when it was imported. Import the source anew.")
+        crops[row] = crop_cell(image, preprocessing)
+
+    tasks = list(zip(range(len(rows)), rows["path"], rows["pixel_sha256"], strict=True))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _ in progress(pool.map(read, tasks), total=len(tasks), what="Packing"):
+            pass
+    crops.flush()
+    pd.DataFrame({"path": rows["path"]}).to_parquet(out / INDEX, index=False)
+    facts = {
+        "digest": file_digest(out / CROPS),
+        "data_digest": cells.digest,
+        "crop": preprocessing.crop,
+        "size": size,
+        "cells": len(rows),
+    }
+    write_json(out / FACTS, facts)
+    return facts
+
+
+def open_pack(folder: Path, cells: Cells) -> Packed:
+    """Open a pack and check that it is whole and belongs to the manifest.
+
+    Raises:
+        DataError: saying what does not fit.
+    """
+    made_by = f"blastwatch data pack {cells.folder} --out {folder}"
+    facts = read_json(folder / FACTS, made_by=made_by)
+    preprocessing = Preprocessing(crop=facts["crop"], size=facts["size"])
+    if facts["data_digest"] != cells.digest:
+        raise DataError(f"The pack in {folder} was made of another manifest. Make it anew: {made_by}")
+    if not (folder / CROPS).is_file() or file_digest(folder / CROPS) != facts["digest"]:
+        raise DataError(f"{folder / CROPS} is missing or was changed. Make it anew: {made_by}")
+    crops = np.load(folder / CROPS, mmap_mode="r")
+    expected = (facts["cells"], facts["size"], facts["size"], 3)
+    if crops.shape != expected:
+        raise DataError(f"Expected {folder / CROPS} of shape {expected} but got {crops.shape}. Make it anew: {made_by}")
+    paths = tuple(pd.read_parquet(folder / INDEX)["path"])
+    return Packed(crops=crops, paths=paths, preprocessing=preprocessing, digest=facts["digest"])

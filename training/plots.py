@@ -1,0 +1,104 @@
+"""The pictures of a run. Each says whether the cells were synthetic, and that this is no medical device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from blastwatch import DISCLAIMER
+from training.calibration import reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from training.pack import Packed
+
+BLUE, RED, GREY = "#2b6cb0", "#c53030", "#718096"
+
+
+def _figure(width: float, height: float, title: str, *, synthetic: bool) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure.suptitle(f"{title} (synthetic cells)" if synthetic else title)
+    figure.supxlabel(DISCLAIMER, fontsize=7, color=GREY)
+    return figure
+
+
+def plot_curves(curves: pd.DataFrame, best_epoch: int, path: Path, *, synthetic: bool) -> None:
+    """Loss, and AUROC with accuracy by subject, over epochs."""
+    figure = _figure(9, 3.8, "Training", synthetic=synthetic)
+    left, right = figure.subplots(1, 2)
+    for name, color, axes in (
+        ("train_loss", GREY, left),
+        ("validation_loss", BLUE, left),
+        ("validation_auroc", BLUE, right),
+        ("validation_subject_accuracy", RED, right),
+    ):
+        axes.plot(curves["epoch"], curves[name], color=color, marker=".", label=name.replace("_", " "))
+    for axes in (left, right):
+        axes.axvline(best_epoch, color="black", linewidth=0.8, linestyle=":", label="best epoch")
+        axes.set_xlabel("epoch")
+        axes.legend(fontsize=8)
+    left.set_ylabel("cross-entropy")
+    figure.savefig(path)
+
+
+def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> list[Path]:
+    """Confusion matrix, ROC and reliability of the test cells."""
+    from sklearn.metrics import confusion_matrix, roc_curve
+
+    truth, blast = np.asarray(table["label"] == "all"), table["probability"].to_numpy()
+    synthetic = bool(metrics["synthetic"])
+    paths = [out / name for name in ("confusion.png", "roc.png", "reliability.png")]
+
+    figure = _figure(4.2, 4, "Test cells", synthetic=synthetic)
+    axes = figure.subplots()
+    counts = confusion_matrix(truth, blast >= 0.5)
+    axes.imshow(counts / counts.sum(axis=1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > 0.5 * counts[row].sum()
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if dark else "black")
+    axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=["hem", "all"], yticklabels=["hem", "all"])
+    axes.set(xlabel="answer", ylabel="truth")
+    figure.savefig(paths[0])
+
+    figure = _figure(4.2, 4, "ROC, test cells", synthetic=synthetic)
+    axes = figure.subplots()
+    wrong, right, _ = roc_curve(truth, blast)
+    area = metrics["cells"]["auroc"]
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    told = f"AUROC {area['value']:.3f}\n95 % by patient {area['low']:.3f} to {area['high']:.3f}"
+    axes.plot(wrong, right, color=BLUE, label=told)
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(paths[1])
+
+    figure = _figure(4.2, 4, "Reliability, test cells", synthetic=synthetic)
+    axes = figure.subplots()
+    bins = pd.DataFrame(reliability(blast, truth))
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot(bins["probability"], bins["share"], color=BLUE, linewidth=1)
+    axes.scatter(bins["probability"], bins["share"], s=20 + 300 * bins["weight"], color=BLUE, alpha=0.6)
+    before, after = (metrics["calibration"][name] for name in ("ece_before", "ece_after"))
+    axes.set(xlabel="probability of a blast", ylabel="share of blasts", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_title(f"ECE {before:.3f} before, {after:.3f} after temperature", fontsize=8)
+    figure.savefig(paths[2])
+    return paths
+
+
+def plot_mistakes(table: pd.DataFrame, packed: "Packed", path: Path, *, synthetic: bool, most: int = 24) -> None:
+    """The cells that were wrong with the highest probability, worst first."""
+    truth = np.asarray(table["label"] == "all")
+    gap = np.abs(table["probability"] - truth)
+    worst = table.assign(gap=gap)[gap > 0.5].sort_values("gap", ascending=False).head(most)
+    figure = _figure(9, 5.6, f"Worst mistakes on test cells ({len(worst)} shown)", synthetic=synthetic)
+    grid = figure.subplots(3, 8)
+    for axes in grid.flat:
+        axes.axis("off")
+    rows = packed.rows_of(worst["path"].tolist())
+    for axes, row, (_, cell) in zip(grid.flat, rows, worst.iterrows(), strict=False):
+        axes.imshow(packed.crops[row])
+        axes.set_title(f"{cell['subject']}: {cell['label']}, p {cell['probability']:.2f}", fontsize=7)
+    figure.savefig(path)

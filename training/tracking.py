@@ -1,0 +1,83 @@
+"""The MLflow run behind a model: where it is kept, how it is found again, and how it ends."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.errors import RegistryError
+from blastwatch.registry import check_reachable
+from blastwatch.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import ActiveRun
+
+SYSTEM_METRICS_INTERVAL = 5  # seconds
+
+
+@contextmanager
+def open_run(
+    settings: Settings, *, run_id: str | None = None, tags: dict[str, str] | None = None
+) -> "Iterator[ActiveRun]":
+    """Start a run, or go on with one; an error marks it FAILED.
+
+    Raises:
+        RegistryUnreachable, RegistryError: where MLflow cannot be used.
+    """
+    check_reachable(settings.tracking_uri)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if settings.embedded_registry:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.set_registry_uri(settings.tracking_uri)
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL)
+    try:
+        if run_id is None:
+            _experiment(settings)
+        run = mlflow.start_run(run_id=run_id, tags=tags, log_system_metrics=run_id is None)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow at {settings.tracking_uri} cannot open the run: {error.message}") from error
+    with run:
+        yield run
+
+
+def _experiment(settings: Settings) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if client.get_experiment_by_name(settings.experiment) is None:
+        # The embedded store would otherwise put artifacts into the current folder.
+        place = settings.artifacts.as_uri() if settings.embedded_registry else None
+        client.create_experiment(settings.experiment, artifact_location=place)
+    mlflow.set_experiment(settings.experiment)
+
+
+def unfinished_run(settings: Settings, key: str) -> str | None:
+    """The run that a stopped training left behind, found by the tag `blastwatch.key`."""
+    check_reachable(settings.tracking_uri)
+    import mlflow
+
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is None:
+        return None
+    found = client.search_runs([experiment.experiment_id], f"tags.`blastwatch.key` = '{key}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def flat(parameters: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`{"train": {"epochs": 3}}` as `{"train.epochs": 3}`, which is how MLflow shows parameters."""
+    return {f"{section}.{key}": value for section, values in parameters.items() for key, value in values.items()}
+
+
+def git_commit(folder: Path) -> str:
+    """The commit of the checkout around a folder, with `+` where files differ from it; "" outside of one."""
+    call = ["git", "-C", str(folder)]
+    head = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603
+    if head.returncode:
+        return ""
+    changed = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)  # noqa: S603
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,114 @@
+"""One training: from the split and the pack to weights, curves and a tracked run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import blastwatch
+from blastwatch import history
+from blastwatch.console import say
+from blastwatch.digests import json_digest
+from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
+from blastwatch.network import build, save_weights
+from blastwatch.registry import lock_digest
+from blastwatch.settings import Settings
+from training.loop import Progress, Trainer, fit, side_of
+from training.pack import open_pack
+from training.parameters import Parameters
+from training.splitting import check_leak
+from training.tracking import flat, git_commit, open_run, unfinished_run
+from training.weights import first_network
+
+WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
+
+
+def run_training(
+    parameters: Parameters, settings: Settings, *, cells: Path, split: Path, pack: Path, out: Path
+) -> dict[str, Any]:
+    """Train, track and write `weights.safetensors`, `train.json` and `curves.csv`; resumes a stopped training.
+
+    Raises:
+        LeakFound: where a patient stands on two sides of a split that claims to be by group.
+    """
+    manifest = read_cells(cells)
+    rows = read_split(cells, split)
+    split_facts = read_json(split / SPLIT_FACTS, made_by=f"blastwatch data split {cells}")
+    if not split_facts["leaky"]:
+        check_leak(rows)
+    packed = open_pack(pack, manifest)
+    values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
+    key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest})
+    checkpoint = settings.home / "checkpoints" / f"{key}.pt"
+    going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
+    project = Path(blastwatch.__file__).parents[1]
+    facts: dict[str, Any] = {
+        "data_digest": manifest.digest,
+        "split_digest": split_facts["digest"],
+        "git_commit": git_commit(project),
+        "lock_digest": lock_digest(project),
+        "synthetic": manifest.synthetic,
+        "leaky": split_facts["leaky"],
+    }
+    tags = {f"blastwatch.{name}": str(value).lower() for name, value in facts.items()} | {"blastwatch.key": key}
+    with open_run(settings, run_id=going_on, tags=tags) as run:
+        import mlflow
+
+        if going_on is None:
+            mlflow.log_params(flat(parameters.to_dict()))
+        trainer = Trainer(
+            first_network(
+                parameters.train.architecture,
+                parameters.train.weights,
+                parameters.train.weights_file,
+                seed=parameters.train.seed,
+            ),
+            parameters.train,
+            packed,
+            side_of(rows, packed, "train", parameters.train.balance),
+        )
+        validation = side_of(rows, packed, "validation", "subject")
+        done = fit(trainer, validation, checkpoint, on_epoch=_tell)
+        facts |= {
+            "run_id": run.info.run_id,
+            "created": history.now(),
+            "epochs": done.epoch,
+            "best_epoch": done.best_epoch,
+            "architecture": parameters.train.architecture,
+            "parameters": asdict(parameters.train),
+        }
+        _write(done, facts, out)
+        _log_end(done, out, synthetic=manifest.synthetic)
+    checkpoint.unlink(missing_ok=True)
+    return facts
+
+
+def _tell(row: dict[str, float]) -> None:
+    import mlflow
+
+    mlflow.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+    say(
+        f"epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss {row['validation_loss']:.3f}, "
+        f"accuracy by subject {row['validation_subject_accuracy']:.3f}, AUROC {row['validation_auroc']:.3f}"
+    )
+
+
+def _write(done: Progress, facts: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    network = build(facts["architecture"])
+    network.load_state_dict(done.best_state)
+    save_weights(network, out / WEIGHTS)
+    pd.DataFrame(done.curves).to_csv(out / CURVES, index=False)
+    write_json(out / FACTS, facts)
+
+
+def _log_end(done: Progress, out: Path, *, synthetic: bool) -> None:
+    import mlflow
+
+    from training.plots import plot_curves
+
+    mlflow.log_metrics({"best_epoch": done.best_epoch, "best_validation_loss": done.best_loss})
+    plot_curves(pd.DataFrame(done.curves), done.best_epoch, out / "curves.png", synthetic=synthetic)
+    mlflow.log_artifact(str(out / "curves.png"), "plots")
+    mlflow.log_artifact(str(out / FACTS))

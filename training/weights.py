@@ -1,0 +1,87 @@
+"""Where a network's first weights come from: scratch, torchvision's hub or a file. Never silently another source."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+from blastwatch.errors import PackageError, UsageError
+from blastwatch.network import build
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HEAD = "fc."
+
+
+def first_network(architecture: str, weights: str, weights_file: str, *, seed: int) -> "nn.Module":
+    """The network before training; its last layer is always fresh.
+
+    Raises:
+        UsageError: where the hub or the file cannot be had.
+        PackageError: where the file belongs to another architecture.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    network = build(architecture)
+    if weights == "imagenet":
+        fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
+    elif weights == "file":
+        fill(network, read_state(Path(weights_file)), weights_file)
+    return network
+
+
+def _from_hub(architecture: str) -> "dict[str, Tensor]":
+    from torchvision.models import get_model_weights
+
+    try:
+        state: dict[str, Tensor] = get_model_weights(architecture).DEFAULT.get_state_dict(progress=False)
+    except (URLError, OSError, RuntimeError) as error:
+        raise UsageError(
+            f"torchvision's weights of {architecture} cannot be fetched: {error}. Save them as a file and set "
+            "train.weights=file and train.weights_file, or set train.weights=scratch."
+        ) from error
+    return state
+
+
+def read_state(path: Path) -> "dict[str, Tensor]":
+    """A state dict from safetensors, or from a torch file that holds tensors alone (nothing else is unpickled)."""
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UsageError(f"Expected a file of weights at {path} (train.weights_file) but there is none.")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise PackageError(f"Expected weights in {path} but they cannot be read as tensors alone: {error}.") from error
+    if not isinstance(state, dict):
+        raise PackageError(f"Expected a state dict in {path} but got {type(state).__name__}.")
+    return state
+
+
+def fill(network: "nn.Module", state: "dict[str, Tensor]", source: str) -> None:
+    """Fill all but the last layer.
+
+    Raises:
+        PackageError: where names or shapes are those of another network.
+    """
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(HEAD)}
+    given = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+    faults = [f"{name} is missing" for name in own if name not in given]
+    faults += [f"{name} is unknown" for name in given if name not in own]
+    faults += [
+        f"{name} has shape {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if faults:
+        raise PackageError(
+            f"The weights from {source} belong to another network ({len(faults)} differences): {'; '.join(faults[:3])}."
+        )
+    network.load_state_dict(given, strict=False)
