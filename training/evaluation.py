@@ -1,6 +1,5 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +196,4 @@ def summary(metrics: dict[str, Any]) -> dict[str, float]:
     """Flat figures for `dvc metrics show`."""
     flat = {f"{part}.{name}": row["value"] for part in ("cells", "patients") for name, row in metrics[part].items()}
     flat |= {f"size_baseline.{name}": metrics["size_baseline"][name]["value"] for name in ("weighted_f1", "auroc")}
-    return json.loads(
-        json.dumps(flat | {f"calibration.{name}": value for name, value in metrics["calibration"].items()})
-    )
+    return flat | {f"calibration.{name}": value for name, value in metrics["calibration"].items()}

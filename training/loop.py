@@ -156,7 +156,7 @@ class Trainer:
             self.optimizer.step()
             self.schedule.step()
             self.average.update_parameters(self.network)
-            total += float(loss) * len(chosen)
+            total += loss.item() * len(chosen)
         return total / len(order)
 
     def _to_device(self, inputs: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def validate(network: nn.Module, packed: Packed, cells: Side) -> dict[str, float
     from sklearn.metrics import roc_auc_score
 
     logits = predict_logits(network, packed, cells.rows)
-    losses = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(cells.labels), reduction="none")
+    losses = functional.cross_entropy(torch.tensor(logits), torch.tensor(cells.labels), reduction="none")
     right = pd.Series(logits.argmax(1) == cells.labels)
     return {
         "validation_loss": float((losses.numpy() * cells.weights).mean()),

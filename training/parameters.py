@@ -183,7 +183,7 @@ def _value(section: str, key: str, kind: type, value: Any) -> Any:
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
         raise UsageError(f"Expected {where} to be one of {', '.join(choices)} but got {value!r}.")
-    if kind in (int, float) and section != "split":
+    if isinstance(value, int | float) and not isinstance(value, bool) and section != "split":
         low, high = RANGES.get((section, key), (1e-12 if kind is float else 1, float("inf")))
         if not low <= value <= high:
             raise UsageError(f"Expected {where} to lie from {low:g} to {high:g} but got {value!r}.")

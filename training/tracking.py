@@ -33,7 +33,7 @@ def open_run(
         settings.home.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.tracking_uri)
-    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL)
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL)  # type: ignore[no-untyped-call]
     try:
         if run_id is None:
             _experiment(settings)
