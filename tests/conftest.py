@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
-from blastwatch.settings import Settings, load  # noqa: E402  (telemetry is off before anything else loads)
+from blastwatch.settings import Settings, load
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +44,25 @@ def free_port() -> Callable[[], int]:
             return int(probe.getsockname()[1])
 
     return find
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """A work folder with a small synthetic cohort, imported, audited, split and packed at 32 px."""
+    from click.testing import CliRunner
+
+    from training.data_commands import data
+
+    work = tmp_path_factory.mktemp("cohort")
+    (work / "params.yaml").write_text("image: {size: 32}\n")
+    folder = {name: str(work / "data" / name) for name in ("source", "cells", "audit", "split", "pack")}
+    parameters = ["--params", str(work / "params.yaml")]
+    for call in (
+        ["synth", "--patients", "20", "--cells", "6", "--seed", "3", "--duplicates", "1", "--out", folder["source"]],
+        ["import", folder["source"], "--kind", "cnmc", "--out", folder["cells"]],
+        ["audit", folder["cells"], "--out", folder["audit"]],
+        ["split", folder["cells"], "--audit", folder["audit"], "--out", folder["split"], *parameters],
+        ["pack", folder["cells"], "--out", folder["pack"], *parameters],
+    ):
+        CliRunner().invoke(data, call, catch_exceptions=False)
+    return work / "data"

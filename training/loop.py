@@ -95,11 +95,8 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, schedule(self.steps * parameters.epochs, parameters.warmup)
         )
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.network,
-            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(parameters.average),
-            use_buffers=True,
-        )
+        decaying: Any = torch.optim.swa_utils.get_ema_multi_avg_fn(parameters.average)  # type: ignore[no-untyped-call]
+        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decaying, use_buffers=True)
         self.transform = train_transform(parameters.augment)
 
     @property
@@ -228,7 +225,7 @@ def fit(
         trainer.restore(saved.pop("trainer"))
         done = Progress(**saved)
     while done.epoch < parameters.epochs and done.epoch - done.best_epoch < parameters.patience:
-        row: dict[str, float] = {"epoch": done.epoch + 1, "learning_rate": trainer.schedule.get_last_lr()[0]}
+        row: dict[str, float] = {"epoch": done.epoch + 1, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
         row["train_loss"] = trainer.train_one_epoch(done.epoch)
         row |= validate(trainer.judged, trainer.packed, validation)
         if not math.isfinite(row["validation_loss"]):

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -87,6 +87,7 @@ def test_formats_off_the_list_are_refused(picture):
         decode(encode(picture, "GIF"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_an_image_or_a_refusal(data):
     for prefix in (b"", b"BM", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"\xff\xd8\xff", b"RIFF"):
@@ -113,6 +114,7 @@ def test_scale_is_fixed_not_fitted():
     assert widths[1] == pytest.approx(2 * widths[0], abs=2)
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, (2, 16, 16, 3)))
 def test_normalise_against_the_formula_and_against_torchvision(crops):
     import torch

@@ -1,0 +1,198 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from blastwatch.errors import DataError, LeakFound, PackageError, UsageError
+from blastwatch.images import Preprocessing, normalise, to_input
+from blastwatch.manifest import read_cells, read_split
+from blastwatch.network import build, save_weights
+from training import loop
+from training.augmentation import augment, train_transform
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import Trainer, TrainingDiverged, fit, loss_weights, predict_logits, schedule, side_of
+from training.pack import open_pack
+from training.parameters import TrainParameters
+from training.splitting import check_leak
+from training.weights import first_network, read_state
+
+TINY = TrainParameters(architecture="resnet18", epochs=3, batch_size=16, average=0.5, precision="fp32", patience=9)
+
+
+@pytest.fixture
+def parts(cohort):
+    cells = read_cells(cohort / "cells")
+    packed = open_pack(cohort / "pack", cells)
+    rows = read_split(cohort / "cells", cohort / "split")
+    return packed, side_of(rows, packed, "train", "subject"), side_of(rows, packed, "validation", "subject")
+
+
+def trainer(parts, parameters=TINY):
+    packed, train, _ = parts
+    return Trainer(first_network("resnet18", "scratch", "", seed=1), parameters, packed, train)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(parts, tmp_path):
+    whole = fit(trainer(parts), parts[2], tmp_path / "whole.pt", on_epoch=lambda row: None)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(trainer(parts), parts[2], tmp_path / "cut.pt", on_epoch=stop)
+    resumed = trainer(parts)
+    again = fit(resumed, parts[2], tmp_path / "cut.pt", on_epoch=lambda row: None)
+    assert again.curves == whole.curves and again.best_epoch == whole.best_epoch
+    assert all(torch.equal(again.best_state[name], tensor) for name, tensor in whole.best_state.items())
+
+
+def test_training_stops_when_validation_patients_gain_nothing(parts, tmp_path, monkeypatch):
+    losses = iter([0.5, 0.6, 0.7, 0.8, 0.9])
+    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_loss": next(losses)})
+    patient = TrainParameters(architecture="resnet18", epochs=5, batch_size=64, precision="fp32", patience=2)
+    done = fit(trainer(parts, patient), parts[2], tmp_path / "c.pt", on_epoch=lambda row: None)
+    assert (done.best_epoch, done.epoch) == (1, 3)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(parts, tmp_path):
+    path = tmp_path / "c.pt"
+    started = trainer(parts)
+    save_checkpoint(path, {"good": 1})
+    with torch.no_grad():
+        started.network.fc.weight.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match=r"train\.learning_rate"):
+        started.train_one_epoch(0)
+    assert load_checkpoint(path) == {"good": 1}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"epoch": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match="No space left"):
+        save_checkpoint(path, {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"epoch": 1} and not list(tmp_path.glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match=r"c\.pt cannot be read"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_each_subject_weighs_the_same_within_equal_classes(cohort):
+    rows = read_split(cohort / "cells", cohort / "split")
+    rows = rows.drop(rows[rows["subject"] == "H3"].index[1:]).assign(weight=lambda r: loss_weights(r, "subject"))
+    by_label = rows.groupby("label")["weight"].sum()
+    assert by_label["all"] == pytest.approx(by_label["hem"], rel=1e-5)
+    for _, part in rows.groupby("label"):
+        shares = part.groupby("subject")["weight"].sum()
+        assert shares.max() == pytest.approx(shares.min(), rel=1e-5)
+    assert rows["weight"].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_a_side_without_a_class_is_refused(cohort, parts):
+    rows = read_split(cohort / "cells", cohort / "split")
+    with pytest.raises(DataError, match="no hem"):
+        side_of(rows[rows["label"] == "all"], parts[0], "train", "none")
+
+
+def test_a_patient_on_two_sides_stops_training(cohort):
+    rows = read_split(cohort / "cells", cohort / "split")
+    rows.loc[rows.index[0], "side"] = "test" if rows["side"].iloc[0] == "train" else "train"
+    with pytest.raises(LeakFound):
+        check_leak(rows)
+
+
+def test_the_schedule_rises_then_falls_to_zero():
+    factor = schedule(100, 0.2)
+    values = [factor(step) for step in range(101)]
+    assert values[19] == 1 and values[0] == 0.05 and values[100] == pytest.approx(0)
+    assert np.argmax(values) in (19, 20)
+
+
+def test_evaluation_sees_the_bits_that_images_makes(cohort, parts):
+    cells = read_cells(cohort / "cells")
+    packed = parts[0]
+    path = cells.rows["path"].iloc[5]
+    row = packed.rows_of([path])
+    expected = to_input((cells.root / path).read_bytes(), packed.preprocessing)
+    assert np.array_equal(normalise(packed.crops[row], packed.preprocessing)[0], expected)
+
+
+def test_logits_do_not_depend_on_the_batch(parts):
+    network = build("resnet18").eval()
+    rows = np.arange(10)
+    together = predict_logits(network, parts[0], rows)
+    alone = np.concatenate([predict_logits(network, parts[0], rows[n : n + 1]) for n in range(10)])
+    assert np.allclose(together, alone, atol=1e-4)
+
+
+def test_augmentation_is_repeatable_keeps_black_and_changes_the_cell(parts):
+    crops, shape = np.array(parts[0].crops[:8]), Preprocessing(size=32)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        draws.append(augment(crops, train_transform(1.0), shape))
+    assert torch.equal(*draws)
+    plain = torch.from_numpy(normalise(crops, shape))
+    assert draws[0].shape == plain.shape and not torch.allclose(draws[0], plain)
+    black = torch.from_numpy(normalise(np.zeros((1, 32, 32, 3), np.uint8), shape))
+    assert torch.allclose(draws[0][:, :, 0, 0], black[0, :, 0, 0].expand(8, 3), atol=1e-6)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    save_weights(build("resnet18"), tmp_path / "w.safetensors")
+    with pytest.raises(PackageError, match="another network"):
+        first_network("resnet50", "file", str(tmp_path / "w.safetensors"), seed=1)
+
+
+def test_weights_from_a_file_are_used_but_for_the_head(tmp_path):
+    source = build("resnet18", classes=1000)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    network = first_network("resnet18", "file", str(tmp_path / "w.pth"), seed=1)
+    assert torch.equal(network.conv1.weight, source.conv1.weight)
+    assert network.fc.out_features == 2
+
+
+def test_a_pickle_is_not_unpickled(tmp_path):
+    torch.save({"model": Stopped("code")}, tmp_path / "w.pth")
+    with pytest.raises(PackageError, match="tensors alone"):
+        read_state(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="there is none"):
+        read_state(tmp_path / "missing.pth")
+
+
+def test_an_unreachable_hub_is_never_replaced_by_scratch(monkeypatch):
+    from urllib.error import URLError
+
+    from torchvision.models import WeightsEnum
+
+    def unreachable(*_, **__):
+        raise URLError("no route")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", unreachable)
+    with pytest.raises(UsageError, match=r"train\.weights=file"):
+        first_network("resnet18", "imagenet", "", seed=1)
+
+
+def test_a_changed_pack_is_refused(cohort, tmp_path):
+    import shutil
+
+    shutil.copytree(cohort / "pack", tmp_path / "pack")
+    with (tmp_path / "pack" / "crops.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    with pytest.raises(DataError, match="was changed"):
+        open_pack(tmp_path / "pack", read_cells(cohort / "cells"))
