@@ -87,6 +87,7 @@ def test_formats_off_the_list_are_refused(picture):
         decode(encode(picture, "GIF"))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_an_image_or_a_refusal(data):
