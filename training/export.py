@@ -1,0 +1,107 @@
+"""The inference graphs of a package: ONNX in float32, and the same quantized to int8 after training."""
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastwatch.errors import PackageError
+
+INPUT, OUTPUTS = "cells", ("logits", "embedding")
+OPSET = 17
+TOLERANCE = 1e-3  # largest difference of a logit between torch and the graph, both in float32
+
+
+def export_onnx(network: Any, size: int, path: Path) -> float:
+    """Write the float32 graph and check it against torch.
+
+    Args:
+        network: of `blastwatch.network.build`, on the CPU.
+        size: side of the network's input in pixels.
+
+    Returns:
+        The largest difference of a logit over a few random inputs.
+
+    Raises:
+        PackageError: where the difference is above `TOLERANCE`.
+    """
+    import onnxruntime
+    import torch
+
+    from blastwatch.network import forward_with_embedding
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return forward_with_embedding(self.network, cells)
+
+    both = Both().eval()
+    cells = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    names = (INPUT, *OUTPUTS)
+    with warnings.catch_warnings():
+        # The exporter that traces is deprecated, and writes the plain graph that NNCF and OpenVINO read best.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(
+            both,
+            (cells,),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "n"} for name in names},
+        )
+    with torch.inference_mode():
+        expected = network(cells).numpy()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(list(OUTPUTS), {INPUT: cells.numpy()})[0]
+    difference = float(np.abs(found - expected).max())
+    if difference > TOLERANCE:
+        raise PackageError(
+            f"The exported graph differs from torch by {difference:.2g} in a logit (most: {TOLERANCE:g})."
+        )
+    return difference
+
+
+def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
+    """Quantize a float32 graph to int8 by NNCF's post-training quantization.
+
+    Args:
+        inputs: cells of calibration patients, float32, shape (n, 3, size, size); the ranges are taken from them.
+    """
+    import onnx
+
+    # NNCF talks on standard output, which belongs to what the command reports.
+    with contextlib.redirect_stdout(io.StringIO()), _quiet("nncf"):
+        import nncf
+
+        samples = [{INPUT: cell[None]} for cell in inputs]
+        quantized = nncf.quantize(
+            onnx.load(str(source)),
+            nncf.Dataset(samples),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(samples),
+        )
+    onnx.save(quantized, str(path))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Any:
+    """Errors alone from a library's logger, and its progress bar on standard error."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)

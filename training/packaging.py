@@ -1,0 +1,186 @@
+"""Put together the model package: weights, graphs, reference, evidence and card, sealed by their digests."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from blastwatch import package as layout
+from blastwatch.console import say
+from blastwatch.decision import POSITIVE, Thresholds, probabilities
+from blastwatch.engines import Outputs, infer_all, open_engine
+from blastwatch.images import normalise
+from blastwatch.manifest import AUDIT, IMPORT, SPLIT_FACTS, read_cells, read_json, read_split, write_json
+from blastwatch.network import build, load_weights
+from blastwatch.package import ModelInfo, Package, Precision, Projection
+from monitoring.reference import EMBEDDING_SIZE, build_reference, calibrate, quality_limits
+from monitoring.statistics import image_statistics
+from training.card import model_card
+from training.export import export_onnx, quantize
+from training.pack import Packed, open_pack
+from training.parameters import Parameters
+
+REFERENCE_SIDES = ("validation", "calibration")
+PARITY_SIDES = ("calibration", "test")
+COMPARED = ("openvino-bf16", "openvino-int8", "torch-bf16")
+MOST_FOR_AXES = 2000  # training cells that the projection is fitted on
+
+
+def build_package(
+    parameters: Parameters,
+    *,
+    cells_folder: Path,
+    audit_folder: Path,
+    split_folder: Path,
+    pack_folder: Path,
+    train_folder: Path,
+    evaluate_folder: Path,
+    out: Path,
+) -> str:
+    """Make the package in `out` and return its digest. It appears there whole or not at all."""
+    cells = read_cells(cells_folder)
+    rows = read_split(cells_folder, split_folder).sort_values("path", ignore_index=True)
+    packed = open_pack(pack_folder, cells)
+    facts = read_json(train_folder / "train.json", made_by="blastwatch train")
+    evidence = {
+        "metrics": read_json(evaluate_folder / "metrics.json", made_by="blastwatch evaluate"),
+        "audit": read_json(audit_folder / AUDIT, made_by=f"blastwatch data audit {cells_folder}"),
+        "split": read_json(split_folder / SPLIT_FACTS, made_by=f"blastwatch data split {cells_folder}"),
+        # Where the cells lay on this machine is nobody else's business.
+        "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"},
+        "params": parameters.to_dict(),
+    }
+    fitted = read_json(evaluate_folder / "calibration.json", made_by="blastwatch evaluate")
+    info = ModelInfo(
+        architecture=facts["architecture"],
+        preprocessing=packed.preprocessing,
+        temperature=fitted["temperature"],
+        thresholds=Thresholds(hem=fitted["hem"], all=fitted["all"]),
+        **{name: facts[name] for name in ("synthetic", "data_digest", "split_digest", "run_id", "created")},
+        **{name: facts[name] for name in ("git_commit", "lock_digest")},
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        folder = Path(scratch) / "package"
+        (folder / "evidence").mkdir(parents=True)
+        shutil.copy(train_folder / "weights.safetensors", folder / layout.WEIGHTS)
+        shutil.copy(evaluate_folder / "test_predictions.parquet", folder / layout.PREDICTIONS)
+        for name, value in evidence.items():
+            write_json(folder / "evidence" / f"{name}.json", value)
+        maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters)
+        maker.write_graphs()
+        reference, drift = maker.write_reference()
+        info = replace(info, precision=maker.precision(), quality_limits=quality_limits(reference))
+        (folder / layout.MODEL).write_text(info.to_json())
+        (folder / layout.CARD).write_text(model_card(info, evidence, drift))
+        digest = layout.seal(folder)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.replace(out)
+    return digest
+
+
+class _Maker:
+    """Writes into a package that is not sealed yet, hence without a digest to check."""
+
+    def __init__(self, package: Package, rows: pd.DataFrame, packed: Packed, parameters: Parameters) -> None:
+        self.package, self.rows, self.packed = package, rows, packed
+        self.knobs = parameters.package
+        self.random = np.random.default_rng(parameters.package.seed)
+
+    def write_graphs(self) -> None:
+        """Both graphs; int8 takes its ranges from calibration patients."""
+        folder = self.package.folder
+        network = build(self.package.info.architecture).eval()
+        load_weights(network, folder / layout.WEIGHTS)
+        say("Exporting the graph")
+        export_onnx(network, self.packed.preprocessing.size, folder / layout.ONNX)
+        say("Quantizing to int8")
+        held = self._some(self._side("calibration"), self.knobs.calibration_cells)
+        quantize(folder / layout.ONNX, self._inputs(held), folder / layout.ONNX_INT8)
+
+    def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The projection from training cells, the reference from patients not trained on, and its thresholds."""
+        say("Making the reference for drift")
+        info, folder = self.package.info, self.package.folder
+        projection = fit_projection(self._infer(self._some(self._side("train"), MOST_FOR_AXES)).embeddings)
+        projection.save(folder / layout.PROJECTION)
+        known = self._side(*REFERENCE_SIDES)
+        outputs = self._infer(known)
+        statistics = [
+            image_statistics(self.packed.crops[row], info.preprocessing)
+            for row in self.packed.rows_of(known["path"].tolist())
+        ]
+        reference = build_reference(
+            known,
+            probabilities=probabilities(outputs.logits, info.temperature)[:, POSITIVE],
+            statistics=statistics,
+            embeddings=projection(outputs.embeddings),
+        )
+        reference.to_parquet(folder / layout.REFERENCE, index=False)
+        drift = calibrate(
+            reference,
+            false_alarm_rate=self.knobs.false_alarm_rate,
+            resamples=self.knobs.drift_resamples,
+            seed=self.knobs.seed,
+        )
+        (folder / layout.DRIFT).write_text(json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        return reference, drift
+
+    def precision(self) -> dict[str, Precision]:
+        """How each faster engine answers cells of patients not trained on, against float32."""
+        say("Comparing the engines")
+        chosen = self._some(self._side(*PARITY_SIDES), self.knobs.parity_cells)
+        expected = self._blast(chosen, "openvino-f32")
+        found = {}
+        for name in COMPARED:
+            blast = self._blast(chosen, name)
+            found[name] = Precision(
+                cells=len(chosen),
+                flip_rate=float(((blast >= 0.5) != (expected >= 0.5)).mean()),
+                largest_difference=float(np.abs(blast - expected).max()),
+            )
+        return found
+
+    def _side(self, *sides: str) -> pd.DataFrame:
+        return self.rows[self.rows["side"].isin(sides)].reset_index(drop=True)
+
+    def _some(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
+        if len(rows) <= most:
+            return rows
+        return rows.iloc[np.sort(self.random.choice(len(rows), most, replace=False))].reset_index(drop=True)
+
+    def _inputs(self, rows: pd.DataFrame) -> NDArray[np.float32]:
+        return normalise(self.packed.crops[self.packed.rows_of(rows["path"].tolist())], self.packed.preprocessing)
+
+    def _infer(self, rows: pd.DataFrame, engine: str = "openvino-f32") -> Outputs:
+        """Run cells in pieces, so that memory does not grow with their number."""
+        opened = open_engine(self.package, engine)
+        parts = [infer_all(opened, self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)]
+        return Outputs(
+            logits=np.concatenate([part.logits for part in parts]),
+            embeddings=np.concatenate([part.embeddings for part in parts]),
+        )
+
+    def _blast(self, rows: pd.DataFrame, engine: str) -> NDArray[np.float64]:
+        return probabilities(self._infer(rows, engine).logits, self.package.info.temperature)[:, POSITIVE]
+
+
+def fit_projection(embeddings: NDArray[np.float32], size: int = EMBEDDING_SIZE) -> Projection:
+    """Principal axes of embeddings (n, d), strongest first; each axis' largest entry is positive.
+
+    With fewer cells than axes the rest are zero.
+    """
+    mean = embeddings.mean(axis=0)
+    _, _, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
+    axes = axes[:size]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    components = np.zeros((size, embeddings.shape[1]), dtype=np.float32)
+    components[: len(axes)] = axes * np.where(largest < 0, -1, 1)
+    return Projection(mean=mean.astype(np.float32), components=components)
