@@ -24,7 +24,7 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         _engines(info),
         _drift(drift),
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
-        f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. The parameters are in `evidence/params.json`.",
+        f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`.",
         "## Limits\n\nIntervals are by patient and wide where few patients were tested. Cells of one laboratory say "
         "little about another's stain and scanner. The labels are those of the source.",
     ]
@@ -84,7 +84,7 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
     before, after = metrics["calibration"]["ece_before"], metrics["calibration"]["ece_after"]
     return (
         f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on calibration patients: expected calibration "
-        f"error {before:.3f} before and {after:.3f} after, on test patients. A cell is called `all` from a probability of "
+        f"error {before:.3f} before and {after:.3f} after, on test patients. A cell is `all` from a probability of "
         f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between."
     )
 

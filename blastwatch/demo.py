@@ -1,0 +1,204 @@
+"""The whole chain, once: every step is a command that a user would type, against real servers on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blastwatch import DISCLAIMER
+from blastwatch.console import say
+from blastwatch.errors import BlastwatchError
+from blastwatch.manifest import SIDES, read_json, read_split
+from blastwatch.processes import Processes, free_port, mlflow_server, script
+
+SEED = 7
+ASKED = 160  # held-out cells that are sent
+STRENGTH = 2.0  # of the other stain: `blastwatch data restain --strength`
+SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity")
+
+
+class Demo:
+    """One run in a work folder of its own; the checkout is only read."""
+
+    def __init__(self, checkout: Path, folder: Path, *, cells: Path | None, patients: int, each: int) -> None:
+        self.checkout, self.folder, self.cells = checkout, folder, cells
+        self.patients, self.each = patients, each
+        self.home = folder / "home"
+        self.started = time.monotonic()
+        self.service, registry = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self.registry_port = int(registry.rsplit(":", 1)[1])
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "BLASTWATCH_HOME": str(self.home),
+            "BLASTWATCH_PORT": self.service.rsplit(":", 1)[1],
+            "BLASTWATCH_URL": self.service,
+            "BLASTWATCH_DRIFT_WINDOW": "1000",
+            "MLFLOW_TRACKING_URI": registry,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+
+    def run(self, overrides: Sequence[str]) -> str:
+        """Do every step; returns the summary.
+
+        Raises:
+            BlastwatchError: naming the step that failed, with what it printed.
+        """
+        self._prepare(overrides)
+        with Processes(self.environment, self.home / "logs") as children:
+            children.start("mlflow", mlflow_server(self.home, self.home / "mlartifacts", self.registry_port))
+            self._pipeline(children)
+            entry = self._promote()
+            children.start("service", [script("blastwatch"), "serve"])
+            children.wait_for("service", f"{self.service}/readyz")
+            clean, before = self._ask(self._held_out(), "Held-out cells")
+            other, after = self._ask(self._restained(), "The same cells in another stain")
+            self._step("Watch: gauges, Evidently workspace")
+            self._call("blastwatch", "drift", "watch", "--once", "--json")
+        return self._summary(entry, clean, before, other, after)
+
+    def _prepare(self, overrides: Sequence[str]) -> None:
+        for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml"):
+            if not (self.checkout / name).is_file():
+                raise BlastwatchError(f"Expected {name} in {self.checkout}. Run the demo from the checkout: make demo")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.home.mkdir(parents=True)
+        shutil.copy(self.checkout / "dvc.yaml", self.folder)
+        knobs = yaml.safe_load((self.checkout / "params.yaml").read_text())
+        for section, values in yaml.safe_load((self.checkout / "deploy/demo/params.yaml").read_text()).items():
+            knobs[section] |= values
+        for override in overrides:
+            key, _, text = override.partition("=")
+            section, _, name = key.partition(".")
+            knobs.setdefault(section, {})[name] = yaml.safe_load(text)
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(knobs, sort_keys=False))
+
+    def _pipeline(self, children: Processes) -> None:
+        if self.cells is None:
+            self._step(f"Draw {self.patients * self.each} synthetic cells of {self.patients} patients")
+            sizes = ["--patients", str(self.patients), "--cells", str(self.each), "--seed", str(SEED)]
+            self._call("blastwatch", "data", "synth", *sizes, "--out", "data/source")
+        else:
+            self._step(f"Take the cells of {self.cells}")
+            shutil.copytree(self.cells, self.folder / "data" / "source" / self.cells.name)
+        self._step("Version the cells with DVC")
+        self._call("dvc", "init", "--no-scm", "--quiet")
+        self._call("dvc", "remote", "add", "--default", "local", str(self.folder / "remote"), "--quiet")
+        self._call("dvc", "add", "--quiet", "data/source")
+        children.wait_for("mlflow", f"http://127.0.0.1:{self.registry_port}/health")
+        self._step("Run the pipeline: import, audit, split, pack, train, evaluate, package")
+        self._call("dvc", "repro", show=True)
+        self._step("Run it again: nothing is left to do")
+        again = self._call("dvc", "repro")
+        if "Running stage" in again:
+            raise BlastwatchError(f"Expected the second dvc repro to run nothing but it ran:\n{again}")
+        self._call("dvc", "push", "--quiet")
+
+    def _promote(self) -> dict[str, Any]:
+        self._step("Register and promote")
+        self._call("blastwatch", "registry", "register", "results/package", "--json")
+        self._call("blastwatch", "registry", "promote", "candidate", "--reason", "the demo", "--json")
+        entry: dict[str, Any] = json.loads(self._call("blastwatch", "registry", "show", "champion", "--json"))
+        return entry
+
+    def _held_out(self) -> list[Path]:
+        """Test cells, taken in turn from every test patient."""
+        cells = self.folder / "data" / "cells"
+        rows = read_split(cells, self.folder / "data" / "split")
+        tested = rows[rows["side"] == "test"].sort_values("path")
+        turn = tested.groupby("subject").cumcount()
+        chosen = tested.assign(turn=turn).sort_values(["turn", "subject"]).head(ASKED)
+        root = (cells / read_json(cells / "import.json", made_by="blastwatch data import")["root"]).resolve()
+        return [root / path for path in chosen["path"]]
+
+    def _restained(self) -> list[Path]:
+        self._step("Give them another stain")
+        out = self.folder / "restained"
+        sources = [str(path) for path in self._held_out()]
+        self._call("blastwatch", "data", "restain", *sources, "--out", str(out), "--strength", str(STRENGTH))
+        return sorted(path for path in out.rglob("*") if path.suffix == ".bmp")
+
+    def _ask(self, cells: list[Path], what: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Send cells to the service, then compare what was captured with the reference."""
+        since = datetime.now(UTC).isoformat()
+        self._step(f"{what}: ask the service about {len(cells)}")
+        answers = json.loads(self._call("blastwatch", "predict", *map(str, cells), "--json"))
+        time.sleep(1)  # capture writes within a fraction of a second
+        self._step(f"{what}: drift report")
+        report = json.loads(self._call("blastwatch", "drift", "report", "--since", since, "--json"))
+        return answers, report
+
+    def _step(self, text: str) -> None:
+        say(f"[{time.monotonic() - self.started:5.0f} s] {text}")
+
+    def _call(self, name: str, *arguments: str, show: bool = False) -> str:
+        """Run an installed command in the work folder; returns its standard output."""
+        done = subprocess.run(  # noqa: S603  (fixed commands, no shell)
+            [script(name), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=None if show else subprocess.PIPE,
+            stderr=None if show else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = "" if show else f":\n{(done.stdout + done.stderr)[-3000:]}"
+            shown = " ".join([name, *arguments])[:200]
+            raise BlastwatchError(f"`{shown}` ended with exit code {done.returncode}{said}")
+        return done.stdout or ""
+
+    def _summary(
+        self,
+        entry: dict[str, Any],
+        clean: list[dict[str, Any]],
+        before: dict[str, Any],
+        other: list[dict[str, Any]],
+        after: dict[str, Any],
+    ) -> str:
+        metrics = read_json(self.folder / "results/evaluate/metrics.json", made_by="blastwatch evaluate")
+        sides = read_json(self.folder / "data/split/split.json", made_by="blastwatch data split")["sides"]
+        groups = {side: sum(row["groups"] for row in sides[side].values()) for side in SIDES}
+        kind = "SYNTHETIC cells: no figure says anything about patients" if metrics["synthetic"] else "real cells"
+        figures = [_figure(name, metrics["cells"][name]) for name in SHOWN]
+        figures.append(_figure("three size numbers alone: auroc", metrics["size_baseline"]["auroc"]))
+        return "\n".join(
+            [
+                "",
+                f"Data      {kind}; patients: " + ", ".join(f"{side} {count}" for side, count in groups.items()),
+                f"Test      {metrics['counts']['cells']} cells of {metrics['counts']['groups']} patients, 95 % by patient",
+                *(f"          {line}" for line in figures),
+                f"Serves    version {entry['version']}, package {entry['digest'][:12]}",
+                f"Answered  {_counts(clean)}; in another stain: {_counts(other)}",
+                f"Drift     held-out cells: {_verdict(before)}",
+                f"          another stain:  {_verdict(after)}",
+                f"Open      {after['report']}",
+                f"          {self.folder / 'results' / 'evaluate'} and {self.folder / 'results/package/card.md'}",
+                f"          all pages: BLASTWATCH_HOME={self.home} blastwatch up",
+                f"{DISCLAIMER} Took {time.monotonic() - self.started:.0f} s.",
+            ]
+        )
+
+
+def _figure(name: str, row: dict[str, float]) -> str:
+    return f"{name:<32} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def _counts(answers: list[dict[str, Any]]) -> str:
+    decisions = [answer["decision"] for answer in answers]
+    return ", ".join(f"{name} {decisions.count(name)}" for name in ("all", "hem", "refer"))
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    if not report["drifted"]:
+        return "no drift"
+    return "DRIFT in " + ", ".join(column["name"] for column in report["columns"] if column["drifted"])
