@@ -169,13 +169,14 @@ class Demo:
         sides = read_json(self.folder / "data/split/split.json", made_by="blastwatch data split")["sides"]
         groups = {side: sum(row["groups"] for row in sides[side].values()) for side in SIDES}
         kind = "SYNTHETIC cells: no figure says anything about patients" if metrics["synthetic"] else "real cells"
+        counts = metrics["counts"]
         figures = [_figure(name, metrics["cells"][name]) for name in SHOWN]
         figures.append(_figure("three size numbers alone: auroc", metrics["size_baseline"]["auroc"]))
         return "\n".join(
             [
                 "",
                 f"Data      {kind}; patients: " + ", ".join(f"{side} {count}" for side, count in groups.items()),
-                f"Test      {metrics['counts']['cells']} cells of {metrics['counts']['groups']} patients, 95 % by patient",
+                f"Test      {counts['cells']} cells of {counts['groups']} patients, 95 % intervals by patient",
                 *(f"          {line}" for line in figures),
                 f"Serves    version {entry['version']}, package {entry['digest'][:12]}",
                 f"Answered  {_counts(clean)}; in another stain: {_counts(other)}",
