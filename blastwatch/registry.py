@@ -259,6 +259,7 @@ class Registry:
         created = self._client.create_model_version(
             self.name,
             source=logged.model_uri,
+            model_id=logged.model_id,
             run_id=info.run_id,
             tags=tags,
             description="Trained on synthetic cells." if info.synthetic else "",

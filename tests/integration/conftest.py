@@ -1,0 +1,53 @@
+"""One small run of the demo, which several tests look at."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blastwatch.processes import script
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("train.architecture=resnet18", "image.size=32", "train.epochs=2", "evaluate.resamples=50",
+         "package.drift_resamples=100", "package.calibration_cells=20", "package.parity_cells=40")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """A work folder with a home of its own; `run` calls an installed command in it."""
+
+    folder: Path
+    said: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("BLASTWATCH_", "MLFLOW_"))}
+        return clean | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "BLASTWATCH_HOME": str(self.folder / "home"),
+            "BLASTWATCH_ACTOR": "tester",
+        }
+
+    def run(self, name, *arguments, code=0, **environment):
+        done = subprocess.run(
+            [script(name), *arguments], cwd=self.folder, env=self.environment | environment,
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, f"{name} {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Work:
+    """The demo on a small network; the work folder stays for the tests that go on from it."""
+    folder = tmp_path_factory.mktemp("demo") / "work"
+    sets = [part for knob in SMALL for part in ("--set", knob)]
+    done = subprocess.run(
+        [script("blastwatch"), "demo", "--dir", str(folder), "--patients", "20", "--cells-each", "12", *sets],
+        cwd=ROOT, env=Work(folder, "").environment, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Work(folder, done.stdout)
