@@ -25,14 +25,12 @@ def test_no_process_is_left(demo):
 
 
 def test_another_stain_moves_more_than_clean_cells(demo):
-    clean, other, *_ = (json.loads(path.read_text()) for path in sorted((demo.folder / "home/drift").rglob("*.json"))
-                        if "columns" in json.loads(path.read_text()))  # fmt: skip
-
-    def scores(report):
-        return {row["name"]: row["score"] for row in report["columns"]}
-
-    before, after = scores(clean), scores(other)
-    assert after["od_green"] > before["od_green"] and other["drifted"]
+    """Five reference patients are too few for a verdict, so the scores are compared; the full demo has eleven."""
+    documents = [json.loads(path.read_text()) for path in sorted((demo.folder / "home/drift").rglob("*.json"))]
+    before, after, *_ = (
+        {row["name"]: row["score"] for row in document["columns"]} for document in documents if "columns" in document
+    )
+    assert after["od_green"] > 2 * before["od_green"]
 
 
 def test_dvc_knows_the_figures_and_the_plots(demo):
