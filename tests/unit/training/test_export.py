@@ -1,0 +1,161 @@
+"""The graphs of a package against torch, its projection, and what its card says."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from blastwatch import DISCLAIMER
+from blastwatch.decision import Thresholds
+from blastwatch.engines import infer_all, open_engine
+from blastwatch.errors import PackageError
+from blastwatch.images import Preprocessing
+from blastwatch.manifest import SIDES
+from blastwatch.network import build, save_weights
+from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package, Precision
+from training import export
+from training.card import model_card
+from training.packaging import fit_projection
+
+SIZE = 32
+
+
+def facts(**changed) -> ModelInfo:
+    known = {
+        "architecture": "resnet18", "preprocessing": Preprocessing(size=SIZE), "temperature": 1.25,
+        "thresholds": Thresholds(hem=0.2, all=0.8), "synthetic": False, "data_digest": "d" * 64,
+        "split_digest": "e" * 64, "run_id": "run-1", "git_commit": "c0ffee", "lock_digest": "f" * 64,
+        "created": "2026-11-24T04:00:00+00:00", "precision": {"openvino-int8": Precision(
+            cells=500, flip_rate=0.012, largest_difference=0.2)},
+    }  # fmt: skip
+    return ModelInfo(**{**known, **changed})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[Package, np.ndarray]:
+    """A folder with weights and both graphs, and the cells that int8 was calibrated on."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(0)
+    network = build("resnet18").eval()
+    save_weights(network, folder / WEIGHTS)
+    cells = np.random.default_rng(1).normal(size=(12, 3, SIZE, SIZE)).astype(np.float32)
+    export.export_onnx(network, SIZE, folder / ONNX)
+    with warnings.catch_warnings():
+        # What NNCF and the packages under it warn about is theirs to mend.
+        warnings.simplefilter("ignore")
+        export.quantize(folder / ONNX, cells, folder / ONNX_INT8)
+    # Not sealed: the engines are tried before there is a whole package to seal.
+    return Package(folder=folder, info=facts(), digest=""), cells
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_float32_graph_answers_as_torch_does_for_any_number_of_cells(exported, count):
+    package, cells = exported
+    graph = infer_all(open_engine(package, "openvino-f32"), cells[:count])
+    torch_ = infer_all(open_engine(package, "torch-f32"), cells[:count])
+    assert graph.logits.shape == (count, 2)
+    assert graph.embeddings.shape == (count, 512)
+    np.testing.assert_allclose(graph.logits, torch_.logits, atol=export.TOLERANCE)
+    np.testing.assert_allclose(graph.embeddings, torch_.embeddings, atol=1e-2)
+
+
+def test_int8_graph_is_quantized_and_agrees_roughly(exported):
+    package, cells = exported
+    expected = infer_all(open_engine(package, "openvino-f32"), cells)
+    found = infer_all(open_engine(package, "openvino-int8"), cells)
+    assert (package.folder / ONNX_INT8).stat().st_size < 0.5 * (package.folder / ONNX).stat().st_size
+    assert not np.array_equal(found.logits, expected.logits)
+    spread = np.ptp(expected.logits)
+    assert np.abs(found.logits - expected.logits).max() < 0.5 * spread
+    cosine = (found.embeddings * expected.embeddings).sum(axis=1) / (
+        np.linalg.norm(found.embeddings, axis=1) * np.linalg.norm(expected.embeddings, axis=1)
+    )
+    assert cosine.min() > 0.95
+
+
+def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):
+    package, cells = exported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export.quantize(package.folder / ONNX, cells[:2], tmp_path / "int8.onnx")
+    assert capfd.readouterr().out == ""
+
+
+def test_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(PackageError, match="differs from torch"):
+        export.export_onnx(build("resnet18").eval(), SIZE, tmp_path / ONNX)
+
+
+def test_projection_is_the_principal_axes_with_settled_signs():
+    random = np.random.default_rng(2)
+    embeddings = (random.normal(size=(200, 48)) * np.linspace(5, 0.1, 48) + 3).astype(np.float32)
+    projection = fit_projection(embeddings)
+    assert projection.components.shape == (32, 48)
+    assert projection.components.dtype == np.float32
+    np.testing.assert_allclose(projection.components @ projection.components.T, np.eye(32), atol=1e-4)
+    spread = projection(embeddings).std(axis=0)
+    assert (np.diff(spread) < 1e-4).all()
+    largest = np.abs(projection.components).argmax(axis=1)
+    assert (projection.components[np.arange(32), largest] > 0).all()
+    np.testing.assert_array_equal(fit_projection(embeddings).components, projection.components)
+
+
+def test_projection_of_few_cells_is_filled_up_with_zeros():
+    embeddings = np.random.default_rng(3).normal(size=(10, 48)).astype(np.float32)
+    components = fit_projection(embeddings).components
+    assert components.shape == (32, 48)
+    assert components[:9].any(axis=1).all()
+    assert not components[10:].any()
+
+
+def evidence(*, auroc: float = 0.9, leaky: bool = False) -> dict:
+    figure = {"value": 0.7, "low": 0.6, "high": 0.8}
+    sides = {side: {label: {"cells": 40, "groups": 4} for label in ("all", "hem")} for side in SIDES}
+    return {
+        "metrics": {
+            "cells": {"auroc": {"value": auroc, "low": 0.5, "high": 0.99}, "referred": figure},
+            "patients": {"worst_quarter_accuracy": figure},
+            "size_baseline": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}},
+            "counts": {"cells": 80, "groups": 8},
+            "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
+        },
+        "split": {"by": "group", "leaky": leaky, "sides": sides},
+        "audit": {"findings": []},
+        "data": {"images": 320, "subjects": 33},
+        "params": {},
+    }
+
+
+DRIFT = {"cells": 160, "groups": 16, "false_alarm_rate": 0.01, "enough_groups": True}
+
+
+def test_card_warns_of_drawn_cells_before_any_figure():
+    card = model_card(facts(synthetic=True), evidence(), DRIFT)
+    assert DISCLAIMER in card
+    assert "**Synthetic.**" in card
+    assert card.index("**Synthetic.**") < card.index("## Results")
+    assert "**Synthetic.**" not in model_card(facts(), evidence(), DRIFT)
+
+
+def test_card_warns_of_a_split_that_leaks():
+    assert "**Leaks.**" in model_card(facts(), evidence(leaky=True), DRIFT)
+
+
+def test_card_says_plainly_whether_size_alone_does_as_well():
+    assert "The network beats" in model_card(facts(), evidence(auroc=0.9), DRIFT)
+    assert "does not beat" in model_card(facts(), evidence(auroc=0.8), DRIFT)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
+        "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 4 | 40 | 4 |", "160 cells of 16 patients",
+        "Run `run-1`, code `c0ffee`", "`ffffffffffff`", "Temperature 1.250", "0.800 upwards, `hem` up to 0.200",
+    ],
+)  # fmt: skip
+def test_card_states(said):
+    assert said in model_card(facts(), evidence(), DRIFT)
