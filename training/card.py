@@ -7,6 +7,9 @@ from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
 
+# Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
+FEWEST_TESTED = 5
+
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "accuracy", "brier", "ece", "referred")
 
 
@@ -25,8 +28,8 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         _drift(drift),
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
         f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`.",
-        "## Limits\n\nIntervals are by patient and wide where few patients were tested. Cells of one laboratory say "
-        "little about another's stain and scanner. The labels are those of the source.",
+        "## Limits\n\nIntervals are by patient and say little where few patients were tested. Cells of one "
+        "laboratory say little about another's stain and scanner. The labels are those of the source.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -41,6 +44,13 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         lines.append(
             "> **Leaks.** Split by image: cells of one patient stand on several sides. The figures are inflated."
         )
+    tested = {label: counts["groups"] for label, counts in evidence["split"]["sides"]["test"].items()}
+    if min(tested.values()) < FEWEST_TESTED:
+        found = ", ".join(f"{count} of `{label}`" for label, count in sorted(tested.items()))
+        lines.append(
+            f"> **Too few test patients** ({found}; at least {FEWEST_TESTED} of each are wanted). The intervals below "
+            "are far too narrow and do not cover what another patient would show."
+        )
     return "\n\n".join(lines)
 
 
@@ -51,10 +61,12 @@ def _data(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         counts = evidence["split"]["sides"][side]
         numbers = [str(counts[label][what]) for label in ("all", "hem") for what in ("cells", "groups")]
         rows.append(f"| {side} | {' | '.join(numbers)} |")
+    sources = ", ".join(f"{name} ({count})" for name, count in sorted(data["sources"].items()))
     return (
-        f"## Data\n\n{data['images']} cells of {data['subjects']} subjects, digest `{info.data_digest[:12]}`; the "
-        f"audit found {len(audit['findings'])} pairs of equal images and joined their subjects into one patient each. "
-        f"Split by {evidence['split']['by']}, digest `{info.split_digest[:12]}`.\n\n" + "\n".join(rows)
+        f"## Data\n\n{data['images']} cells of {data['subjects']} subjects from {sources}, digest "
+        f"`{info.data_digest[:12]}`; the audit found {len(audit['findings'])} pairs of equal images and joined "
+        f"their subjects into one patient each. Split by {evidence['split']['by']}, digest "
+        f"`{info.split_digest[:12]}`.\n\n" + "\n".join(rows)
     )
 
 

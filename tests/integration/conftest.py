@@ -51,3 +51,15 @@ def demo(tmp_path_factory) -> Work:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return Work(folder, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def second_package(demo) -> Path:
+    """A package of another seed and one epoch less, evaluated on the same test cells."""
+    again = ("--set", "train.seed=2", "--set", "train.epochs=1")
+    demo.run("blastwatch", "train", *again, "--out", "second/train")
+    demo.run("blastwatch", "evaluate", "--trained", "second/train", "--out", "second/evaluate",
+             "--summary", "second/summary.json")  # fmt: skip
+    demo.run("blastwatch", "package", "--trained", "second/train", "--evaluated", "second/evaluate",
+             "--out", "second/package")  # fmt: skip
+    return demo.folder / "second/package"

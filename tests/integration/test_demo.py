@@ -1,11 +1,17 @@
 """What the demo leaves behind, and what a user does next."""
 
+import contextlib
 import json
+import shutil
+import socket
+import subprocess
 
+import httpx
 import psutil
 import pytest
 
 from blastwatch.package import open_package
+from blastwatch.processes import Processes, script
 
 
 def test_the_summary_says_what_happened(demo):
@@ -13,15 +19,23 @@ def test_the_summary_says_what_happened(demo):
         assert word in demo.said
 
 
-def test_no_process_is_left(demo):
-    left = []
+def processes_naming(folder):
+    """The command lines of the running processes that name a folder."""
+    found = []
     for process in psutil.process_iter():
-        try:
-            if any(str(demo.folder) in part for part in process.cmdline()):
-                left.append(process.cmdline())
-        except psutil.Error:
-            continue
-    assert not left
+        with contextlib.suppress(psutil.Error):
+            if any(folder in part for part in process.cmdline()):
+                found.append(process.cmdline())
+    return found
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+
+def test_no_process_is_left(demo):
+    assert not processes_naming(str(demo.folder))
 
 
 def test_another_stain_moves_more_than_clean_cells(demo):
@@ -67,27 +81,72 @@ def test_the_package_is_sealed_and_loads_through_pyfunc(demo, monkeypatch):
     assert list(answers["probability"].between(0, 1)) == [True, True]
 
 
-def test_a_second_version_is_trained_promoted_and_rolled_back(demo):
-    def served():
-        return json.loads(demo.run("blastwatch", "registry", "show", "champion", "--json"))["version"]
+@pytest.mark.slow
+def test_a_second_version_is_promoted_and_rolled_back_and_the_restarted_service_follows(
+    demo, second_package, tmp_path, free_port
+):
+    """On a copy of the demo's home, so that the order of the tests does not matter."""
+    shutil.copytree(demo.folder / "home", tmp_path / "home")
+    port = str(free_port())
+    address = f"http://127.0.0.1:{port}"
+    environment = {
+        "BLASTWATCH_HOME": str(tmp_path / "home"), "BLASTWATCH_URL": address, "BLASTWATCH_PROMOTION_MARGIN": "1.0",
+    }  # fmt: skip
+    cell = str(next((demo.folder / "data/source").rglob("*.bmp")))
 
-    again = ("--set", "train.seed=2", "--set", "train.epochs=1")
-    demo.run("blastwatch", "train", *again, "--out", "second/train")
-    demo.run("blastwatch", "evaluate", "--trained", "second/train", "--out", "second/evaluate",
-             "--summary", "second/summary.json")  # fmt: skip
-    demo.run("blastwatch", "package", "--trained", "second/train", "--evaluated", "second/evaluate",
-             "--out", "second/package")  # fmt: skip
-    entry = json.loads(demo.run("blastwatch", "registry", "register", "second/package", "--json"))
+    def run(*arguments):
+        return json.loads(demo.run("blastwatch", *arguments, "--json", **environment))
+
+    def answering():
+        """The version that a freshly started service names in its answer, and what its model says of itself."""
+        with Processes(demo.environment | environment, tmp_path / "logs") as children:
+            children.start("service", [script("blastwatch"), "serve", "--port", port])
+            children.wait_for("service", f"{address}/readyz")
+            [answer] = run("predict", cell)
+            assert answer["model"]["version"] == httpx.get(f"{address}/v1/model").json()["version"]
+            return answer["model"]["version"], answer["model"]["digest"]
+
+    first = answering()
+    entry = run("registry", "register", str(second_package))
     assert entry["version"] == "2" and entry["aliases"] == ["candidate"]
-    result = json.loads(demo.run("blastwatch", "registry", "promote", "2", "--json", BLASTWATCH_PROMOTION_MARGIN="1.0"))
+    result = run("registry", "promote", "2")
     assert result["promoted"] and [gate["passed"] for gate in result["gates"]] == [True, True, True]
-    assert served() == "2"
-    demo.run("blastwatch", "registry", "rollback", "--reason", "a test")
-    assert served() == "1"
-    told = json.loads(demo.run("blastwatch", "registry", "history", "--json"))
+    second = answering()
+    demo.run("blastwatch", "registry", "rollback", "--reason", "a test", **environment)
+    third = answering()
+    assert first[0] == "1" and second[0] == "2" and third == first and second[1] == open_package(second_package).digest
+    told = run("registry", "history")
     assert [(row["action"], row["after"]) for row in told] == [
         ("register", ""), ("promote", "1"), ("register", "1"), ("promote", "2"), ("rollback", "1"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_up_starts_every_page_and_leaves_nothing(demo, tmp_path, free_port):
+    shutil.copytree(demo.folder / "home", tmp_path / "home")
+    ports = {
+        f"BLASTWATCH_{name}": str(free_port()) for name in ("PORT", "MLFLOW_PORT", "MONITOR_PORT", "EVIDENTLY_PORT")
+    }
+    up = subprocess.Popen(
+        [script("blastwatch"), "up"], env=demo.environment | {"BLASTWATCH_HOME": str(tmp_path / "home")} | ports,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        said = {}
+        for line in up.stdout:
+            if "Stop with Ctrl+C" in line:
+                break
+            name, _, address = line.strip().partition(" ")
+            said[name] = address.strip()
+        assert said.keys() >= {"service", "mlflow", "gauges", "evidently"}, said
+        for name in ("service", "mlflow", "gauges", "evidently"):
+            assert httpx.get(said[name]).is_success, name
+        assert "blastwatch_drift_" in httpx.get(said["gauges"]).text
+    finally:
+        up.terminate()
+        up.wait(60)
+    assert up.returncode == 0
+    assert not processes_naming(str(tmp_path / "home")) and not [port for port in ports.values() if answers(port)]
 
 
 @pytest.mark.parametrize(
@@ -99,10 +158,6 @@ def test_a_second_version_is_trained_promoted_and_rolled_back(demo):
     ],
 )
 def test_wrong_calls_say_what_is_wrong(demo, arguments, said):
-    import subprocess
-
-    from blastwatch.processes import script
-
     done = subprocess.run(
         [script("blastwatch"), *arguments], cwd=demo.folder, env=demo.environment, capture_output=True, text=True,
         check=False,

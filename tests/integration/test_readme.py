@@ -31,7 +31,7 @@ def test_make_targets_exist_and_are_what_ci_runs():
 
 
 @pytest.mark.slow
-def test_every_other_command_runs(demo, tmp_path, free_port):
+def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
     port = str(free_port())
     work = tmp_path / "work"
     shutil.copytree(demo.folder / "home", work / "home")
@@ -55,11 +55,7 @@ def test_every_other_command_runs(demo, tmp_path, free_port):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    # A candidate to promote: the second version where another test made one, the first again where none did.
-    listed = json.loads(run("blastwatch registry list --json"))
-    if len(listed) == 1:
-        pytest.skip("needs the second version that tests/integration/test_demo.py trains")
-    run(f"blastwatch registry register {demo.folder / 'second/package'}")
+    run(f"blastwatch registry register {second_package}")  # a candidate to promote
     with Processes(environment, work / "logs") as children:
         for line in COMMANDS:
             if line.startswith("make "):
@@ -73,5 +69,5 @@ def test_every_other_command_runs(demo, tmp_path, free_port):
                 (work / "labels.csv").write_text(f"id,label\n{answer['id']},hem\n")
             run(line)
         [python] = blocks("python")
-        (work / "ask.py").write_text(python)
+        (work / "ask.py").write_text(python.replace("3000", port))
         assert run("python ask.py").split()[0] in ("all", "hem", "refer")

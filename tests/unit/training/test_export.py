@@ -1,7 +1,5 @@
 """The graphs of a package against torch, its projection, and what its card says."""
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -42,10 +40,7 @@ def exported(tmp_path_factory) -> tuple[Package, np.ndarray]:
     save_weights(network, folder / WEIGHTS)
     cells = np.random.default_rng(1).normal(size=(12, 3, SIZE, SIZE)).astype(np.float32)
     export.export_onnx(network, SIZE, folder / ONNX)
-    with warnings.catch_warnings():
-        # What NNCF and the packages under it warn about is theirs to mend.
-        warnings.simplefilter("ignore")
-        export.quantize(folder / ONNX, cells, folder / ONNX_INT8)
+    export.quantize(folder / ONNX, cells, folder / ONNX_INT8)
     # Not sealed: the engines are tried before there is a whole package to seal.
     return Package(folder=folder, info=facts(), digest=""), cells
 
@@ -77,9 +72,7 @@ def test_int8_graph_is_quantized_and_agrees_roughly(exported):
 
 def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):
     package, cells = exported
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export.quantize(package.folder / ONNX, cells[:2], tmp_path / "int8.onnx")
+    export.quantize(package.folder / ONNX, cells[:2], tmp_path / "int8.onnx")
     assert capfd.readouterr().out == ""
 
 
@@ -111,9 +104,9 @@ def test_projection_of_few_cells_is_filled_up_with_zeros():
     assert not components[10:].any()
 
 
-def evidence(*, auroc: float = 0.9, leaky: bool = False) -> dict:
+def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> dict:
     figure = {"value": 0.7, "low": 0.6, "high": 0.8}
-    sides = {side: {label: {"cells": 40, "groups": 4} for label in ("all", "hem")} for side in SIDES}
+    sides = {side: {label: {"cells": 40, "groups": patients} for label in ("all", "hem")} for side in SIDES}
     return {
         "metrics": {
             "cells": {"auroc": {"value": auroc, "low": 0.5, "high": 0.99}, "referred": figure},
@@ -124,7 +117,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False) -> dict:
         },
         "split": {"by": "group", "leaky": leaky, "sides": sides},
         "audit": {"findings": []},
-        "data": {"images": 320, "subjects": 33},
+        "data": {"images": 320, "subjects": 33, "sources": {"fold 1": 120, "fold 0": 200}},
         "params": {},
     }
 
@@ -144,6 +137,12 @@ def test_card_warns_of_a_split_that_leaks():
     assert "**Leaks.**" in model_card(facts(), evidence(leaky=True), DRIFT)
 
 
+@pytest.mark.parametrize(("patients", "warned"), [(1, True), (4, True), (5, False)])
+def test_card_warns_where_too_few_patients_were_tested_for_an_interval(patients, warned):
+    card = model_card(facts(), evidence(patients=patients), DRIFT)
+    assert ("**Too few test patients**" in card) is warned
+
+
 def test_card_says_plainly_whether_size_alone_does_as_well():
     assert "The network beats" in model_card(facts(), evidence(auroc=0.9), DRIFT)
     assert "does not beat" in model_card(facts(), evidence(auroc=0.8), DRIFT)
@@ -153,7 +152,8 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
     "said",
     [
         "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
-        "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 4 | 40 | 4 |", "160 cells of 16 patients",
+        "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
+        "160 cells of 16 patients",
         "Run `run-1`, code `c0ffee`", "`ffffffffffff`", "Temperature 1.250", "0.800 upwards, `hem` up to 0.200",
     ],
 )  # fmt: skip
