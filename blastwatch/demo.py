@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,20 @@ from blastwatch.processes import Processes, free_port, mlflow_server, script
 
 SEED = 7
 ASKED = 160  # held-out cells that are sent
+PATIENCE = 120  # seconds for the monitor to have looked at them
 STRENGTH = 2.0  # of the other stain: `blastwatch data restain --strength`
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity")
+
+GAUGE = re.compile(r"^(\w+) (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of sending cells: the service's answers, the drift report, and what the monitor's gauge said."""
+
+    answers: list[dict[str, Any]]
+    report: dict[str, Any]
+    gauge: bool
 
 
 class Demo:
@@ -33,15 +47,16 @@ class Demo:
         self.patients, self.each = patients, each
         self.home = folder / "home"
         self.started = time.monotonic()
-        self.service, registry = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-        self.registry_port = int(registry.rsplit(":", 1)[1])
+        self.service, registry, self.gauges = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
+        self.registry_port = _port(registry)
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "BLASTWATCH_HOME": str(self.home),
-            "BLASTWATCH_PORT": self.service.rsplit(":", 1)[1],
+            "BLASTWATCH_PORT": str(_port(self.service)),
             "BLASTWATCH_URL": self.service,
-            "BLASTWATCH_DRIFT_WINDOW": "1000",
+            "BLASTWATCH_MONITOR_PORT": str(_port(self.gauges)),
+            "BLASTWATCH_DRIFT_INTERVAL": "1",
             "MLFLOW_TRACKING_URI": registry,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
@@ -57,13 +72,17 @@ class Demo:
             children.start("mlflow", mlflow_server(self.home, self.home / "mlartifacts", self.registry_port))
             self._pipeline(children)
             entry = self._promote()
-            children.start("service", [script("blastwatch"), "serve"])
-            children.wait_for("service", f"{self.service}/readyz")
-            clean, before = self._ask(self._held_out(), "Held-out cells")
-            other, after = self._ask(self._restained(), "The same cells in another stain")
-            self._step("Watch: gauges, Evidently workspace")
-            self._call("blastwatch", "drift", "watch", "--once", "--json")
-        return self._summary(entry, clean, before, other, after)
+            cells = self._held_out()
+            # The monitor looks at as many predictions as are sent at once, so that the last look sees nothing else.
+            self.environment["BLASTWATCH_DRIFT_WINDOW"] = str(len(cells))
+            with Processes(self.environment, self.home / "logs") as answering:
+                answering.start("service", [script("blastwatch"), "serve"])
+                answering.start("monitor", [script("blastwatch"), "drift", "watch"])
+                answering.wait_for("service", f"{self.service}/readyz")
+                answering.wait_for("monitor", f"{self.gauges}/metrics")
+                clean = self._ask(answering, cells, "Held-out cells")
+                other = self._ask(answering, self._restained(cells), "The same cells in another stain")
+        return self._summary(entry, clean, other)
 
     def _prepare(self, overrides: Sequence[str]) -> None:
         for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml"):
@@ -120,22 +139,35 @@ class Demo:
         root = (cells / read_json(cells / "import.json", made_by="blastwatch data import")["root"]).resolve()
         return [root / path for path in chosen["path"]]
 
-    def _restained(self) -> list[Path]:
+    def _restained(self, cells: list[Path]) -> list[Path]:
         self._step("Give them another stain")
         out = self.folder / "restained"
-        sources = [str(path) for path in self._held_out()]
-        self._call("blastwatch", "data", "restain", *sources, "--out", str(out), "--strength", str(STRENGTH))
+        self._call("blastwatch", "data", "restain", *map(str, cells), "--out", str(out), "--strength", str(STRENGTH))
         return sorted(path for path in out.rglob("*") if path.suffix == ".bmp")
 
-    def _ask(self, cells: list[Path], what: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Send cells to the service, then compare what was captured with the reference."""
+    def _ask(self, children: Processes, cells: list[Path], what: str) -> Asked:
+        """Send cells to the service, compare what was captured with the reference, and scrape the monitor's verdict."""
         since = datetime.now(UTC).isoformat()
         self._step(f"{what}: ask the service about {len(cells)}")
         answers = json.loads(self._call("blastwatch", "predict", *map(str, cells), "--json"))
         time.sleep(1)  # capture writes within a fraction of a second
         self._step(f"{what}: drift report")
         report = json.loads(self._call("blastwatch", "drift", "report", "--since", since, "--json"))
-        return answers, report
+        self._step(f"{what}: the monitor's gauges")
+        children.check("monitor")
+        return Asked(answers, report, self._gauge_at(datetime.fromisoformat(report["window"]["until"]).timestamp()))
+
+    def _gauge_at(self, moment: float) -> bool:
+        """`blastwatch_drift_detected`, once the monitor's report reaches up to a moment."""
+        import httpx
+
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            found = dict(GAUGE.findall(httpx.get(f"{self.gauges}/metrics", timeout=30).text))
+            if float(found["blastwatch_drift_window_end_timestamp_seconds"]) >= moment:
+                return float(found["blastwatch_drift_detected"]) == 1
+            time.sleep(0.5)
+        raise BlastwatchError(f"Expected the monitor to report within {PATIENCE} s. See {self.home / 'logs'}.")
 
     def _step(self, text: str) -> None:
         say(f"[{time.monotonic() - self.started:5.0f} s] {text}")
@@ -157,14 +189,7 @@ class Demo:
             raise BlastwatchError(f"`{shown}` ended with exit code {done.returncode}{said}")
         return done.stdout or ""
 
-    def _summary(
-        self,
-        entry: dict[str, Any],
-        clean: list[dict[str, Any]],
-        before: dict[str, Any],
-        other: list[dict[str, Any]],
-        after: dict[str, Any],
-    ) -> str:
+    def _summary(self, entry: dict[str, Any], clean: Asked, other: Asked) -> str:
         metrics = read_json(self.folder / "results/evaluate/metrics.json", made_by="blastwatch evaluate")
         sides = read_json(self.folder / "data/split/split.json", made_by="blastwatch data split")["sides"]
         groups = {side: sum(row["groups"] for row in sides[side].values()) for side in SIDES}
@@ -179,10 +204,10 @@ class Demo:
                 f"Test      {counts['cells']} cells of {counts['groups']} patients, 95 % intervals by patient",
                 *(f"          {line}" for line in figures),
                 f"Serves    version {entry['version']}, package {entry['digest'][:12]}",
-                f"Answered  {_counts(clean)}; in another stain: {_counts(other)}",
-                f"Drift     held-out cells: {_verdict(before)}",
-                f"          another stain:  {_verdict(after)}",
-                f"Open      {after['report']}",
+                f"Answered  {_counts(clean.answers)}; in another stain: {_counts(other.answers)}",
+                f"Drift     held-out cells: {_verdict(clean)}",
+                f"          another stain:  {_verdict(other)}",
+                f"Open      {other.report['report']}",
                 f"          {self.folder / 'results' / 'evaluate'} and {self.folder / 'results/package/card.md'}",
                 f"          all pages: BLASTWATCH_HOME={self.home} blastwatch up",
                 f"{DISCLAIMER} Took {time.monotonic() - self.started:.0f} s.",
@@ -199,7 +224,10 @@ def _counts(answers: list[dict[str, Any]]) -> str:
     return ", ".join(f"{name} {decisions.count(name)}" for name in ("all", "hem", "refer"))
 
 
-def _verdict(report: dict[str, Any]) -> str:
-    if not report["drifted"]:
-        return "no drift"
-    return "DRIFT in " + ", ".join(column["name"] for column in report["columns"] if column["drifted"])
+def _verdict(asked: Asked) -> str:
+    drifted = ", ".join(column["name"] for column in asked.report["columns"] if column["drifted"])
+    return f"{f'DRIFT in {drifted}' if drifted else 'no drift'}; gauge blastwatch_drift_detected {asked.gauge:d}"
+
+
+def _port(address: str) -> int:
+    return int(address.rsplit(":", 1)[1])

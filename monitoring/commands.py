@@ -40,7 +40,7 @@ def drift() -> None:
 @click.option("--ref", help="Version or alias whose predictions are compared; default: the one that serves.")
 @json_option
 def report(since: datetime | None, until: datetime | None, ref: str | None, as_json: bool) -> None:
-    """Make one drift report, of the latest predictions or of a span of time.
+    """Make one drift report, of the latest predictions or of a span of time, and add it to Evidently's pages.
 
     Finding drift is a result and no failure: the exit code is 0 either way, and 1 where no report could be made,
     for instance because there are too few predictions for a verdict.
@@ -48,6 +48,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     from blastwatch.registry import Registry
     from monitoring.drift import compare
     from monitoring.store import open_store
+    from monitoring.workspace import add_run
 
     settings = load()
     fetched = Registry(settings).fetch(ref or settings.model_alias)
@@ -61,6 +62,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         folder=settings.drift,
         minimum=settings.drift_minimum,
     )
+    add_run(settings.drift / "workspace", made.snapshot, name=f"version {fetched.entry.version}, on request")
     if as_json:
         print_json(made.document)
     else:

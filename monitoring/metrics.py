@@ -23,6 +23,10 @@ class MonitorMetrics:
         self.last_report = Gauge(
             "blastwatch_drift_last_report_timestamp_seconds", "When the last report was made.", registry=registry
         )
+        self.window_end = Gauge(
+            "blastwatch_drift_window_end_timestamp_seconds", "When the newest prediction in the last report was made.",
+            registry=registry,
+        )  # fmt: skip
         self.last_look = Gauge(
             "blastwatch_drift_last_look_timestamp_seconds", "When the monitor last looked and nothing failed.",
             registry=registry,
@@ -51,4 +55,5 @@ class MonitorMetrics:
         self.threshold.clear()
         self.detected.set(0)
         self.last_report.set(0)
+        self.window_end.set(0)
         self.model.labels(version, digest).set(1)

@@ -97,7 +97,7 @@ def kernel_matrix(embedding: Floats, groups: NDArray[np.intp]) -> Floats:
     """Gaussian kernel of all pairs of cells, with the median distance between cells of two groups as its width.
 
     Evidently takes the median distance between window and reference, which is new for each window; without drift the
-    two differ by some per cent, and so do the scores (a test holds them together).
+    two differ by some per cent, and so do the scores.
     """
     squares = (embedding**2).sum(axis=1)
     distances = np.maximum(squares[:, None] + squares[None, :] - 2 * embedding @ embedding.T, 0)

@@ -100,7 +100,7 @@ class Monitor:
             )
         except TooFewPredictions as error:
             return Look(None, str(error))
-        _add_run(self._settings, report, fetched.entry.version)
+        self._add_run(report, fetched.entry.version)
         self._newest = current["id"].iloc[-1]
         self._tell(report, time.monotonic() - started)
         prune(self._settings.drift)
@@ -112,7 +112,13 @@ class Monitor:
             self._metrics.threshold.labels(column["name"]).set(column["threshold"])
         self._metrics.detected.set(report.drifted)
         self._metrics.report_seconds.set(seconds)
+        self._metrics.window_end.set(datetime.fromisoformat(report.document["window"]["until"]).timestamp())
         self._metrics.last_report.set(datetime.now(UTC).timestamp())
+
+    def _add_run(self, report: DriftReport, version: str) -> None:
+        from monitoring.workspace import add_run  # Evidently takes seconds to load: only where there is a report
+
+        add_run(self._settings.drift / "workspace", report.snapshot, name=f"version {version}")
 
     def _tell_labels(self, store: Store, digest: str) -> None:
         labelled = store.labelled(model_digest=digest)
@@ -194,12 +200,6 @@ def _sentence(document: dict[str, Any]) -> str:
     cells, version = document["window"]["cells"], document["version"]
     verdict = f"drift in {', '.join(drifted)}" if drifted else "no drift"
     return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
-
-
-def _add_run(settings: Settings, report: DriftReport, version: str) -> None:
-    from monitoring.workspace import add_run
-
-    add_run(settings.drift / "workspace", report.snapshot, name=f"version {version}")
 
 
 def _on_signals(stop: threading.Event) -> dict[signal.Signals, Any]:

@@ -1,6 +1,9 @@
 """The Evidently workspace: the monitor's runs, browsed with `evidently ui --workspace PATH`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from blastwatch import DISCLAIMER
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from evidently.core.report import Snapshot
 
 PROJECT = "Blastwatch drift"
+SNAPSHOTS = "snapshots"  # the folder of runs inside a project's, as Evidently names it
 KEEP_RUNS = 200  # 0.9 MB each, and the dashboard reads every run; older ones live on as JSON reports
 
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -22,28 +26,57 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def open_workspace(path: Path) -> None:
     """Make the workspace and its project with a dashboard, where they are missing."""
-    _project(path)
+    with _alone(path):
+        _project(path)
 
 
 def add_run(path: Path, snapshot: "Snapshot", *, name: str) -> None:
-    """Add a report's run, without the data it was made of, and drop the oldest beyond `KEEP_RUNS`."""
-    workspace, project = _project(path)
-    workspace.add_run(project.id, snapshot, include_data=False, name=name)
-    # The ids are UUIDs of version 7, which sort by the time they were made.
-    for old in sorted(workspace.list_runs(project.id), key=str)[:-KEEP_RUNS]:
-        workspace.delete_run(project.id, old)
+    """Add a report's run, without the data it was made of, and drop the oldest beyond `KEEP_RUNS`.
+
+    Several processes may add at once, while Evidently's pages read: Evidently writes a run in place and its reader
+    fails on half of one, so each run is written aside and moved in whole.
+    """
+    with _alone(path) as aside:
+        workspace, project = _project(path)
+        scratch, twin = _project(aside)
+        run = scratch.add_run(twin.id, snapshot, include_data=False, name=name)
+        written = Path(SNAPSHOTS, f"{run.id}.json")
+        (aside / str(twin.id) / written).replace(path / str(project.id) / written)
+        # The ids are UUIDs of version 7, which sort by the time they were made.
+        for old in sorted(workspace.list_runs(project.id), key=str)[:-KEEP_RUNS]:
+            workspace.delete_run(project.id, old)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """Only one process at a time; gives an empty folder on the same disk."""
+    from filelock import FileLock
+
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")), TemporaryDirectory(dir=path.parent) as aside:
+        yield Path(aside)
 
 
 def _project(path: Path) -> tuple[Any, Any]:
-    from evidently.sdk.models import PanelMetric
-    from evidently.sdk.panels import line_plot_panel
+    """The workspace and its project, which is made aside and moved in whole."""
     from evidently.ui.workspace import Workspace
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     workspace = Workspace.create(str(path))
     found = workspace.search_project(PROJECT)
     if found:
         return workspace, found[0]
+    with TemporaryDirectory(dir=path.parent) as aside:
+        made = _make_project(Workspace.create(aside))
+        Path(aside, str(made.id), SNAPSHOTS).mkdir()
+        Path(aside, str(made.id)).replace(path / str(made.id))
+    workspace = Workspace.create(str(path))
+    return workspace, workspace.search_project(PROJECT)[0]
+
+
+def _make_project(workspace: Any) -> Any:
+    from evidently.sdk.models import PanelMetric
+    from evidently.sdk.panels import line_plot_panel
+
     project = workspace.create_project(
         PROJECT, description=f"Predictions against each version's reference cells. {DISCLAIMER}"
     )
@@ -58,4 +91,4 @@ def _project(path: Path) -> tuple[Any, Any]:
     project.dashboard.add_panel(
         line_plot_panel(title="Embedding", description="Maximum mean discrepancy", values=embedding, size="full")
     )
-    return workspace, project
+    return project

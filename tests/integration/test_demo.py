@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -40,11 +41,14 @@ def test_no_process_is_left(demo):
 
 def test_another_stain_moves_more_than_clean_cells(demo):
     """Five reference patients are too few for a verdict, so the scores are compared; the full demo has eleven."""
-    documents = [json.loads(path.read_text()) for path in sorted((demo.folder / "home/drift").rglob("*.json"))]
-    before, after, *_ = (
-        {row["name"]: row["score"] for row in document["columns"]} for document in documents if "columns" in document
-    )
+    pages = re.findall(r"drift-\S+\.html", demo.said)
+    documents = [json.loads(path.read_text()) for path in sorted((demo.folder / "home/drift").glob("drift-*.json"))]
+    asked = len(list((demo.folder / "restained").rglob("*.bmp")))
+    clean = next(one for one in documents if one["window"]["cells"] == asked)
+    stained = next(one for one in documents if one["report"].endswith(pages[0]))
+    before, after = ({row["name"]: row["score"] for row in document["columns"]} for document in (clean, stained))
     assert after["od_green"] > 2 * before["od_green"]
+    assert len(re.findall(r"(?:no drift|DRIFT in .*); gauge blastwatch_drift_detected [01]", demo.said)) == 2
 
 
 def test_dvc_knows_the_figures_and_the_plots(demo):
@@ -127,25 +131,26 @@ def test_up_starts_every_page_and_leaves_nothing(demo, tmp_path, free_port):
     ports = {
         f"BLASTWATCH_{name}": str(free_port()) for name in ("PORT", "MLFLOW_PORT", "MONITOR_PORT", "EVIDENTLY_PORT")
     }
-    up = subprocess.Popen(
+    command = subprocess.Popen(
         [script("blastwatch"), "up"], env=demo.environment | {"BLASTWATCH_HOME": str(tmp_path / "home")} | ports,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    try:
-        said = {}
-        for line in up.stdout:
-            if "Stop with Ctrl+C" in line:
-                break
-            name, _, address = line.strip().partition(" ")
-            said[name] = address.strip()
-        assert said.keys() >= {"service", "mlflow", "gauges", "evidently"}, said
-        for name in ("service", "mlflow", "gauges", "evidently"):
-            assert httpx.get(said[name]).is_success, name
-        assert "blastwatch_drift_" in httpx.get(said["gauges"]).text
-    finally:
-        up.terminate()
-        up.wait(60)
-    assert up.returncode == 0
+    with command as up:
+        try:
+            said = {}
+            for line in up.stdout:
+                if "Stop with Ctrl+C" in line:
+                    break
+                name, _, address = line.strip().partition(" ")
+                said[name] = address.strip()
+            assert said.keys() >= {"service", "mlflow", "gauges", "evidently"}, said
+            for name in ("service", "mlflow", "gauges", "evidently"):
+                assert httpx.get(said[name]).is_success, name
+            assert "blastwatch_drift_" in httpx.get(said["gauges"]).text
+        finally:
+            up.terminate()
+            last = up.stdout.read()
+    assert up.returncode == 0, last
     assert not processes_naming(str(tmp_path / "home")) and not [port for port in ports.values() if answers(port)]
 
 
