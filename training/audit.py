@@ -1,6 +1,6 @@
 """The audit: equal images, labels that contradict each other, and the groups of subjects that must not be parted.
 
-An image that stands in a data set twice, under two subjects, ties them: one of the names is wrong, or the two are one
+A cell that stands in a data set twice, under two subjects, ties them: one of the names is wrong, or the two are one
 person. Whatever the truth, the subjects form one group, and a split keeps a group on one side.
 """
 
@@ -14,14 +14,16 @@ import pandas as pd
 
 from blastwatch.errors import DataError
 from blastwatch.manifest import AUDIT, Cells, read_json, write_json
+from training.near_duplicates import Pair
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """Two images that belong together.
 
-    kind: `exact`, equal pixels; `label`, equal pixels under two labels; `subject`, one subject on two sides of the
-    split at hand. a, b: paths as in the manifest, a < b. score: how sure it is, 0 to 1; equal pixels are 1.
+    kind: `exact`, equal pixels; `label`, equal pixels under two labels; `near`, one cell in two images, as
+    `training.near_duplicates` finds it; `subject`, one subject on two sides of the split at hand. a, b: paths as in the
+    manifest, a < b. score: how sure it is, 0 to 1; equal pixels are 1, a near duplicate has its correlation.
     """
 
     kind: str
@@ -54,13 +56,14 @@ class Audit:
         }
 
 
-def audit_cells(cells: Cells, *, split: pd.DataFrame | None = None) -> Audit:
+def audit_cells(cells: Cells, near: Iterable[Pair], *, split: pd.DataFrame | None = None) -> Audit:
     """Look for what would make a split dishonest.
 
     Args:
+        near: what `near_duplicates` found in these cells.
         split: rows of `blastwatch.manifest.read_split`, to be checked against the findings.
     """
-    findings = duplicates(cells.rows)
+    findings = duplicates(cells.rows) + [Finding(kind="near", a=a, b=b, score=score) for a, b, score in near]
     subjects = dict(zip(cells.rows["path"], cells.rows["subject"], strict=True))
     groups = connected(subjects.values(), ((subjects[found.a], subjects[found.b]) for found in findings))
     leak = False

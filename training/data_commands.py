@@ -103,12 +103,18 @@ def restain(sources: tuple[Path, ...], out: Path, strength: float, as_json: bool
 @click.option("--split", type=FOLDER, help="A split to hold against the findings; exit code 3 where one crosses it.")
 @json_option
 def audit(folder: Path, out: Path | None, split: Path | None, as_json: bool) -> None:
-    """Find equal images in the imported data set FOLDER, and the patients that they tie together."""
+    """Find cells that the imported data set FOLDER holds twice, and the patients that they tie together.
+
+    Copies are found though they were saved anew, rescaled, shifted, turned, mirrored or brightened.
+    """
     from blastwatch.errors import LeakFound
     from blastwatch.manifest import read_cells, read_split
     from training.audit import audit_cells, write_audit
+    from training.near_duplicates import near_duplicates
 
-    found = audit_cells(read_cells(folder), split=read_split(folder, split) if split else None)
+    cells = read_cells(folder)
+    near = near_duplicates(cells.root, cells.rows)
+    found = audit_cells(cells, near, split=read_split(folder, split) if split else None)
     path = write_audit(found, out or folder)
     tied = [group for group in found.groups if len(group) > 1]
     if as_json:

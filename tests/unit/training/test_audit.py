@@ -33,7 +33,7 @@ def cells_of(rows, folder=None):
 
 def test_equal_images_tie_their_subjects():
     found = audit_cells(
-        cells_of([("1", "all", "a"), ("2", "all", "a"), ("2", "all", "b"), ("3", "all", "b"), ("H1", "hem", "c")])
+        cells_of([("1", "all", "a"), ("2", "all", "a"), ("2", "all", "b"), ("3", "all", "b"), ("H1", "hem", "c")]), []
     )
     assert [finding.to_dict() for finding in found.findings] == [
         {"kind": "exact", "a": "0000.bmp", "b": "0001.bmp", "score": 1.0},
@@ -44,14 +44,24 @@ def test_equal_images_tie_their_subjects():
     assert set(found.to_dict()) == {"images", "findings", "groups", "leak"}
 
 
+def test_near_duplicates_tie_their_subjects_and_cross_a_split_like_equal_images():
+    cells = cells_of([("1", "all", "a"), ("2", "all", "b"), ("3", "all", "c")])
+    near = [("0000.bmp", "0002.bmp", 0.9)]
+    found = audit_cells(cells, near, split=cells.rows.assign(group="x", side=["train", "train", "test"]))
+    assert [finding.to_dict() for finding in found.findings] == [
+        {"kind": "near", "a": "0000.bmp", "b": "0002.bmp", "score": 0.9}
+    ]
+    assert found.groups == [["1", "3"], ["2"]] and found.leak
+
+
 def test_equal_images_of_two_labels_are_a_finding_of_their_own():
-    found = audit_cells(cells_of([("1", "all", "a"), ("H1", "hem", "a"), ("1", "all", "a")]))
+    found = audit_cells(cells_of([("1", "all", "a"), ("H1", "hem", "a"), ("1", "all", "a")]), [])
     assert [finding.kind for finding in found.findings] == ["label", "exact"]
     assert found.groups == [["1", "H1"]]
 
 
 def test_eleven_and_h11_are_two_people():
-    assert audit_cells(cells_of([("11", "all", "a"), ("H11", "hem", "b")])).groups == [["11"], ["H11"]]
+    assert audit_cells(cells_of([("11", "all", "a"), ("H11", "hem", "b")]), []).groups == [["11"], ["H11"]]
 
 
 @pytest.mark.parametrize(
@@ -64,21 +74,21 @@ def test_eleven_and_h11_are_two_people():
 )
 def test_a_finding_that_crosses_a_split_is_a_leak(sides, leak, kinds):
     cells = cells_of([("1", "all", "a"), ("2", "all", "a"), ("3", "all", "b")])
-    found = audit_cells(cells, split=cells.rows.assign(group=cells.rows["subject"], side=sides))
+    found = audit_cells(cells, [], split=cells.rows.assign(group=cells.rows["subject"], side=sides))
     assert found.leak is leak
     assert [finding.kind for finding in found.findings] == kinds
 
 
 def test_a_parted_subject_is_a_leak():
     cells = cells_of([("1", "all", "a"), ("1", "all", "b"), ("1", "all", "c")])
-    found = audit_cells(cells, split=cells.rows.assign(group="1", side=["train", "test", "train"]))
+    found = audit_cells(cells, [], split=cells.rows.assign(group="1", side=["train", "test", "train"]))
     assert found.leak
     assert [(finding.kind, finding.a, finding.b) for finding in found.findings] == [("subject", "0000.bmp", "0001.bmp")]
 
 
 def test_an_audit_is_read_back_and_belongs_to_its_manifest(tmp_path):
     cells = cells_of([("1", "all", "a"), ("2", "all", "a")], folder=tmp_path)
-    found = audit_cells(cells)
+    found = audit_cells(cells, [])
     write_audit(found, tmp_path)
     assert read_audit(tmp_path, cells) == found
     with pytest.raises(DataError, match="another manifest"):

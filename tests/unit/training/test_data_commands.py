@@ -13,6 +13,7 @@ import pytest
 from blastwatch.manifest import read_cells
 from training.audit import audit_cells
 from training.importing import import_cells
+from training.near_duplicates import near_duplicates
 
 ROOT = Path(__file__).parents[3]
 ARCHIVE = ROOT.parent / "shared/data/cnmc/fold_1.tar"
@@ -101,15 +102,22 @@ def test_what_cannot_be_done_ends_with_one_line_and_its_exit_code(work):
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"the real cells are missing: {ARCHIVE}")
-def test_real_cells_of_one_subject_hold_five_pairs_of_equal_images(tmp_path):
+def test_real_cells_of_one_subject_stand_in_the_data_twice(tmp_path):
     """Folds 0 and 1 of C-NMC 2019 hold five pairs of equal images, all of subject H10; the other side of the pair
-    that H10 shares with H3 lies in fold 2."""
+    that H10 shares with H3 lies in fold 2. The images 129 to 161 of H10 stand there a second time as 162 to 194."""
     with tarfile.open(ARCHIVE) as archive:
         members = [member for member in archive if re.search(r"/UID_H10_|/UID_H(2|4)_1\d_", member.name)]
         archive.extractall(tmp_path / "source", members=members, filter="data")
     import_cells(tmp_path / "source", tmp_path / "cells", kind="cnmc")
-    found = audit_cells(read_cells(tmp_path / "cells"))
-    assert len(found.findings) == 5
-    assert all(finding.kind == "exact" for finding in found.findings)
-    assert all("UID_H10_" in finding.a and "UID_H10_" in finding.b for finding in found.findings)
+    cells = read_cells(tmp_path / "cells")
+    found = audit_cells(cells, near_duplicates(cells.root, cells.rows))
+    exact = [finding for finding in found.findings if finding.kind == "exact"]
+    near = [finding for finding in found.findings if finding.kind == "near"]
+    assert len(exact) == 5 and len(exact) + len(near) == len(found.findings)
+    assert all("UID_H10_" in finding.a and "UID_H10_" in finding.b for finding in exact)
+    image = re.compile(r"UID_H10_(\d+)_")
+    later = [
+        int(image.search(finding.b)[1]) - int(image.search(finding.a)[1]) for finding in near if "H10" in finding.a
+    ]
+    assert later.count(33) >= 70
     assert all(len(group) == 1 for group in found.groups)
