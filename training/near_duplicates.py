@@ -17,14 +17,14 @@ from blastwatch.console import progress
 from training.fingerprints import CONTENT, SIDE, fingerprints, read_patches
 
 # Copies of one image lie within 0.015 of each other; two photographs of one cell of C-NMC mostly within 0.08.
-RADIUS = 0.08
+RADIUS = 0.1
 NEIGHBOURS = 16
 COMPONENTS = 12
-# Copies of one image reach 0.97, two photographs of one cell mostly 0.8; the most alike of the different cells of
-# C-NMC, smooth discs without texture, reach 0.77.
-CORRELATION = 0.80
+# Two photographs of one cell of C-NMC reach 0.73 and more, the most alike of its different cells 0.56.
+CORRELATION = 0.65
 BLUR = 2.0  # px of a patch: coarser than this is not detail
-INSIDE = 2  # px of a patch by which the outline is left aside
+INSIDE = 3  # px of a patch by which the outline is left aside, whose blur is as strong in smooth cells as any detail
+CLIP = 2.0  # standard deviations beyond which detail counts no more: one bright spot is not a likeness
 FEWEST = 40  # px of detail that two patches must share
 CHUNK = 4096  # candidates that are held against the pixels at once
 
@@ -100,10 +100,24 @@ def _detail(patches: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np
     """What is finer than `BLUR`, and where the cell is, without its outline; both of shape (n, SIDE, SIDE)."""
     from scipy.ndimage import binary_erosion, gaussian_filter
 
-    level = patches.astype(np.float32)
     cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], bool)
     inside = binary_erosion(patches > CONTENT, cross, iterations=INSIDE)
-    return level - gaussian_filter(level, (0, BLUR, BLUR)), inside
+    level = patches.astype(np.float32)
+    detail = _centred(level - gaussian_filter(level, (0, BLUR, BLUR)), inside)
+    bound = CLIP * np.sqrt((detail**2).sum(axis=(1, 2)) / _size(inside))[:, None, None]
+    return np.clip(detail, -bound, bound), inside
+
+
+def _size(inside: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Pixels inside, by image; 1 where there are none, to divide by."""
+    return np.asarray(np.maximum(inside.sum(axis=(1, 2)), 1))
+
+
+def _centred(detail: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The detail less its mean inside, and 0 outside."""
+    kept = np.where(inside, detail, 0)
+    mean = kept.sum(axis=(1, 2)) / _size(inside)
+    return np.where(inside, kept - mean[:, None, None], 0).astype(np.float32)
 
 
 def _posed(array: NDArray[Any], turns: int, *, mirrored: bool) -> NDArray[Any]:
@@ -115,13 +129,8 @@ def _correlation(
     one: NDArray[np.float32], inside_one: NDArray[np.bool_], two: NDArray[np.float32], inside_two: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Row by row over the pixels that lie inside both; -1 where they are too few or all alike."""
-    both = (inside_one & inside_two).reshape(len(one), -1)
-    count = both.sum(axis=1)
-    centred = []
-    for detail in (one, two):
-        level = np.where(both, detail.reshape(len(one), -1), 0)
-        centred.append(np.where(both, level - (level.sum(axis=1) / np.maximum(count, 1))[:, None], 0))
-    x, y = centred
+    both = inside_one & inside_two
+    x, y = (_centred(detail, both).reshape(len(both), -1) for detail in (one, two))
     spread = np.sqrt(np.einsum("np,np->n", x, x) * np.einsum("np,np->n", y, y))
-    enough = (count >= FEWEST) & (spread > 1e-6)
+    enough = (both.sum(axis=(1, 2)) >= FEWEST) & (spread > 1e-6)
     return np.asarray(np.where(enough, np.einsum("np,np->n", x, y) / np.where(enough, spread, 1), -1.0))

@@ -12,7 +12,7 @@ from blastwatch.manifest import read_cells
 from tests.copies import COPIES, SAME_PIXELS
 from training.fingerprints import LENGTH, SIDE, fingerprints, patch
 from training.importing import import_cells
-from training.near_duplicates import candidates, correlations, near_duplicates
+from training.near_duplicates import CLIP, CORRELATION, INSIDE, candidates, correlations, near_duplicates
 from training.synthesis import synthesise
 
 
@@ -36,7 +36,9 @@ def test_a_copy_is_found(drawn, name):
     patches = np.stack([patch(image) for image in images + copies])
     pairs = candidates(fingerprints(patches))
     found = {
-        tuple(pair) for pair, value in zip(pairs.tolist(), correlations(patches, pairs), strict=True) if value >= 0.8
+        tuple(pair)
+        for pair, value in zip(pairs.tolist(), correlations(patches, pairs), strict=True)
+        if value >= CORRELATION
     }
     assert found == {(number, number + len(images)) for number in range(len(images))}
 
@@ -57,8 +59,10 @@ def test_correlation_agrees_with_numpy():
     flat = random.integers(60, 200, (2, SIDE, SIDE)).astype(np.uint8)  # all of it inside: only the border is left aside
     from scipy.ndimage import gaussian_filter
 
+    inside = (slice(INSIDE, -INSIDE),) * 2
     detail = [image.astype(float) - gaussian_filter(image.astype(np.float32), 2.0) for image in flat]
-    inside = (slice(2, -2), slice(2, -2))
+    detail = [image - image[inside].mean() for image in detail]
+    detail = [np.clip(image, -CLIP * image[inside].std(), CLIP * image[inside].std()) for image in detail]
     expected = max(
         np.corrcoef(detail[0][inside].ravel(), pose[inside].ravel())[0, 1]
         for turned in (np.rot90(detail[1], turns) for turns in range(4))
