@@ -1,11 +1,13 @@
 """The manifest: one row per cell image of an imported data set, and which side of the split it stands on.
 
-Three steps write three folders, since DVC forbids two stages to write one:
+Each step writes a folder of its own, since DVC forbids two stages to write one:
 
     cells/   manifest.parquet   one row per image, the columns of `COLUMNS`
              refused.csv        path, reason, message of every image that was refused
              import.json        where the images are, kind, counts, the manifest's digest, whether they are synthetic
     audit/   audit.json         findings and groups
+             statistics.parquet how every image looks, in numbers
+             audit.html         the findings with their pictures
     split/   split.parquet      path, subject, group, side
              split.json         counts per side, seed, the split's digest
 """
@@ -25,6 +27,7 @@ MANIFEST = "manifest.parquet"
 REFUSED = "refused.csv"
 IMPORT = "import.json"
 AUDIT = "audit.json"
+STATISTICS = "statistics.parquet"
 SPLIT = "split.parquet"
 SPLIT_FACTS = "split.json"
 

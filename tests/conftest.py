@@ -14,6 +14,8 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 from blastwatch.settings import Settings, load
 
+CHROMIUM = Path("/usr/bin/chromium")
+
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
@@ -32,6 +34,19 @@ def settings(tmp_path, empty_store) -> Settings:
     home.mkdir()
     shutil.copy(empty_store, home / "mlflow.db")
     return load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "tester"})
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium; marks of the test say `browser`."""
+    if not CHROMIUM.exists():
+        pytest.skip("needs Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture

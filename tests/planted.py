@@ -12,6 +12,7 @@ from PIL import Image
 from blastwatch.manifest import Cells
 from tests.copies import COPIES, SAME_PIXELS
 from training.audit import audit_cells
+from training.looks import look
 from training.near_duplicates import near_duplicates
 
 BYTE_COPY, SHARED = "byte copy", "shared patient"
@@ -63,7 +64,7 @@ def stopped(cells: Cells, planted: Planted) -> tuple[pd.Series, bool, int]:
         share found by kind; whether the audit says that the split leaks; number of near findings that nobody planted.
     """
     sides = cells.rows["path"].isin(list(planted.kinds)).map({True: "test", False: "train"})
-    near = near_duplicates(cells.root, cells.rows)
+    near = near_duplicates(look(cells))
     audit = audit_cells(cells, near, split=cells.rows.assign(group=cells.rows["subject"], side=sides))
     pairs = [finding for finding in audit.findings if finding.kind != "subject"]
     tied = {name for finding in pairs for name in (finding.a, finding.b)}

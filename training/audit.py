@@ -1,10 +1,10 @@
-"""The audit: equal images, labels that contradict each other, and the groups of subjects that must not be parted.
+"""The audit: images that stand twice, labels that contradict each other, and the groups of subjects that tie.
 
 A cell that stands in a data set twice, under two subjects, ties them: one of the names is wrong, or the two are one
 person. Whatever the truth, the subjects form one group, and a split keeps a group on one side.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from blastwatch.errors import DataError
-from blastwatch.manifest import AUDIT, Cells, read_json, write_json
+from blastwatch.manifest import AUDIT, STATISTICS, Cells, read_json, write_json
 from training.near_duplicates import Pair
+from training.oddities import Alike, Oddity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +38,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What the audit found. groups: every subject once, alone or with those it is tied to. leak: a finding crosses
-    the split that was given."""
+    """What the audit found. groups: every subject once, alone or with those it is tied to, by findings or by links.
+    links: subjects that the user says are one patient. odd, alike: for a person to judge, they tie nothing. leak: a
+    finding crosses the split that was given."""
 
     images: int
     data_digest: str
     findings: list[Finding]
     groups: list[list[str]]
+    links: list[list[str]] = field(default_factory=list)
+    odd: list[Oddity] = field(default_factory=list)
+    alike: list[Alike] = field(default_factory=list)
     leak: bool = field(default=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,32 +57,62 @@ class Audit:
             "images": self.images,
             "findings": [finding.to_dict() for finding in self.findings],
             "groups": self.groups,
+            "links": self.links,
+            "odd": [odd.to_dict() for odd in self.odd],
+            "alike": [pair.to_dict() for pair in self.alike],
             "leak": self.leak,
         }
 
 
-def audit_cells(cells: Cells, near: Iterable[Pair], *, split: pd.DataFrame | None = None) -> Audit:
+def audit_cells(
+    cells: Cells,
+    near: Iterable[Pair],
+    *,
+    links: Sequence[Sequence[str]] = (),
+    odd: Sequence[Oddity] = (),
+    alike: Sequence[Alike] = (),
+    split: pd.DataFrame | None = None,
+) -> Audit:
     """Look for what would make a split dishonest.
 
     Args:
         near: what `near_duplicates` found in these cells.
-        split: rows of `blastwatch.manifest.read_split`, to be checked against the findings.
+        links: lists of subjects that are known to be one patient each. A link of one place to another needs no image.
+        odd, alike: what `training.oddities` found; they are handed on.
+        split: rows of `blastwatch.manifest.read_split`, to be checked against the findings and links.
+
+    Raises:
+        DataError: where a link names a subject that the data set does not have.
     """
     findings = duplicates(cells.rows) + [Finding(kind="near", a=a, b=b, score=score) for a, b, score in near]
     subjects = dict(zip(cells.rows["path"], cells.rows["subject"], strict=True))
-    groups = connected(subjects.values(), ((subjects[found.a], subjects[found.b]) for found in findings))
+    ties = [(subjects[found.a], subjects[found.b]) for found in findings]
+    groups = connected(subjects.values(), [*ties, *_linked(links, set(subjects.values()))])
     leak = False
     if split is not None:
         findings += parted_subjects(split)
-        sides = dict(zip(split["path"], split["side"], strict=True))
-        leak = any(sides[found.a] != sides[found.b] for found in findings)
+        sides = split.drop_duplicates(["subject", "side"]).groupby("subject")["side"].agg(set)
+        leak = bool(crossing(findings, split)) or any(len(set().union(*sides[list(link)])) > 1 for link in links)
     return Audit(
         images=len(cells.rows),
         data_digest=cells.digest,
         findings=findings,
         groups=groups,
+        links=[sorted(link) for link in links],
+        odd=list(odd),
+        alike=list(alike),
         leak=leak,
     )
+
+
+def _linked(links: Sequence[Sequence[str]], known: set[str]) -> list[tuple[str, str]]:
+    unknown = sorted({subject for link in links for subject in link} - known)
+    if unknown:
+        raise DataError(
+            f"Expected the subjects of audit.links to be among those of the data set but got {', '.join(unknown)}. "
+            "Correct or remove these links."
+        )
+    return [(link[0], subject) for link in links for subject in link[1:]]
 
 
 def duplicates(rows: pd.DataFrame) -> list[Finding]:
@@ -105,6 +140,12 @@ def parted_subjects(split: pd.DataFrame) -> list[Finding]:
     return found
 
 
+def crossing(findings: Iterable[Finding], split: pd.DataFrame) -> list[Finding]:
+    """The findings whose two images stand on two sides of the split (rows with `path` and `side`)."""
+    sides = dict(zip(split["path"], split["side"], strict=True))
+    return [found for found in findings if sides[found.a] != sides[found.b]]
+
+
 def connected(items: Iterable[str], ties: Iterable[tuple[str, str]]) -> list[list[str]]:
     """The sets of items that ties hold together, directly or through others; each sorted, and sorted by their first."""
     ties = list(ties)
@@ -124,9 +165,10 @@ def connected(items: Iterable[str], ties: Iterable[tuple[str, str]]) -> list[lis
     return sorted(sets.values())
 
 
-def write_audit(audit: Audit, out: Path) -> Path:
-    """Write `audit.json`: what `--json` prints, and the digest of the manifest that was looked at."""
+def write_audit(audit: Audit, statistics: pd.DataFrame, out: Path) -> Path:
+    """Write `statistics.parquet`, and `audit.json`: what `--json` prints, and the digest of the manifest."""
     out.mkdir(parents=True, exist_ok=True)
+    statistics.to_parquet(out / STATISTICS, index=False)
     write_json(out / AUDIT, {**audit.to_dict(), "data_digest": audit.data_digest})
     return out / AUDIT
 
@@ -146,5 +188,8 @@ def read_audit(folder: Path, cells: Cells) -> Audit:
         data_digest=facts["data_digest"],
         findings=[Finding(**finding) for finding in facts["findings"]],
         groups=facts["groups"],
+        links=facts["links"],
+        odd=[Oddity(**odd) for odd in facts["odd"]],
+        alike=[Alike(**pair) for pair in facts["alike"]],
         leak=facts["leak"],
     )

@@ -40,9 +40,11 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         lines.append(
             "> **Synthetic.** Trained and tested on drawn cells. No figure below says anything about patients."
         )
-    if evidence["split"]["leaky"]:
+    split = evidence["split"]
+    if split["leaky"]:
         lines.append(
-            "> **Leaks.** Split by image: cells of one patient stand on several sides. The figures are inflated."
+            f"> **Leaks.** Split by {split['by']}: {len(split['parted_groups'])} groups of patients stand on several "
+            f"sides, and {split['crossing']} findings of the audit cross it. The figures are inflated."
         )
     tested = {label: counts["groups"] for label, counts in evidence["split"]["sides"]["test"].items()}
     if min(tested.values()) < FEWEST_TESTED:

@@ -1,38 +1,12 @@
 """The commands `blastwatch train`, `evaluate` and `package`: the last three stages of dvc.yaml."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from blastwatch.console import json_option, print_json, say
 from blastwatch.settings import load
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def parameter_options(command: Command) -> Command:
-    """`--params FILE` and `--set KEY=VALUE`, as every stage takes them."""
-    file = click.Path(path_type=Path)
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=3.")(
-        command
-    )
-    return click.option("--params", type=file, default="params.yaml", show_default=True, help="File of parameters.")(
-        command
-    )
-
-
-def folders(**defaults: str) -> Callable[[Command], Command]:
-    """Options for the folders that a stage reads and writes."""
-
-    def add(command: Command) -> Command:
-        for name, default in defaults.items():
-            command = click.option(f"--{name}", type=FOLDER, default=default, show_default=True)(command)
-        return command
-
-    return add
+from training.options import folders, parameter_options
 
 
 @click.command()

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from blastwatch.console import json_option, print_json, say
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from training.options import FILE, FOLDER, PARAMS, parameter_options, set_option
 
 
 @click.group()
@@ -99,30 +98,55 @@ def restain(sources: tuple[Path, ...], out: Path, strength: float, as_json: bool
 
 @data.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--out", type=FOLDER, help="Folder for audit.json; default: FOLDER.")
+@click.option("--out", type=FOLDER, help="Folder for audit.json and audit.html; default: FOLDER.")
 @click.option("--split", type=FOLDER, help="A split to hold against the findings; exit code 3 where one crosses it.")
+@click.option("--params", type=FILE, help=f"File of parameters; default: {PARAMS} where there is one.")
+@set_option
 @json_option
-def audit(folder: Path, out: Path | None, split: Path | None, as_json: bool) -> None:
+def audit(
+    folder: Path, out: Path | None, split: Path | None, params: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Find cells that the imported data set FOLDER holds twice, and the patients that they tie together.
 
-    Copies are found though they were saved anew, rescaled, shifted, turned, mirrored or brightened.
+    Copies are found though they were saved anew, rescaled, shifted, turned, mirrored or brightened. Images that do not
+    look like the rest are named too. audit.html shows every finding side by side.
     """
     from blastwatch.errors import LeakFound
     from blastwatch.manifest import read_cells, read_split
     from training.audit import audit_cells, write_audit
+    from training.audit_page import write_page
+    from training.looks import look
     from training.near_duplicates import near_duplicates
+    from training.oddities import alike_subjects, oddities
+    from training.parameters import load_parameters
 
+    if params is None and Path(PARAMS).is_file():
+        params = Path(PARAMS)
+    links = load_parameters(params, overrides).audit.links
     cells = read_cells(folder)
-    near = near_duplicates(cells.root, cells.rows)
-    found = audit_cells(cells, near, split=read_split(folder, split) if split else None)
-    path = write_audit(found, out or folder)
-    tied = [group for group in found.groups if len(group) > 1]
+    rows = read_split(folder, split) if split else None
+    looks = look(cells)
+    statistics = looks.table()
+    found = audit_cells(
+        cells,
+        near_duplicates(looks),
+        links=links,
+        odd=oddities(cells.rows, statistics),
+        alike=alike_subjects(cells.rows, statistics),
+        split=rows,
+    )
+    path = write_audit(found, statistics, out or folder)
+    page = write_page(found, cells, out or folder, split=rows)
     if as_json:
         print_json(found.to_dict())
     else:
-        for group in tied:
-            say(f"One group: {', '.join(group)}")
-        say(f"{found.images} images, {len(found.findings)} findings, {len(found.groups)} groups. Written to {path}.")
+        for group in found.groups:
+            if len(group) > 1:
+                say(f"One group: {', '.join(group)}")
+        say(
+            f"{found.images} images, {len(found.findings)} findings, {len(found.odd)} oddities, {len(found.groups)} "
+            f"groups. Written to {path} and, with pictures, to {page}."
+        )
     if found.leak:
         raise LeakFound(
             f"The split in {split} parts what belongs together: of the findings in {path}, some cross it. Make it "
@@ -133,15 +157,40 @@ def audit(folder: Path, out: Path | None, split: Path | None, as_json: bool) -> 
 @data.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--audit", "audit_folder", type=FOLDER, required=True, help="Folder of audit.json.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for check.json.")
+@parameter_options
+@json_option
+def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Hold the data set FOLDER against the contract of params.yaml; exit code 3 where it breaks a rule."""
+    from blastwatch.errors import CheckRefused
+    from blastwatch.manifest import read_cells
+    from training.audit import read_audit
+    from training.contract import check_contract, write_check
+    from training.parameters import load_parameters
+
+    parameters = load_parameters(params, overrides).contract
+    cells = read_cells(folder)
+    rules = check_contract(cells, read_audit(audit_folder, cells), parameters)
+    path = write_check(rules, cells, out)
+    if as_json:
+        print_json([rule.to_dict() for rule in rules])
+    broken = [rule for rule in rules if not rule.passed]
+    for rule in broken:
+        shown = f" First: {', '.join(rule.rows[:5])}." if rule.rows else ""
+        say(f"Broken: {rule.name}. Expected {rule.wanted} but got {rule.got}.{shown} {rule.go_on}")
+    if broken:
+        raise CheckRefused(
+            f"{folder} breaks {len(broken)} of {len(rules)} rules of its contract: "
+            f"{', '.join(rule.name for rule in broken)}. All that is known of them stands in {path}."
+        )
+    say(f"{folder} keeps all {len(rules)} rules of its contract. Written to {path}.")
+
+
+@data.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--audit", "audit_folder", type=FOLDER, required=True, help="Folder of audit.json.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the split.")
-@click.option(
-    "--params",
-    type=click.Path(path_type=Path),
-    default="params.yaml",
-    show_default=True,
-    help="File of parameters.",
-)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: split.seed=2.")
+@parameter_options
 @json_option
 def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
@@ -152,10 +201,14 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 
     parameters = load_parameters(params, overrides).split
     cells = read_cells(folder)
-    rows = split_cells(cells, read_audit(audit_folder, cells), parameters)
-    facts = write_split(rows, cells, parameters, out)
+    found = read_audit(audit_folder, cells)
+    rows = split_cells(cells, found, parameters)
+    facts = write_split(rows, cells, found, parameters, out)
     if facts["leaky"]:
-        say("Split by image: cells of one patient stand on several sides, so its scores say little about new patients.")
+        say(
+            f"This split by {facts['by']} leaks: {len(facts['parted_groups'])} groups of patients stand on several "
+            f"sides and {facts['crossing']} findings of the audit cross it. Its scores say little about new patients."
+        )
     if as_json:
         print_json(facts)
         return
@@ -168,8 +221,7 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 @data.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the packed cells.")
-@click.option("--params", type=click.Path(path_type=Path), default="params.yaml", show_default=True)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: image.size=128.")
+@parameter_options
 @json_option
 def pack(folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Decode and crop every cell of the data set FOLDER once, for training and evaluation."""

@@ -7,17 +7,11 @@ signs of coefficients and transposing swaps the two frequencies, so what stays a
 smaller of each swapped pair.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blastwatch.errors import DataError, ImageRejected
-from blastwatch.images import MAX_BYTES, Pixels, decode
+from blastwatch.images import Pixels
 
 Patch = NDArray[np.uint8]
 """Grey levels over the background, uint8, shape (SIDE, SIDE); all 0 where the image has no content."""
@@ -77,22 +71,3 @@ def fingerprints(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     )
     norms = np.linalg.norm(numbers, axis=1, keepdims=True)
     return np.asarray(np.divide(numbers, norms, out=np.zeros_like(numbers), where=norms > 0), dtype=np.float32)
-
-
-def read_patches(root: Path, paths: Iterable[str]) -> Iterator[Patch]:
-    """The patch of each image file below `root`, in order, read on all cores; one image a core is held at a time.
-
-    Raises:
-        DataError: naming a file that is missing or no longer the image that was imported.
-    """
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # Pillow and numpy let go of the interpreter
-        yield from pool.map(lambda path: _read_patch(root / path), paths)
-
-
-def _read_patch(path: Path) -> Patch:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageRejected("too-large", f"Expected at most {MAX_BYTES} bytes.")
-        return patch(decode(path.read_bytes()))
-    except (OSError, ImageRejected) as error:
-        raise DataError(f"{path} was imported but cannot be read now: {error}. Import the source anew.") from error

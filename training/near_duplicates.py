@@ -6,15 +6,13 @@ square. Outlines and smooth shading, which different cells share, are taken out 
 """
 
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from blastwatch.console import progress
-from training.fingerprints import CONTENT, SIDE, fingerprints, read_patches
+from training.fingerprints import CONTENT, fingerprints
+from training.looks import Looks
 
 # Copies of one image lie within 0.015 of each other; two photographs of one cell of C-NMC mostly within 0.08.
 RADIUS = 0.1
@@ -31,27 +29,18 @@ CHUNK = 4096  # candidates that are held against the pixels at once
 Pair = tuple[str, str, float]
 
 
-def near_duplicates(root: Path, rows: pd.DataFrame) -> list[Pair]:
+def near_duplicates(looks: Looks) -> list[Pair]:
     """Pairs of images that show one cell.
 
-    Args:
-        root: folder that the paths are relative to.
-        rows: of the manifest. Images of equal pixels are looked at once: `audit.duplicates` ties them.
+    Images of equal pixels are looked at once: `audit.duplicates` ties them.
 
     Returns:
         (a, b, correlation) with a < b, sorted; the correlation is at least `CORRELATION` and at most 1.
-
-    Raises:
-        DataError: naming an image that cannot be read.
     """
-    paths = rows.drop_duplicates("pixel_sha256")["path"].sort_values().tolist()
-    patches = np.empty((len(paths), SIDE, SIDE), np.uint8)
-    for index, found in enumerate(progress(read_patches(root, paths), total=len(paths), what="Looking for copies")):
-        patches[index] = found
-    pairs = candidates(fingerprints(patches))
-    likeness = correlations(patches, pairs)
+    pairs = candidates(fingerprints(looks.patches))
+    likeness = correlations(looks.patches, pairs)
     return [
-        (paths[a], paths[b], min(float(value), 1.0))
+        (looks.paths[a], looks.paths[b], min(float(value), 1.0))
         for (a, b), value in zip(pairs.tolist(), likeness, strict=True)
         if value >= CORRELATION
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -17,6 +17,33 @@ class ImportParameters:
     """Section `import`. kind: layout of data/source: cnmc, folder or table."""
 
     kind: str = "cnmc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditParameters:
+    """Section `audit`. links: lists of subjects that are known to be one patient each, beyond what images show."""
+
+    links: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for link in self.links:
+            if not (isinstance(link, list) and len(link) >= 2 and all(isinstance(subject, str) for subject in link)):
+                raise UsageError(
+                    'Expected audit.links to be lists of at least two subjects as text, such as [["12", "H12"]], but '
+                    f"got {link!r}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractParameters:
+    """Section `contract`: what a data set must be before a split is made of it, see `training.contract`."""
+
+    least_patients: int = 4
+    least_cells: int = 40
+    most_refused: float = 0.05
+    most_odd: float = 0.05
+    least_side: int = 64
+    most_side: int = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +114,8 @@ CHOICES = {
 }
 # Lowest and highest value; where none is named a number must be positive.
 RANGES: dict[tuple[str, str], tuple[float, float]] = {
+    ("contract", "most_refused"): (0, 1),
+    ("contract", "most_odd"): (0, 1),
     ("image", "crop"): (16, 4096),
     ("image", "size"): (32, 1024),
     ("train", "warmup"): (0, 0.9),
@@ -110,6 +139,8 @@ class Parameters:
     """The whole file. The section `import` is called `importing` here, since `import` is a word of the language."""
 
     importing: ImportParameters = field(default_factory=ImportParameters)
+    audit: AuditParameters = field(default_factory=AuditParameters)
+    contract: ContractParameters = field(default_factory=ContractParameters)
     split: SplitParameters = field(default_factory=SplitParameters)
     image: ImageParameters = field(default_factory=ImageParameters)
     train: TrainParameters = field(default_factory=TrainParameters)
@@ -122,12 +153,26 @@ class Parameters:
         return values
 
 
-def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
+def load_parameters(path: Path | None, overrides: Sequence[str] = ()) -> Parameters:
     """Read a params file, then overrides such as `train.epochs=3`. What is not named keeps its default.
+
+    Args:
+        path: None for no file.
 
     Raises:
         UsageError: naming the key, what was expected and what came.
     """
+    document = _read(path) if path else {}
+    for override in overrides:
+        key, mark, text = override.partition("=")
+        section, dot, name = key.partition(".")
+        if not (mark and dot and name):
+            raise UsageError(f"Expected SECTION.KEY=VALUE, such as train.epochs=3, but got {override!r}.")
+        document.setdefault(section, {})[name] = yaml.safe_load(text)
+    return parse(document)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise UsageError(f"{path} is missing: expected a YAML file of parameters. Name one with --params FILE.")
     try:
@@ -136,13 +181,7 @@ def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
         raise UsageError(f"Expected YAML in {path} but it cannot be read: {error}") from error
     if not isinstance(document, dict) or not all(isinstance(section, dict) for section in document.values()):
         raise UsageError(f"Expected sections of keys and values in {path} but got something else.")
-    for override in overrides:
-        key, mark, text = override.partition("=")
-        section, dot, name = key.partition(".")
-        if not (mark and dot and name):
-            raise UsageError(f"Expected SECTION.KEY=VALUE, such as train.epochs=3, but got {override!r}.")
-        document.setdefault(section, {})[name] = yaml.safe_load(text)
-    return parse(document)
+    return document
 
 
 def parse(document: dict[str, dict[str, Any]]) -> Parameters:
@@ -178,7 +217,7 @@ def _value(section: str, key: str, kind: type, value: Any) -> Any:
             value = float(value)  # YAML 1.1 reads 1e-3 as text
         except ValueError as error:
             raise UsageError(f"Expected {where} to be a number but got {value!r}.") from error
-    if type(value) is not kind:
+    if type(value) is not (get_origin(kind) or kind):
         raise UsageError(f"Expected {where} to be {_words(kind)} but got {value!r}.")
     choices = CHOICES.get((section, key))
     if choices and value not in choices:
@@ -191,5 +230,7 @@ def _value(section: str, key: str, kind: type, value: Any) -> Any:
 
 
 def _words(kind: type) -> str:
+    if get_origin(kind) is list:
+        return "a list"
     named = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return named.get(kind, " or ".join(map(str, get_args(kind))))

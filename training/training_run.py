@@ -35,7 +35,7 @@ def run_training(
     manifest = read_cells(cells)
     rows = read_split(cells, split)
     split_facts = read_json(split / SPLIT_FACTS, made_by=f"blastwatch data split {cells}")
-    if not split_facts["leaky"]:
+    if split_facts["by"] == "group":
         check_leak(rows)
     packed = open_pack(pack, manifest)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}

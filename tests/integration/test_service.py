@@ -21,7 +21,6 @@ from monitoring.store import open_store
 from serving.client import Client
 from tests.service_packages import crown, make_servable, write_cell
 
-CHROMIUM = Path("/usr/bin/chromium")
 START_SECONDS = 60
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -260,29 +259,23 @@ def test_unknown_addresses_methods_and_json(running):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium: apt-get install chromium")
-def test_the_page_reads_a_cell_without_the_internet(running, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_reads_a_cell_without_the_internet(running, browser, tmp_path):
     asked = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 1300})
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(running.url)
-        assert "Research software, not a medical device." in page.inner_text("body")
-        page.get_by_text("trained on synthetic cells").wait_for()
-        (tmp_path / "notes.bmp").write_text("no image")
-        page.set_input_files("#choose", [running.cell, tmp_path / "notes.bmp"])
-        page.get_by_text("1 of 2 read, 1 refused").wait_for()
-        assert "The file is not an image" in page.inner_text(".answer.refused")
-        page.get_by_role("button", name="Show where the network looked").click()
-        page.locator(".heat:not([hidden])").wait_for()
-        assert "Probability of a blast" in page.inner_text("#results")
-        page.screenshot(path=tmp_path / "page.png", full_page=True)
-        page.goto(f"{running.url}/docs")
-        page.get_by_text("/v1/predict_batch").wait_for()
-        browser.close()
+    page = browser.new_page(viewport={"width": 1100, "height": 1300})
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(running.url)
+    assert "Research software, not a medical device." in page.inner_text("body")
+    page.get_by_text("trained on synthetic cells").wait_for()
+    (tmp_path / "notes.bmp").write_text("no image")
+    page.set_input_files("#choose", [running.cell, tmp_path / "notes.bmp"])
+    page.get_by_text("1 of 2 read, 1 refused").wait_for()
+    assert "The file is not an image" in page.inner_text(".answer.refused")
+    page.get_by_role("button", name="Show where the network looked").click()
+    page.locator(".heat:not([hidden])").wait_for()
+    assert "Probability of a blast" in page.inner_text("#results")
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    page.goto(f"{running.url}/docs")
+    page.get_by_text("/v1/predict_batch").wait_for()
     assert not [url for url in asked if not url.startswith((running.url, "blob:", "data:"))]
 
 

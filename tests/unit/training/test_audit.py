@@ -11,6 +11,8 @@ from blastwatch.errors import DataError
 from blastwatch.manifest import COLUMNS, Cells, manifest_digest
 from training.audit import audit_cells, connected, read_audit, write_audit
 
+STATISTICS = pd.DataFrame({"path": ["0000.bmp"]})
+
 
 def cells_of(rows, folder=None):
     """A data set from (subject, label, picture) rows; equal pictures have equal pixels."""
@@ -41,7 +43,7 @@ def test_equal_images_tie_their_subjects():
     ]
     assert found.groups == [["1", "2", "3"], ["H1"]]
     assert not found.leak
-    assert set(found.to_dict()) == {"images", "findings", "groups", "leak"}
+    assert set(found.to_dict()) == {"images", "findings", "groups", "links", "odd", "alike", "leak"}
 
 
 def test_near_duplicates_tie_their_subjects_and_cross_a_split_like_equal_images():
@@ -89,7 +91,7 @@ def test_a_parted_subject_is_a_leak():
 def test_an_audit_is_read_back_and_belongs_to_its_manifest(tmp_path):
     cells = cells_of([("1", "all", "a"), ("2", "all", "a")], folder=tmp_path)
     found = audit_cells(cells, [])
-    write_audit(found, tmp_path)
+    write_audit(found, STATISTICS, tmp_path)
     assert read_audit(tmp_path, cells) == found
     with pytest.raises(DataError, match="another manifest"):
         read_audit(tmp_path, cells_of([("1", "all", "a")], folder=tmp_path))
@@ -118,3 +120,15 @@ def test_groups_are_the_connected_sets(items, ties):
     for group in groups:
         assert set(group) == reached(group[0], ties)
     assert groups == connected(reversed(items), [(b, a) for a, b in reversed(ties)])
+
+
+def test_links_tie_subjects_that_share_no_image():
+    cells = cells_of([("1", "all", "a"), ("2", "all", "b"), ("3", "all", "c"), ("H1", "hem", "d")])
+    found = audit_cells(cells, [], links=[["3", "1"]])
+    assert found.groups == [["1", "3"], ["2"], ["H1"]]
+    assert found.links == [["1", "3"]]
+    parted = cells.rows.assign(group=cells.rows["subject"], side=["train", "train", "test", "test"])
+    assert audit_cells(cells, [], links=[["3", "1"]], split=parted).leak
+    assert not audit_cells(cells, [], links=[["2", "1"]], split=parted).leak
+    with pytest.raises(DataError, match="among those of the data set but got 9"):
+        audit_cells(cells, [], links=[["3", "9"]])

@@ -13,6 +13,7 @@ import pytest
 from blastwatch.manifest import read_cells
 from training.audit import audit_cells
 from training.importing import import_cells
+from training.looks import look
 from training.near_duplicates import near_duplicates
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,7 @@ def test_the_chain_leaves_its_files_and_prints_nothing_on_standard_output(work):
 
 def test_json_is_all_that_is_printed(work):
     audit = json.loads(run(work, "audit", "data/cells", "--out", "again", "--split", "data/split", "--json"))
-    assert set(audit) == {"images", "findings", "groups", "leak"}
+    assert set(audit) == {"images", "findings", "groups", "links", "odd", "alike", "leak"}
     assert audit["images"] == 40
     assert [finding["kind"] for finding in audit["findings"]] == ["exact", "exact"]
     assert audit["leak"] is False
@@ -74,6 +75,37 @@ def test_a_split_by_image_is_refused_by_the_audit_with_exit_code_3(work):
     assert done.returncode == 3
     assert json.loads(done.stdout)["leak"] is True
     assert "blastwatch data split" in done.stderr
+
+
+def test_the_contract_stops_a_data_set_with_exit_code_3(work):
+    assert all(
+        rule["passed"]
+        for rule in json.loads(
+            run(
+                work,
+                "check",
+                "data/cells",
+                "--audit",
+                "data/audit",
+                "--out",
+                "data/check",
+                "--set",
+                "contract.least_cells=16",
+                "--json",
+            )
+        )
+    )
+    done = call(work, "check", "data/cells", "--audit", "data/audit", "--out", "checked")
+    assert done.returncode == 3
+    assert "Broken: enough cells with the label hem. Expected at least 40 but got 16." in done.stderr
+    assert json.loads((work / "checked/check.json").read_text())["passed"] is False
+
+
+def test_links_of_the_user_tie_patients(work):
+    run(work, "audit", "data/cells", "--out", "linked", "--set", 'audit.links=[["5", "7"]]')
+    groups = json.loads((work / "linked/audit.json").read_text())["groups"]
+    assert [group for group in groups if "5" in group and "7" in group]
+    assert "5 = 7" in (work / "linked/audit.html").read_text()
 
 
 def test_restain(work):
@@ -110,7 +142,7 @@ def test_real_cells_of_one_subject_stand_in_the_data_twice(tmp_path):
         archive.extractall(tmp_path / "source", members=members, filter="data")
     import_cells(tmp_path / "source", tmp_path / "cells", kind="cnmc")
     cells = read_cells(tmp_path / "cells")
-    found = audit_cells(cells, near_duplicates(cells.root, cells.rows))
+    found = audit_cells(cells, near_duplicates(look(cells)))
     exact = [finding for finding in found.findings if finding.kind == "exact"]
     near = [finding for finding in found.findings if finding.kind == "near"]
     assert len(exact) == 5 and len(exact) + len(near) == len(found.findings)

@@ -115,7 +115,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "counts": {"cells": 80, "groups": 8},
             "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
         },
-        "split": {"by": "group", "leaky": leaky, "sides": sides},
+        "split": {"by": "group", "leaky": leaky, "parted_groups": ["1"], "crossing": 3, "sides": sides},
         "audit": {"findings": []},
         "data": {"images": 320, "subjects": 33, "sources": {"fold 1": 120, "fold 0": 200}},
         "params": {},

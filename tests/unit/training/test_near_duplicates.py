@@ -1,5 +1,7 @@
 """Copies of drawn cells are found whatever was done to them, and nothing else is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from blastwatch.manifest import read_cells
 from tests.copies import COPIES, SAME_PIXELS
 from training.fingerprints import LENGTH, SIDE, fingerprints, patch
 from training.importing import import_cells
+from training.looks import look
 from training.near_duplicates import CLIP, CORRELATION, INSIDE, candidates, correlations, near_duplicates
 from training.synthesis import synthesise
 
@@ -26,7 +29,7 @@ def drawn(tmp_path_factory):
 
 
 def test_different_cells_are_not_near(drawn):
-    assert near_duplicates(drawn.root, drawn.rows) == []
+    assert near_duplicates(look(drawn)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in COPIES if name not in SAME_PIXELS])
@@ -77,7 +80,7 @@ def test_empty_images_are_no_copies_of_each_other():
     assert candidates(fingerprints(patches)).shape == (0, 2)
 
 
-def test_a_missing_image_is_named(drawn, tmp_path):
+def test_a_missing_image_is_named(drawn):
     rows = drawn.rows.assign(path="gone_" + drawn.rows["path"])
     with pytest.raises(DataError, match="gone_.*Import the source anew"):
-        near_duplicates(drawn.root, rows)
+        look(dataclasses.replace(drawn, rows=rows))

@@ -11,7 +11,8 @@ from blastwatch.errors import CheckRefused, DataError, LeakFound, UsageError
 from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
 from training.audit import audit_cells
-from training.splitting import SplitParameters, check_leak, deal, quota, split_cells, write_split
+from training.dealing import Unit, deal, quota
+from training.splitting import SplitParameters, check_leak, folds, split_cells, write_split
 
 
 def cohort_of(sizes, ties=()):
@@ -98,10 +99,12 @@ def test_equal_images_of_two_labels_are_refused():
 
 def test_a_split_by_image_parts_patients_and_says_so(tmp_path):
     cells = cohort_of({f"{prefix}{number}": 20 for prefix in ("", "H") for number in range(5)})
-    parameters = SplitParameters(by="image")
-    rows = split_cells(cells, audit_cells(cells, []), parameters)
+    parameters, audit = SplitParameters(by="image"), audit_cells(cells, [])
+    rows = split_cells(cells, audit, parameters)
     assert (rows.groupby("group")["side"].nunique() > 1).all()
-    assert write_split(rows, cells, parameters, tmp_path)["leaky"] is True
+    facts = write_split(rows, cells, audit, parameters, tmp_path)
+    assert facts["leaky"] is True
+    assert len(facts["parted_groups"]) == 10
     with pytest.raises(LeakFound, match="groups on one side"):
         check_leak(rows)
 
@@ -123,12 +126,13 @@ def test_a_split_is_read_back_and_belongs_to_its_manifest(tmp_path):
     cells.rows.to_parquet(folder / "manifest.parquet")
     write_json(folder / "import.json", cells.facts)
     rows = split_of(cells)
-    facts = write_split(rows, cells, SplitParameters(), out)
+    audit = audit_cells(cells, [])
+    facts = write_split(rows, cells, audit, SplitParameters(), out)
     assert read_split(folder, out).set_index("path")["side"].equals(rows.set_index("path")["side"])
     assert sum(count["cells"] for side in facts["sides"].values() for count in side.values()) == 30
     assert facts["leaky"] is False
     before = (out / "split.parquet").read_bytes()
-    write_split(rows, cells, SplitParameters(), out)
+    write_split(rows, cells, audit, SplitParameters(), out)
     assert (out / "split.parquet").read_bytes() == before
     rows.assign(side="train").to_parquet(out / "split.parquet")
     with pytest.raises(DataError, match="was changed"):
@@ -143,6 +147,12 @@ def test_a_split_is_read_back_and_belongs_to_its_manifest(tmp_path):
         ({"test": "much"}, "split.test"),
         ({"seed": 1.5}, "split.seed"),
         ({"train": 0.7}, "add up to 1"),
+        ({"by": "official"}, "split.official"),
+        ({"official": "fold_1"}, "split.official"),
+        ({"folds": 1}, "split.folds"),
+        ({"folds": 5, "fold": 5}, "split.fold"),
+        ({"by": "image", "folds": 5}, "split.by=group"),
+        ({"keep": "split", "folds": 5}, "split.keep"),
     ],
 )
 def test_parameters_that_cannot_be_used(changes, told):
@@ -161,7 +171,90 @@ def test_quota_shares_out_everything(units):
 
 
 def test_deal_does_not_depend_on_the_order():
-    sizes = {str(number): 1 + number % 7 for number in range(20)}
+    sizes = {str(number): Unit(1 + number % 7, "test") for number in range(20)}
     fractions = SplitParameters().fractions
     turned = dict(reversed(sizes.items()))
     assert deal(sizes, fractions, key="1") == deal(turned, fractions, key="1")
+
+
+def test_every_source_gets_its_share():
+    cells = cohort_of({f"{prefix}{number}": 10 + number % 3 for prefix in ("", "H") for number in range(60)})
+    source = cells.rows["subject"].map(lambda subject: f"laboratory {int(subject.lstrip('H')) % 3 == 0}")
+    rows = split_of(dataclasses.replace(cells, rows=cells.rows.assign(source=source)))
+    for _, of_source in rows.groupby("source"):
+        shares = of_source["side"].value_counts(normalize=True)
+        for side, fraction in SplitParameters().fractions.items():
+            assert shares[side] == pytest.approx(fraction, abs=0.07)
+
+
+def test_folds_hold_every_group_once_and_do_not_depend_on_which_is_tested():
+    cells = cohort_of({f"{prefix}{number}": 3 + number for prefix in ("", "H") for number in range(15)}, [("0", "1")])
+    tested = []
+    for fold in range(5):
+        rows = split_of(cells, folds=5, fold=fold)
+        check_leak(rows)
+        assert set(rows["side"]) == set(SIDES)
+        test = rows[rows["side"] == "test"]
+        assert set(test["label"]) == set(CLASS_NAMES)
+        assert len(test) / len(rows) == pytest.approx(0.2, abs=0.06)
+        tested += sorted(set(test["group"]))
+    assert sorted(tested) == sorted(set(rows["group"]))
+    units = rows.assign(unit=rows["group"])
+    assert folds(units, SplitParameters(folds=5)) == folds(units, SplitParameters(folds=5, fold=3))
+
+
+def official_cohort(ties):
+    cells = cohort_of({f"{prefix}{number}": 6 for prefix in ("", "H") for number in range(12)}, ties)
+    fold = cells.rows["subject"].map(lambda subject: f"fold_{int(subject.lstrip('H')) % 3}")
+    return dataclasses.replace(cells, rows=cells.rows.assign(path=fold + "/" + cells.rows["path"]))
+
+
+def test_an_official_fold_is_taken_as_it_is_with_the_verdict(tmp_path):
+    parameters = SplitParameters(by="official", official="fold_1")
+    for ties, leaky in (((), False), ([("3", "4")], True)):  # subject 3 lies in fold_0, subject 4 in fold_1
+        cells = official_cohort(ties)
+        audit = audit_cells(cells, [])
+        rows = split_cells(cells, audit, parameters)
+        assert ((rows["side"] == "test") == rows["path"].str.startswith("fold_1/")).all()
+        assert set(rows["side"]) == set(SIDES)
+        facts = write_split(rows, cells, audit, parameters, tmp_path)
+        assert (facts["leaky"], facts["crossing"], facts["parted_groups"]) == (leaky, int(leaky), ["3"] * leaky)
+    with pytest.raises(DataError, match=r"fold_7 .* none of 146"):
+        split_cells(cells, audit, SplitParameters(by="official", official="fold_7"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cohorts(), st.integers(0, 100), st.integers(1, 10), st.integers(0, 60))
+def test_added_images_move_no_group(tmp_path_factory, cells, seed, patients, images):
+    earlier = tmp_path_factory.mktemp("earlier")
+    audit = audit_cells(cells, [])
+    before = split_cells(cells, audit, SplitParameters(seed=seed))
+    write_split(before, cells, audit, SplitParameters(seed=seed), earlier)
+    known = list(zip(cells.rows["subject"], cells.rows["label"], cells.rows["pixel_sha256"], strict=True))
+    known += [(subject, label, f"new {n}") for n in range(images) for subject, label, _ in [known[n % len(known)]]]
+    known += [(f"{'H' * (n % 2)}9{n}", ("all", "hem")[n % 2], f"{n} {m}") for n in range(patients) for m in range(9)]
+    # A new patient that is tied to a known one goes where that one is.
+    grown = cells_of([*known, ("900", "all", "tie"), ("2", "all", "tie")])
+    after = split_of(grown, seed=seed, keep=str(earlier))
+    check_leak(after)
+    side = dict(zip(before["subject"], before["side"], strict=True))
+    kept = after[after["subject"].isin(list(side))]
+    assert (kept["side"] == kept["subject"].map(side)).all()
+    assert (after.loc[after["subject"] == "900", "side"] == side["2"]).all()
+    assert len(after) == len(grown.rows)
+
+
+def test_a_tie_across_the_sides_that_were_kept_is_refused(tmp_path):
+    sizes = {f"{prefix}{number}": 5 for prefix in ("", "H") for number in range(8)}
+    cells = cohort_of(sizes)
+    audit = audit_cells(cells, [])
+    rows = split_cells(cells, audit, SplitParameters())
+    facts = write_split(rows, cells, audit, SplitParameters(), tmp_path)
+    side = dict(zip(rows["subject"], rows["side"], strict=True))
+    other = next(subject for subject in sizes if side[subject] != side["0"] and not subject.startswith("H"))
+    with pytest.raises(CheckRefused, match=f"0 \\(.*{other} \\(.*train anew"):
+        split_of(cohort_of(sizes, [("0", other)]), keep=str(tmp_path))
+    with pytest.raises(DataError, match=r"nowhere.*split\.parquet is missing"):
+        split_of(cells, keep="nowhere")
+    again = write_split(rows, cells, audit, SplitParameters(keep=str(tmp_path)), tmp_path / "again")
+    assert again["kept"] == facts["digest"]

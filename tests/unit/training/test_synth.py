@@ -11,6 +11,7 @@ from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells
 from training.audit import audit_cells
 from training.importing import import_cells
+from training.looks import look
 from training.near_duplicates import near_duplicates
 from training.sources import MARKER
 from training.staining import restain_files
@@ -57,7 +58,7 @@ def test_layout_marker_and_planted_duplicates(tmp_path):
     assert set(done.rows["width"]) == set(done.rows["height"]) == {SIDE}
 
     cells = read_cells(tmp_path / "cells")
-    found = audit_cells(cells, near_duplicates(cells.root, cells.rows))
+    found = audit_cells(cells, near_duplicates(look(cells)))
     assert [[finding.a, finding.b] for finding in found.findings] == sorted(sorted(p) for p in marker["duplicates"])
     assert {finding.kind for finding in found.findings} == {"exact"}
     assert [group for group in found.groups if len(group) > 1] == [["1", "2"], ["3", "4"], ["H1", "H2"]]
