@@ -240,13 +240,18 @@ def pack(folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_j
 
 @data.command()
 @click.argument("folder", type=FOLDER)
+@click.option("--audit", "audit_folder", type=FOLDER, help="Folder of audit.json: adds the stain and known leaks.")
+@click.option("--html", type=FILE, help="Write the card as a page with a sheet of cells, too.")
 @json_option
-def show(folder: Path, as_json: bool) -> None:
+def show(folder: Path, audit_folder: Path | None, html: Path | None, as_json: bool) -> None:
     """Show what the imported data set FOLDER holds."""
     from blastwatch.manifest import read_cells
-    from training.data_card import data_card, data_card_text
+    from training.data_card import data_card, data_card_text, write_data_page
 
-    card = data_card(read_cells(folder))
+    cells = read_cells(folder)
+    card = data_card(cells, audit_folder)
+    if html:
+        say(f"Written to {write_data_page(cells, card, html)}.")
     if as_json:
         print_json(card)
     else:

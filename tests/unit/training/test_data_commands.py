@@ -8,7 +8,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from scipy.stats import f_oneway
 
 from blastwatch.manifest import read_cells
 from training.audit import audit_cells
@@ -66,7 +68,29 @@ def test_json_is_all_that_is_printed(work):
     assert card["labels"] == {"hem": {"cells": 16, "subjects": 8}, "all": {"cells": 24, "subjects": 12}}
     assert card["sizes"] == {"450x450": 40}
     assert sum(row["cells"] for row in card["by_subject"]) == 40
-    assert "synthetic: no patient is behind these cells" in run(work, "show", "data/cells")
+    assert card["leaks"] is None
+    told = run(work, "show", "data/cells")
+    assert "synthetic: no patient is behind these cells" in told
+    assert "leaks      not looked for" in told
+
+
+def test_the_card_tells_leaks_and_stain_and_draws_a_page(work):
+    card = json.loads(run(work, "show", "data/cells", "--audit", "data/audit", "--html", "card/data.html", "--json"))
+    assert card["leaks"]["findings"] == {"exact": 2}
+    assert card["leaks"]["between_subjects"] == 2
+    assert len(card["leaks"]["groups"]) == 2 and card["leaks"]["patients"] == 18
+    assert card["licences"] == dict.fromkeys(card["sources"], "drawn: no rights of others")
+    rows, table = (
+        pd.read_parquet(work / name) for name in ("data/cells/manifest.parquet", "data/audit/statistics.parquet")
+    )
+    table = table.merge(rows[["path", "subject"]])
+    groups = [of_subject["od_red"] for _, of_subject in table.groupby("subject")]
+    f, _ = f_oneway(*groups)  # eta squared and F are two ways to say one thing
+    between, within = len(groups) - 1, len(table) - len(groups)
+    assert card["stain"]["od_red"]["between_subjects"] == pytest.approx(f * between / (f * between + within), rel=1e-4)
+    text = (work / "card/data.html").read_text()
+    assert text.count("data:image/webp") == 24  # twelve of each label: of eight healthy subjects some stand twice
+    assert "http" not in text and "no patient is behind these cells" in text
 
 
 def test_a_split_by_image_is_refused_by_the_audit_with_exit_code_3(work):
@@ -88,7 +112,7 @@ def test_the_contract_stops_a_data_set_with_exit_code_3(work):
                 "--audit",
                 "data/audit",
                 "--out",
-                "data/check",
+                "checked",
                 "--set",
                 "contract.least_cells=16",
                 "--json",
