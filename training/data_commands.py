@@ -19,9 +19,16 @@ def data() -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder for the manifest.")
 @click.option("--source-name", help="Name of the collection; default: C-NMC, or the name of the folder or table.")
 @click.option("--subject-pattern", help="For --kind folder: a regular expression with a group named subject.")
+@click.option("--fresh", is_flag=True, help="Read every image, also those that an earlier import read.")
 @json_option
 def import_(
-    source: Path, kind: str, out: Path, source_name: str | None, subject_pattern: str | None, as_json: bool
+    source: Path,
+    kind: str,
+    out: Path,
+    source_name: str | None,
+    subject_pattern: str | None,
+    fresh: bool,
+    as_json: bool,
 ) -> None:
     """Read the cells of SOURCE once and write their manifest.
 
@@ -31,8 +38,10 @@ def import_(
     table   a CSV or Parquet file with the columns path, label, subject; paths inside its folder;
             or a folder with one such file
 
-    Images that cannot be used are listed in refused.csv, and the rest goes on.
+    Images that cannot be used are listed in refused.csv, and the rest goes on. What was read is remembered under
+    BLASTWATCH_HOME: an import that was stopped goes on, and one of unchanged files reads none of them.
     """
+    from blastwatch.settings import load
     from training.importing import import_cells
 
     done = import_cells(
@@ -42,8 +51,11 @@ def import_(
         work_folder=Path.cwd(),
         source_name=source_name,
         subject_pattern=subject_pattern,
+        memory=None if fresh else load().home / "imports.db",
     )
     facts = done.facts
+    if done.known:
+        say(f"{done.known} images are unchanged since an earlier import and were not read again.")
     for refusal in done.refused[:5]:
         say(f"Refused {refusal.path}: {refusal.message}")
     if len(done.refused) > 5:

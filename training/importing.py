@@ -4,9 +4,11 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,23 @@ from blastwatch.console import progress
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
 from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, manifest_digest, write_json
+from training.import_memory import Fact, ImportMemory, stamp
 from training.sources import Candidate, Listing, Refusal, any_synthetic, list_cnmc, list_folder
 from training.tables import list_table
 
 KINDS = ("cnmc", "folder", "table")
+TOGETHER = 64  # images after which what was read is remembered
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import did: the manifest's rows (`COLUMNS`), the refused images, and the facts of `import.json`."""
+    """What an import did: the manifest's rows (`COLUMNS`), the refused images, the facts of `import.json`, and how many
+    images were known from an earlier import and not read again."""
 
     rows: pd.DataFrame
     refused: list[Refusal]
     facts: dict[str, Any]
+    known: int = 0
 
 
 def import_cells(
@@ -40,6 +46,7 @@ def import_cells(
     work_folder: Path | None = None,
     source_name: str | None = None,
     subject_pattern: str | None = None,
+    memory: Path | None = None,
 ) -> Imported:
     """Read the images of a source and write `manifest.parquet`, `refused.csv` and `import.json` into `out`.
 
@@ -53,12 +60,14 @@ def import_cells(
             that the folder can move; otherwise as an absolute path.
         source_name: what the column `source` says; default: C-NMC, or the name of the folder or table.
         subject_pattern: for `folder`, a regular expression with a group `subject`.
+        memory: SQLite file that remembers what was read, see `training.import_memory`; without one all is read.
 
     Raises:
         DataError: where the source is missing, a table lacks columns, or no image is left.
     """
     listing = list_source(source, kind=kind, source_name=source_name, subject_pattern=subject_pattern)
-    records, unreadable = _read_all(listing)
+    with ImportMemory(memory) if memory else nullcontext() as remembered:
+        records, unreadable, known = _read_all(listing, remembered)
     refused = sorted([*listing.refused, *unreadable], key=lambda refusal: (refusal.path, refusal.message))
     if not records:
         raise DataError(_nothing_left(source, kind, listing, refused))
@@ -77,7 +86,7 @@ def import_cells(
         "decoder": f"pillow {PIL.__version__}",
     }
     _write(out, rows, refused, facts)
-    return Imported(rows=rows, refused=refused, facts=facts)
+    return Imported(rows=rows, refused=refused, facts=facts, known=known)
 
 
 def list_source(
@@ -93,9 +102,9 @@ def list_source(
     raise ValueError(f"Expected `kind` to be one of {', '.join(KINDS)} but got {kind!r}")
 
 
-def read_image(root: Path, candidate: Candidate) -> dict[str, Any] | Refusal:
-    """One row of the manifest, or why the image is refused."""
-    path = root / candidate.path
+def read_image(path: Path) -> Fact:
+    """What the manifest says of a file: `file_sha256`, `pixel_sha256`, `width`, `height`; or the `reason` and `message`
+    of its refusal."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -103,14 +112,10 @@ def read_image(root: Path, candidate: Candidate) -> dict[str, Any] | Refusal:
         data = path.read_bytes()
         pixels = decode(data)
     except ImageRejected as error:
-        return Refusal(path=candidate.path, reason=error.reason, message=str(error))
+        return {"reason": error.reason, "message": str(error)}
     except OSError as error:
-        return Refusal(path=candidate.path, reason="unreadable", message=f"The file cannot be read: {error.strerror}.")
+        return {"reason": "unreadable", "message": f"The file cannot be read: {error.strerror}."}
     return {
-        "path": candidate.path,
-        "label": candidate.label,
-        "subject": candidate.subject,
-        "source": candidate.source,
         "file_sha256": hashlib.sha256(data).hexdigest(),
         "pixel_sha256": pixel_digest(pixels),
         "width": pixels.shape[1],
@@ -118,22 +123,48 @@ def read_image(root: Path, candidate: Candidate) -> dict[str, Any] | Refusal:
     }
 
 
-def _read_all(listing: Listing) -> tuple[list[dict[str, Any]], list[Refusal]]:
+def _read_all(listing: Listing, memory: ImportMemory | None) -> tuple[list[dict[str, Any]], list[Refusal], int]:
+    """Rows of the manifest, refusals, and how many of both were known."""
     records: list[dict[str, Any]] = []
     refused: list[Refusal] = []
-    for result in progress(_results(listing), total=len(listing.candidates), what="Reading images"):
-        if isinstance(result, Refusal):
-            refused.append(result)
+    known = 0
+    results = progress(_results(listing, memory), total=len(listing.candidates), what="Reading images")
+    for candidate, fact, old in results:
+        known += old
+        if "reason" in fact:
+            refused.append(Refusal(path=candidate.path, **fact))
         else:
-            records.append(result)
-    return records, refused
+            records.append({**asdict(candidate), **fact})
+    return records, refused, known
 
 
-def _results(listing: Listing) -> Iterator[dict[str, Any] | Refusal]:
+def _results(listing: Listing, memory: ImportMemory | None) -> Iterator[tuple[Candidate, Fact, bool]]:
+    """Every candidate with its fact, and whether that was known; remembered every `TOGETHER` candidates."""
     # Threads suffice: Pillow and hashlib let go of the interpreter while they work. A result is a row of text, so
     # nothing large piles up.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        yield from pool.map(lambda candidate: read_image(listing.root, candidate), listing.candidates)
+        for start in range(0, len(listing.candidates), TOGETHER):
+            some = listing.candidates[start : start + TOGETHER]
+            stamps = {c.path: _stamp(listing.root / c.path) for c in some} if memory else {}
+            known = memory.recall(listing.root, stamps) if memory else {}
+            new = [candidate.path for candidate in some if candidate.path not in known]
+            facts = dict(zip(new, pool.map(lambda path: read_image(listing.root / path), new), strict=True))
+            # A file that changed while it was read gets a stamp that it no longer has, and is read again next time;
+            # one that could not be read at all is not remembered, since its place may be back by then.
+            if memory and facts:
+                lasting = ((p, stamps[p], fact) for p, fact in facts.items() if fact.get("reason") != "unreadable")
+                memory.keep(listing.root, lasting)
+            for candidate in some:
+                old = candidate.path in known
+                yield candidate, known[candidate.path] if old else facts[candidate.path], old
+
+
+def _stamp(path: Path) -> str:
+    """Empty, which no file has, where the file cannot be looked at: reading it says why."""
+    try:
+        return stamp(path)
+    except OSError:
+        return ""
 
 
 def _nothing_left(source: Path, kind: str, listing: Listing, refused: list[Refusal]) -> str:
@@ -161,11 +192,19 @@ def _written_root(root: Path, out: Path, work_folder: Path | None) -> str:
 
 
 def _write(out: Path, rows: pd.DataFrame, refused: list[Refusal], facts: dict[str, Any]) -> None:
+    """Each file is written aside and moved in whole; `import.json`, which the others are read by, comes last."""
     out.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(out / MANIFEST, index=False)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "message"])
     writer.writerows([refusal.path, refusal.reason, refusal.message] for refusal in refused)
-    (out / REFUSED).write_text(text.getvalue(), encoding="utf-8")
-    write_json(out / IMPORT, facts)
+    aside = out / ".import"
+    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed here
+    aside.mkdir()
+    rows.to_parquet(aside / MANIFEST, index=False)
+    (aside / REFUSED).write_text(text.getvalue(), encoding="utf-8")
+    write_json(aside / IMPORT, facts)
+    (out / IMPORT).unlink(missing_ok=True)
+    for file in (MANIFEST, REFUSED, IMPORT):
+        (aside / file).replace(out / file)
+    aside.rmdir()

@@ -1,0 +1,126 @@
+"""An import that was stopped goes on, one of unchanged files reads none, and what changed is read anew."""
+
+import multiprocessing
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
+from tests.unit.training.test_import import draw
+from training.import_memory import ImportMemory
+from training.importing import import_cells
+
+IMAGES = 1500
+FILES = (MANIFEST, REFUSED, IMPORT)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Images of five subjects, and two files that are none."""
+    folder = tmp_path_factory.mktemp("source")
+    for number in range(IMAGES):
+        draw(folder / f"{('all', 'hem')[number % 2]}/s{number % 10}/{number}.png", number, side=48)
+    (folder / "all/s0/text.png").write_text("no image")
+    (folder / "hem/s1/empty.bmp").write_bytes(b"")
+    return folder
+
+
+def bytes_of(out):
+    return {name: (out / name).read_bytes() for name in FILES}
+
+
+def imported(source, out, memory=None):
+    return import_cells(source, out, kind="folder", memory=memory)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert imported(source, out).known == 0
+    return bytes_of(out)
+
+
+def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, tmp_path):
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["training.importing"])
+    seeded, known, killed = random.Random(7), [], 0
+    memory, out = tmp_path / "home/imports.db", tmp_path / "cells"
+    for _ in range(20):
+        process = start.Process(target=import_cells, args=(source, out), kwargs={"kind": "folder", "memory": memory})
+        process.start()
+        process.join(seeded.uniform(0.02, 0.25))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -9
+        known.append(_remembered(memory))
+        if (out / IMPORT).exists():
+            assert len(read_cells(out).rows) == IMAGES  # never half a set
+    assert killed >= 5
+    assert known == sorted(known)
+    assert len(set(known)) > 3  # it was stopped at several places on the way
+    assert imported(source, out, memory).known == known[-1] > 0
+    assert bytes_of(out) == undisturbed
+
+
+def _remembered(memory: Path) -> int:
+    if not memory.is_file():
+        return 0
+    with ImportMemory(memory):
+        pass  # makes the table where the process was killed before it did
+    database = sqlite3.connect(memory)
+    try:
+        return int(database.execute("select count(*) from seen").fetchone()[0])
+    finally:
+        database.close()
+
+
+def test_a_second_import_reads_nothing(source, undisturbed, tmp_path, monkeypatch):
+    first = imported(source, tmp_path / "one", tmp_path / "imports.db")
+    assert first.known == 0
+    monkeypatch.setattr("training.importing.read_image", None)  # to call it would be an error
+    second = imported(source, tmp_path / "two", tmp_path / "imports.db")
+    assert second.known == IMAGES + 2
+    assert bytes_of(tmp_path / "two") == undisturbed
+
+
+def test_what_changed_is_read_anew(tmp_path):
+    source, memory = tmp_path / "source", tmp_path / "imports.db"
+    paths = [draw(source / f"{label}/s{n}/1.png", n) for n, label in enumerate(("all", "hem", "all"))]
+    before = imported(source, tmp_path / "cells", memory).rows.set_index("subject")["pixel_sha256"]
+    other = draw(tmp_path / "other.png", 99)
+    paths[1].write_bytes(other.read_bytes())
+    after = imported(source, tmp_path / "cells", memory)
+    assert after.known == 2
+    changed = after.rows.set_index("subject")["pixel_sha256"] != before
+    assert changed[changed].index.tolist() == ["s1"]
+
+
+def test_another_decoder_reads_all_anew(source, tmp_path, monkeypatch):
+    imported(source, tmp_path / "cells", tmp_path / "imports.db")
+    monkeypatch.setattr("training.import_memory.DECODER", "another")
+    assert imported(source, tmp_path / "cells", tmp_path / "imports.db").known == 0
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
+    source, memory = tmp_path / "source", tmp_path / "imports.db"
+    draw(source / "all/s1/1.png")
+    (source / "all/s1/2.png").symlink_to(source / "away.png")
+    assert [refusal.reason for refusal in imported(source, tmp_path / "cells", memory).refused] == ["unreadable"]
+    draw(source / "away.png")
+    done = imported(source, tmp_path / "cells", memory)
+    assert (len(done.rows), done.known) == (2, 1)
+
+
+def test_labels_and_subjects_come_from_the_source_and_not_from_memory(tmp_path):
+    draw(tmp_path / "source/all/s1/1.png")
+    imported(tmp_path / "source", tmp_path / "cells", tmp_path / "imports.db")
+    done = import_cells(
+        tmp_path / "source",
+        tmp_path / "cells",
+        kind="folder",
+        subject_pattern="(?P<subject>1)[.]png",
+        memory=tmp_path / "imports.db",
+    )
+    assert (done.known, done.rows["subject"].tolist()) == (1, ["1"])
