@@ -49,10 +49,11 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
 lock: $(STAMP)
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/run.txt
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/dev.txt
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--constraint requirements/dev.txt \
+		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/run.txt
 
 clean:
 	rm -rf $(VENV) .blastwatch .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
