@@ -114,11 +114,15 @@ def _imbalance(units: Mapping[str, Unit], sides: Mapping[str, str], fractions: M
 def quota(units: int, fractions: Sequence[float], already: Sequence[int] | None = None) -> list[int]:
     """Share out a number of units by fractions that add up to 1, at least one each, by largest remainder.
 
+    Where two are equally far behind, the later gets the unit: the test side comes last, and its patients are the proof.
+
     Args:
         already: units that each has; what is shared out comes on top.
 
     >>> quota(12, [0.55, 0.15, 0.15, 0.15])
     [6, 2, 2, 2]
+    >>> quota(11, [0.55, 0.15, 0.15, 0.15])
+    [6, 1, 2, 2]
     >>> quota(4, [0.55, 0.15, 0.15, 0.15])
     [1, 1, 1, 1]
     >>> quota(4, [0.55, 0.15, 0.15, 0.15], already=[6, 2, 1, 1])
@@ -130,7 +134,9 @@ def quota(units: int, fractions: Sequence[float], already: Sequence[int] | None 
         raise ValueError(f"Expected at least {len(fractions)} units but got {total}")
     shares = list(held)
     for _ in range(units):
-        empty = [index for index, share in enumerate(shares) if share == 0]
-        behind = [fraction * total - share for fraction, share in zip(fractions, shares, strict=True)]
-        shares[empty[0] if empty else behind.index(max(behind))] += 1
+        behind = [
+            (share == 0, fraction * total - share, index)
+            for index, (fraction, share) in enumerate(zip(fractions, shares, strict=True))
+        ]
+        shares[max(behind)[-1]] += 1
     return [share - before for share, before in zip(shares, held, strict=True)]
