@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, t
     for _ in range(20):
         process = start.Process(target=import_cells, args=(source, out), kwargs={"kind": "folder", "memory": memory})
         process.start()
-        process.join(seeded.uniform(0.02, 0.25))
+        # By what it has done and not by the clock: a machine with other work gets as far as one without.
+        wait_for(seeded.randrange(IMAGES // 8), beyond=known[-1] if known else 0, memory=memory, process=process)
+        process.join(seeded.uniform(0, 0.05))
         process.kill()
         process.join()
         killed += process.exitcode == -9
@@ -62,6 +65,13 @@ def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, t
     assert len(set(known)) > 3  # it was stopped at several places on the way
     assert imported(source, out, memory).known == known[-1] > 0
     assert bytes_of(out) == undisturbed
+
+
+def wait_for(count, *, beyond, memory, process):
+    """Until so many more files are remembered, or the process has ended."""
+    end = time.monotonic() + 60
+    while count and process.is_alive() and time.monotonic() < end and _remembered(memory) < beyond + count:
+        time.sleep(0.005)
 
 
 def _remembered(memory: Path) -> int:
