@@ -3,16 +3,24 @@
     BlastwatchError                exit code 1: it could not be done
       UsageError                   exit code 2: the call itself is wrong
         SettingsError                a setting has a value that cannot be used
+        PolicyError                  the promotion policy cannot be used
       CheckRefused                 exit code 3: a check that guards the evidence said no
         LeakFound                    patients would stand on two sides of a split
         PromotionRefused             a version failed a gate of the registry
+        HistoryBroken                the history, an alias or a model file is not what was signed
       DataError                    the cells, the manifest or a split cannot be used
         ImageRejected                one image cannot be read; `reason` is a short stable word
       PackageError                 a model package is incomplete, changed or of another format
+        GoldenMismatch               an engine does not give a package's own answers for its golden cells
+        TooLarge                     a package needs more memory or disk than there is
       RegistryError                the registry could not answer
         RegistryUnreachable          no connection to MLflow
         VersionNotFound              no such model version
         AliasNotSet                  nothing carries the alias (no champion yet)
+        AliasMoved                   an alias stands elsewhere than the history says: moved behind its back
+        SignatureInvalid             signed by nobody, by an unknown key, or for something else
+        NotPermitted                 the account or the key may not do this
+        RegistryBusy                 another writer did not finish in time
       ServiceError                 the prediction service answered with a problem
         ServiceUnreachable           no connection to the prediction service
 
@@ -36,6 +44,10 @@ class SettingsError(UsageError):
     pass
 
 
+class PolicyError(UsageError):
+    pass
+
+
 class CheckRefused(BlastwatchError):
     exit_code = 3
 
@@ -45,6 +57,10 @@ class LeakFound(CheckRefused):
 
 
 class PromotionRefused(CheckRefused):
+    pass
+
+
+class HistoryBroken(CheckRefused):
     pass
 
 
@@ -75,6 +91,14 @@ class PackageError(BlastwatchError):
     pass
 
 
+class GoldenMismatch(PackageError):
+    pass
+
+
+class TooLarge(PackageError):
+    pass
+
+
 class RegistryError(BlastwatchError):
     pass
 
@@ -88,6 +112,22 @@ class VersionNotFound(RegistryError):
 
 
 class AliasNotSet(RegistryError):
+    pass
+
+
+class AliasMoved(RegistryError):
+    pass
+
+
+class SignatureInvalid(RegistryError):
+    pass
+
+
+class NotPermitted(RegistryError):
+    pass
+
+
+class RegistryBusy(RegistryError):
     pass
 
 

@@ -17,6 +17,10 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _optional_path(text: str) -> Path | None:
+    return _path(text) if text else None
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 < value < 65536:
@@ -35,6 +39,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise ValueError("a positive number is needed")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError("0 or a positive number is needed")
     return value
 
 
@@ -76,13 +87,22 @@ TABLE: tuple[Setting, ...] = tuple(
         ("experiment", "BLASTWATCH_EXPERIMENT", "blastwatch", str, "MLflow experiment of the training runs"),
         ("model_name", "BLASTWATCH_MODEL_NAME", "blastwatch", str, "registered model in MLflow"),
         ("model_alias", "BLASTWATCH_MODEL_ALIAS", "champion", str, "alias of the version that serves"),
-        ("actor", "BLASTWATCH_ACTOR", "", str, "who acts on the registry; empty: the login name"),
-        ("promotion_margin", "BLASTWATCH_PROMOTION_MARGIN", "0.02", _fraction, "weighted F1 that a candidate may lose against the champion"),
+        ("actor", "BLASTWATCH_ACTOR", "", str, "who acts on the registry, where MLflow has no accounts; empty: the login name"),
+        ("history_url", "BLASTWATCH_HISTORY_URL", "", str, "database of the registry's history; empty: history.db under home"),
+        ("policy", "BLASTWATCH_POLICY", "", _optional_path, "file of the promotion policy; empty: the defaults in blastwatch/policy.yaml"),
+        ("signing_key", "BLASTWATCH_SIGNING_KEY", "", _optional_path, "private key (Ed25519, PEM) that signs the history; empty: made under home at first use"),
+        ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", _optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
+        ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", _positive, "longest wait for another writer of the registry, in seconds"),
         ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-bf16 on a GPU, else openvino-f32"),
         ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: all cores"),
         ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
         ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),
         ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
+        ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
+        ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
+        ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
+        ("shadow_share", "BLASTWATCH_SHADOW_SHARE", "0", _fraction, "share of the cells that the challenger reads too, unseen by the caller"),
+        ("canary_share", "BLASTWATCH_CANARY_SHARE", "0", _fraction, "share of the callers that the challenger answers"),
         ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", _port, "port of MLflow's pages under `blastwatch up`"),
         ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift gauges"),
         ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
@@ -111,12 +131,21 @@ class Settings:
     model_name: str
     model_alias: str
     actor: str
-    promotion_margin: float
+    history_url: str
+    policy: Path | None
+    signing_key: Path | None
+    trusted_keys: Path | None
+    lock_seconds: float
     engine: str
     threads: str
     host: str
     port: int
     workers: int
+    follow_seconds: float
+    memory_limit: float
+    webhook_secret: str
+    shadow_share: float
+    canary_share: float
     mlflow_port: int
     monitor_port: int
     evidently_port: int
@@ -135,6 +164,11 @@ class Settings:
     def artifacts(self) -> Path:
         """Where the embedded MLflow store keeps artifacts."""
         return self.home / "mlartifacts"
+
+    @property
+    def keys(self) -> Path:
+        """Where the embedded signing key and the keys that are trusted by default lie."""
+        return self.home / "keys"
 
     @property
     def packages(self) -> Path:
@@ -175,7 +209,9 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     home: Path = values["home"]
     values["tracking_uri"] = values["tracking_uri"] or _embedded(home, "mlflow.db")
     values["predictions_url"] = values["predictions_url"] or _embedded(home, "predictions.db")
-    values["actor"] = values["actor"] or getpass.getuser()
+    values["history_url"] = values["history_url"] or _embedded(home, "history.db")
+    # An account of MLflow's is checked by its server; a name in the environment by nobody.
+    values["actor"] = source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or getpass.getuser()
     if values["threads"]:
         try:
             _count(values["threads"])
