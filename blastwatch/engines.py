@@ -18,6 +18,9 @@ from blastwatch.settings import ENGINES
 
 Inputs = NDArray[np.float32]
 
+REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
+"""Engines that compute in float32: their answers are the version's own."""
+
 
 @dataclass(frozen=True)
 class Outputs:

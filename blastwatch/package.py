@@ -4,6 +4,7 @@ model.json                       what `ModelInfo` says
 weights.safetensors              the network's state
 network.onnx                     the float32 graph: `cells` -> `logits`, `embedding`
 network-int8.onnx                the same, quantized after training on calibration patients
+golden.safetensors               `crops`, `logits`: a few cells of calibration patients and what float32 answers to them
 projection.safetensors           `mean`, `components`: reduces an embedding to what monitoring keeps
 reference.parquet                reference data for drift, one row a cell
 drift.json                       drift thresholds calibrated on that reference
@@ -28,11 +29,12 @@ from blastwatch.digests import combined_digest, folder_digests
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 ONNX = "network.onnx"
 ONNX_INT8 = "network-int8.onnx"
+GOLDEN = "golden.safetensors"
 PROJECTION = "projection.safetensors"
 REFERENCE = "reference.parquet"
 DRIFT = "drift.json"
@@ -42,7 +44,11 @@ EVIDENCE = tuple(f"evidence/{name}.json" for name in ("audit", "split", "data", 
 CARD = "card.md"
 DIGESTS = "digests.json"
 
-REQUIRED = (MODEL, WEIGHTS, ONNX, ONNX_INT8, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS, *EVIDENCE, CARD)
+REQUIRED = (
+    *(MODEL, WEIGHTS, ONNX, ONNX_INT8, GOLDEN, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS),
+    *EVIDENCE,
+    CARD,
+)
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
 """Columns of `PREDICTIONS`; `probability` is the calibrated probability of a blast."""

@@ -1,12 +1,14 @@
 """Model packages made by hand, for tests that need a sealed package but no trained network."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from blastwatch.decision import Thresholds
+from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing
 from blastwatch.network import build, save_weights
 from blastwatch.package import (
@@ -25,15 +27,27 @@ from blastwatch.package import (
     seal,
 )
 
+PATIENTS = 14
+"""Test patients: those of odd number have blasts, the others normal cells."""
+
 
 def make_package(
-    folder: Path, *, run_id: str = "run", right: float = 0.9, cells: int = 100, leaky: bool = False, seed: int = 0
+    folder: Path,
+    *,
+    run_id: str = "run",
+    right: float = 0.9,
+    cells: int = 100,
+    leaky: bool = False,
+    trained: Sequence[str] = ("t0", "t1"),
+    card: str = "# Made by hand for a test\n",
+    seed: int = 0,
 ) -> Path:
     """Seal a package around an untrained ResNet-18 at 32 px.
 
     Args:
         right: share of the test cells that its stored answers get right.
         leaky: whether its split parted images and not patients.
+        trained: subjects, each a group of its own, that it was trained on; the test patients are "0" to "13".
     """
     (folder / "evidence").mkdir(parents=True)
     random = np.random.default_rng(seed)
@@ -54,9 +68,14 @@ def make_package(
     save_weights(build("resnet18"), folder / WEIGHTS)
     (folder / ONNX).write_bytes(b"no graph")
     (folder / ONNX_INT8).write_bytes(b"no graph")
+    # No engine can read this graph, so nothing ever compares these answers.
+    crops = random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    write_golden(folder, crops, random.normal(size=(2, 2)).astype(np.float32))
     axes = random.normal(size=(32, 512)).astype(np.float32)
     Projection(mean=np.zeros(512, np.float32), components=axes).save(folder / PROJECTION)
-    pd.DataFrame({"subject": ["1"], "probability": [0.5]}).to_parquet(folder / REFERENCE)
+    pd.DataFrame({"subject": ["v"], "group": ["v"], "label": ["all"], "probability": [0.5]}).to_parquet(
+        folder / REFERENCE
+    )
     (folder / DRIFT).write_text("{}")
     truth = np.arange(cells) % 2
     answers = np.where(np.arange(cells) < right * cells, truth, 1 - truth)
@@ -64,8 +83,8 @@ def make_package(
     pd.DataFrame(
         {
             "path": [f"{n}.bmp" for n in range(cells)],
-            "subject": [str(n % 7) for n in range(cells)],
-            "group": [str(n % 7) for n in range(cells)],
+            "subject": [str(n % PATIENTS) for n in range(cells)],
+            "group": [str(n % PATIENTS) for n in range(cells)],
             "label": np.where(truth == 1, "all", "hem"),
             "pixel_sha256": [f"{n:064d}" for n in range(cells)],
             "logit_hem": np.log1p(-probability),
@@ -73,11 +92,31 @@ def make_package(
             "probability": probability,
         }
     ).to_parquet(folder / PREDICTIONS)
-    figure = {"value": right, "low": right - 0.05, "high": min(1.0, right + 0.05)}
-    (folder / METRICS).write_text(json.dumps({"cells": {"weighted_f1": figure}, "patients": {}, "per_patient": []}))
-    split = {"leaky": leaky, "by": "image" if leaky else "group"}
-    for name, value in {"split": split, "audit": {}, "data": {}, "params": {}}.items():
-        (folder / "evidence" / f"{name}.json").write_text(json.dumps(value))
-    (folder / CARD).write_text("# Made by hand for a test\n")
+    write_evidence(folder, info, right=right, leaky=leaky, trained=trained)
+    (folder / CARD).write_text(card)
     seal(folder)
     return folder
+
+
+def write_evidence(folder: Path, info: ModelInfo, *, right: float, leaky: bool, trained: Sequence[str]) -> None:
+    """The JSON files under `evidence/`, as far as the gates read them."""
+    figure = {"value": right, "low": right - 0.05, "high": min(1.0, right + 0.05)}
+    patients = {"sensitivity_over_ill": figure, "specificity_over_healthy": figure}
+    metrics = {
+        "cells": {"weighted_f1": figure},
+        "patients": patients,
+        "per_patient": [],
+        "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": info.temperature},
+    }
+    groups = {"train": [*trained], "validation": ["v"], "calibration": ["c"], "test": list(map(str, range(PATIENTS)))}
+    split = {
+        "digest": info.split_digest, "data_digest": info.data_digest, "leaky": leaky,
+        "by": "image" if leaky else "group",
+        "crossing": int(leaky), "parted_groups": ["t0"] if leaky else [], "groups": groups,
+    }  # fmt: skip
+    names = sorted({name for side in groups.values() for name in side})
+    audit = {"findings": [], "groups": [[name] for name in names], "data_digest": info.data_digest}
+    data = {"digest": info.data_digest}
+    (folder / METRICS).write_text(json.dumps(metrics))
+    for name, value in {"split": split, "audit": audit, "data": data, "params": {}}.items():
+        (folder / "evidence" / f"{name}.json").write_text(json.dumps(value))

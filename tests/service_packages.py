@@ -5,11 +5,26 @@ from pathlib import Path
 
 import numpy as np
 
-from blastwatch.images import Preprocessing, crop_cell
+from blastwatch.engines import infer_all, open_engine
+from blastwatch.golden import write_golden
+from blastwatch.images import Preprocessing, crop_cell, normalise
 from blastwatch.network import build, load_weights, save_weights
-from blastwatch.package import DIGESTS, MODEL, ONNX, ONNX_INT8, PROJECTION, WEIGHTS, ModelInfo, Projection, seal
-from blastwatch.registry import Entry, Registry
+from blastwatch.package import (
+    DIGESTS,
+    MODEL,
+    ONNX,
+    ONNX_INT8,
+    PROJECTION,
+    WEIGHTS,
+    ModelInfo,
+    Package,
+    Precision,
+    Projection,
+    seal,
+)
+from blastwatch.registry import CHAMPION, Entry, Registry
 from blastwatch.settings import Settings
+from blastwatch.signing import PROMOTER
 from monitoring.statistics import STATISTICS, image_statistics
 from tests.packages import make_package
 
@@ -54,8 +69,17 @@ def make_servable(
     known = image_statistics(crop_cell(draw_cell(0), shape), shape)
     limits = {name: (known[name] * 0.5 - 0.5, known[name] * 1.5 + 0.5) for name in STATISTICS}
     info = ModelInfo.from_json((folder / MODEL).read_text())
-    info = dataclasses.replace(info, architecture=architecture, preprocessing=shape, quality_limits=limits)
+    precision = {
+        name: Precision(cells=8, flip_rate=0.0, largest_difference=0.05)
+        for name in ("openvino-bf16", "openvino-int8", "torch-bf16")
+    }
+    info = dataclasses.replace(
+        info, architecture=architecture, preprocessing=shape, quality_limits=limits, precision=precision
+    )
     (folder / MODEL).write_text(info.to_json())
+    crops = np.stack([crop_cell(draw_cell(number, radius=60.0 + 12 * number), shape) for number in range(4)])
+    engine = open_engine(Package(folder=folder, info=info, digest=""), "openvino-f32")
+    write_golden(folder, crops, infer_all(engine, normalise(crops, shape)).logits)
     (folder / DIGESTS).unlink()
     seal(folder)
     return folder
@@ -90,8 +114,8 @@ def export(network, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def crown(settings: Settings, folder: Path, **options) -> Entry:
-    """Make a servable package under a run of the settings' store, register it and make it champion."""
+def crown(settings: Settings, folder: Path, *, alias: str = CHAMPION, **options) -> Entry:
+    """Make a servable package under a run of the settings' store, register it and give it an alias, without gates."""
     from mlflow import MlflowClient
 
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
@@ -100,5 +124,11 @@ def crown(settings: Settings, folder: Path, **options) -> Entry:
     run = client.create_run(experiment)
     registry = Registry(settings)
     entry = registry.register(make_servable(folder, run_id=run.info.run_id, **options))
-    registry.crown(entry, action="promote", why="a test", gates=[])
+    return give_alias(registry, entry, alias)
+
+
+def give_alias(registry: Registry, entry: Entry, alias: str = CHAMPION) -> Entry:
+    """Signed and written down as a promotion is, for tests that are about something else than the gates."""
+    with registry.writing(PROMOTER) as writer:
+        writer.move("promote" if alias == CHAMPION else "challenge", alias, entry, why="a test")
     return registry.entry(entry.version)

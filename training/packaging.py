@@ -15,8 +15,9 @@ from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, probabilities
 from blastwatch.engines import Outputs, infer_all, open_engine
+from blastwatch.golden import write_golden
 from blastwatch.images import normalise
-from blastwatch.manifest import AUDIT, IMPORT, SPLIT_FACTS, read_cells, read_json, read_split, write_json
+from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision, Projection
 from monitoring.reference import EMBEDDING_SIZE, build_reference, calibrate, quality_limits
@@ -51,7 +52,9 @@ def build_package(
     evidence = {
         "metrics": read_json(evaluate_folder / "metrics.json", made_by="blastwatch evaluate"),
         "audit": read_json(audit_folder / AUDIT, made_by=f"blastwatch data audit {cells_folder}"),
-        "split": read_json(split_folder / SPLIT_FACTS, made_by=f"blastwatch data split {cells_folder}"),
+        # With the groups of each side: which patients a version was trained on is asked at every promotion.
+        "split": read_json(split_folder / SPLIT_FACTS, made_by=f"blastwatch data split {cells_folder}")
+        | {"groups": {side: sorted(set(rows.loc[rows["side"] == side, "group"].astype(str))) for side in SIDES}},
         # Where the cells lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"},
         "params": parameters.to_dict(),
@@ -106,7 +109,10 @@ class _Maker:
         quantize(folder / layout.ONNX, self._inputs(held), folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The projection from training cells, the reference from patients not trained on, and its thresholds."""
+        """The projection from training cells, the reference from patients not trained on, and its thresholds.
+
+        The golden cells are taken on the way, since the reference knows every probability.
+        """
         say("Making the reference for drift")
         info, folder = self.package.info, self.package.folder
         projection = fit_projection(self._infer(self._some(self._side("train"), MOST_FOR_AXES)).embeddings)
@@ -124,6 +130,7 @@ class _Maker:
             embeddings=projection(outputs.embeddings),
         )
         reference.to_parquet(folder / layout.REFERENCE, index=False)
+        self._write_golden(known.assign(probability=reference["probability"].to_numpy()))
         drift = calibrate(
             reference,
             false_alarm_rate=self.knobs.false_alarm_rate,
@@ -132,6 +139,12 @@ class _Maker:
         )
         (folder / layout.DRIFT).write_text(json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n")
         return reference, drift
+
+    def _write_golden(self, known: pd.DataFrame) -> None:
+        """The golden cells, from calibration patients."""
+        chosen = spread_cells(known[known["side"] == "calibration"], self.knobs.golden_cells)
+        crops = self.packed.crops[self.packed.rows_of(chosen["path"].tolist())]
+        write_golden(self.package.folder, crops, self._infer(chosen).logits)
 
     def precision(self) -> dict[str, Precision]:
         """How each faster engine answers cells of patients not trained on, against float32."""
@@ -170,6 +183,23 @@ class _Maker:
 
     def _blast(self, rows: pd.DataFrame, engine: str) -> NDArray[np.float64]:
         return probabilities(self._infer(rows, engine).logits, self.package.info.temperature)[:, POSITIVE]
+
+
+def spread_cells(cells: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Some cells of both labels, from the least to the most probable blast of each: always the same ones.
+
+    Args:
+        cells: with path, label and probability.
+        most: cells in all, shared evenly among the labels; fewer where a label has fewer.
+    """
+    labels = sorted(cells["label"].unique())
+    parts: list[pd.DataFrame] = []
+    for number, name in enumerate(labels):
+        ranked: pd.DataFrame = cells[cells["label"] == name].sort_values(["probability", "path"])
+        wanted = most // len(labels) + (number < most % len(labels))
+        places = np.linspace(0, len(ranked) - 1, min(wanted, len(ranked))).round().astype(int)
+        parts.append(ranked.iloc[places])
+    return pd.concat(parts, ignore_index=True)
 
 
 def fit_projection(embeddings: NDArray[np.float32], size: int = EMBEDDING_SIZE) -> Projection:
