@@ -1,4 +1,4 @@
-"""Is a candidate worse than the champion on the same cells?"""
+"""What two versions say of the same test cells, of patients on which neither was trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from blastwatch.decision import POSITIVE, label, probabilities
+from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import infer_all, open_engine
 from blastwatch.errors import DataError
-from blastwatch.images import crop_cell, decode, normalise
+from blastwatch.images import crop_cell, decode, normalise, pixel_digest
 from blastwatch.package import Package
+from blastwatch.patients import TRAINED_SIDES, read_patients
 
 if TYPE_CHECKING:
     from blastwatch.manifest import Cells
@@ -21,47 +22,53 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Weighted F1 of two versions over the same test cells, and how many of them the champion read again."""
+    """What both said of the cells that can be compared.
 
-    cells: int
-    candidate: float
-    champion: float
+    answers: one row a cell, with patient (its group in the candidate's split), label, candidate and champion (whether
+    each was right). left_out: patients of the candidate's test side on which one of the two was trained. read_again:
+    cells of which the champion had no stored answer.
+    """
+
+    answers: pd.DataFrame
+    left_out: list[str]
     read_again: int
-
-    @property
-    def difference(self) -> float:
-        """Above zero where the candidate is better."""
-        return self.candidate - self.champion
 
 
 def compare(candidate: Package, champion: Package, data: "Cells | None") -> Comparison:
-    """Weighted F1 of both on the candidate's test cells.
+    """Both on the candidate's test cells, as far as neither was trained on their patients.
 
-    The champion's stored answers are used where it was tested on the same pixels; the other cells it reads again.
+    Patients are told apart by the subjects' names, those that the candidate's audit ties to them included. The
+    champion's stored answers are used where it was tested on the same pixels; the other cells it reads again.
 
     Raises:
+        PackageError: where a package does not say on which patients it was trained.
         DataError: where cells must be read again and `data` does not hold them.
     """
     tested = candidate.predictions()
+    left_out = seen_patients(candidate, champion)
+    compared = tested[~tested["group"].isin(left_out)]
     known = champion.predictions().drop_duplicates("pixel_sha256").set_index("pixel_sha256")["probability"]
-    theirs = tested["pixel_sha256"].map(known)
-    unread = tested.loc[theirs.isna(), "pixel_sha256"]
+    theirs = compared["pixel_sha256"].map(known)
+    unread = compared.loc[theirs.isna(), "pixel_sha256"]
     if len(unread):
-        theirs = theirs.fillna(tested["pixel_sha256"].map(read_again(champion, data, set(unread))))
-    truth = tested["label"].tolist()
-    return Comparison(
-        cells=len(tested),
-        candidate=weighted_f1(truth, [label(value) for value in tested["probability"]]),
-        champion=weighted_f1(truth, [label(value) for value in theirs]),
-        read_again=len(unread),
+        theirs = theirs.fillna(compared["pixel_sha256"].map(read_again(champion, data, set(unread))))
+    truth = compared["label"] == "all"
+    answers = pd.DataFrame(
+        {
+            "patient": compared["group"].astype(str),
+            "label": compared["label"],
+            "candidate": (compared["probability"] >= 0.5) == truth,
+            "champion": (theirs >= 0.5) == truth,
+        }
     )
+    return Comparison(answers=answers.reset_index(drop=True), left_out=left_out, read_again=len(unread))
 
 
-def weighted_f1(truth: list[str], answers: list[str]) -> float:
-    """F1 of each class weighted by its number of cells (scikit-learn's `average="weighted"`)."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(truth, answers, average="weighted", zero_division=0.0))
+def seen_patients(candidate: Package, champion: Package) -> list[str]:
+    """Groups of the candidate's test side of which a subject was trained on, by either version."""
+    ours, theirs = read_patients(candidate), read_patients(champion)
+    trained = ours.subjects(*TRAINED_SIDES) | theirs.subjects(*TRAINED_SIDES)
+    return sorted(name for name in ours.groups["test"] if ours.members[name] & trained)
 
 
 def read_again(package: Package, data: "Cells | None", wanted: set[str]) -> pd.Series:
@@ -86,7 +93,11 @@ def read_again(package: Package, data: "Cells | None", wanted: set[str]) -> pd.S
     digests, values = rows["pixel_sha256"].tolist(), []
     paths = [data.root / Path(path) for path in rows["path"]]
     for start in range(0, len(paths), BATCH):
-        crops = np.stack([crop_cell(decode(path.read_bytes()), shape) for path in paths[start : start + BATCH]])
+        images = [decode(path.read_bytes()) for path in paths[start : start + BATCH]]
+        for image, path, digest in zip(images, paths[start:], digests[start:], strict=False):
+            if pixel_digest(image) != digest:
+                raise DataError(f"{path} has other pixels than when it was imported. Import the source anew.")
+        crops = np.stack([crop_cell(image, shape) for image in images])
         logits = infer_all(engine, normalise(crops, shape)).logits
         values.append(probabilities(logits, package.info.temperature)[:, POSITIVE])
     return pd.Series(np.concatenate(values), index=digests)

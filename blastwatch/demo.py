@@ -53,6 +53,7 @@ class Demo:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "BLASTWATCH_HOME": str(self.home),
+            "BLASTWATCH_POLICY": str(checkout / "deploy/demo/policy.yaml"),
             "BLASTWATCH_PORT": str(_port(self.service)),
             "BLASTWATCH_URL": self.service,
             "BLASTWATCH_MONITOR_PORT": str(_port(self.gauges)),
@@ -85,7 +86,7 @@ class Demo:
         return self._summary(entry, clean, other)
 
     def _prepare(self, overrides: Sequence[str]) -> None:
-        for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml"):
+        for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml", "deploy/demo/policy.yaml"):
             if not (self.checkout / name).is_file():
                 raise BlastwatchError(f"Expected {name} in {self.checkout}. Run the demo from the checkout: make demo")
         if self.folder.exists():

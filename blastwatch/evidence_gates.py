@@ -1,0 +1,161 @@
+"""Gates that read what a package says of itself: its files were checked, so nobody changed it since it was made."""
+
+import math
+import re
+from itertools import combinations
+from typing import Any
+
+from blastwatch import DISCLAIMER
+from blastwatch.engines import REFERENCE_ENGINES
+from blastwatch.errors import PackageError
+from blastwatch.gate import OFF, Gate
+from blastwatch.manifest import SIDES
+from blastwatch.package import Package
+from blastwatch.patients import read_patients
+from blastwatch.policy import Policy
+
+MISSING = "not in the evidence"
+
+
+def audit_gate(package: Package) -> Gate:
+    """The data was audited, and it is the data that the version names."""
+    audit, data, info = package.evidence("audit"), package.evidence("data"), package.info
+    limit = "an audit of the data that the version was made from"
+    if not isinstance(audit.get("findings"), list) or not audit.get("groups") or not info.data_digest:
+        return Gate(name="audit", passed=False, value=MISSING, limit=limit)
+    for name, found in (("audit", audit.get("data_digest")), ("data", data.get("digest"))):
+        if found != info.data_digest:
+            value = f"evidence/{name}.json is of data {_short(found)} but the version of {_short(info.data_digest)}"
+            return Gate(name="audit", passed=False, value=value, limit=limit)
+    contradicted = [finding for finding in audit["findings"] if finding.get("kind") == "label"]
+    value = f"{len(audit['findings'])} findings, {len(audit['groups'])} groups of patients"
+    note = f"{len(contradicted)} pairs of equal images carry two labels" if contradicted else ""
+    return Gate(name="audit", passed=not contradicted, value=value, limit=limit, note=note)
+
+
+def split_gate(package: Package) -> Gate:
+    """Figures from a split that parts a patient say nothing about the next patient."""
+    split, info = package.evidence("split"), package.info
+    limit = "the version's own split, no patient on two sides"
+    if not info.split_digest or split.get("digest") != info.split_digest:
+        value = f"evidence/split.json is {_short(split.get('digest'))} but the version's {_short(info.split_digest)}"
+        return Gate(name="split", passed=False, value=value, limit=limit)
+    if split.get("data_digest") != info.data_digest:
+        value = f"the split is of data {_short(split.get('data_digest'))}, the version of {_short(info.data_digest)}"
+        return Gate(name="split", passed=False, value=value, limit=limit)
+    # Anything but a plain "no" is a leak: what the evidence does not say is not shown.
+    tight = split.get("leaky") is False and split.get("crossing") == 0 and split.get("parted_groups") == []
+    note = "" if tight else f"{split.get('crossing', '?')} findings of the audit cross it"
+    return Gate(name="split", passed=tight, value=f"by {split.get('by')}", limit=limit, note=note)
+
+
+def groups_gate(package: Package) -> Gate:
+    """No patient of the evaluation was trained on: by the names of groups, of subjects, and in what is stored."""
+    try:
+        patients = read_patients(package)
+    except PackageError as error:
+        return Gate(name="groups", passed=False, value=str(error), limit=0.0)
+    groups, subjects = patients.groups, {side: patients.subjects(side) for side in SIDES}
+    shared: set[str] = set()
+    for one, two in combinations(SIDES, 2):
+        shared |= (groups[one] & groups[two]) | (subjects[one] & subjects[two])
+    tested, reference = package.predictions(), package.reference()
+    stray = set(tested["group"].astype(str)) - groups["test"] | set(tested["subject"].astype(str)) - subjects["test"]
+    stray |= set(reference["group"].astype(str)) - groups["validation"] - groups["calibration"]
+    wrong = sorted(shared | stray)
+    note = f"stands on several sides, or where the split does not have it: {', '.join(wrong[:5])}" if wrong else (
+        f"{len(subjects['test'])} test subjects, none of them among {len(subjects['train'])} trained on"
+    )  # fmt: skip
+    return Gate(name="groups", passed=not wrong, value=float(len(wrong)), limit=0.0, note=note)
+
+
+def floor_gates(package: Package, policy: Policy) -> list[Gate]:
+    """Sensitivity and specificity on test patients, every patient weighing the same."""
+    patients = package.metrics().get("patients") or {}
+    rows = (
+        ("sensitivity", "sensitivity_over_ill", policy.floors.sensitivity),
+        ("specificity", "specificity_over_healthy", policy.floors.specificity),
+    )
+    return [_at_least(name, _number(patients.get(key), "value"), limit, _interval(patients.get(key)))
+            for name, key, limit in rows]  # fmt: skip
+
+
+def calibration_gate(package: Package, policy: Policy) -> Gate:
+    """Probabilities mean what they say: expected calibration error after temperature scaling, on test cells."""
+    value = _number(package.metrics().get("calibration"), "ece_after")
+    return _at_most("calibration", value, policy.calibration.largest_ece)
+
+
+def parity_gate(package: Package, policy: Policy, engine: str) -> Gate:
+    """How often the engine that serves here says another label than float32 did, measured when packaged."""
+    limit = policy.engine.largest_flip_rate
+    if engine in REFERENCE_ENGINES:
+        return _at_most("parity", 0.0, limit, f"{engine} is the reference")
+    measured = package.info.precision.get(engine)
+    if measured is None:
+        return _at_most("parity", None, limit, f"{engine} was not compared with float32")
+    return _at_most("parity", measured.flip_rate, limit, f"{engine} on {measured.cells} cells")
+
+
+def reference_gates(package: Package, policy: Policy) -> list[Gate]:
+    """Enough cells of enough patients to tell drift from chance."""
+    reference, drift, limits = package.reference(), package.drift(), policy.drift_reference
+    usable = bool(drift.get("windows")) and drift.get("cells") == len(reference)
+    cells, groups = (float(len(reference)), float(reference["group"].nunique())) if usable else (None, None)
+    note = "" if usable else "drift.json has no thresholds for this reference"
+    return [
+        _at_least("reference-cells", cells, limits.least_cells, note),
+        _at_least("reference-groups", groups, limits.least_groups, note),
+    ]
+
+
+def card_gate(text: str, policy: Policy) -> Gate:
+    """The model card says all that its reader must know; `text` is Markdown."""
+    wanted = policy.card.headings
+    if wanted is None:
+        return Gate(name="card", passed=True, value="not read", limit=OFF)
+    limit = f"{len(wanted)} sections with text, and the disclaimer"
+    parts = re.split(r"^#{1,6} +(.+?) *$", text, flags=re.MULTILINE)
+    filled = {heading for heading, body in zip(parts[1::2], parts[2::2], strict=True) if body.strip()}
+    missing = [heading for heading in wanted if heading not in filled]
+    if DISCLAIMER not in text:
+        missing.append("the disclaimer")
+    value = f"missing: {', '.join(missing)}" if missing else "complete"
+    return Gate(name="card", passed=not missing, value=value, limit=limit)
+
+
+def _at_least(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+    return _judged(name, value, limit, value is not None and limit is not None and value >= limit, note)
+
+
+def _at_most(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+    return _judged(name, value, limit, value is not None and limit is not None and value <= limit, note)
+
+
+def _judged(name: str, value: float | None, limit: float | None, passed: bool, note: str) -> Gate:
+    """A figure that is not there fails, unless the gate is off."""
+    off = limit is None
+    return Gate(
+        name=name,
+        passed=off or passed,
+        value=MISSING if value is None else value,
+        limit=OFF if limit is None else float(limit),
+        note=note,
+    )
+
+
+def _number(row: Any, key: str) -> float | None:
+    """A finite number of the evidence; None for anything else, so that NaN passes no gate."""
+    value = row.get(key) if isinstance(row, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _interval(row: Any) -> str:
+    low, high = _number(row, "low"), _number(row, "high")
+    return "" if low is None or high is None else f"mean over patients, 95 % interval {low:.3f} to {high:.3f}"
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:12] if digest else "unknown"

@@ -1,0 +1,123 @@
+"""What a version must show before it becomes champion, gate by gate, each with its figure and its limit.
+
+Files and signature come first: nothing else that a package says is worth reading where its files were changed.
+"""
+
+from pathlib import Path
+
+from blastwatch import noninferiority
+from blastwatch.comparison import compare
+from blastwatch.engine_gates import engine_gates
+from blastwatch.engines import choose
+from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, PackageError, SignatureInvalid
+from blastwatch.evidence_gates import (
+    audit_gate,
+    calibration_gate,
+    card_gate,
+    floor_gates,
+    groups_gate,
+    parity_gate,
+    reference_gates,
+    split_gate,
+)
+from blastwatch.gate import GATES, OFF, Gate
+from blastwatch.manifest import read_cells
+from blastwatch.package import CARD, Package
+from blastwatch.policy import NonInferiority, Policy
+from blastwatch.registry import CHAMPION, Entry, Registry
+
+__all__ = ["GATES", "Gate", "evaluate"]
+
+
+def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | None, actor: str) -> list[Gate]:
+    """Judge a version by every gate, in the order of `GATES`; by `digests` alone where its files were changed.
+
+    Args:
+        cells: imported data set, for test cells that the champion was never tested on.
+        actor: who would promote it.
+
+    Raises:
+        RegistryError: where the registry cannot be read. A version that fails is no error.
+    """
+    intact = "every file as it was registered"
+    try:
+        package = registry.fetch(entry.version, fresh=True).package
+    except PackageError as error:
+        return [Gate(name="digests", passed=False, value=str(error), limit=intact)]
+    engine, threads = choose(registry.settings.engine), registry.settings.threads
+    latency, golden = engine_gates(package, policy, engine, threads=int(threads) if threads else None)
+    return [
+        Gate(name="digests", passed=True, value=package.digest[:12], limit=intact),
+        signature_gate(registry, entry),
+        audit_gate(package),
+        split_gate(package),
+        groups_gate(package),
+        *floor_gates(package, policy),
+        calibration_gate(package, policy),
+        parity_gate(package, policy, engine),
+        latency,
+        *reference_gates(package, policy),
+        card_gate((package.folder / CARD).read_text(), policy),
+        golden,
+        two_persons_gate(entry, actor, policy),
+        champion_gate(registry, package, policy.non_inferiority, cells),
+    ]
+
+
+def signature_gate(registry: Registry, entry: Entry) -> Gate:
+    """Somebody who may register did register it, and signed the package's digest."""
+    limit = "a trusted key's signature of the package"
+    try:
+        registry.check_signature(entry)
+    except SignatureInvalid as error:
+        return Gate(name="signature", passed=False, value=str(error), limit=limit)
+    return Gate(name="signature", passed=True, value="valid", limit=limit)
+
+
+def two_persons_gate(entry: Entry, actor: str, policy: Policy) -> Gate:
+    """Who registered a version does not promote it alone."""
+    value = f"registered by {entry.registered_by or 'nobody known'}, promoted by {actor or 'nobody known'}"
+    if not policy.two_person:
+        return Gate(name="two-persons", passed=True, value=value, limit=OFF)
+    two = bool(entry.registered_by and actor) and entry.registered_by != actor
+    return Gate(name="two-persons", passed=two, value=value, limit="two persons")
+
+
+def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority, cells: Path | None) -> Gate:
+    """The candidate is not inferior to the present champion, see `blastwatch.noninferiority`."""
+    name, margin = "non-inferiority", policy.margin
+    if margin is None:
+        return Gate(name=name, passed=True, value="not compared", limit=OFF)
+    try:
+        champion = registry.fetch(CHAMPION)
+    except AliasNotSet:
+        return Gate(name=name, passed=True, value="no champion yet", limit=-margin)
+    except PackageError as error:
+        return _incomparable(error, margin)
+    try:
+        found = compare(candidate, champion.package, read_cells(cells) if cells else None)
+    except (DataError, PackageError) as error:
+        return _incomparable(error, margin)
+    counts = found.answers.drop_duplicates(["patient", "label"])["label"].value_counts()
+    compared = {label: int(counts.get(label, 0)) for label in (noninferiority.ILL, noninferiority.HEALTHY)}
+    told = " and ".join(f"{count} {label}" for label, count in compared.items())
+    note = (
+        f"against version {champion.entry.version}: {len(found.answers)} cells of {told} patients, "
+        f"{len(found.left_out)} patients left out because one of the two was trained on them, "
+        f"{found.read_again} cells read again"
+    )
+    judged = None
+    if min(compared.values()) >= policy.least_patients:
+        columns = (found.answers[column].tolist() for column in ("patient", "label", "candidate", "champion"))
+        judged = noninferiority.compare_by_patient(*columns, confidence=policy.confidence)
+    if judged is None:
+        value = f"cannot be judged: {told} patients, {policy.least_patients} of each are needed"
+        return Gate(name=name, passed=False, value=value, limit=-margin, note=note)
+    figure = f"lower bound at {policy.confidence:.0%} of a difference of {judged.difference:+.4f} in balanced accuracy"
+    return Gate(
+        name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}"
+    )  # fmt: skip
+
+
+def _incomparable(error: BlastwatchError, margin: float) -> Gate:
+    return Gate(name="non-inferiority", passed=False, value=f"cannot be compared: {error}", limit=-margin)

@@ -1,0 +1,365 @@
+"""The gates: each by the package that fails it alone, and all of them through the registry."""
+
+import dataclasses
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+
+from blastwatch import DISCLAIMER
+from blastwatch.engine_gates import engine_gates
+from blastwatch.errors import SignatureInvalid
+from blastwatch.evidence_gates import (
+    audit_gate,
+    calibration_gate,
+    card_gate,
+    floor_gates,
+    groups_gate,
+    parity_gate,
+    reference_gates,
+    split_gate,
+)
+from blastwatch.gate import GATES, OFF, Gate
+from blastwatch.gates import evaluate
+from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, Package, Precision, open_package
+from blastwatch.policy import load_policy
+from blastwatch.registry import Registry
+from tests.packages import make_package
+from tests.policies import lenient
+from tests.service_packages import give_alias, make_servable
+
+DEFAULT = load_policy(None)
+
+
+@pytest.fixture
+def package(tmp_path) -> Package:
+    """Opened before a test spoils it: the gates of the evidence do not look at digests again."""
+    return open_package(make_package(tmp_path / "package"))
+
+
+def edit(package, name, **changed):
+    """Change keys of a JSON file of the package; None takes one away."""
+    path = package.folder / name
+    document = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+
+
+def told(gate):
+    return f"{gate.value} {gate.note}"
+
+
+def test_an_honest_package_passes_by_its_evidence(package):
+    assert audit_gate(package).passed and split_gate(package).passed
+    gate = groups_gate(package)
+    assert (gate.passed, gate.value, gate.limit) == (True, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("audit", {"findings": None}, "not in the evidence"),
+        ("audit", {"groups": []}, "not in the evidence"),
+        ("audit", {"data_digest": "x" * 64}, "audit.json is of data xxxxxxxxxxxx but the version of dddddddddddd"),
+        ("data", {"digest": None}, "data.json is of data unknown"),
+        ("audit", {"findings": [{"kind": "label"}]}, "1 pairs of equal images carry two labels"),
+    ],
+)
+def test_audit(package, name, changed, said):
+    edit(package, f"evidence/{name}.json", **changed)
+    gate = audit_gate(package)
+    assert not gate.passed and said in told(gate)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"leaky": True}, "by group"),
+        ({"leaky": None}, "by group"),
+        ({"crossing": 3}, "3 findings of the audit cross it"),
+        ({"crossing": None}, "? findings"),
+        ({"parted_groups": ["1"]}, "by group"),
+        ({"digest": "x" * 64}, "xxxxxxxxxxxx but the version's ssssssssssss"),
+        ({"digest": None}, "unknown"),
+        ({"data_digest": "x" * 64}, "the split is of data xxxxxxxxxxxx"),
+    ],
+)
+def test_split(package, changed, said):
+    edit(package, "evidence/split.json", **changed)
+    gate = split_gate(package)
+    assert not gate.passed and said in told(gate)
+
+
+def regroup(package, **sides):
+    split = package.evidence("split")
+    edit(package, "evidence/split.json", groups=split["groups"] | sides)
+
+
+@pytest.mark.parametrize("side", ["train", "validation", "calibration"])
+def test_a_test_patient_on_another_side(package, side):
+    regroup(package, **{side: ["t0", "v", "c", "3"]})
+    gate = groups_gate(package)
+    assert not gate.passed and gate.value >= 1 and "3" in gate.note
+
+
+def test_one_subject_in_groups_of_two_sides(package):
+    """The groups have two names, the person is one."""
+    audit = package.evidence("audit")
+    groups = [group if group != ["t0"] else ["t0", "3"] for group in audit["groups"]]
+    edit(package, "evidence/audit.json", groups=groups)
+    gate = groups_gate(package)
+    assert (gate.passed, gate.value) == (False, 1.0) and gate.note.endswith(": 3")
+
+
+def test_stored_answers_of_a_patient_who_is_not_tested(package):
+    rows = package.predictions()
+    rows.loc[0, ["subject", "group"]] = "t0"
+    rows.to_parquet(package.folder / PREDICTIONS)
+    assert not groups_gate(package).passed
+
+
+def test_a_drift_reference_of_a_patient_trained_on(package):
+    package.reference().assign(group="t0").to_parquet(package.folder / REFERENCE)
+    gate = groups_gate(package)
+    assert not gate.passed and "t0" in gate.note
+
+
+@pytest.mark.parametrize("groups", [None, {}, {"train": ["t0"]}, "all"])
+def test_a_package_that_does_not_name_its_groups(package, groups):
+    edit(package, "evidence/split.json", groups=groups)
+    gate = groups_gate(package)
+    assert not gate.passed and "Package the model again" in str(gate.value)
+
+
+def test_a_group_that_the_audit_does_not_know(package):
+    edit(package, "evidence/audit.json", groups=[["t0"]])
+    assert "audit.json to name the subjects" in str(groups_gate(package).value)
+
+
+def test_floors(package):
+    sensitivity, specificity = floor_gates(package, DEFAULT)
+    assert (sensitivity.name, sensitivity.passed, sensitivity.value, sensitivity.limit) == (
+        "sensitivity", True, 0.9, DEFAULT.floors.sensitivity
+    )  # fmt: skip
+    assert "95 % interval 0.850 to 0.950" in specificity.note
+    edit(package, METRICS, patients={"sensitivity_over_ill": {"value": 0.5}, "specificity_over_healthy": {}})
+    low, missing = floor_gates(package, DEFAULT)
+    assert (low.passed, low.value) == (False, 0.5)
+    assert (missing.passed, missing.value) == (False, "not in the evidence")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.99", True, None])
+def test_what_is_no_number_passes_no_floor(package, value):
+    edit(package, METRICS, patients={"sensitivity_over_ill": {"value": value}})
+    assert [gate.passed for gate in floor_gates(package, DEFAULT)] == [False, False]
+
+
+def test_calibration(package):
+    assert calibration_gate(package, DEFAULT).value == 0.05
+    edit(package, METRICS, calibration={"ece_after": 0.3})
+    gate = calibration_gate(package, DEFAULT)
+    assert (gate.passed, gate.value, gate.limit) == (False, 0.3, DEFAULT.calibration.largest_ece)
+
+
+@pytest.mark.parametrize(("engine", "value", "passed"), [
+    ("openvino-f32", 0.0, True), ("torch-f32", 0.0, True), ("openvino-int8", 0.03, False),
+    ("openvino-bf16", 0.002, True), ("torch-bf16", "not in the evidence", False),
+])  # fmt: skip
+def test_parity(package, engine, value, passed):
+    precision = {
+        "openvino-int8": Precision(cells=500, flip_rate=0.03, largest_difference=0.2),
+        "openvino-bf16": Precision(cells=500, flip_rate=0.002, largest_difference=0.02),
+    }
+    measured = Package(package.folder, dataclasses.replace(package.info, precision=precision), package.digest)
+    gate = parity_gate(measured, DEFAULT, engine)
+    assert (gate.value, gate.passed) == (value, passed) and engine in gate.note
+
+
+@pytest.mark.parametrize(("cells", "groups", "passed"), [
+    (400, 12, [True, True]), (200, 12, [False, True]), (400, 4, [True, False]),
+])  # fmt: skip
+def test_drift_reference(package, cells, groups, passed):
+    rows = pd.DataFrame({"group": [str(number % groups) for number in range(cells)]})
+    rows.to_parquet(package.folder / REFERENCE)
+    edit(package, DRIFT, windows=[{"cells": 30}], cells=cells)
+    found = reference_gates(package, DEFAULT)
+    assert [(gate.value, gate.passed) for gate in found] == list(zip([cells, groups], passed, strict=True))
+    edit(package, DRIFT, cells=cells + 1)
+    assert [gate.value for gate in reference_gates(package, DEFAULT)] == ["not in the evidence"] * 2
+
+
+def card(*headings, body="Text.", disclaimer=DISCLAIMER):
+    return f"# Model card\n\n{disclaimer}\n\n" + "\n\n".join(f"## {heading}\n\n{body}" for heading in headings)
+
+
+def test_card(package):
+    headings = DEFAULT.card.headings
+    assert card_gate(card(*headings), DEFAULT).passed
+    for text, said in (
+        (card(*headings[1:]), "missing: Intended use"),
+        (card(*headings, body=" \n"), "missing: Intended use, Data"),
+        (card(*headings, disclaimer="Safe."), "missing: the disclaimer"),
+        ("", "missing: Intended use"),
+    ):
+        gate = card_gate(text, DEFAULT)
+        assert not gate.passed and str(gate.value).startswith(said)
+
+
+def test_the_card_that_training_writes_is_complete():
+    from tests.unit.training import test_export as made
+    from training.card import model_card
+
+    assert card_gate(model_card(made.facts(), made.evidence(), made.DRIFT), DEFAULT).value == "complete"
+
+
+def test_every_gate_that_is_off_says_so(package, tmp_path):
+    policy = load_policy(lenient(tmp_path))
+    found = [
+        *floor_gates(package, policy), calibration_gate(package, policy), parity_gate(package, policy, "torch-bf16"),
+        *engine_gates(package, policy, "openvino-f32", threads=1), *reference_gates(package, policy),
+        card_gate("", policy),
+    ]  # fmt: skip
+    assert [(gate.passed, gate.limit) for gate in found] == [(True, OFF)] * 9
+
+
+def test_latency_and_golden_cells_are_measured_on_the_engine(tmp_path):
+    servable = open_package(make_servable(tmp_path / "servable"))
+    latency, golden = engine_gates(servable, DEFAULT, "openvino-f32", threads=1)
+    assert latency.passed and 0 < latency.value < latency.limit == DEFAULT.engine.largest_latency_ms
+    assert golden.passed and golden.value < golden.limit == 1e-3
+    strict = load_policy(lenient(tmp_path, engine={"largest_latency_ms": 0.001}))
+    latency, golden = engine_gates(servable, strict, "openvino-f32", threads=1)
+    assert not latency.passed and golden.limit == OFF
+
+
+def test_an_engine_that_gives_other_answers_or_none(tmp_path, package):
+    servable = open_package(make_servable(tmp_path / "servable"))
+    other = open_package(make_servable(tmp_path / "other", seed=1))
+    (servable.folder / "network.onnx").write_bytes((other.folder / "network.onnx").read_bytes())
+    latency, golden = engine_gates(servable, DEFAULT, "openvino-f32", threads=1)
+    assert latency.passed and not golden.passed and "golden cell" in str(golden.value)
+    latency, golden = engine_gates(package, DEFAULT, "openvino-f32", threads=1)
+    assert not latency.passed and not golden.passed and "cannot be compiled" in str(golden.value)
+
+
+@pytest.mark.parametrize(("passed", "overridden", "stands", "said"), [
+    (True, False, True, "passed"), (False, False, False, "FAILED"), (False, True, True, "OVERRIDDEN"),
+])  # fmt: skip
+def test_a_gate_in_words(passed, overridden, stands, said):
+    gate = Gate(name="latency", passed=passed, value=61.5, limit=250.0, note="ms", overridden=overridden)
+    assert gate.stands is stands
+    assert str(gate).split(maxsplit=1) == [said, "latency: 61.5000 (limit: 250.0000); ms"]
+
+
+# -- through the registry ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(settings):
+    return Registry(settings)
+
+
+@pytest.fixture
+def register(registry, settings, tmp_path):
+    """Registers hand-made packages, each under a run of its own."""
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    experiment = client.create_experiment("gates", artifact_location=settings.artifacts.as_uri())
+    made = []
+
+    def make(maker=make_package, **options):
+        made.append(tmp_path / f"package{len(made)}")
+        run = client.create_run(experiment).info.run_id
+        return registry.register(maker(made[-1], run_id=run, seed=len(made), **options))
+
+    return make
+
+
+@pytest.fixture
+def judge(registry, tmp_path):
+    """Every gate of a version by name, under the lenient policy with changes."""
+
+    def run(entry, actor="somebody else", cells=None, **changed):
+        gates = evaluate(registry, entry, load_policy(lenient(tmp_path, **changed)), cells, actor)
+        return {gate.name: gate for gate in gates}
+
+    return run
+
+
+def failed(gates):
+    return [name for name, gate in gates.items() if not gate.passed]
+
+
+def test_a_first_version_passes_every_gate_in_their_order(register, judge):
+    gates = judge(register())
+    assert tuple(gates) == GATES and failed(gates) == []
+    assert (gates["non-inferiority"].value, gates["non-inferiority"].limit) == ("no champion yet", -0.02)
+    assert json.dumps([dataclasses.asdict(gate) for gate in gates.values()], allow_nan=False)
+
+
+def test_changed_files_leave_one_gate(settings, register, judge):
+    entry = register()
+    [path] = settings.artifacts.rglob("card.md")
+    path.write_text("# Better than it is\n")
+    gates = judge(entry)
+    assert list(gates) == failed(gates) == ["digests"] and "card.md was changed" in str(gates["digests"].value)
+
+
+def test_signed_by_nobody(registry, register, judge, monkeypatch):
+    entry = register()
+
+    def refuse(_):
+        raise SignatureInvalid("Version 1 is signed by nobody.")
+
+    monkeypatch.setattr(registry, "check_signature", refuse)
+    gates = judge(entry)
+    assert failed(gates) == ["signature"] and gates["signature"].value == "Version 1 is signed by nobody."
+
+
+def test_a_leaky_split_fails_alone(register, judge):
+    assert failed(judge(register(leaky=True))) == ["split"]
+
+
+def test_two_persons(register, judge):
+    entry = register()
+    assert entry.registered_by == "tester"
+    assert judge(entry, actor="tester")["two-persons"].limit == OFF
+    assert failed(judge(entry, actor="tester", two_person=True)) == ["two-persons"]
+    assert failed(judge(entry, actor="", two_person=True)) == ["two-persons"]
+    assert failed(judge(entry, actor="other", two_person=True)) == []
+
+
+@pytest.mark.parametrize(("right", "passes"), [(0.9, True), (0.89, True), (0.95, True), (0.87, False), (0.5, False)])
+def test_against_the_champion(registry, register, judge, right, passes):
+    give_alias(registry, register(right=0.9))
+    gate = judge(register(right=right))["non-inferiority"]
+    assert gate.passed is passes and type(gate.value) is float and gate.limit == -0.02
+    assert f"difference of {round(100 * right) / 100 - 0.9:+.2f}" in gate.note
+    assert "against version 1: 100 cells of 7 all and 7 hem patients, 0 patients left out" in gate.note
+
+
+def test_patients_that_one_of_the_two_was_trained_on_are_left_out(registry, register, judge):
+    """The champion knows two of the test patients: it is not held against the candidate that it answers them well."""
+    give_alias(registry, register(right=0.9, trained=["0", "3"]))
+    gate = judge(register(right=0.9))["non-inferiority"]
+    assert gate.passed and "of 6 all and 6 hem patients, 2 patients left out" in gate.note
+
+
+def test_too_few_patients_are_left(registry, register, judge):
+    give_alias(registry, register(trained=[str(number) for number in range(0, 12, 2)]))
+    entry = register()
+    gate = judge(entry)["non-inferiority"]
+    assert (gate.passed, gate.value) == (False, "cannot be judged: 7 all and 1 hem patients, 2 of each are needed")
+    gate = judge(entry, non_inferiority={"margin": None})["non-inferiority"]
+    assert (gate.passed, gate.limit) == (True, OFF)
+
+
+def test_other_test_cells_need_the_cells(registry, register, judge):
+    give_alias(registry, register())
+    gate = judge(register(cells=120))["non-inferiority"]
+    assert not gate.passed and "never tested on 20 " in str(gate.value) and "--cells DIR" in str(gate.value)
+
+
+def test_the_default_policy_on_a_package_that_can_answer(register, registry):
+    """What fails is what the package lacks: a drift reference and a card."""
+    gates = evaluate(registry, register(maker=make_servable), DEFAULT, None, "somebody else")
+    assert [gate.name for gate in gates if not gate.passed] == ["reference-cells", "reference-groups", "card"]
