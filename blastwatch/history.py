@@ -1,49 +1,139 @@
-"""What happened to the model versions: entries that are only ever added, kept as tags of the registered model.
+"""What happened to the model versions: entries that are only ever added, each holding the hash of the one before.
 
-Any MLflow store carries them, and MLflow's own page shows them beside the versions.
+An entry's body is JSON; its hash is SHA-256 over the body; the signature is Ed25519 over that hash. The report of the
+gates lies beside the body, which holds its hash. So nothing of an entry can change, and no entry can go, come or
+change places, without the chain showing it (hash chains: Haber and Stornetta 1991, doi:10.1007/BF00196791). What the
+chain alone cannot show is a cut tail: MLflow mirrors the head (see `recording`).
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
-from blastwatch.errors import UsageError
+from blastwatch.errors import HistoryBroken, SignatureInvalid, UsageError
+from blastwatch.signing import PROMOTER, TRAINER, TrustedKeys, canonical
 
-PREFIX = "blastwatch.history."
-ACTIONS = ("register", "promote", "refuse", "rollback")
+CANDIDATE, CHAMPION, CHALLENGER = "candidate", "champion", "challenger"
+ALIASES = (CANDIDATE, CHAMPION, CHALLENGER)
+NOTHING_BEFORE = "0" * 64
+
+ROLE_OF = {
+    "register": TRAINER,
+    "promote": PROMOTER,
+    "refuse": PROMOTER,
+    "rollback": PROMOTER,
+    "challenge": PROMOTER,
+    "withdraw": PROMOTER,
+    "restore": PROMOTER,
+}
+"""Every action, and the role that its signature needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One entry. `before` and `after` are the champion's versions around it ("" for none); times are UTC, ISO 8601."""
+    """One entry.
 
+    alias: the one that moved, "" where none did; before, after: its versions around the entry, "" for none.
+    digest, data_digest, split_digest, git_commit: of the version's package, data, split and code.
+    overridden: gates that failed and were overridden. report: SHA-256 of the report of the gates.
+    key: fingerprint of the key that signed. previous: hash of the entry before. Times are UTC, ISO 8601.
+    """
+
+    model: str
     number: int
     time: str
     who: str
     action: str
+    alias: str
     version: str
-    digest: str
     before: str
     after: str
     why: str
-    gates: list[dict[str, Any]] = field(default_factory=list)
+    digest: str
+    data_digest: str
+    split_digest: str
+    git_commit: str
+    overridden: list[str]
+    report: str
+    key: str
+    previous: str
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def read(tags: Mapping[str, str]) -> list[Record]:
-    """The entries among the tags of a registered model, oldest first."""
-    found = sorted(name for name in tags if name.startswith(PREFIX))
-    return [Record(**json.loads(tags[name])) for name in found]
+@dataclass(frozen=True)
+class Row:
+    """An entry as it is stored; `gates` is the report of the gates, a JSON list."""
+
+    number: int
+    body: str
+    gates: str
+    hash: str
+    signature: str
+
+    def record(self) -> Record:
+        """Raises `HistoryBroken` where the body is no entry."""
+        try:
+            return Record(**json.loads(self.body))
+        except (ValueError, TypeError) as error:
+            raise HistoryBroken(
+                f"Entry {self.number} of the history cannot be read. Look with: blastwatch registry verify"
+            ) from error
 
 
-def tag_of(record: Record) -> tuple[str, str]:
-    """Name and value of the tag that keeps an entry."""
-    text = json.dumps(record.to_dict(), sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return f"{PREFIX}{record.number:06d}", text
+def body_of(record: Record) -> str:
+    """The text that is hashed."""
+    return canonical(record.to_dict()).decode()
+
+
+def hash_of(body: str) -> str:
+    """SHA-256 (hex) of a body."""
+    return sha256(body.encode()).hexdigest()
+
+
+def report_of(gates: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the gates' report."""
+    return json.dumps([dict(gate) for gate in gates], sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def statement(digest: str) -> dict[str, str]:
+    """What the signature of an entry is over."""
+    return {"purpose": "blastwatch history", "hash": digest}
+
+
+def faults(rows: Sequence[Row], trusted: TrustedKeys) -> list[tuple[int, str]]:
+    """Number and words of every entry that is not what was signed, in order; rows as they lie, by number."""
+    found: list[tuple[int, str]] = []
+    previous = NOTHING_BEFORE
+    for expected, row in enumerate(rows, start=1):
+        found += [(row.number, text) for text in _faults_of(row, expected, previous, trusted)]
+        previous = row.hash
+    return found
+
+
+def _faults_of(row: Row, expected: int, previous: str, trusted: TrustedKeys) -> list[str]:
+    if hash_of(row.body) != row.hash:
+        return ["its text is not the one that was hashed"]
+    try:
+        record = row.record()
+    except HistoryBroken:
+        return ["it cannot be read"]
+    found = []
+    if hash_of(row.gates) != record.report:
+        found.append("the report of its gates is not the one that was signed")
+    if not row.number == record.number == expected:
+        found.append(f"it stands as number {row.number} at place {expected} and says it is number {record.number}")
+    if record.previous != previous:
+        found.append("it does not follow the entry before it: one was changed, removed or moved")
+    try:
+        trusted.check(statement(row.hash), row.signature, record.key, role=ROLE_OF.get(record.action, PROMOTER))
+    except SignatureInvalid as error:
+        found.append(str(error))
+    return found
 
 
 def now() -> str:
@@ -71,6 +161,22 @@ def until(records: Sequence[Record], at: datetime) -> list[Record]:
     return [record for record in records if datetime.fromisoformat(record.time) <= at]
 
 
+def aliases(records: Sequence[Record]) -> dict[str, str]:
+    """Where the history says that each alias stands.
+
+    A version that becomes champion gives up being candidate and challenger.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        if record.alias:
+            found[record.alias] = record.after
+        if record.alias == CHAMPION:
+            for other in (CANDIDATE, CHALLENGER):
+                if found.get(other) == record.after:
+                    del found[other]
+    return {alias: version for alias, version in found.items() if version}
+
+
 def champions(records: Sequence[Record]) -> list[str]:
     """The champions that a rollback would step through: the last is the present one.
 
@@ -85,9 +191,56 @@ def champions(records: Sequence[Record]) -> list[str]:
     return stack
 
 
-def crowned(records: Sequence[Record], version: str) -> Record | None:
-    """The entry that last made a version champion, None where it never was."""
-    for record in reversed(records):
-        if record.action in ("promote", "rollback") and record.after == version:
+def registered(records: Sequence[Record], version: str) -> Record | None:
+    """The entry that registered a version, None where there is none."""
+    for record in records:
+        if record.action == "register" and record.version == version:
             return record
     return None
+
+
+def crowned(records: Sequence[Record], version: str | None = None) -> Record | None:
+    """The entry that last made a version (or any) champion, None where it never was."""
+    for record in reversed(records):
+        if record.action in ("promote", "rollback") and version in (None, record.after):
+            return record
+    return None
+
+
+def promoted(records: Sequence[Record], version: str) -> Record | None:
+    """The entry that last promoted a version, with its gates; a rollback to it has none of its own."""
+    for record in reversed(records):
+        if record.action == "promote" and record.version == version:
+            return record
+    return None
+
+
+def told(rows: Sequence[Row], at: datetime) -> dict[str, Any]:
+    """What served at a time, who made it so, on what data, and what was overridden; `version` is "" for none."""
+    records = [row.record() for row in rows]
+    past = until(records, at)
+    made = crowned(past)
+    if made is None:
+        return {"at": at.isoformat(), "version": "", "entries": len(past)}
+    evidence = promoted(past, made.after) or made
+    return {
+        "at": at.isoformat(),
+        "version": made.after,
+        "since": made.time,
+        "by": made.who,
+        "action": made.action,
+        "why": made.why,
+        "digest": made.digest,
+        "data_digest": made.data_digest,
+        "split_digest": made.split_digest,
+        "git_commit": made.git_commit,
+        "promoted": {"time": evidence.time, "by": evidence.who, "why": evidence.why},
+        "gates": json.loads(rows[evidence.number - 1].gates),
+        "overridden": evidence.overridden,
+        "entries": len(past),
+    }
+
+
+def stands_on(record: Record, alias: str) -> str:
+    """The version on which an entry leaves an alias; "" where a promotion took the alias from the version."""
+    return record.after if alias == record.alias else ""

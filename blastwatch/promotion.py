@@ -1,103 +1,101 @@
-"""Who becomes champion, and what undoes it: the gates, the rollback, and the check of the whole registry."""
+"""Who becomes champion or challenger, and what undoes it. Every step, refusals too, is an entry of the history."""
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blastwatch import history
-from blastwatch.comparison import compare
-from blastwatch.errors import AliasNotSet, DataError, PackageError, PromotionRefused, RegistryError, UsageError
-from blastwatch.manifest import read_cells
-from blastwatch.package import Package
-from blastwatch.registry import CHAMPION, Entry, Registry
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One condition: what was found, what was allowed, and the verdict. `limit` and `value` are numbers or words."""
-
-    name: str
-    passed: bool
-    value: float | str
-    limit: float | str
-
-    def __str__(self) -> str:
-        value, limit = (f"{part:.4f}" if isinstance(part, float) else part for part in (self.value, self.limit))
-        return f"{'passed' if self.passed else 'FAILED'}  {self.name}: {value} (limit: {limit})"
+from blastwatch.errors import AliasMoved, AliasNotSet, PromotionRefused, UsageError
+from blastwatch.gates import Gate, evaluate
+from blastwatch.history import CHALLENGER, CHAMPION
+from blastwatch.policy import Policy, load_policy
+from blastwatch.recording import Writer
+from blastwatch.registry import Entry, Registry, parse_ref
+from blastwatch.signing import PROMOTER
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What `registry promote --json` prints."""
+    """What `registry promote --json` prints.
+
+    resumed: an interrupted promotion was finished; nothing was judged anew.
+    """
 
     version: str
     promoted: bool
     gates: list[Gate]
+    resumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def check(self) -> None:
         """Raise `PromotionRefused` naming the gates that failed."""
-        failed = [str(gate) for gate in self.gates if not gate.passed]
-        if failed:
+        failed = [str(gate) for gate in self.gates if not gate.stands]
+        if not self.promoted:
             raise PromotionRefused(f"Version {self.version} was not promoted. " + "; ".join(failed))
 
 
-def promote(registry: Registry, ref: str, *, reason: str, cells: Path | None) -> Promotion:
+def promote(
+    registry: Registry, ref: str, *, reason: str, cells: Path | None, override: Iterable[str] = ()
+) -> Promotion:
     """Make a version champion if it passes every gate; a refusal is written into the history too.
 
     Args:
         cells: imported data set, for test cells that the champion was never tested on.
+        override: gates that may fail this once; stands in the history for ever.
 
     Raises:
-        UsageError: where the version serves already.
+        UsageError: the version serves already, or a gate may not be overridden, or is without a reason.
+        AliasMoved: the alias was moved behind the registry's back.
+        NotPermitted: the key or the account may not promote.
     """
-    entry = registry.entry(ref)
-    if CHAMPION in entry.aliases:
-        raise UsageError(f"Version {entry.version} already is the champion.")
-    gates = _gates(registry, entry, cells)
-    result = Promotion(version=entry.version, promoted=all(gate.passed for gate in gates), gates=gates)
-    rows = [asdict(gate) for gate in gates]
-    if result.promoted:
-        registry.crown(entry, action="promote", why=reason, gates=rows)
-    else:
-        registry.record("refuse", version=entry.version, digest=entry.digest, why=reason, gates=rows)
+    policy, waived = load_policy(registry.settings.policy), tuple(override)
+    if waived and not reason.strip():
+        raise UsageError("Expected --reason TEXT beside --override: it stands in the history for ever.")
+    with registry.writing(PROMOTER) as writer:
+        resumed = _resumed(writer, parse_ref(ref, registry.name))
+        if resumed is not None:
+            return resumed
+        check_alias(registry, writer)
+        entry = registry.entry(ref)
+        if CHAMPION in entry.aliases:
+            raise UsageError(f"Version {entry.version} already is the champion.")
+        gates = _waive(evaluate(registry, entry, policy, cells, registry.settings.actor), waived, policy)
+        result = Promotion(version=entry.version, promoted=all(gate.stands for gate in gates), gates=gates)
+        rows = [asdict(gate) for gate in gates]
+        if result.promoted:
+            named = [gate.name for gate in gates if gate.overridden]
+            writer.move("promote", CHAMPION, entry, why=reason, gates=rows, overridden=named)
+        else:
+            writer.note("refuse", entry, why=reason, gates=rows)
     return result
 
 
-def _gates(registry: Registry, entry: Entry, cells: Path | None) -> list[Gate]:
-    """Digests first: nothing else of a package that was changed is worth reading."""
-    try:
-        candidate = registry.fetch(entry.version, fresh=True).package
-    except PackageError as error:
-        return [Gate(name="digests", passed=False, value=str(error), limit="every file as it was registered")]
-    gates = [Gate(name="digests", passed=True, value=candidate.digest[:12], limit="every file as it was registered")]
-    gates.append(_patient_gate(candidate))
-    gates.append(_not_worse(registry, candidate, cells))
-    return gates
+def _resumed(writer: Writer, ref: str) -> Promotion | None:
+    """The promotion that was just finished for an earlier caller, where it is the one that is asked for."""
+    done = writer.finished
+    if done is None or done.action != "promote":
+        return None
+    before = history.aliases([record for record in writer.records if record.number < done.number])
+    if before.get(ref, ref) != done.version:
+        return None
+    gates = [Gate(**gate) for gate in json.loads(writer.row(done.number).gates)]
+    return Promotion(version=done.version, promoted=True, gates=gates, resumed=True)
 
 
-def _patient_gate(candidate: Package) -> Gate:
-    """Figures from a split that parts a patient say nothing about the next patient."""
-    split = candidate.evidence("split")
-    leaky = bool(split["leaky"])
-    return Gate(
-        name="split by patient", passed=not leaky, value=f"by {split['by']}", limit="no patient on two sides"
-    )  # fmt: skip
-
-
-def _not_worse(registry: Registry, candidate: Package, cells: Path | None) -> Gate:
-    name, margin = "not worse than the champion (weighted F1, same test cells)", registry.settings.promotion_margin
-    try:
-        champion = registry.fetch(CHAMPION).package
-    except AliasNotSet:
-        return Gate(name=name, passed=True, value="no champion yet", limit=-margin)
-    try:
-        found = compare(candidate, champion, read_cells(cells) if cells else None)
-    except DataError as error:
-        return Gate(name=name, passed=False, value=str(error), limit=-margin)
-    return Gate(name=name, passed=found.difference >= -margin, value=round(found.difference, 6), limit=-margin)
+def _waive(gates: list[Gate], names: tuple[str, ...], policy: Policy) -> list[Gate]:
+    """Mark the failed gates that are overridden. Raises `UsageError` for a gate that is unknown or may not be."""
+    known = [gate.name for gate in gates]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"Expected --override with one of the gates {', '.join(known)} but got {name!r}.")
+        if name not in policy.overridable:
+            allowed = ", ".join(policy.overridable) or "none"
+            raise UsageError(f"The policy lets nobody override the gate {name!r}; it allows: {allowed}.")
+    return [replace(gate, overridden=True) if gate.name in names and not gate.passed else gate for gate in gates]
 
 
 def rollback(registry: Registry, *, reason: str) -> Entry:
@@ -105,36 +103,74 @@ def rollback(registry: Registry, *, reason: str) -> Entry:
 
     Raises:
         AliasNotSet: where there is no champion, or none before it.
+        AliasMoved: the alias was moved behind the registry's back.
     """
-    current = registry.entry(CHAMPION)
-    stack = history.champions(registry.records())
-    if not stack or stack[-1] != current.version:
-        last = stack[-1] if stack else "none"
-        raise RegistryError(
-            f"The alias champion stands on version {current.version} but the history says {last}: it was moved "
-            "behind the registry's back. Promote the version that shall serve."
-        )
-    if len(stack) < 2:
-        raise AliasNotSet(f"Version {current.version} is the first champion; there is none to roll back to.")
-    target = registry.entry(stack[-2])
-    registry.fetch(target.version, fresh=True)
-    registry.crown(target, action="rollback", why=reason, gates=[])
+    with registry.writing(PROMOTER) as writer:
+        done = writer.finished
+        if done is not None and done.action == "rollback":  # an interrupted one, finished just now
+            return registry.entry(done.version)
+        check_alias(registry, writer)
+        current = registry.entry(CHAMPION)
+        stack = history.champions(writer.records)
+        if len(stack) < 2:
+            raise AliasNotSet(f"Version {current.version} is the first champion; there is none to roll back to.")
+        target = registry.entry(stack[-2])
+        registry.fetch_entry(target, fresh=True)
+        writer.move("rollback", CHAMPION, target, why=reason)
     return registry.entry(target.version)
 
 
-def verify(registry: Registry) -> list[str]:
-    """Faults of the registry, empty where all is well: changed package files, and aliases moved past the history."""
-    faults = []
-    for entry in registry.entries():
-        try:
-            registry.fetch(entry.version, fresh=True)
-        except (PackageError, RegistryError) as error:
-            faults.append(f"version {entry.version}: {error}")
-    stack = history.champions(registry.records())
-    serving = [entry.version for entry in registry.entries() if CHAMPION in entry.aliases]
-    if serving != stack[-1:]:
-        faults.append(
-            f"the alias champion stands on version {', '.join(serving) or 'none'} but the history says "
-            f"{', '.join(stack[-1:]) or 'none'}"
+def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
+    """Make a version the challenger: it shadows the champion or answers some callers, by the service's settings.
+
+    Its files and its signature are checked; the gates are not, since their evidence is what a challenger is for.
+
+    Raises:
+        UsageError: the version is champion or challenger already.
+        PackageError, SignatureInvalid: it is not what was registered.
+    """
+    with registry.writing(PROMOTER) as writer:
+        entry, done = registry.entry(ref), writer.finished
+        if done is not None and (done.action, done.version) == ("challenge", entry.version):
+            return entry
+        for alias in (CHAMPION, CHALLENGER):
+            if alias in entry.aliases:
+                raise UsageError(f"Version {entry.version} already is the {alias}.")
+        registry.check_signature(entry)
+        registry.fetch_entry(entry, fresh=True)
+        writer.move("challenge", CHALLENGER, entry, why=reason)
+    return registry.entry(entry.version)
+
+
+def withdraw(registry: Registry, *, reason: str) -> Entry:
+    """Take the alias challenger away. Raises `AliasNotSet` where there is none."""
+    with registry.writing(PROMOTER) as writer:
+        done = writer.finished
+        if done is not None and done.action == "withdraw":
+            return registry.entry(done.version)
+        entry = registry.entry(CHALLENGER)
+        writer.withdraw(CHALLENGER, entry, why=reason)
+    return registry.entry(entry.version)
+
+
+def restore(registry: Registry, *, reason: str) -> dict[str, str]:
+    """Put every alias back to where the history says; returns them. Raises `AliasNotSet` with an empty history."""
+    with registry.writing(PROMOTER) as writer:
+        expected = history.aliases(writer.records)
+        named = expected.get(CHAMPION) or next(iter(expected.values()), None)
+        if named is None:
+            raise AliasNotSet("The history names no version; there is nothing to restore.")
+        writer.restore(registry.entry(named), why=reason)
+    return expected
+
+
+def check_alias(registry: Registry, writer: Writer) -> None:
+    """Raise `AliasMoved` where the champion's alias is not what the history says."""
+    model = registry.store.model()
+    found = model.aliases.get(CHAMPION, "") if model else ""
+    expected = history.aliases(writer.records).get(CHAMPION, "")
+    if found != expected:
+        raise AliasMoved(
+            f"The alias champion stands on version {found or 'none'} but the history says {expected or 'none'}: it was "
+            "moved behind the registry's back. Put it back: blastwatch registry restore"
         )
-    return faults

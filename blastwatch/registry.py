@@ -1,37 +1,47 @@
-"""The registry of model versions, on MLflow's model registry and any of its stores.
+"""The registry of model versions: MLflow's model registry on any of its stores, and the signed history beside it.
 
 A version is one sealed model package. `candidate` was just registered, `champion` serves, `challenger` shadows it.
 """
 
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blastwatch import history
 from blastwatch.digests import file_digest
-from blastwatch.errors import AliasNotSet, PackageError, RegistryError, RegistryUnreachable, UsageError, VersionNotFound
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    PackageError,
+    SignatureInvalid,
+    UsageError,
+    VersionNotFound,
+)
+from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, Record
+from blastwatch.ledger import Ledger
+from blastwatch.model_store import Model, ModelStore, Version, check_reachable
 from blastwatch.package import DIGESTS, Package, open_package
+from blastwatch.policy import load_policy
+from blastwatch.recording import ALIAS_TAG, Writer, read_word
 from blastwatch.settings import Settings
+from blastwatch.signing import TRAINER, open_signer, open_trusted
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+__all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Entry", "Fetched", "Registry", "check_reachable"]
 
-CANDIDATE, CHAMPION, CHALLENGER = "candidate", "champion", "challenger"
-ALIASES = (CANDIDATE, CHAMPION, CHALLENGER)
 HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
-REACH_TIMEOUT = 5.0  # seconds that a server gets to answer /health
+_METRIC = "blastwatch.metric."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One model version as the registry knows it."""
+    """One model version as the registry knows it.
+
+    overridden: gates that it failed when it was promoted all the same.
+    """
 
     version: str
     digest: str
@@ -43,6 +53,10 @@ class Entry:
     promoted_at: str | None = None
     promoted_by: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    overridden: list[str] = field(default_factory=list)
+    data_digest: str = ""
+    split_digest: str = ""
+    git_commit: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,16 +76,19 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.name = settings.model_name
+        self.store = ModelStore(settings)
+        self.ledger = Ledger(settings.history_url, settings.model_name, lock_seconds=settings.lock_seconds)
+        self.trusted = open_trusted(settings)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
         """Every version, newest first."""
-        with self._reaching():
-            tags, aliases = self._model()
-            versions = self._client.search_model_versions(f"name='{self.name}'") if aliases is not None else []
-        records = history.read(tags)
-        found = [self._entry(version, aliases or {}, records) for version in versions]
+        model = self.store.model()
+        if model is None:
+            return []
+        records = self.records()
+        found = [entry_of(version, model, records) for version in self.store.versions()]
         return sorted(found, key=lambda entry: int(entry.version), reverse=True)
 
     def entry(self, ref: str) -> Entry:
@@ -90,11 +107,77 @@ class Registry:
             raise VersionNotFound(f"There is no version {wanted} of {self.name}; there are: {known}.")
         raise AliasNotSet(_not_set(wanted, self.name, known, self.settings.tracking_uri))
 
-    def records(self) -> list[history.Record]:
+    def records(self) -> list[Record]:
         """The history, oldest first."""
-        with self._reaching():
-            tags, _ = self._model()
-        return history.read(tags)
+        return self.ledger.records()
+
+    def proven(self, alias: str) -> Entry:
+        """The version on which an alias stands, if a trusted promoter put it there and a trusted key registered it.
+
+        It asks MLflow alone, so a service needs no way to the history.
+
+        Raises:
+            AliasNotSet: nothing carries the alias.
+            AliasMoved: it stands elsewhere than the signed word about it says.
+            SignatureInvalid: the word or the version is signed by nobody who may.
+        """
+        model = self.store.model()
+        number = model.aliases.get(alias) if model else None
+        if model is None or number is None:
+            known = ", ".join(sorted(version.number for version in self.store.versions())) if model else "none"
+            raise AliasNotSet(_not_set(alias, self.name, known or "none", self.settings.tracking_uri))
+        version = self.store.version(number)
+        entry = entry_of(version, model, [])
+        self._check_signature(version)
+        try:
+            word = self._standing(model, alias, entry)
+        except (AliasMoved, SignatureInvalid):
+            if load_policy(self.settings.policy).serve_moved_alias:
+                return entry  # nobody who may promote stands for it, and so nobody is named
+            raise
+        said = {"promoted_at": word.time, "promoted_by": word.who, "overridden": word.overridden}
+        return Entry(**(entry.to_dict() | said))
+
+    def _standing(self, model: Model, alias: str, entry: Entry) -> Record:
+        """The signed word that puts an alias on a version. Raises `AliasMoved`, `SignatureInvalid`."""
+        word = self.word(model, alias)
+        if history.stands_on(word, alias) != entry.version or word.digest != entry.digest:
+            raise AliasMoved(
+                f"The alias {alias} of {self.name} stands on version {entry.version} but the last signed word "
+                f"({word.who}, {word.time}) put it on version {history.stands_on(word, alias) or 'none'}: it was moved "
+                "behind the registry's back. Put it back: blastwatch registry restore"
+            )
+        return word
+
+    def word(self, model: Model, alias: str) -> Record:
+        """The entry that last moved an alias, as MLflow mirrors it, its signature checked.
+
+        Raises:
+            SignatureInvalid: nobody trusted signed it.
+        """
+        if ALIAS_TAG + alias not in model.tags:
+            raise SignatureInvalid(
+                f"The alias {alias} of {self.name} was set without a signed word of the registry. Promote the version "
+                "with: blastwatch registry promote VERSION"
+            )
+        return read_word(model.tags[ALIAS_TAG + alias], self.trusted, model=self.name)
+
+    def check_signature(self, entry: Entry) -> None:
+        """Raise `SignatureInvalid` where no trusted key registered a version."""
+        self._check_signature(self.store.version(entry.version))
+
+    def _check_signature(self, version: Version) -> None:
+        tags = version.tags
+        digest, signature, key = (tags.get(f"blastwatch.{name}", "") for name in ("digest", "signature", "key"))
+        try:
+            self.trusted.check(_registration(self.name, digest), signature, key, role=TRAINER)
+        except SignatureInvalid as error:
+            text = f"Version {version.number} was not registered by anybody trusted. {error}"
+            raise SignatureInvalid(text) from error
+
+    def size_of(self, entry: Entry) -> int:
+        """Bytes of a version's files in the store, before anything is fetched."""
+        return self.store.size(entry.version)
 
     def fetch(self, ref: str, *, fresh: bool = False) -> Fetched:
         """A verified copy of a version's package.
@@ -106,15 +189,40 @@ class Registry:
             PackageError: where a file is missing or changed, or the package is not the registered one.
         """
         entry = self.entry(ref)
+        return Fetched(entry, self.fetch_entry(entry, fresh=fresh))
+
+    def fetch_entry(self, entry: Entry, *, fresh: bool = False) -> Package:
+        """As `fetch`, for an entry that is known already."""
         kept = self.settings.packages / entry.digest
         if fresh or not kept.exists():
             self._download(entry, kept)
         package = open_package(kept)
         if package.digest != entry.digest:
             raise PackageError(f"Expected package {entry.digest} in {kept} but it holds {package.digest}. Remove it.")
-        return Fetched(entry, package)
+        return package
+
+    def check_files(self, entry: Entry) -> None:
+        """Check a version's files where they lie. Raises `PackageError`, `RegistryError`."""
+        with tempfile.TemporaryDirectory(prefix="blastwatch-check-") as scratch:
+            local = self.settings.embedded_registry
+            _sealed(self.store.download(entry.version, None if local else Path(scratch)), entry)
 
     # -- writing ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, role: str) -> Iterator[Writer]:
+        """The one writer of the registry, after what an earlier one left unfinished is finished.
+
+        Raises:
+            NotPermitted: the key may not do what the role does.
+            RegistryBusy: another writer stays too long.
+            HistoryBroken: the history and what MLflow mirrors of it do not go together.
+        """
+        signer = open_signer(self.settings, role)
+        with self.ledger.lock():
+            writer = Writer(self.store, self.ledger, signer, self.trusted, who=self.settings.actor)
+            writer.settle()
+            yield writer
 
     def register(self, folder: Path) -> Entry:
         """Log a sealed package to MLflow as one model, register it, and make it the candidate.
@@ -122,174 +230,73 @@ class Registry:
         A package that is registered already keeps its version.
         """
         package = open_package(folder)
-        with self._reaching():
-            self._ensure_model()
-        same = [entry for entry in self.entries() if entry.digest == package.digest]
-        with self._reaching():
-            version = same[0].version if same else self._log(package)
-            self._client.set_registered_model_alias(self.name, CANDIDATE, version)
-        if not same:
-            self.record("register", version=version, digest=package.digest)
+        with self.writing(TRAINER) as writer:
+            self.store.ensure_model()
+            same = [entry for entry in self.entries() if entry.digest == package.digest and self._counts(entry)]
+            version = same[0].version if same else self.store.log(package, self._tags(package, writer))
+            entry = self.entry(version)
+            known = any(record.action == "register" and record.version == version for record in writer.records)
+            if not known or CANDIDATE not in entry.aliases:
+                writer.move("register", CANDIDATE, entry)
         return self.entry(version)
 
-    def crown(self, entry: Entry, *, action: str, why: str, gates: list[dict[str, Any]]) -> None:
-        """Move the alias of the champion and write it down."""
-        with self._reaching():
-            if CANDIDATE in entry.aliases:
-                self._client.delete_registered_model_alias(self.name, CANDIDATE)
-            self.record(action, version=entry.version, digest=entry.digest, after=entry.version, why=why, gates=gates)
-            self._client.set_registered_model_alias(self.name, CHAMPION, entry.version)
-
-    def record(
-        self,
-        action: str,
-        *,
-        version: str,
-        digest: str,
-        after: str | None = None,
-        why: str = "",
-        gates: list[dict[str, Any]] | None = None,
-    ) -> None:
-        """Add one entry to the history; without `after` the champion stays."""
-        with self._reaching():
-            tags, aliases = self._model()
-            before = str((aliases or {}).get(CHAMPION, ""))
-            past = history.read(tags)
-            entry = history.Record(
-                number=past[-1].number + 1 if past else 1,
-                time=history.now(),
-                who=self.settings.actor,
-                action=action,
-                version=version,
-                digest=digest,
-                before=before,
-                after=before if after is None else after,
-                why=why,
-                gates=gates or [],
-            )
-            self._client.set_registered_model_tag(self.name, *history.tag_of(entry))
-
-    # -- MLflow -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _client(self) -> "MlflowClient":
-        from mlflow import MlflowClient
-
-        if self.settings.embedded_registry:
-            self.settings.home.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Turn what MLflow raises into the errors of this project, and a dead server into a quick answer."""
-        check_reachable(self.settings.tracking_uri)
-        from mlflow.exceptions import MlflowException
-
+    def _counts(self, entry: Entry) -> bool:
+        """Whether a version was registered by this registry: one that somebody else put in is left where it is."""
         try:
-            yield
-        except MlflowException as error:
-            where = self.settings.tracking_uri
-            raise RegistryError(f"MLflow at {where} refused: {error.message} ({error.error_code}).") from error
+            self.check_signature(entry)
+        except SignatureInvalid:
+            return False
+        return True
 
-    def _model(self) -> tuple[dict[str, str], dict[str, str] | None]:
-        """Tags and aliases of the registered model; no aliases (None) where nothing was registered yet."""
-        found = self._client.search_registered_models(f"name='{self.name}'")
-        if not found:
-            return {}, None
-        # The search leaves the aliases out in some stores, the single look-up never does.
-        model = self._client.get_registered_model(self.name)
-        return dict(model.tags), {alias: str(version) for alias, version in model.aliases.items()}
-
-    def _ensure_model(self) -> None:
-        if not self._client.search_registered_models(f"name='{self.name}'"):
-            self._client.create_registered_model(self.name, description="Single-cell classifier, see the model card.")
-
-    def _entry(self, version: "ModelVersion", aliases: dict[str, str], records: list[history.Record]) -> Entry:
-        tags, number = version.tags, str(version.version)
-        crowned = history.crowned(records, number)
-        created = tags.get("blastwatch.created", "")
-        prefix = "blastwatch.metric."
-        return Entry(
-            version=number,
-            digest=tags.get("blastwatch.digest", ""),
-            run_id=version.run_id or "",
-            created=created,
-            synthetic=tags.get("blastwatch.synthetic") == "true",
-            registered_by=tags.get("blastwatch.registered_by", ""),
-            aliases=sorted(alias for alias, target in aliases.items() if target == number),
-            promoted_at=crowned.time if crowned else None,
-            promoted_by=crowned.who if crowned else None,
-            metrics={name.removeprefix(prefix): float(text) for name, text in tags.items() if name.startswith(prefix)},
-        )
-
-    def _log(self, package: Package) -> str:
-        """Log the package under the run that trained it and create a version from it; returns its number."""
-        import mlflow
-
+    def _tags(self, package: Package, writer: Writer) -> dict[str, str]:
         info = package.info
-        mlflow.set_tracking_uri(self.settings.tracking_uri)
-        mlflow.set_registry_uri(self.settings.tracking_uri)
-        try:
-            self._client.get_run(info.run_id)
-        except mlflow.exceptions.MlflowException as error:
-            raise RegistryError(
-                f"Expected the training run {info.run_id} of this package in {self.settings.tracking_uri} but it is "
-                "not there. Register with the MLFLOW_TRACKING_URI that the training used."
-            ) from error
-        with mlflow.start_run(run_id=info.run_id, log_system_metrics=False), warnings.catch_warnings():
-            # Left out on purpose: two cells of 224 px cost 15 MB of JSON a version. Loading is tested instead.
-            warnings.filterwarnings("ignore", message=".*An input example was not provided")
-            logged = mlflow.pyfunc.log_model(
-                name="package",
-                loader_module="blastwatch.pyfunc_model",
-                data_path=str(package.folder),
-                signature=_signature(package),
-                pip_requirements=["blastwatch"],
-            )
         tags = {
             "blastwatch.digest": package.digest,
+            "blastwatch.signature": writer.signer.sign(_registration(self.name, package.digest)),
+            "blastwatch.key": writer.signer.fingerprint,
             "blastwatch.created": info.created,
             "blastwatch.synthetic": str(info.synthetic).lower(),
             "blastwatch.registered_by": self.settings.actor,
             "blastwatch.data_digest": info.data_digest,
             "blastwatch.split_digest": info.split_digest,
+            "blastwatch.git_commit": info.git_commit,
         }
         cells = package.metrics()["cells"]
-        tags |= {f"blastwatch.metric.{name}": str(cells[name]["value"]) for name in HEADLINE if name in cells}
-        created = self._client.create_model_version(
-            self.name,
-            source=logged.model_uri,
-            model_id=logged.model_id,
-            run_id=info.run_id,
-            tags=tags,
-            description="Trained on synthetic cells." if info.synthetic else "",
-        )
-        return str(created.version)
+        return tags | {_METRIC + name: str(cells[name]["value"]) for name in HEADLINE if name in cells}
 
     def _download(self, entry: Entry, kept: Path) -> None:
         """Fetch, verify, and only then put in place, in one step."""
-        import mlflow
-
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch, self._reaching():
-            mlflow.set_tracking_uri(self.settings.tracking_uri)
-            mlflow.set_registry_uri(self.settings.tracking_uri)
-            uri = f"models:/{self.name}/{entry.version}"
-            try:
-                got = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
-            except OSError as error:
-                raise RegistryError(f"The files of version {entry.version} cannot be read: {error}.") from error
-            seals = sorted(got.rglob(DIGESTS))
-            if len(seals) != 1:
-                raise PackageError(f"Expected one {DIGESTS} in version {entry.version} but found {len(seals)}.")
-            package = open_package(seals[0].parent)
-            if package.digest != entry.digest:
-                raise PackageError(
-                    f"Version {entry.version} was registered as package {entry.digest} but holds {package.digest}."
-                )
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            package = _sealed(self.store.download(entry.version, Path(scratch)), entry)
             if kept.exists():
+                if _holds(kept, entry.digest):
+                    return  # the same bytes; a service may be reading them
                 shutil.rmtree(kept)
             package.folder.replace(kept)
+
+
+def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry:
+    """What the registry says of a version, from MLflow's tags and the history."""
+    tags, number = version.tags, version.number
+    crowned, registered = history.crowned(records, number), history.registered(records, number)
+    evidence = history.promoted(records, number)
+    return Entry(
+        version=number,
+        digest=tags.get("blastwatch.digest", ""),
+        run_id=version.run_id,
+        created=tags.get("blastwatch.created", ""),
+        synthetic=tags.get("blastwatch.synthetic") == "true",
+        registered_by=registered.who if registered else tags.get("blastwatch.registered_by", ""),
+        aliases=sorted(alias for alias, target in model.aliases.items() if target == number),
+        promoted_at=crowned.time if crowned else None,
+        promoted_by=crowned.who if crowned else None,
+        metrics={name.removeprefix(_METRIC): float(text) for name, text in tags.items() if name.startswith(_METRIC)},
+        overridden=evidence.overridden if evidence else [],
+        data_digest=tags.get("blastwatch.data_digest", ""),
+        split_digest=tags.get("blastwatch.split_digest", ""),
+        git_commit=tags.get("blastwatch.git_commit", ""),
+    )
 
 
 def parse_ref(ref: str, name: str) -> str:
@@ -305,37 +312,36 @@ def parse_ref(ref: str, name: str) -> str:
     return text
 
 
-def check_reachable(tracking_uri: str) -> None:
-    """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes."""
-    if not tracking_uri.startswith(("http://", "https://")):
-        return
-    import httpx
-
-    try:
-        httpx.get(f"{tracking_uri.rstrip('/')}/health", timeout=REACH_TIMEOUT)
-    except httpx.HTTPError as error:
-        raise RegistryUnreachable(
-            f"No MLflow server answers at {tracking_uri} ({error}). "
-            "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
-        ) from error
-
-
 def lock_digest(project: Path) -> str:
     """SHA-256 of the pinned requirements of a checkout, "" where there are none."""
     pins = project / "requirements" / "run.txt"
     return file_digest(pins) if pins.is_file() else ""
 
 
-def _signature(package: Package) -> Any:
-    """Unnamed tensors: a named one breaks pyfunc's predict."""
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+def _registration(name: str, digest: str) -> dict[str, str]:
+    """The statement that is signed when a version is registered."""
+    return {"purpose": "blastwatch version", "model": name, "digest": digest}
 
-    size = package.info.preprocessing.size
-    cells = TensorSpec(np.dtype(np.float32), (-1, 3, size, size))
-    answers = Schema([ColSpec("double", "probability"), ColSpec("string", "label"), ColSpec("string", "decision")])
-    return ModelSignature(inputs=Schema([cells]), outputs=answers)
+
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether a folder holds an intact package of a digest."""
+    try:
+        return open_package(folder).digest == digest
+    except PackageError:
+        return False
+
+
+def _sealed(folder: Path, entry: Entry) -> Package:
+    """The verified package below a version's files. Raises `PackageError`."""
+    seals = sorted(folder.rglob(DIGESTS))
+    if len(seals) != 1:
+        raise PackageError(f"Expected one {DIGESTS} in version {entry.version} but found {len(seals)}.")
+    package = open_package(seals[0].parent)
+    if package.digest != entry.digest:
+        raise PackageError(
+            f"Version {entry.version} was registered as package {entry.digest} but holds {package.digest}."
+        )
+    return package
 
 
 def _not_set(alias: str, name: str, known: str, where: str) -> str:

@@ -1,13 +1,13 @@
 """`blastwatch registry`: register, look, promote, roll back, and tell what served when."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from blastwatch import history
 from blastwatch.console import json_option, print_json, say
-from blastwatch.errors import CheckRefused
+from blastwatch.errors import UsageError
 from blastwatch.settings import load
 
 if TYPE_CHECKING:
@@ -78,18 +78,20 @@ def show(ref: str, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Imported data set, for test cells on which the champion was never measured.",
 )
+@click.option("--override", multiple=True, metavar="GATE", help="A gate that may fail this once; needs --reason.")
 @json_option
-def promote(ref: str, reason: str, cells: Path | None, as_json: bool) -> None:
+def promote(ref: str, reason: str, cells: Path | None, override: tuple[str, ...], as_json: bool) -> None:
     """Make REF the champion if it passes every gate; exit code 3 if it does not."""
     from blastwatch import promotion
 
-    result = promotion.promote(_registry(), ref, reason=reason, cells=cells)
+    result = promotion.promote(_registry(), ref, reason=reason, cells=cells, override=override)
     if as_json:
         print_json(result.to_dict())
     else:
         click.echo("\n".join(str(gate) for gate in result.gates))
     result.check()
-    say(f"Version {result.version} is the champion. Restart the service to serve it.")
+    done = "An interrupted promotion was finished: version" if result.resumed else "Version"
+    say(f"{done} {result.version} is the champion. Services that follow it serve it within seconds.")
 
 
 @registry.command()
@@ -103,36 +105,125 @@ def rollback(reason: str, as_json: bool) -> None:
     if as_json:
         print_json(entry.to_dict())
     else:
-        click.echo(f"Version {entry.version} is the champion again. Restart the service to serve it.")
+        click.echo(f"Version {entry.version} is the champion again. Services that follow it serve it within seconds.")
+
+
+@registry.command()
+@click.argument("ref", required=False)
+@click.option("--withdraw", is_flag=True, help="Take the alias away again; no REF then.")
+@click.option("--reason", default="", help="Why; stands in the history.")
+@json_option
+def challenge(ref: str | None, withdraw: bool, reason: str, as_json: bool) -> None:
+    """Make REF the challenger, which shadows the champion or answers a share of the callers."""
+    from blastwatch import promotion
+
+    if withdraw == bool(ref):
+        raise UsageError("Expected a version to challenge the champion, or --withdraw, and not both.")
+    found = _registry()
+    entry = promotion.challenge(found, ref, reason=reason) if ref else promotion.withdraw(found, reason=reason)
+    if as_json:
+        print_json(entry.to_dict())
+    else:
+        click.echo(f"Version {entry.version} is {'the' if ref else 'no longer the'} challenger.")
+
+
+@registry.command()
+@click.option("--reason", default="", help="Why; stands in the history.")
+@json_option
+def restore(reason: str, as_json: bool) -> None:
+    """Put aliases that were moved behind the registry's back where the history says they stand."""
+    from blastwatch import promotion
+
+    aliases = promotion.restore(_registry(), reason=reason)
+    if as_json:
+        print_json(aliases)
+    else:
+        click.echo("\n".join(f"{alias}: version {version}" for alias, version in sorted(aliases.items())))
 
 
 @registry.command("history")
-@click.option("--at", help="What there was at a time, ISO 8601 (UTC without an offset).")
+@click.option("--at", help="What served at a time, ISO 8601 (UTC without an offset): who, when, why, on what data.")
 @json_option
 def show_history(at: str | None, as_json: bool) -> None:
-    """Tell what happened to the versions, oldest first; with --at, what had happened by then."""
-    records = _registry().records()
+    """Tell what happened to the versions, oldest first; with --at, what served then and who made it so."""
+    rows = _registry().ledger.rows()
     if at is not None:
-        records = history.until(records, history.parse_time(at))
+        told = history.told(rows, history.parse_time(at))
+        if as_json:
+            print_json(told)
+        else:
+            click.echo("\n".join(_told(told)))
+        return
+    records = [row.record() for row in rows]
     if as_json:
         print_json([record.to_dict() for record in records])
         return
     for record in records:
-        moved = (
-            f"champion {record.before or 'none'} -> {record.after or 'none'}" if record.before != record.after else ""
-        )
-        why = f'"{record.why}"' if record.why else ""
-        click.echo(f"{record.number:>4}  {record.time}  {record.who}  {record.action} {record.version}  {moved} {why}")
-    if at is not None:
-        click.echo(f"Served at {at}: {records[-1].after or 'none' if records else 'none'}")
+        click.echo(_record_line(record))
+
+
+def _record_line(record: history.Record) -> str:
+    moved = f"{record.alias} {record.before or 'none'} -> {record.after or 'none'}" if record.alias else ""
+    overridden = f"OVERRIDDEN: {', '.join(record.overridden)}" if record.overridden else ""
+    why = f'"{record.why}"' if record.why else ""
+    parts = (
+        f"{record.number:>4}",
+        record.time,
+        record.who,
+        f"{record.action} {record.version}",
+        moved,
+        overridden,
+        why,
+    )
+    return "  ".join(part for part in parts if part)
+
+
+def _told(told: dict[str, Any]) -> list[str]:
+    if not told["version"]:
+        return [f"Nothing served at {told['at']}: no version was champion yet."]
+    promoted, failed = told["promoted"], [gate for gate in told["gates"] if not gate["passed"]]
+    lines = [
+        f"At {told['at']} version {told['version']} served, package {told['digest']}.",
+        f"Since     {told['since']}, {told['action']} by {told['by']}" + (f': "{told["why"]}"' if told["why"] else ""),
+        f"Promoted  {promoted['time']} by {promoted['by']}" + (f': "{promoted["why"]}"' if promoted["why"] else ""),
+        f"Data      {told['data_digest']}",
+        f"Split     {told['split_digest']}",
+        f"Code      {told['git_commit'] or 'unknown'}",
+        f"Gates     {len(told['gates']) - len(failed)} of {len(told['gates'])} passed",
+        f"Override  {', '.join(told['overridden']) or 'nothing was overridden'}",
+    ]
+    return lines + [f"          {gate['name']}: {gate['value']} (limit: {gate['limit']})" for gate in failed]
 
 
 @registry.command()
-def verify() -> None:
-    """Check every version's files and that the aliases are what the history says; exit code 3 if not."""
-    from blastwatch import promotion
+@click.option("--no-files", is_flag=True, help="Leave the versions' files unread.")
+@json_option
+def verify(no_files: bool, as_json: bool) -> None:
+    """Check history, signatures, aliases and every version's files; exit code 3 if anything is not as signed."""
+    from blastwatch.verification import verify as check
 
-    faults = promotion.verify(_registry())
-    if faults:
-        raise CheckRefused("The registry is not what its history says: " + "; ".join(faults))
-    click.echo("Every version is intact and the champion is the one that the history names.")
+    found = check(_registry(), files=not no_files)
+    if as_json:
+        print_json(found.to_dict())
+    found.check()
+    if not as_json:
+        click.echo(
+            f"{found.entries} entries and {found.versions} versions are what was signed, and so are the aliases."
+        )
+
+
+@registry.command()
+@click.option(
+    "--new", type=click.Path(path_type=Path, dir_okay=False), help="Make a new private key in this file first."
+)
+def key(new: Path | None) -> None:
+    """Print the public half of the signing key, for the folder of trusted keys (as ROLE/NAME.pem)."""
+    from blastwatch import signing
+
+    if new is not None:
+        if new.exists():
+            raise UsageError(f"Expected a new file for the private key but {new} is there already.")
+        signing.make_private(new)
+        click.echo(signing.pem_of(new), nl=False)
+        return
+    click.echo(signing.public_pem(load()), nl=False)

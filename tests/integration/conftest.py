@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blastwatch.processes import script
+from tests import postgres as server
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("train.architecture=resnet18", "image.size=32", "train.epochs=2", "evaluate.resamples=50",
@@ -63,3 +64,10 @@ def second_package(demo) -> Path:
     demo.run("blastwatch", "package", "--trained", "second/train", "--evaluated", "second/evaluate",
              "--out", "second/package")  # fmt: skip
     return demo.folder / "second/package"
+
+
+@pytest.fixture
+def postgres(free_port):
+    """A PostgreSQL server of this test's own."""
+    with server.running(free_port()) as running:
+        yield running

@@ -1,34 +1,17 @@
 """The database of predictions on a real PostgreSQL server, started for this test."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from monitoring.capture import Capture
+from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import StoreUnavailable, UnknownPredictions, open_store
-from tests.cohorts import NOON, record
+from tests.cohorts import NOON, record, shadowed
 
 pytestmark = pytest.mark.system
-
-
-def binary(name):
-    """A program of PostgreSQL, on the path or where Debian keeps it."""
-    found = shutil.which(name) or next(map(str, sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None)
-    if found is None:
-        pytest.skip(f"{name} is missing: it comes with the Debian package postgresql")
-    return found
-
-
-def unprivileged(*words):
-    """The words of a command as a user other than root, which PostgreSQL refuses to run as."""
-    return ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *words) if os.getuid() == 0 else words
 
 
 def wait_for(condition, seconds=30):
@@ -38,36 +21,8 @@ def wait_for(condition, seconds=30):
         time.sleep(0.02)
 
 
-@pytest.fixture
-def server(tmp_path_factory, free_port):
-    """URL of a server on the loopback address, its data in a folder of its own."""
-    initdb, control = binary("initdb"), binary("pg_ctl")
-    # A server's user must reach its folder, and pytest keeps the ones it gives private.
-    folder = Path(tempfile.mkdtemp(prefix="blastwatch-postgres-"))
-    if os.getuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-    port = free_port()
-
-    def call(*words):
-        subprocess.run(unprivileged(*words), check=True, capture_output=True, cwd=folder)
-
-    try:
-        call(initdb, "-D", str(folder / "data"), "-U", "tester", "-A", "trust", "--no-sync")
-        options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-        call(control, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
-        try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres", call, control, folder, options
-        finally:
-            subprocess.run(
-                unprivileged(control, "-D", str(folder / "data"), "-m", "fast", "-w", "stop"),
-                check=False, capture_output=True, cwd=folder,
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_round_trip_labels_and_an_outage(server):
-    url, call, control, folder, options = server
+def test_round_trip_labels_and_an_outage(postgres):
+    url = postgres.url
     with open_store(url) as store, open_store(url):
         store.add([record(str(n), time=NOON + timedelta(microseconds=n)) for n in range(10)])
         store.add([record("3", probability=0.9), record("10", time=NOON + timedelta(days=1))])
@@ -82,14 +37,23 @@ def test_round_trip_labels_and_an_outage(server):
         with pytest.raises(UnknownPredictions, match="nobody"):
             store.add_labels([("nobody", "hem", NOON)])
 
+        with open_shadow_store(url) as shadow, open_shadow_store(url):
+            pair = {"champion": "c" * 64, "challenger": "d" * 64}
+            shadow.add([shadowed("1", challenger_probability=0.75), shadowed("2")])
+            shadow.add([shadowed("1", challenger_probability=0.5)])
+            assert list(shadow.read(**pair)["challenger_probability"]) == [0.75, 0.25]
+            assert list(shadow.words(**pair)["label"]) == ["hem"]  # one word a moment: the last
+            store.add_labels([("1", "all", NOON + timedelta(hours=1))])
+            assert list(shadow.words(**pair)["label"]) == ["hem", "all"]
+
         with Capture(url) as capture:
             capture.submit(record("before"))
             wait_for(lambda: capture.counts().stored)
-            call(control, "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
+            postgres.stop("immediate")
             capture.submit(record("during"))
             wait_for(lambda: capture.counts().failed)
             with pytest.raises(StoreUnavailable, match="cannot be reached"):
                 store.count()
-            call(control, "-D", str(folder / "data"), "-o", options, "-l", str(folder / "log"), "-w", "start")
+            postgres.start()
         assert (capture.counts().stored, capture.counts().dropped) == (2, 0)
         assert store.count() == 13

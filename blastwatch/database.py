@@ -1,0 +1,78 @@
+"""Databases by SQLAlchemy's URL: a SQLite file on a laptop, PostgreSQL for a team; and their errors in our words."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from blastwatch.errors import BlastwatchError, SettingsError
+
+BUSY_SECONDS = 5  # how long SQLite waits for another process's write
+CONNECT_SECONDS = 5
+
+
+def create(
+    url: str,
+    variable: str,
+    *,
+    unavailable: type[BlastwatchError],
+    pragmas: tuple[str, ...] = ("journal_mode=WAL", "foreign_keys=ON"),
+) -> sa.Engine:
+    """An engine for a database; the folder of a SQLite file is made.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
+        variable: the environment variable that the URL came from, for the messages.
+        unavailable: what is raised where the folder cannot be made.
+
+    Raises:
+        SettingsError: the URL names no database that is supported.
+    """
+    hint = f"Expected {variable} as sqlite:///FILE or postgresql://USER@HOST/NAME but got "
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(f"{hint}{url!r}.") from error
+    shown = repr(parsed.render_as_string(hide_password=True))
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise SettingsError(f"{hint}{shown}.")
+    try:
+        if parsed.drivername == "postgresql+psycopg":
+            return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    except (NoSuchModuleError, ImportError) as error:
+        raise SettingsError(f"{hint}{shown}: its driver is not installed ({error}).") from error
+    except OSError as error:
+        raise unavailable(f"The folder of {parsed.database} cannot be made: {error}.") from error
+    sa.event.listen(engine, "connect", _tuner(pragmas))
+    return engine
+
+
+def _tuner(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
+    def tune(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return tune
+
+
+@contextmanager
+def translated(what: str, *, unavailable: type[BlastwatchError], refused: type[BlastwatchError]) -> Iterator[None]:
+    """Turn SQLAlchemy's errors into ours, without the statement and its parameters."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise unavailable(f"{what} cannot be reached or is busy: {error.orig}.") from error
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise refused(f"{what} refused: {reason}.") from error

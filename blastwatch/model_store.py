@@ -1,0 +1,242 @@
+"""MLflow's model registry, seen through what this project needs of it: versions, aliases, tags, files.
+
+Every call turns MLflow's errors into ours, and a server that is away into a quick answer.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
+from blastwatch.package import Package
+from blastwatch.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+REACH_TIMEOUT = 5.0  # seconds that a server gets to answer /health
+_DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Tags and aliases (alias -> version) of the registered model."""
+
+    tags: dict[str, str]
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version as MLflow keeps it."""
+
+    number: str
+    run_id: str
+    tags: dict[str, str]
+
+
+class ModelStore:
+    """Opens nothing until it is asked something."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.model_name
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def model(self) -> Model | None:
+        """The registered model, None where nothing was registered yet. One question: services ask it all the time."""
+        from mlflow.exceptions import MlflowException
+
+        with self._reaching() as client:
+            try:
+                found = client.get_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        return Model(tags=dict(found.tags), aliases={alias: str(number) for alias, number in found.aliases.items()})
+
+    def versions(self) -> list[Version]:
+        """Every version, in no order; [] where nothing was registered yet."""
+        with self._reaching() as client:
+            if not client.search_registered_models(f"name='{self.name}'"):
+                return []
+            return [_version(found) for found in client.search_model_versions(f"name='{self.name}'")]
+
+    def version(self, number: str) -> Version:
+        """Raises `VersionNotFound`."""
+        from mlflow.exceptions import MlflowException
+
+        with self._reaching() as client:
+            try:
+                return _version(client.get_model_version(self.name, number))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise VersionNotFound(f"There is no version {number} of {self.name}.") from error
+                raise
+
+    def size(self, number: str) -> int:
+        """Bytes of a version's files, asked of the store without fetching them."""
+        import mlflow
+
+        def walk(uri: str) -> int:
+            found = mlflow.artifacts.list_artifacts(artifact_uri=uri)
+            below = ((item, f"{uri}/{item.path.rsplit('/', 1)[-1]}") for item in found)
+            return sum(walk(inner) if item.is_dir else int(item.file_size or 0) for item, inner in below)
+
+        with self._reaching():
+            self._point_mlflow_here()
+            return walk(self._uri(number))
+
+    def download(self, number: str, scratch: Path | None) -> Path:
+        """The folder with a version's files: copied below `scratch`; with None where they lie, if that is this machine.
+
+        Raises:
+            RegistryError: the files cannot be read.
+        """
+        import mlflow
+
+        with self._reaching():
+            self._point_mlflow_here()
+            try:
+                where = str(scratch) if scratch else None
+                return Path(mlflow.artifacts.download_artifacts(artifact_uri=self._uri(number), dst_path=where))
+            except OSError as error:
+                raise RegistryError(f"The files of version {number} cannot be read: {error}.") from error
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def ensure_model(self) -> None:
+        with self._reaching() as client:
+            if not client.search_registered_models(f"name='{self.name}'"):
+                client.create_registered_model(self.name, description="Single-cell classifier, see the model card.")
+
+    def set_alias(self, alias: str, number: str) -> None:
+        with self._reaching() as client:
+            client.set_registered_model_alias(self.name, alias, number)
+
+    def delete_alias(self, alias: str) -> None:
+        with self._reaching() as client:
+            client.delete_registered_model_alias(self.name, alias)
+
+    def set_tag(self, name: str, value: str) -> None:
+        with self._reaching() as client:
+            client.set_registered_model_tag(self.name, name, value)
+
+    def set_version_tag(self, number: str, name: str, value: str) -> None:
+        with self._reaching() as client:
+            client.set_model_version_tag(self.name, number, name, value)
+
+    def log(self, package: Package, tags: Mapping[str, str]) -> str:
+        """Log a package under the run that trained it and create a version from it; returns its number."""
+        import mlflow
+
+        info = package.info
+        with self._reaching() as client:
+            self._point_mlflow_here()
+            try:
+                client.get_run(info.run_id)
+            except mlflow.exceptions.MlflowException as error:
+                if error.error_code in _DENIED:
+                    raise
+                raise RegistryError(
+                    f"Expected the training run {info.run_id} of this package in {self.settings.tracking_uri} but it "
+                    "is not there. Register with the MLFLOW_TRACKING_URI that the training used."
+                ) from error
+            with mlflow.start_run(run_id=info.run_id, log_system_metrics=False), warnings.catch_warnings():
+                # Left out on purpose: two cells of 224 px cost 15 MB of JSON a version. Loading is tested instead.
+                warnings.filterwarnings("ignore", message=".*An input example was not provided")
+                logged = mlflow.pyfunc.log_model(
+                    name="package",
+                    loader_module="blastwatch.pyfunc_model",
+                    data_path=str(package.folder),
+                    signature=_signature(package),
+                    pip_requirements=["blastwatch"],
+                )
+            created = client.create_model_version(
+                self.name,
+                source=logged.model_uri,
+                model_id=logged.model_id,
+                run_id=info.run_id,
+                tags=dict(tags),
+                description="Trained on synthetic cells." if info.synthetic else "",
+            )
+        return str(created.version)
+
+    # -- MLflow -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        if self.settings.embedded_registry:
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
+
+    def _uri(self, number: str) -> str:
+        return f"models:/{self.name}/{number}"
+
+    def _point_mlflow_here(self) -> None:
+        """Some of MLflow's functions know no client, only the process's own addresses."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.settings.tracking_uri)
+        mlflow.set_registry_uri(self.settings.tracking_uri)
+
+    @contextmanager
+    def _reaching(self) -> Iterator["MlflowClient"]:
+        check_reachable(self.settings.tracking_uri)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield self._client
+        except MlflowException as error:
+            raise self._ours(error) from error
+
+    def _ours(self, error: "MlflowException") -> RegistryError:
+        where = self.settings.tracking_uri
+        if error.error_code in _DENIED:
+            account = os.environ.get("MLFLOW_TRACKING_USERNAME") or "a caller without an account"
+            return NotPermitted(
+                f"MLflow at {where} does not let {account} do this. Ask whoever keeps its accounts, or set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of an account that may."
+            )
+        return RegistryError(f"MLflow at {where} refused: {error.message} ({error.error_code}).")
+
+
+def check_reachable(tracking_uri: str) -> None:
+    """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes."""
+    if not tracking_uri.startswith(("http://", "https://")):
+        return
+    import httpx
+
+    try:
+        httpx.get(f"{tracking_uri.rstrip('/')}/health", timeout=REACH_TIMEOUT)
+    except httpx.HTTPError as error:
+        raise RegistryUnreachable(
+            f"No MLflow server answers at {tracking_uri} ({error}). "
+            "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
+        ) from error
+
+
+def _version(found: Any) -> Version:
+    return Version(number=str(found.version), run_id=found.run_id or "", tags=dict(found.tags))
+
+
+def _signature(package: Package) -> Any:
+    """Unnamed tensors: a named one breaks pyfunc's predict."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    size = package.info.preprocessing.size
+    cells = TensorSpec(np.dtype(np.float32), (-1, 3, size, size))
+    answers = Schema([ColSpec("double", "probability"), ColSpec("string", "label"), ColSpec("string", "decision")])
+    return ModelSignature(inputs=Schema([cells]), outputs=answers)

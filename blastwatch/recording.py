@@ -1,0 +1,230 @@
+"""Writing to the registry so that a kill at any moment leaves it done or not done.
+
+    1. one entry is added to the history        from here on it is done
+    2. the alias is moved in MLflow
+    3. MLflow is told: the signed entry as a tag of the version, of each alias that moved, and last as head
+
+Whoever writes next first finishes what an earlier writer left between 1 and 3; everything there can be done twice. The
+head that MLflow mirrors shows a cut tail: the history alone could not. The signed entry that stands at an alias (its
+`word`) lets a service check by itself that a promoter moved it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from blastwatch import history
+from blastwatch.errors import HistoryBroken, SignatureInvalid, UsageError
+from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, NOTHING_BEFORE, Record, Row
+from blastwatch.ledger import Ledger
+from blastwatch.model_store import Model, ModelStore
+from blastwatch.signing import Signer, TrustedKeys
+
+if TYPE_CHECKING:
+    from blastwatch.registry import Entry
+
+ALIAS_TAG = "blastwatch.alias."
+ENTRY_TAG = "blastwatch.history."
+HEAD_TAG = "blastwatch.history.head"
+_LONGEST_WHY = 1000  # MLflow's tags in PostgreSQL hold 5,000 characters
+
+
+class Writer:
+    """The one writer of the registry, under its lock; see `Registry.writing`.
+
+    finished: the entry that `settle` found half done, None where there was none.
+    """
+
+    def __init__(self, store: ModelStore, ledger: Ledger, signer: Signer, trusted: TrustedKeys, *, who: str) -> None:
+        self._store, self._ledger, self._trusted, self._who = store, ledger, trusted, who
+        self.signer = signer
+        self.finished: Record | None = None
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return self._ledger.rows()
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The history, oldest first."""
+        return [row.record() for row in self._rows]
+
+    def row(self, number: int) -> Row:
+        """The entry with a number, as it is stored."""
+        return self._rows[number - 1]
+
+    def settle(self) -> None:
+        """Finish what an earlier writer began.
+
+        Raises:
+            HistoryBroken: the head that MLflow mirrors is not in the history.
+        """
+        model = self._store.model()
+        number = mirrored_number(model, self._rows)
+        if number > len(self._rows):
+            raise HistoryBroken(
+                f"The history ends with entry {len(self._rows)} but MLflow was told of entry {number}: its tail was "
+                "cut, or BLASTWATCH_HISTORY_URL names another database than the one it was written to."
+            )
+        for row in self._rows[number:]:
+            self._tell(row)
+            self.finished = row.record()
+
+    def move(self, action: str, alias: str, entry: "Entry", **facts: Any) -> Record:
+        """Add an entry that moves an alias to a version, move it, and tell MLflow.
+
+        Args:
+            facts: why, gates, overridden of the entry.
+        """
+        return self._add(action, alias, entry, after=entry.version, **facts)
+
+    def withdraw(self, alias: str, entry: "Entry", *, why: str) -> Record:
+        """Add an entry that takes an alias from a version, and take it."""
+        return self._add("withdraw", alias, entry, after="", why=why)
+
+    def restore(self, entry: "Entry", *, why: str) -> Record:
+        """Add an entry that puts every alias back to where the history says."""
+        return self._add("restore", "", entry, after="", why=why)
+
+    def note(self, action: str, entry: "Entry", **facts: Any) -> Record:
+        """Add an entry that moves nothing."""
+        return self._add(action, "", entry, after="", **facts)
+
+    def _add(
+        self,
+        action: str,
+        alias: str,
+        entry: "Entry",
+        *,
+        after: str,
+        why: str = "",
+        gates: Sequence[Mapping[str, Any]] = (),
+        overridden: Sequence[str] = (),
+    ) -> Record:
+        if len(why) > _LONGEST_WHY:
+            raise UsageError(f"Expected a reason of at most {_LONGEST_WHY} characters but got {len(why)}.")
+        last = self.records[-1] if self.records else None
+        report = history.report_of(gates)
+        record = Record(
+            model=self._store.name,
+            number=len(self._rows) + 1,
+            # A clock that went back must not put an entry before the one it follows.
+            time=max(history.now(), last.time if last else ""),
+            who=self._who,
+            action=action,
+            alias=alias,
+            version=entry.version,
+            before=history.aliases(self.records).get(alias, "") if alias else "",
+            after=after,
+            why=why,
+            digest=entry.digest,
+            data_digest=entry.data_digest,
+            split_digest=entry.split_digest,
+            git_commit=entry.git_commit,
+            overridden=list(overridden),
+            report=history.hash_of(report),
+            key=self.signer.fingerprint,
+            previous=self._rows[-1].hash if last else NOTHING_BEFORE,
+        )
+        body = history.body_of(record)
+        digest = history.hash_of(body)
+        row = Row(record.number, body, report, digest, self.signer.sign(history.statement(digest)))
+        self._ledger.append(row)
+        self._rows.append(row)
+        self.records.append(record)
+        self._tell(row)
+        return record
+
+    def _tell(self, row: Row) -> None:
+        """Bring MLflow to where an entry says; the head comes last, so what was told halfway is told again."""
+        record = row.record()
+        if record.action == "restore":
+            self._put_back()
+        model = self._store.model()
+        moved = self._move_aliases(record, model)
+        word = _mirrored(row)
+        self._store.set_version_tag(record.version, f"{ENTRY_TAG}{record.number:06d}", word)
+        for alias in moved:
+            self._store.set_tag(ALIAS_TAG + alias, word)
+        self._store.set_tag(HEAD_TAG, word)
+
+    def _move_aliases(self, record: Record, model: Model | None) -> list[str]:
+        """The aliases that an entry moves or takes away."""
+        if not record.alias:
+            return []
+        carried = dict(model.aliases) if model else {}
+        if record.after:
+            self._store.set_alias(record.alias, record.after)
+        elif record.alias in carried:
+            self._store.delete_alias(record.alias)
+        moved = [record.alias]
+        if record.alias == CHAMPION:
+            given_up = [alias for alias in (CANDIDATE, CHALLENGER) if self._gives_up(record, alias, carried)]
+            for alias in given_up:
+                if alias in carried:
+                    self._store.delete_alias(alias)
+            moved += given_up
+        return moved
+
+    def _put_back(self) -> None:
+        model = self._store.model()
+        carried = dict(model.aliases) if model else {}
+        expected = history.aliases(self.records)
+        for alias in ALIASES:
+            if alias in expected:
+                self._store.set_alias(alias, expected[alias])
+            elif alias in carried:
+                self._store.delete_alias(alias)
+            movers = [row for row in self._rows if row.record().alias == alias]
+            if movers:
+                self._store.set_tag(ALIAS_TAG + alias, _mirrored(movers[-1]))
+
+    def _gives_up(self, record: Record, alias: str, carried: Mapping[str, str]) -> bool:
+        past = [earlier for earlier in self.records if earlier.number < record.number]
+        return record.after in (history.aliases(past).get(alias), carried.get(alias))
+
+
+def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:
+    """The entry that a tag mirrors, after its signature was checked.
+
+    Raises:
+        SignatureInvalid: nobody trusted signed it, or it is about another model.
+    """
+    try:
+        said = json.loads(text)
+        digest = history.hash_of(said["body"])
+        record = Row(0, said["body"], "", digest, str(said["signature"])).record()
+        role = history.ROLE_OF[record.action]
+    except (ValueError, KeyError, TypeError, HistoryBroken) as error:
+        raise SignatureInvalid(f"Expected a signed entry of the history but it cannot be read ({error!r}).") from error
+    trusted.check(history.statement(digest), str(said["signature"]), record.key, role=role)
+    if record.model != model:
+        raise SignatureInvalid(f"Expected a signed entry about {model} but got one about {record.model}.")
+    return record
+
+
+def mirrored_number(model: Model | None, rows: Sequence[Row]) -> int:
+    """Number of the entry that MLflow was last told of, 0 for none.
+
+    Raises:
+        HistoryBroken: where the history has another entry with that number.
+    """
+    if model is None or HEAD_TAG not in model.tags:
+        return 0
+    try:
+        body = str(json.loads(model.tags[HEAD_TAG])["body"])
+        number = int(json.loads(body)["number"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise HistoryBroken(f"What MLflow mirrors of the history cannot be read: {error!r}.") from error
+    if 0 < number <= len(rows) and rows[number - 1].hash != history.hash_of(body):
+        raise HistoryBroken(
+            f"Entry {number} of the history is not the one that MLflow was told of: the history was changed, or "
+            "BLASTWATCH_HISTORY_URL names another database than the one it was written to."
+        )
+    return number
+
+
+def _mirrored(row: Row) -> str:
+    """An entry as MLflow's tags carry it, without the report of its gates."""
+    return json.dumps({"body": row.body, "signature": row.signature}, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,209 @@
+"""Who said it: Ed25519 signatures (RFC 8032, by the library `cryptography`) over canonical JSON, and whose keys count.
+
+Public keys lie as ROLE/NAME.pem in a folder. A `trainer` may register a version; a `promoter` may do everything.
+Without settings a key is made under home at first use and is trusted there: one person on a laptop has both roles.
+"""
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.console import say
+from blastwatch.errors import NotPermitted, SettingsError, SignatureInvalid
+from blastwatch.settings import Settings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+TRAINER, PROMOTER = "trainer", "promoter"
+ROLES = (TRAINER, PROMOTER)
+_PRIVATE = "signing.pem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A public key that is trusted. `fingerprint`: SHA-256 (hex) of its 32 bytes."""
+
+    name: str
+    role: str
+    fingerprint: str
+    public: "Ed25519PublicKey"
+
+    def may(self, role: str) -> bool:
+        """A promoter may do what a trainer may."""
+        return self.role in (role, PROMOTER)
+
+
+class TrustedKeys:
+    """The keys of one folder, read when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, fingerprint: str) -> Key:
+        """Raises `SignatureInvalid` where no trusted key has the fingerprint."""
+        for key in self._read():
+            if key.fingerprint == fingerprint:
+                return key
+        raise SignatureInvalid(
+            f"Signed by {f'the key {fingerprint[:16]}' if fingerprint else 'nobody'}, which is not among the trusted "
+            f"keys in {self.folder}. If it is a colleague's, put the public key there as ROLE/NAME.pem."
+        )
+
+    def check(self, statement: Mapping[str, Any], signature: str, fingerprint: str, *, role: str) -> Key:
+        """The key that signed a statement.
+
+        Raises:
+            SignatureInvalid: signed by no trusted key, by one without the role, or the statement is another.
+        """
+        from cryptography.exceptions import InvalidSignature
+
+        key = self.find(fingerprint)
+        if not key.may(role):
+            raise SignatureInvalid(f"Expected the signature of a {role} but {key.name}'s key is that of a {key.role}.")
+        try:
+            raw = base64.b64decode(signature, validate=True)
+            if base64.b64encode(raw).decode() != signature:  # bits that base64 ignores were changed
+                raise ValueError("not the canonical base64")
+            key.public.verify(raw, canonical(statement))
+        except (InvalidSignature, ValueError) as error:
+            raise SignatureInvalid(f"The signature of {key.name} does not fit: something was changed.") from error
+        return key
+
+    def _read(self) -> list[Key]:
+        found = []
+        for role in ROLES:
+            for path in sorted((self.folder / role).glob("*.pem")):
+                public = _load_public(path)
+                found.append(Key(name=path.stem, role=role, fingerprint=fingerprint_of(public), public=public))
+        return found
+
+
+class Signer:
+    """Signs with one private key."""
+
+    def __init__(self, private: "Ed25519PrivateKey") -> None:
+        self._private = private
+        self.fingerprint = fingerprint_of(private.public_key())
+
+    def sign(self, statement: Mapping[str, Any]) -> str:
+        """The signature of a statement, base64."""
+        return base64.b64encode(self._private.sign(canonical(statement))).decode()
+
+
+def open_signer(settings: Settings, role: str) -> Signer:
+    """The signer that the settings name, with a key that is trusted for a role; the embedded key is made if need be.
+
+    Raises:
+        SettingsError: the key cannot be read.
+        NotPermitted: it is not trusted, or not for this role.
+    """
+    if settings.signing_key is None:
+        _make_key(settings)
+    path = settings.signing_key or settings.keys / _PRIVATE
+    signer = Signer(_load_private(path))
+    trusted = open_trusted(settings)
+    try:
+        key = trusted.find(signer.fingerprint)
+    except SignatureInvalid as error:
+        raise NotPermitted(
+            f"The key in {path} is not among the trusted keys in {trusted.folder}. Have whoever keeps them add it as "
+            f"{role}/NAME.pem: blastwatch registry key prints it."
+        ) from error
+    if not key.may(role):
+        raise NotPermitted(f"Expected the key of a {role} but {key.name}'s key is that of a {key.role}. Ask a {role}.")
+    return signer
+
+
+def open_trusted(settings: Settings) -> TrustedKeys:
+    """The trusted keys that the settings name."""
+    return TrustedKeys(settings.trusted_keys or settings.keys)
+
+
+def public_pem(settings: Settings) -> str:
+    """The public half of the signing key, PEM, for a colleague's folder of trusted keys."""
+    if settings.signing_key is None:
+        _make_key(settings)
+    return pem_of(settings.signing_key or settings.keys / _PRIVATE)
+
+
+def pem_of(private: Path) -> str:
+    """The public half of a private key's file, PEM."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = _load_private(private).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def canonical(statement: Mapping[str, Any]) -> bytes:
+    """The bytes that are signed: JSON with sorted keys and no white space, UTF-8."""
+    text = json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def fingerprint_of(public: "Ed25519PublicKey") -> str:
+    """SHA-256 (hex) of a public key's 32 bytes."""
+    return sha256(public.public_bytes_raw()).hexdigest()
+
+
+def make_private(path: Path) -> None:
+    """Make a private key that its owner alone may read; whoever comes second leaves the first one's."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = Ed25519PrivateKey.generate()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)
+    finally:
+        scratch.unlink()
+
+
+def _make_key(settings: Settings) -> None:
+    private, public = settings.keys / _PRIVATE, settings.keys / PROMOTER / "embedded.pem"
+    if private.is_file() and public.is_file():
+        return
+    say(
+        f"No accounts and no signing key are set, so one key stands for everybody who can write to {settings.keys}: "
+        "it is made there now. A team sets BLASTWATCH_SIGNING_KEY and BLASTWATCH_TRUSTED_KEYS (docs/promotion.md)."
+    )
+    make_private(private)
+    public.parent.mkdir(parents=True, exist_ok=True)
+    public.write_text(pem_of(private))
+
+
+def _load_private(path: Path) -> "Ed25519PrivateKey":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingsError(f"Expected a private key (Ed25519, PEM, no password) in {path} but {error}.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"Expected an Ed25519 key in {path} but got {type(key).__name__}.")
+    return key
+
+
+def _load_public(path: Path) -> "Ed25519PublicKey":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"Expected a public key (Ed25519, PEM) in {path} but {error}.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SettingsError(f"Expected an Ed25519 key in {path} but got {type(key).__name__}.")
+    return key

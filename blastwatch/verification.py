@@ -1,0 +1,146 @@
+"""Is the registry what its history says? The chain, its signatures, what MLflow mirrors, the aliases, the files."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from blastwatch import history
+from blastwatch.errors import HistoryBroken, PackageError, RegistryError, SignatureInvalid
+from blastwatch.history import ALIASES, Record, Row
+from blastwatch.model_store import Model
+from blastwatch.recording import HEAD_TAG, mirrored_number, read_word
+from blastwatch.registry import Entry, Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong. `entry`: number of the entry of the history that shows it, None where it is none's."""
+
+    entry: int | None
+    fault: str
+
+    def __str__(self) -> str:
+        return f"entry {self.entry}: {self.fault}" if self.entry is not None else self.fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What `registry verify --json` prints; the first entry of the chain that is not as signed comes first."""
+
+    entries: int
+    versions: int
+    faults: list[Fault]
+
+    @property
+    def intact(self) -> bool:
+        return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"intact": self.intact}
+
+    def check(self) -> None:
+        """Raise `HistoryBroken` naming every fault."""
+        if self.faults:
+            raise HistoryBroken("The registry is not what its history says: " + "; ".join(map(str, self.faults)))
+
+
+def verify(registry: Registry, *, files: bool = True) -> Verification:
+    """Check everything.
+
+    Args:
+        files: read the files of every version too.
+    """
+    rows, model, entries = registry.ledger.rows(), registry.store.model(), _entries(registry)
+    chain = [Fault(entry=number, fault=text) for number, text in history.faults(rows, registry.trusted)]
+    readable = _readable(rows)
+    rest = _aliases(registry, readable, model) + _versions(registry, readable, entries, files=files)
+    # The chain first: where it is broken, what is made of it is wrong too.
+    rest.sort(key=lambda fault: (fault.entry is None, fault.entry or 0))
+    return Verification(entries=len(rows), versions=len(entries), faults=chain + _mirror(registry, rows, model) + rest)
+
+
+def _entries(registry: Registry) -> list[Entry]:
+    """The versions, with what MLflow alone says of them: the history may be unreadable."""
+    from blastwatch.registry import entry_of
+
+    model = registry.store.model()
+    found = [entry_of(version, model, []) for version in registry.store.versions()] if model else []
+    return sorted(found, key=lambda entry: int(entry.version))
+
+
+def _readable(rows: Sequence[Row]) -> list[Record]:
+    found = []
+    for row in rows:
+        try:
+            found.append(row.record())
+        except HistoryBroken:  # named by `history.faults` already
+            continue
+    return found
+
+
+def _mirror(registry: Registry, rows: Sequence[Row], model: Model | None) -> list[Fault]:
+    """The head that MLflow was told of, against the end of the chain."""
+    try:
+        number = mirrored_number(model, rows)
+        if model is not None and HEAD_TAG in model.tags:
+            read_word(model.tags[HEAD_TAG], registry.trusted, model=registry.name)
+    except (HistoryBroken, SignatureInvalid) as error:
+        return [Fault(entry=None, fault=f"what MLflow mirrors: {error}")]
+    if number > len(rows):
+        return [Fault(entry=len(rows) + 1, fault=f"it is missing: MLflow was told of {number} entries (a cut tail)")]
+    if number < len(rows):
+        text = "MLflow was not told of it: an action was interrupted. The next registry command finishes it"
+        return [Fault(entry=number + 1, fault=text)]
+    return []
+
+
+def _aliases(registry: Registry, records: Sequence[Record], model: Model | None) -> list[Fault]:
+    carried = model.aliases if model else {}
+    expected = history.aliases(records)
+    faults = []
+    for alias in ALIASES:
+        found, said = carried.get(alias, "none"), expected.get(alias, "none")
+        if found != said:
+            movers = [record.number for record in records if record.alias == alias]
+            text = f"the alias {alias} stands on version {found} but the history says {said}"
+            faults.append(Fault(entry=movers[-1] if movers else None, fault=text))
+        elif model is not None and found != "none":
+            faults += _word(registry, model, alias, found)
+    return faults
+
+
+def _word(registry: Registry, model: Model, alias: str, version: str) -> list[Fault]:
+    try:
+        word = registry.word(model, alias)
+    except SignatureInvalid as error:
+        return [Fault(entry=None, fault=f"the word about the alias {alias}: {error}")]
+    if history.stands_on(word, alias) != version:
+        return [Fault(entry=word.number, fault=f"MLflow holds it as the last word about {alias}, which it is not")]
+    return []
+
+
+def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[Entry], *, files: bool) -> list[Fault]:
+    """Every version against the entry that registered it, and its files against its digest."""
+    registered = {record.version: record for record in records if record.action == "register"}
+    faults = []
+    for entry in entries:
+        record = registered.get(entry.version)
+        number = record.number if record else None
+        if record is None:
+            faults.append(
+                Fault(entry=None, fault=f"version {entry.version} is in MLflow but nobody registered it here")
+            )
+        elif record.digest != entry.digest:
+            text = f"it registered package {record.digest[:12]} but MLflow has version {entry.version} as "
+            faults.append(Fault(entry=number, fault=text + (entry.digest[:12] or "no package")))
+        try:
+            registry.check_signature(entry)
+            if files:
+                registry.check_files(entry)
+        except (PackageError, RegistryError) as error:
+            faults.append(Fault(entry=number, fault=f"version {entry.version}: {error}"))
+    gone = registered.keys() - {entry.version for entry in entries}
+    return faults + [
+        Fault(entry=registered[version].number, fault=f"version {version} is no longer in MLflow")
+        for version in sorted(gone, key=int)
+    ]
