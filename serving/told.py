@@ -1,0 +1,54 @@
+"""`GET /v1/history`: what served at a time and who made it so, read from the signed history beside the registry."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from blastwatch import history
+from blastwatch.errors import RegistryError, SettingsError, UsageError
+from blastwatch.ledger import Ledger
+from blastwatch.settings import Settings
+from blastwatch.signing import open_trusted
+from serving.problems import Problem
+
+LATEST = 200  # entries that one answer holds
+
+
+class Told:
+    """Reads the history for the page and its route; keeps no connection between two calls."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def answer(self, at: str | None) -> dict[str, Any]:
+        """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, and their check.
+
+        Raises:
+            Problem: the time is no time, or the history is not at hand.
+        """
+        try:
+            moment = history.parse_time(at) if at else datetime.now(UTC)
+        except UsageError as error:
+            raise Problem("time-unreadable", str(error)) from error
+        if not self._at_hand():
+            raise Problem("history-unavailable", "No history of the registry is at hand here.")
+        ledger = Ledger(self._settings.history_url, self._settings.model_name)
+        try:
+            rows = ledger.rows()
+            faults = history.faults(rows, open_trusted(self._settings))
+            told = history.told(rows, moment)
+        except (RegistryError, SettingsError) as error:
+            raise Problem("history-unavailable", "The history of the registry cannot be read.") from error
+        finally:
+            ledger.close()
+        records = history.until([row.record() for row in rows], moment)
+        return {
+            "told": told,
+            "entries": [record.to_dict() for record in reversed(records[-LATEST:])],
+            "check": {"intact": not faults, "entries": len(rows), "faults": [f"{n}: {text}" for n, text in faults[:5]]},
+        }
+
+    def _at_hand(self) -> bool:
+        """An embedded history that is not there must not be made by looking for it."""
+        url = self._settings.history_url
+        return not url.startswith("sqlite") or Path(url.split("///", 1)[-1]).is_file()
