@@ -25,6 +25,7 @@ class LazyGroup(click.Group):
         "score": ("serving.commands", "Score a folder of images into a Parquet file."),
         "bento": ("serving.commands", "Build the bento of the version that serves."),
         "drift": ("monitoring.commands", "Compare what was predicted with the reference."),
+        "shadow": ("monitoring.shadow_commands", "Compare the challenger with the champion."),
         "labels": ("monitoring.commands", "Add labels that came later."),
         "up": ("blastwatch.stack_commands", "Start registry, service, monitor and dashboards."),
         "demo": ("blastwatch.stack_commands", "Run the whole chain once, on synthetic or on your cells."),
@@ -58,6 +59,7 @@ QUIET = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 

@@ -10,10 +10,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from monitoring.store import PredictionRecord, Store, StoreError, StoreUnavailable, open_store
+from monitoring.database import StoreError, StoreUnavailable
+from monitoring.store import PredictionRecord, open_store
 
 GATHER_SECONDS = 0.2  # how long the first prediction of a batch waits for more
 BATCH_ROWS = 500
@@ -36,19 +38,31 @@ def _nothing(_: int) -> None:
     pass
 
 
-class Capture:
-    """Stores predictions from a thread of its own; close it to flush what waits.
+Record = TypeVar("Record")
+Taken = TypeVar("Taken", contravariant=True)
+
+
+class Rows(Protocol[Taken]):
+    """A store that takes records of one kind, all or none at a time, and the same again without harm."""
+
+    def add(self, records: Sequence[Taken], /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class QueuedWriter(Generic[Record]):
+    """Stores records from a thread of its own; close it to flush what waits.
 
     Args:
-        store_url: for `monitoring.store.open_store`; opened by the thread, so a database that is away stops no start.
-        queue_size: predictions that may wait.
+        open_rows: opens the store; called by the thread, so a database that is away stops no start.
+        queue_size: records that may wait.
         on_stored, on_dropped, on_failed: called with the number of rows (attempts for `on_failed`), for metrics; they
             run in the thread that noticed and must not block or raise.
     """
 
     def __init__(
         self,
-        store_url: str,
+        open_rows: Callable[[], Rows[Record]],
         *,
         queue_size: int = 10_000,
         on_stored: Callable[[int], None] = _nothing,
@@ -57,18 +71,18 @@ class Capture:
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"Expected `queue_size` to be at least 1 but got {queue_size}")
-        self._url = store_url
-        self._queue: queue.Queue[PredictionRecord] = queue.Queue(maxsize=queue_size)
+        self._open = open_rows
+        self._queue: queue.Queue[Record] = queue.Queue(maxsize=queue_size)
         self._on_stored, self._on_dropped, self._on_failed = on_stored, on_dropped, on_failed
         self._lock = threading.Lock()
         self._stored = self._dropped = self._failed = self._in_hand = 0
         self._closing = threading.Event()
         self._deadline = float("inf")
-        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def submit(self, record: PredictionRecord) -> bool:
-        """Hand over one prediction; False where it was dropped because the queue is full or closed. Never blocks."""
+    def submit(self, record: Record) -> bool:
+        """Hand over one record; False where it was dropped because the queue is full or closed. Never blocks."""
         if not self._closing.is_set():
             try:
                 self._queue.put_nowait(record)
@@ -95,7 +109,7 @@ class Capture:
         self._thread.join(timeout + 2 * GATHER_SECONDS + 1)
         return self.counts()
 
-    def __enter__(self) -> "Capture":
+    def __enter__(self) -> "QueuedWriter[Record]":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,7 +118,7 @@ class Capture:
     # -- the writer thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        store: Store | None = None
+        store: Rows[Record] | None = None
         try:
             while batch := self._gather():
                 store = self._write(store, batch)
@@ -112,9 +126,9 @@ class Capture:
             if store is not None:
                 store.close()
 
-    def _gather(self) -> list[PredictionRecord]:
+    def _gather(self) -> list[Record]:
         """The next batch; empty once closed and empty."""
-        batch: list[PredictionRecord] = []
+        batch: list[Record] = []
         until = float("inf")
         while len(batch) < BATCH_ROWS and time.monotonic() < until:
             closing = self._closing.is_set()
@@ -129,12 +143,12 @@ class Capture:
                 self._in_hand += 1
         return batch
 
-    def _write(self, store: Store | None, batch: list[PredictionRecord]) -> Store | None:
+    def _write(self, store: Rows[Record] | None, batch: list[Record]) -> Rows[Record] | None:
         """Write a batch, again and again while the database is away; returns the store to go on with."""
         pause = FIRST_PAUSE
         while True:
             try:
-                store = store or open_store(self._url)
+                store = store or self._open()
                 store.add(batch)
             except StoreUnavailable as error:
                 self._count_failed(error)
@@ -162,7 +176,7 @@ class Capture:
         else:
             self._closing.wait(seconds)
 
-    def _settle(self, batch: list[PredictionRecord], *, stored: bool) -> None:
+    def _settle(self, batch: list[Record], *, stored: bool) -> None:
         with self._lock:
             self._in_hand -= len(batch)
             if stored:
@@ -180,5 +194,31 @@ class Capture:
     def _count_failed(self, error: Exception) -> None:
         with self._lock:
             self._failed += 1
-        _log.warning("A batch of predictions could not be stored: %s", error)
+        _log.warning("A batch of rows could not be stored: %s", error)
         self._on_failed(1)
+
+
+class Capture(QueuedWriter[PredictionRecord]):
+    """Stores predictions.
+
+    Args:
+        store_url: for `monitoring.store.open_store`.
+        queue_size, on_stored, on_dropped, on_failed: as in `QueuedWriter`.
+    """
+
+    def __init__(
+        self,
+        store_url: str,
+        *,
+        queue_size: int = 10_000,
+        on_stored: Callable[[int], None] = _nothing,
+        on_dropped: Callable[[int], None] = _nothing,
+        on_failed: Callable[[int], None] = _nothing,
+    ) -> None:
+        super().__init__(
+            lambda: open_store(store_url),
+            queue_size=queue_size,
+            on_stored=on_stored,
+            on_dropped=on_dropped,
+            on_failed=on_failed,
+        )

@@ -137,7 +137,7 @@ def calibrate(
         [name, method, *(f"{size['thresholds'][name]:.3f}" for size in sizes)]
         for name, method in found["methods"].items()
     ]
-    _print_table(rows)
+    print_table(rows)
 
 
 @click.group()
@@ -190,12 +190,12 @@ def _print_report(document: dict[str, Any]) -> None:
         [column["name"], f"{column['score']:.3f}", f"{column['threshold']:.3f}", "drift" if column["drifted"] else ""]
         for column in document["columns"]
     ]
-    _print_table(rows)
+    print_table(rows)
     click.echo(f"{verdict}: {document['report']}")
     say(DISCLAIMER)
 
 
-def _print_table(rows: list[list[str]]) -> None:
+def print_table(rows: list[list[str]]) -> None:
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

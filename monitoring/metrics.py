@@ -1,5 +1,8 @@
 """Every metric that the monitor exports, in its own registry, passed in and never global."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
@@ -47,6 +50,37 @@ class MonitorMetrics:
         self.labelled_agreement = Gauge(
             "blastwatch_labelled_agreement_ratio", "Share of these whose label the model gave.", registry=registry
         )
+        self.shadow_agreement = Gauge(
+            "blastwatch_shadow_agreement_ratio", "Share of the cells to which challenger and champion give one label.",
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_units = Gauge(
+            "blastwatch_shadow_compared_units", "Units (patients or cells) in the comparison on labels.", ["unit"],
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_difference = Gauge(
+            "blastwatch_shadow_accuracy_difference", "Accuracy of the challenger minus that of the champion: the mean, "
+            "and the bounds that hold at any time of looking.", ["bound"], registry=registry,
+        )  # fmt: skip
+        self.shadow_evidence = Gauge(
+            "blastwatch_shadow_evidence", "E-value that the challenger is better, or worse by more than the margin.",
+            ["question"], registry=registry,
+        )  # fmt: skip
+
+    def tell_shadow(self, found: Mapping[str, Any] | None) -> None:
+        """What `monitoring.shadow_report.report` found; None where there is no challenger."""
+        for gauge in (self.shadow_units, self.shadow_difference, self.shadow_evidence):
+            gauge.clear()
+        agreement = found["agreement"] if found else None
+        self.shadow_agreement.set(float("nan") if agreement is None else agreement)
+        if not found:
+            return
+        compared = found["comparison"]
+        self.shadow_units.labels(compared["unit"]).set(compared["units"])
+        for question in ("better", "worse"):
+            self.shadow_evidence.labels(question).set(compared[question]["e"])
+        for bound, value in compared["difference"].items():
+            self.shadow_difference.labels(bound).set(float("nan") if value is None else value)
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""

@@ -2,49 +2,33 @@
 
     predictions   one row an answer: what was said by which model version, the image statistics, the embedding
     labels        one row a label that came later, at most one a prediction; the last word counts
-    schema        the version of these tables
+    label_words   every word on a label, also those that were taken back: what was known at a time
 
 No image is stored. `patient` and `site` are whatever the caller hashed, or empty.
 """
 
-import time as clock
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from blastwatch.decision import CLASS_NAMES
-from blastwatch.errors import BlastwatchError, DataError, SettingsError
+from blastwatch.errors import DataError
+from monitoring.database import StoreError as StoreError
+from monitoring.database import StoreUnavailable as StoreUnavailable
+from monitoring.database import UtcTime, insert, open_database, translated
 from monitoring.statistics import STATISTICS
 
 EMBEDDING_SIZE = 32
 EMBEDDING: tuple[str, ...] = tuple(f"e{index:02d}" for index in range(EMBEDDING_SIZE))
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 5  # how long SQLite waits for another process's write
-_OPEN_ATTEMPTS = 5  # several workers may make the same tables at the same moment
-_LOCK = 20190107  # any number: PostgreSQL's advisory lock while the tables are made
 _ID_CHUNK = 500  # ids in one query; SQLite takes 999 parameters in old builds
 
 _FACTS = ("id", "time", "model_version", "model_digest", "engine", "probability", "label", "decision", "latency_ms")
-
-
-class StoreError(BlastwatchError):
-    """The database of predictions refused what was asked."""
-
-
-class StoreUnavailable(StoreError):
-    """The database of predictions cannot be reached or is busy; the same call may succeed later."""
 
 
 class UnknownPredictions(DataError):
@@ -83,29 +67,10 @@ class PredictionRecord:
     site: str = ""
 
 
-class UtcTime(sa.TypeDecorator[datetime]):
-    """A moment: with a time zone in Python, UTC in the database (SQLite keeps none)."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"Expected a time with a time zone but got {value.isoformat()}")
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
-        return value if value is None else value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
-
-
-_metadata = sa.MetaData()
-_schema = sa.Table("blastwatch_schema", _metadata, sa.Column("version", sa.Integer, primary_key=True))
+METADATA = sa.MetaData()
 _predictions = sa.Table(
     "predictions",
-    _metadata,
+    METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("time", UtcTime, nullable=False),
     sa.Column("model_version", sa.String(64), nullable=False),
@@ -122,14 +87,26 @@ _predictions = sa.Table(
     *(sa.Column(name, sa.Double, nullable=False) for name in STATISTICS),
     sa.Column("embedding", sa.LargeBinary, nullable=False),  # float32, little-endian
 )
-_by_time = sa.Index("predictions_by_model_and_time", _predictions.c.model_digest, _predictions.c.time)
+sa.Index("predictions_by_model_and_time", _predictions.c.model_digest, _predictions.c.time)
 _labels = sa.Table(
     "labels",
-    _metadata,
+    METADATA,
     sa.Column("id", sa.String(64), sa.ForeignKey("predictions.id"), primary_key=True),
     sa.Column("label", sa.String(16), nullable=False),
     sa.Column("time", UtcTime, nullable=False),
 )
+_words = sa.Table(
+    "label_words",
+    METADATA,
+    sa.Column("id", sa.String(64), sa.ForeignKey("predictions.id"), primary_key=True),
+    sa.Column("time", UtcTime, primary_key=True),
+    sa.Column("label", sa.String(16), nullable=False),
+)
+
+
+def every_word() -> sa.CompoundSelect[Any]:
+    """All words on labels ever given: id, time, label. The union takes in labels that an older Blastwatch wrote."""
+    return sa.union(*(sa.select(table.c.id, table.c.time, table.c.label) for table in (_words, _labels)))
 
 
 class Store:
@@ -147,8 +124,8 @@ class Store:
         """
         rows = [_row(record) for record in records]
         if rows:
-            statement = self._insert(_predictions).on_conflict_do_nothing(index_elements=["id"])
-            with _translated(), self._engine.begin() as connection:
+            statement = insert(self._engine, _predictions).on_conflict_do_nothing(index_elements=["id"])
+            with translated(), self._engine.begin() as connection:
                 connection.execute(statement, rows)
 
     def read(
@@ -168,7 +145,7 @@ class Store:
         wanted = [_predictions.c[name] for name in (*_FACTS, *STATISTICS, "embedding")]
         query = _between(sa.select(*wanted), since, until, model_digest)
         query = query.order_by(_predictions.c.time.desc(), _predictions.c.id.desc()).limit(limit)
-        with _translated(), self._engine.connect() as connection:
+        with translated(), self._engine.connect() as connection:
             rows = connection.execute(query).all()
         frame = pd.DataFrame(
             [row[:-1] for row in reversed(rows)], columns=[*_FACTS, *STATISTICS]
@@ -181,7 +158,7 @@ class Store:
 
     def count(self) -> int:
         """Number of stored predictions."""
-        with _translated(), self._engine.connect() as connection:
+        with translated(), self._engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(_predictions)).scalar_one())
 
     def add_labels(self, labels: Iterable[tuple[str, str, datetime]]) -> int:
@@ -201,7 +178,7 @@ class Store:
             if wanted.get(id_, (label,))[0] != label:
                 raise DataError(f"Expected one label for {id_} but got both {wanted[id_][0]} and {label}.")
             wanted[id_] = (label, moment)
-        with _translated(), self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
             known = self._present(connection, _predictions, sorted(wanted))
             unknown = [id_ for id_ in wanted if id_ not in known]
             if unknown:
@@ -213,9 +190,10 @@ class Store:
                 if before.get(id_) != label
             ]
             if rows:
-                insert = self._insert(_labels)
-                update = {"label": insert.excluded.label, "time": insert.excluded.time}
-                connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update), rows)
+                for table, key in ((_labels, ["id"]), (_words, ["id", "time"])):
+                    statement = insert(self._engine, table)
+                    update = {name: statement.excluded[name] for name in ("label", "time")}
+                    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=update), rows)
         return len(rows)
 
     def labelled(
@@ -226,7 +204,7 @@ class Store:
         wanted = [*(_predictions.c[name] for name in names), _labels.c.label.label("truth")]
         query = sa.select(*wanted).join_from(_predictions, _labels, _predictions.c.id == _labels.c.id)
         query = _between(query, since, until, model_digest).order_by(_predictions.c.time, _predictions.c.id)
-        with _translated(), self._engine.connect() as connection:
+        with translated(), self._engine.connect() as connection:
             frame = pd.DataFrame([tuple(row) for row in connection.execute(query)], columns=[*names, "truth"])
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         return frame
@@ -240,10 +218,6 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _insert(self, table: sa.Table) -> Any:
-        """An insert of this database's own dialect, for the sake of ON CONFLICT."""
-        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
 
     @staticmethod
     def _present(connection: sa.Connection, table: sa.Table, ids: Sequence[str]) -> dict[str, str]:
@@ -266,67 +240,7 @@ def open_store(url: str) -> Store:
         StoreUnavailable: no connection.
         StoreError: the tables are of another version of Blastwatch.
     """
-    engine = _engine(url)
-    for attempt in range(1, _OPEN_ATTEMPTS + 1):
-        try:
-            _make_tables(engine)
-            break
-        except StoreUnavailable:
-            if attempt == _OPEN_ATTEMPTS or engine.dialect.name != "sqlite":
-                engine.dispose()
-                raise
-            clock.sleep(0.1 * attempt)
-    return Store(engine)
-
-
-def _engine(url: str) -> sa.Engine:
-    hint = f"Expected BLASTWATCH_PREDICTIONS_URL as sqlite:///FILE or postgresql://USER@HOST/NAME but got {url!r}"
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(f"{hint}.") from error
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise SettingsError(f"{hint.replace(repr(url), repr(parsed.render_as_string(hide_password=True)))}.")
-    try:
-        if parsed.drivername == "postgresql+psycopg":
-            return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
-    except (NoSuchModuleError, ImportError) as error:
-        raise SettingsError(f"{hint}: its driver is not installed ({error}).") from error
-    except OSError as error:
-        raise StoreUnavailable(f"The folder of {parsed.database} cannot be made: {error}.") from error
-    sa.event.listen(engine, "connect", _tune_sqlite)
-    return engine
-
-
-def _tune_sqlite(connection: Any, _record: object) -> None:
-    """WAL lets the monitor read while the service writes; NORMAL may lose the last commits in a power cut, no more."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _make_tables(engine: sa.Engine) -> None:
-    with _translated(), engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        for table in _metadata.sorted_tables:
-            connection.execute(CreateTable(table, if_not_exists=True))
-        connection.execute(CreateIndex(_by_time, if_not_exists=True))
-        found = connection.execute(sa.select(_schema.c.version)).scalars().all()
-        if not found:
-            insert = (postgresql if engine.dialect.name == "postgresql" else sqlite).insert(_schema)
-            connection.execute(insert.on_conflict_do_nothing(), [{"version": SCHEMA_VERSION}])
-        elif list(found) != [SCHEMA_VERSION]:
-            raise StoreError(
-                f"Expected tables of version {SCHEMA_VERSION} in the database of predictions but found {list(found)}. "
-                "Point BLASTWATCH_PREDICTIONS_URL at another database, or use the Blastwatch that made this one."
-            )
+    return Store(open_database(url, METADATA))
 
 
 def _row(record: PredictionRecord) -> dict[str, Any]:
@@ -353,15 +267,3 @@ def _between(
     if model_digest is not None:
         query = query.where(_predictions.c.model_digest == model_digest)
     return query
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn SQLAlchemy's errors into ours, without the statement and its parameters."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise StoreUnavailable(f"The database of predictions cannot be reached or is busy: {error.orig}.") from error
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
-        raise StoreError(f"The database of predictions refused: {reason}.") from error

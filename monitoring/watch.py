@@ -15,10 +15,12 @@ from typing import Any
 
 from blastwatch.console import say
 from blastwatch.errors import AliasNotSet, BlastwatchError
-from blastwatch.registry import Fetched, Registry
+from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.metrics import MonitorMetrics
+from monitoring.shadow_report import report as shadow_report
+from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.store import Store, open_store
 
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
@@ -48,6 +50,7 @@ class Monitor:
         self._fetch = fetch or self._champion
         self._fetched: Fetched | None = None
         self._store: Store | None = None
+        self._shadow_store: ShadowStore | None = None
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -62,14 +65,16 @@ class Monitor:
         current = self._store.read(model_digest=digest, limit=self._settings.drift_window)
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
+        self._tell_shadow(fetched.entry)
         look = self._compare(fetched, current)
         self._metrics.last_look.set(time.time())
         return look
 
     def close(self) -> None:
         """Give the database back."""
-        if self._store is not None:
-            self._store.close()
+        for store in (self._store, self._shadow_store):
+            if store is not None:
+                store.close()
 
     def _watched(self) -> Fetched:
         fetched = self._fetch()
@@ -125,6 +130,15 @@ class Monitor:
         self._metrics.labelled_cells.set(len(labelled))
         agreement = float((labelled["label"] == labelled["truth"]).mean()) if len(labelled) else float("nan")
         self._metrics.labelled_agreement.set(agreement)
+
+    def _tell_shadow(self, champion: Entry) -> None:
+        try:
+            challenger = self._registry.entry(CHALLENGER)
+        except AliasNotSet:
+            self._metrics.tell_shadow(None)
+            return
+        self._shadow_store = self._shadow_store or open_shadow_store(self._settings.predictions_url)
+        self._metrics.tell_shadow(shadow_report(self._shadow_store, champion, challenger, at=datetime.now(UTC)))
 
 
 def watch_once(settings: Settings) -> Look:

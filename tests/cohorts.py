@@ -13,6 +13,7 @@ from blastwatch.package import DRIFT, REFERENCE, ModelInfo, Package
 from monitoring.calibration import calibrate
 from monitoring.reference import reference_columns
 from monitoring.scores import PROBABILITY, Scorer
+from monitoring.shadow_store import ShadowRecord
 from monitoring.statistics import STATISTICS
 from monitoring.store import EMBEDDING, PredictionRecord
 
@@ -114,6 +115,19 @@ def record(id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", sta
         embedding=np.arange(32, dtype=np.float32) if embedding is None else embedding,
         concerns=["the cell is blurred"],
     )
+
+
+def shadowed(id_="a", *, time=NOON, champion="c" * 64, challenger="d" * 64, patient="", **said):
+    """One cell that two versions read, of whatever matters to a test."""
+    answers = {
+        f"{who}_{what}": said.get(f"{who}_{what}", value)
+        for who in ("champion", "challenger")
+        for what, value in (("probability", 0.25), ("label", "hem"), ("decision", "hem"))
+    }
+    return ShadowRecord(
+        id=id_, time=time, champion_version="1", champion_digest=champion, challenger_version="2",
+        challenger_digest=challenger, patient=patient, **answers,
+    )  # fmt: skip
 
 
 def scores_of(reference, current):

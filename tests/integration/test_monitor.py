@@ -19,6 +19,7 @@ from blastwatch.registry import Registry
 from monitoring.store import open_store
 from tests.cohorts import START, as_records, draw_cohort, window_of, write_reference
 from tests.packages import make_package
+from tests.service_packages import give_alias
 
 GAUGE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
@@ -44,8 +45,7 @@ def champion(settings, tmp_path, reference):
     seal(folder)
     registry = Registry(settings)
     entry = registry.register(folder)
-    registry.crown(entry, action="promote", why="test", gates=[])
-    return registry.entry("champion")
+    return give_alias(registry, entry)
 
 
 @pytest.fixture

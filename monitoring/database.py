@@ -1,0 +1,105 @@
+"""The database of predictions as such: opened on SQLite or PostgreSQL, its tables made, its errors in our words."""
+
+import time as clock
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from blastwatch import database
+from blastwatch.errors import BlastwatchError
+
+SCHEMA_VERSION = 1
+"""Of the tables that were there from the start. A table that came later is made where it is missing and leaves the
+number as it is: an older Blastwatch goes on with the same database and does not see it."""
+
+_OPEN_ATTEMPTS = 5  # several workers may make the same tables at the same moment
+_LOCK = 20190107  # any number: PostgreSQL's advisory lock while the tables are made
+
+
+class StoreError(BlastwatchError):
+    """The database of predictions refused what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The database of predictions cannot be reached or is busy; the same call may succeed later."""
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A moment: with a time zone in Python, UTC in the database (SQLite keeps none)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"Expected a time with a time zone but got {value.isoformat()}")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        return value if value is None else value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC)
+
+
+_own = sa.MetaData()
+_schema = sa.Table("blastwatch_schema", _own, sa.Column("version", sa.Integer, primary_key=True))
+
+
+def open_database(url: str, *wanted: sa.MetaData) -> sa.Engine:
+    """Open the database and make its tables and indexes where they are missing.
+
+    Args:
+        url: SQLAlchemy's form: `sqlite:///FILE` (made with its folder, in WAL mode), `postgresql://USER@HOST/NAME`.
+        wanted: the tables.
+
+    Raises:
+        SettingsError: the URL names no database that is supported.
+        StoreUnavailable: no connection.
+        StoreError: the tables are of another version of Blastwatch.
+    """
+    # NORMAL may lose the last commits in a power cut, no more; WAL lets the monitor read while the service writes.
+    pragmas = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
+    engine = database.create(url, "BLASTWATCH_PREDICTIONS_URL", unavailable=StoreUnavailable, pragmas=pragmas)
+    for attempt in range(1, _OPEN_ATTEMPTS + 1):
+        try:
+            _make_tables(engine, (_own, *wanted))
+            break
+        except StoreUnavailable:
+            if attempt == _OPEN_ATTEMPTS or engine.dialect.name != "sqlite":
+                engine.dispose()
+                raise
+            clock.sleep(0.1 * attempt)
+    return engine
+
+
+def insert(engine: sa.Engine, table: sa.Table) -> Any:
+    """An insert of this database's own dialect, for the sake of ON CONFLICT."""
+    return (postgresql if engine.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def translated() -> AbstractContextManager[None]:
+    """Turn SQLAlchemy's errors into ours, without the statement and its parameters."""
+    return database.translated("The database of predictions", unavailable=StoreUnavailable, refused=StoreError)
+
+
+def _make_tables(engine: sa.Engine, wanted: tuple[sa.MetaData, ...]) -> None:
+    with translated(), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        for table in (table for metadata in wanted for table in metadata.sorted_tables):
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+        found = connection.execute(sa.select(_schema.c.version)).scalars().all()
+        if not found:
+            connection.execute(insert(engine, _schema).on_conflict_do_nothing(), [{"version": SCHEMA_VERSION}])
+        elif list(found) != [SCHEMA_VERSION]:
+            raise StoreError(
+                f"Expected tables of version {SCHEMA_VERSION} in the database of predictions but found {list(found)}. "
+                "Point BLASTWATCH_PREDICTIONS_URL at another database, or use the Blastwatch that made this one."
+            )

@@ -1,0 +1,194 @@
+"""Challenger against champion on the cells that both read: agreement, and the comparison on labels that came later.
+
+The unit of the comparison is the patient, because cells of one patient are not independent. A patient enters once,
+`SETTLE` after the first word on any of its labels, with the mean over its cells that had a label at that moment, each
+with the label that it had then. What is said later, a late label or a correction, changes no entry: the sequence of
+differences only grows, whoever looks and whenever, and that is what `blastwatch.sequential` needs. Patients that
+enter at the same moment stand in the order of their hashed keys, which know nothing of the outcome.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from blastwatch import DISCLAIMER
+from blastwatch.registry import CHALLENGER, Entry, Registry
+from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdict
+from monitoring.shadow_store import ShadowStore
+
+SETTLE = timedelta(days=1)
+"""From the first word on a patient's labels to the patient's entry: labels of one smear come together."""
+
+PATIENT, CELL = "patient", "cell"
+ASSUMES = {
+    PATIENT: "patients are independent, and the order in which their labels come says nothing of the difference",
+    CELL: "cells are independent, which cells of one patient are not: too sure of itself where patients have several",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What was settled before the first look; other rules make another comparison, with an error of its own."""
+
+    margin: float = MARGIN
+    alpha: float = ALPHA
+    settle: timedelta = SETTLE
+
+
+def present_pair(registry: Registry) -> tuple[Entry, Entry]:
+    """The champion and the challenger of now. Raises `AliasNotSet` where there is none."""
+    return registry.entry(registry.settings.model_alias), registry.entry(CHALLENGER)
+
+
+def report(
+    store: ShadowStore, champion: Entry, challenger: Entry, *, at: datetime, rules: Rules | None = None
+) -> dict[str, Any]:
+    """All that is known of a pair at a moment, as one JSON object.
+
+    Args:
+        at: rows and labels from then on are left out.
+    """
+    rules = rules or Rules()
+    pair = {"champion": champion.digest, "challenger": challenger.digest}
+    cells = store.read(**pair, until=at)
+    words = store.words(**pair, until=at)
+    return {
+        "champion": {"version": champion.version, "digest": champion.digest, "synthetic": champion.synthetic},
+        "challenger": {"version": challenger.version, "digest": challenger.digest, "synthetic": challenger.synthetic},
+        "at": at.astimezone(UTC).isoformat(),
+        **_agreement(cells),
+        "labelled": _labelled(cells, words),
+        "comparison": _comparison(cells, words, at, rules),
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _agreement(cells: pd.DataFrame) -> dict[str, Any]:
+    """How alike the two answer, without any label."""
+    ours, theirs = cells["champion_label"], cells["challenger_label"]
+    difference = cells["challenger_probability"].astype(float) - cells["champion_probability"].astype(float)
+    decisions = cells.groupby(["champion_decision", "challenger_decision"]).size().reset_index(name="cells")
+    known = len(cells) > 0
+    return {
+        "cells": len(cells),
+        "since": cells["time"].min().isoformat() if known else None,
+        "until": cells["time"].max().isoformat() if known else None,
+        "agreement": float((ours == theirs).mean()) if known else None,
+        "flips": {
+            "hem_to_all": int(((ours == "hem") & (theirs == "all")).sum()),
+            "all_to_hem": int(((ours == "all") & (theirs == "hem")).sum()),
+        },
+        "probability_difference": {
+            "mean": float(difference.mean()) if known else None,
+            "mean_absolute": float(difference.abs().mean()) if known else None,
+            "largest": float(difference.abs().max()) if known else None,
+        },
+        "decisions": [
+            {"champion": row["champion_decision"], "challenger": row["challenger_decision"], "cells": row["cells"]}
+            for row in decisions.to_dict("records")
+        ],
+    }
+
+
+def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
+    """Accuracy of both by the labels as they stand now, patients weighing the same."""
+    graded = _graded(cells, words.groupby("id")["label"].last())
+    named = graded[graded["patient"] != ""]
+    patients = named.groupby("patient")[["champion_right", "challenger_right"]].mean()
+    counts = named.groupby("patient").size()
+
+    def means(frame: pd.DataFrame) -> dict[str, float | None]:
+        return {who: float(frame[f"{who}_right"].mean()) if len(frame) else None for who in ("champion", "challenger")}
+
+    return {
+        "cells": len(graded),
+        "cells_without_patient": len(graded) - len(named),
+        "patients": len(patients),
+        "accuracy_by_cell": means(graded),
+        "accuracy_by_patient": means(patients),
+        "per_patient": [
+            {
+                "patient": key,
+                "cells": int(counts[key]),
+                "champion": row.champion_right,
+                "challenger": row.challenger_right,
+            }
+            for key, row in zip(patients.index, patients.itertuples(index=False), strict=True)
+        ],
+    }
+
+
+def _comparison(cells: pd.DataFrame, words: pd.DataFrame, at: datetime, rules: Rules) -> dict[str, Any]:
+    """The sequential test, and its state at the end of each day on which a unit entered."""
+    unit = PATIENT if (cells["patient"] != "").any() else CELL
+    entered, waiting = entries(cells, words, unit=unit, at=at, settle=rules.settle)
+    moments = entered["enters"].tolist()
+    # One look a moment: what entered at one moment came together, and no order within it can be chosen afterwards.
+    looks = [count for count, moment in enumerate(moments, 1) if count == len(moments) or moments[count] != moment]
+    history = follow(entered["difference"].to_numpy(np.float64), looks=looks, margin=rules.margin, alpha=rules.alpha)
+    last = history[-1] if history else None
+    days = {moments[look.units - 1].date(): look for look in history}
+    return {
+        "unit": unit,
+        "assumes": ASSUMES[unit],
+        "margin": rules.margin,
+        "alpha": rules.alpha,
+        "settle_hours": rules.settle.total_seconds() / 3600,
+        "e_needed": 2 / rules.alpha,
+        "verdict": verdict(last, margin=rules.margin) if last else UNDECIDED,
+        "units_waiting": waiting,
+        **_state(last),
+        "history": [{"day": day.isoformat(), **_state(look)} for day, look in days.items()],
+    }
+
+
+def _state(look: Look | None) -> dict[str, Any]:
+    found = look or Look(units=0, mean=0.0, better=1.0, worse=1.0, p_better=1.0, p_worse=1.0, low=-1.0, high=1.0)
+    value = asdict(found)
+    return {
+        "units": value["units"],
+        "difference": {"mean": value["mean"] if look else None, "low": value["low"], "high": value["high"]},
+        "better": {"e": value["better"], "p": value["p_better"]},
+        "worse": {"e": value["worse"], "p": value["p_worse"]},
+    }
+
+
+def entries(
+    cells: pd.DataFrame, words: pd.DataFrame, *, unit: str, at: datetime, settle: timedelta
+) -> tuple[pd.DataFrame, int]:
+    """The units that have entered by a moment, in their order.
+
+    Args:
+        cells: from `ShadowStore.read`. words: from `ShadowStore.words`, oldest first.
+        unit: `patient` (cells without a key are left out) or `cell`.
+
+    Returns:
+        Columns key, enters, difference; and how many units have a label but enter later.
+    """
+    known = cells[cells["patient"] != ""] if unit == PATIENT else cells
+    keys = known.set_index("id")["patient"] if unit == PATIENT else pd.Series(known["id"].array, index=known["id"])
+    said = words[words["id"].isin(keys.index)].assign(key=lambda rows: rows["id"].map(keys))
+    if said.empty:
+        return pd.DataFrame({"key": [], "enters": [], "difference": []}), 0
+    enters = said.groupby("key")["time"].min() + settle
+    in_time = said[said["time"] <= said["key"].map(enters)]
+    graded = _graded(known, in_time.groupby("id")["label"].last()).assign(key=lambda rows: rows["id"].map(keys))
+    difference = (graded["challenger_right"] - graded["champion_right"]).groupby(graded["key"]).mean()
+    table = pd.DataFrame({"enters": enters, "difference": difference}).rename_axis("key").reset_index()
+    there = table["enters"] <= pd.Timestamp(at)
+    ordered = table[there].sort_values(["enters", "key"], ignore_index=True)
+    return ordered, int((~there).sum())
+
+
+def _graded(cells: pd.DataFrame, truth: "pd.Series[str]") -> pd.DataFrame:
+    """The cells that have a label, with whether each version gave it (0 or 1)."""
+    graded = cells.assign(truth=cells["id"].map(truth)).dropna(subset=["truth"])
+    return graded.assign(
+        **{
+            f"{who}_right": (graded[f"{who}_label"] == graded["truth"]).astype(float)
+            for who in ("champion", "challenger")
+        }
+    )

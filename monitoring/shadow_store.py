@@ -1,0 +1,123 @@
+"""What the challenger said of cells that the champion answered: the table `shadow`, in the database of predictions.
+
+One row a cell, under the id of the prediction that the caller got. The table came later than the others; it is made
+where it is missing, and nothing that was there is changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+
+import pandas as pd
+import sqlalchemy as sa
+
+from monitoring.database import UtcTime, insert, open_database, translated
+from monitoring.store import METADATA, every_word
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowRecord:
+    """One cell that both versions read. Probabilities are calibrated and of a blast; `patient` is hashed or empty."""
+
+    id: str
+    time: datetime
+    champion_version: str
+    champion_digest: str
+    challenger_version: str
+    challenger_digest: str
+    champion_probability: float
+    challenger_probability: float
+    champion_label: str
+    challenger_label: str
+    champion_decision: str
+    challenger_decision: str
+    patient: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(ShadowRecord))
+
+_metadata = sa.MetaData()
+_shadow = sa.Table(
+    "shadow",
+    _metadata,
+    # No foreign key: prediction and shadow are written by two threads, and either may come first.
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("time", UtcTime, nullable=False),
+    *(
+        sa.Column(f"{who}_{what}", kind, nullable=False)
+        for who in ("champion", "challenger")
+        for what, kind in (
+            ("version", sa.String(64)),
+            ("digest", sa.String(64)),
+            ("probability", sa.Double),
+            ("label", sa.String(16)),
+            ("decision", sa.String(16)),
+        )
+    ),
+    sa.Column("patient", sa.String(128), nullable=False),
+)
+sa.Index("shadow_by_pair", _shadow.c.champion_digest, _shadow.c.challenger_digest, _shadow.c.time)
+
+
+class ShadowStore:
+    """The open table; make it with `open_shadow_store`. Safe to use from several threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def add(self, records: Sequence[ShadowRecord]) -> None:
+        """Store cells in one transaction; an id that is stored already is left as it is, so a retry is safe.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached; nothing was stored.
+            StoreError: it refused a record; nothing was stored.
+        """
+        if records:
+            statement = insert(self._engine, _shadow).on_conflict_do_nothing(index_elements=["id"])
+            with translated(), self._engine.begin() as connection:
+                connection.execute(statement, [asdict(record) for record in records])
+
+    def read(self, *, champion: str, challenger: str, until: datetime | None = None) -> pd.DataFrame:
+        """Cells of one pair of package digests, oldest first: `COLUMNS`, `time` in UTC.
+
+        Args:
+            until: only cells read before this.
+        """
+        query = sa.select(*(_shadow.c[name] for name in COLUMNS)).where(self._pair(champion, challenger))
+        if until is not None:
+            query = query.where(_shadow.c.time < until)
+        return self._frame(query.order_by(_shadow.c.time, _shadow.c.id), COLUMNS)
+
+    def words(self, *, champion: str, challenger: str, until: datetime | None = None) -> pd.DataFrame:
+        """Every word on the label of a cell of the pair, oldest first: id, time, label. A correction is one more."""
+        word = every_word().subquery()
+        query = sa.select(word.c.id, word.c.time, word.c.label).join(_shadow, _shadow.c.id == word.c.id)
+        query = query.where(self._pair(champion, challenger))
+        if until is not None:
+            query = query.where(word.c.time < until)
+        return self._frame(query.order_by(word.c.time, word.c.id), ("id", "time", "label"))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> "ShadowStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def _pair(champion: str, challenger: str) -> sa.ColumnElement[bool]:
+        return sa.and_(_shadow.c.champion_digest == champion, _shadow.c.challenger_digest == challenger)
+
+    def _frame(self, query: sa.Select[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+        with translated(), self._engine.connect() as connection:
+            frame = pd.DataFrame([tuple(row) for row in connection.execute(query)], columns=list(columns))
+        frame["time"] = pd.to_datetime(frame["time"], utc=True)
+        return frame
+
+
+def open_shadow_store(url: str) -> ShadowStore:
+    """Open the database of predictions and make its tables where they are missing; raises as `open_store`."""
+    return ShadowStore(open_database(url, METADATA, _metadata))

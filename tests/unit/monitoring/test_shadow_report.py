@@ -1,0 +1,216 @@
+"""What `blastwatch shadow report` says of planted answers and labels."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from blastwatch.registry import Entry
+from blastwatch.sequential import follow
+from monitoring.metrics import MonitorMetrics
+from monitoring.shadow_commands import shadow
+from monitoring.shadow_report import Rules, report
+from monitoring.shadow_store import open_shadow_store
+from monitoring.store import open_store
+from tests.cohorts import NOON, record, shadowed
+
+DAY = timedelta(days=1)
+
+
+def entry(version, digest):
+    return Entry(version=version, digest=digest, run_id="", created="", synthetic=True, registered_by="tester")
+
+
+PAIR = (entry("1", "c" * 64), entry("2", "d" * 64))
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'predictions.db'}"
+
+
+class Clinic:
+    """Cells that both versions read, and labels given at chosen times."""
+
+    def __init__(self, url):
+        self.shadow, self.store, self.number = open_shadow_store(url), open_store(url), 0
+
+    def close(self):
+        self.shadow.close()
+        self.store.close()
+
+    def read(self, patient, champion, challenger, *, time=NOON):
+        self.number += 1
+        name = f"cell-{self.number}"
+        probability = {"hem": 0.2, "all": 0.9}
+        said = {
+            "champion_label": champion, "challenger_label": challenger,
+            "champion_probability": probability[champion], "challenger_probability": probability[challenger],
+            "champion_decision": champion, "challenger_decision": challenger,
+        }  # fmt: skip
+        self.store.add([record(name, time=time)])
+        self.shadow.add([shadowed(name, time=time, patient=patient, **said)])
+        return name
+
+    def tell(self, name, label, time):
+        self.store.add_labels([(name, label, time)])
+
+    def report(self, at, **rules):
+        return report(self.shadow, *PAIR, at=at, rules=Rules(**rules))
+
+
+@pytest.fixture
+def clinic(url):
+    opened = Clinic(url)
+    yield opened
+    opened.close()
+
+
+def test_nothing_was_read_yet(clinic):
+    found = clinic.report(NOON)
+    assert (found["cells"], found["agreement"], found["decisions"]) == (0, None, [])
+    assert (found["comparison"]["units"], found["comparison"]["verdict"]) == (0, "undecided")
+    json.dumps(found, allow_nan=False)
+
+
+def test_agreement_needs_no_label(clinic):
+    for pair in (("hem", "hem"), ("hem", "all"), ("all", "hem"), ("all", "hem")):
+        clinic.read("", *pair)
+    found = clinic.report(NOON + DAY)
+    assert (found["cells"], found["agreement"]) == (4, 0.25)
+    assert found["flips"] == {"hem_to_all": 1, "all_to_hem": 2}
+    assert found["probability_difference"] == pytest.approx(
+        {"mean": -0.7 / 4, "mean_absolute": 2.1 / 4, "largest": 0.7}
+    )
+    assert {"champion": "all", "challenger": "hem", "cells": 2} in found["decisions"]
+    assert found["labelled"]["cells"] == 0
+    assert "Research software" in found["disclaimer"] and found["champion"]["synthetic"] is True
+
+
+def test_a_patient_enters_once_and_later_words_change_nothing(clinic):
+    first, second, late = (clinic.read("p", champion, "all") for champion in ("hem", "all", "hem"))
+    clinic.tell(first, "all", NOON + timedelta(hours=1))
+    clinic.tell(second, "all", NOON + timedelta(hours=20))
+    waiting = clinic.report(NOON + DAY)["comparison"]
+    assert (waiting["units"], waiting["units_waiting"]) == (0, 1)
+    at = NOON + DAY + timedelta(hours=2)
+    found = clinic.report(at)["comparison"]
+    assert (found["unit"], found["units"], found["difference"]["mean"]) == ("patient", 1, 0.5)
+    clinic.tell(late, "hem", at)
+    clinic.tell(first, "hem", at + timedelta(minutes=1))  # a correction after the entry
+    later = clinic.report(at + 3 * DAY)
+    assert later["comparison"]["history"] == found["history"]
+    assert later["labelled"]["cells"] == 3
+    assert later["labelled"]["per_patient"][0]["champion"] == 1.0  # what is known now takes the correction in
+
+
+def test_a_correction_before_the_entry_counts(clinic):
+    name = clinic.read("p", "hem", "all")
+    clinic.tell(name, "hem", NOON)
+    clinic.tell(name, "all", NOON + timedelta(hours=2))
+    assert clinic.report(NOON + 2 * DAY)["comparison"]["difference"]["mean"] == 1.0
+
+
+def test_patients_weigh_the_same_and_cells_without_a_key_are_left_out(clinic):
+    names = [clinic.read("p", "all", "all") for _ in range(8)] + [
+        clinic.read("q", "hem", "all"),
+        clinic.read("", "hem", "all"),
+    ]
+    for name in names:
+        clinic.tell(name, "all", NOON)
+    found = clinic.report(NOON + 2 * DAY)
+    assert (found["comparison"]["units"], found["comparison"]["difference"]["mean"]) == (2, 0.5)
+    assert (found["labelled"]["cells_without_patient"], found["labelled"]["patients"]) == (1, 2)
+    assert found["labelled"]["accuracy_by_patient"] == {"champion": 0.5, "challenger": 1.0}
+    assert found["labelled"]["accuracy_by_cell"] == {"champion": 0.8, "challenger": 1.0}
+
+
+def test_without_any_key_it_is_by_cell_and_says_so(clinic):
+    for champion in ("hem", "all", "hem"):
+        clinic.tell(clinic.read("", champion, "all"), "all", NOON)
+    found = clinic.report(NOON + 2 * DAY)["comparison"]
+    assert (found["unit"], found["units"]) == ("cell", 3)
+    assert "cells are independent" in found["assumes"]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from("pqrst"), st.booleans(), st.booleans(), st.integers(0, 200)), min_size=1, max_size=12
+    ),
+    looks=st.lists(st.integers(1, 300), min_size=2, max_size=4),
+)
+def test_every_look_is_a_beginning_of_the_last_one(tmp_path_factory, rows, looks):
+    """However often and whenever it is looked: what was seen at one look stands unchanged in all later ones."""
+    clinic = Clinic(f"sqlite:///{tmp_path_factory.mktemp('looks') / 'predictions.db'}")
+    for patient, ours, theirs, hour in rows:
+        name = clinic.read(patient, "all" if ours else "hem", "all" if theirs else "hem")
+        clinic.tell(name, "all", NOON + timedelta(hours=hour))
+    end = clinic.report(NOON + timedelta(hours=400))["comparison"]
+    for hour in looks:
+        at = NOON + timedelta(hours=hour)
+        seen = clinic.report(at)["comparison"]
+        whole_days = [row for row in seen["history"] if row["day"] < at.date().isoformat()]
+        assert whole_days == end["history"][: len(whole_days)]
+        assert end["better"]["p"] <= seen["better"]["p"] and end["difference"]["low"] >= seen["difference"]["low"]
+    clinic.close()
+
+
+def test_a_planted_advantage_decides(clinic, url):
+    random = np.random.default_rng(3)
+    with open_shadow_store(url) as shadow_store, open_store(url) as store:
+        ids, rows, labels = [], [], []
+        for patient in range(120):
+            for cell in range(5):
+                name = f"{patient}-{cell}"
+                said = {"champion_label": "all" if random.random() < 0.8 else "hem", "challenger_label": "all"}
+                ids.append(record(name))
+                rows.append(shadowed(name, patient=f"p{patient:03d}", **said))
+                labels.append((name, "all", NOON + timedelta(hours=patient)))
+        store.add(ids)
+        shadow_store.add(rows)
+        store.add_labels(labels)
+        differences = [
+            np.mean([row.champion_label == "hem" for row in rows if row.patient == f"p{n:03d}"]) for n in range(120)
+        ]
+    found = clinic.report(NOON + 10 * DAY)["comparison"]
+    last = follow(np.array(differences))[-1]
+    assert found["verdict"] == "better" and found["units"] == 120
+    assert found["better"]["e"] == pytest.approx(last.better) and found["difference"]["low"] == last.low
+    assert len(found["history"]) == 6
+    early = clinic.report(NOON + 2 * DAY)["comparison"]
+    assert early["history"][0] == found["history"][0]
+
+
+def test_the_gauges_say_what_the_report_says(clinic):
+    metrics = MonitorMetrics(CollectorRegistry())
+
+    def gauge(name, **labels):
+        return metrics.registry.get_sample_value(f"blastwatch_shadow_{name}", labels)
+
+    clinic.tell(clinic.read("p", "hem", "all"), "all", NOON)
+    found = clinic.report(NOON + 2 * DAY)
+    metrics.tell_shadow(found)
+    assert (gauge("agreement_ratio"), gauge("compared_units", unit="patient")) == (0.0, 1)
+    assert gauge("accuracy_difference", bound="mean") == 1.0
+    assert gauge("accuracy_difference", bound="low") == found["comparison"]["difference"]["low"]
+    assert gauge("evidence", question="better") == found["comparison"]["better"]["e"] == pytest.approx(1.5)
+    metrics.tell_shadow(None)
+    assert gauge("compared_units", unit="patient") is None and np.isnan(gauge("agreement_ratio"))
+
+
+def test_the_command(clinic, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
+    monkeypatch.setattr("blastwatch.registry.Registry.entry", lambda _self, ref: PAIR[ref == "challenger"])
+    said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
+    assert "No cell was read by both yet" in said and "Research software" in said
+    clinic.tell(clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY), "all", datetime.now(UTC) - 2 * DAY)
+    said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
+    assert "trained on synthetic cells" in said and "Compared patients: 1" in said and "Undecided" in said
+    printed = CliRunner().invoke(shadow, ["report", "--json"], catch_exceptions=False).stdout
+    assert json.loads(printed)["comparison"]["units"] == 1
