@@ -4,11 +4,12 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,15 +23,22 @@ from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from monitoring.capture import GATHER_SECONDS, Capture
 from monitoring.store import Store, StoreError, UnknownPredictions, open_store
-from serving.batcher import Batcher, Row
-from serving.explanation import Explainer
+from serving.batcher import Row
+from serving.callers import Callers, caller_of
+from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits, respond
 from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
 from serving.openapi import document
-from serving.predictor import Predictor, Prepared, prepare
+from serving.predictor import Prepared, prepare
 from serving.problems import KINDS, Overloaded, Problem, of_image
+from serving.told import Told
 from serving.uploads import files, read_files, read_object
+from serving.webhook import receive
+
+if TYPE_CHECKING:
+    from serving.contest import Contest
+    from serving.following import Following
 
 PAGES = Path(__file__).parent / "pages"
 PAGE_FILES = {
@@ -39,6 +47,8 @@ PAGE_FILES = {
     "/page.css": "page.css",
     "/docs": "docs.html",
     "/docs.js": "docs.js",
+    "/history": "history.html",
+    "/history.js": "history.js",
 }
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
@@ -47,36 +57,65 @@ _log = logging.getLogger("blastwatch.service")
 Result = TypeVar("Result")
 
 
+class Cell(NamedTuple):
+    """One image file as it was sent, and what was made of it."""
+
+    file: bytes
+    prepared: Prepared
+
+
 class Service:
-    """What the routes share: the model, the batcher, the capture. Built by the worker, closed when it ends."""
+    """What the routes share: the version that serves, the capture. Built by the worker, closed when it ends.
+
+    `slot` holds the lane of the version that serves. A route takes it once and stays in it.
+    """
 
     def __init__(
         self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, *, threads: int
     ) -> None:
-        self.live, self.settings, self.metrics, self.capture = live, settings, metrics, capture
-        self.predictor = Predictor(live.served, model_name=settings.model_name, engine=live.engine.name)
-        self.explainer = Explainer(live.served.package)
-        self.batcher = Batcher(
-            live.engine.infer,
-            max_batch_size=settings.max_batch_size,
-            longest_wait=settings.max_latency_ms / 1000,
-            on_batch=metrics.observe_batch,
-        )
+        self.settings, self.metrics, self.capture = settings, metrics, capture
+        self.slot = Slot(live.served.alias, self.open_lane(live))
+        self.following: Following | None = None
+        self.contest: Contest | None = None
+        self.callers = Callers(settings.home)
+        self.told = Told(settings)
+        metrics.tell_model(self.slot.lane)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._store: Store | None = None
+
+    @property
+    def lane(self) -> Lane:
+        """The lane that serves now; to answer with it, take it: `with service.taken(request) as lane`."""
+        return self.slot.lane
+
+    def open_lane(self, live: LiveModel) -> Lane:
+        return Lane(live, self.settings, on_batch=self.metrics.observe_batch)
+
+    @contextmanager
+    def taken(self, request: Request) -> Iterator[Lane]:
+        """Hold the lane that answers this caller, for one request: the champion's, or in the canary the other one."""
+        canary = self.contest.canary(caller_of(request)) if self.contest else None
+        if canary is None or not canary.enter():
+            with self.slot.taken() as lane:
+                yield lane
+            return
+        try:
+            yield canary
+        finally:
+            canary.leave()
 
     async def in_thread(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Run work that would hold up the other requests."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, functools.partial(call, *arguments, **named))
 
-    def prepare(self, data: bytes) -> Prepared:
-        """Decode and measure one image, counted and timed. Raises `Problem`."""
+    def prepare(self, lane: Lane, data: bytes) -> Prepared:
+        """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
         started = time.perf_counter()
         try:
             return prepare(
                 data,
-                self.predictor.package,
+                lane.predictor.package,
                 max_bytes=self.settings.max_image_bytes,
                 max_pixels=self.settings.max_image_pixels,
             )
@@ -86,11 +125,14 @@ class Service:
         finally:
             self.metrics.step_seconds.labels("decode").observe(time.perf_counter() - started)
 
-    def conclude(self, prepared: Prepared, row: Row, started: float) -> dict[str, Any]:
-        """The answer for one cell, counted and handed to the capture."""
-        answer, record = self.predictor.answer(prepared, *row, seconds=time.perf_counter() - started)
+    def conclude(self, lane: Lane, cell: Cell, row: Row, started: float, patient: str) -> dict[str, Any]:
+        """The answer for one cell, counted, handed to the capture and offered to the shadow."""
+        seconds = time.perf_counter() - started
+        answer, record = lane.predictor.answer(cell.prepared, *row, seconds=seconds, patient=patient)
         self.metrics.predictions.labels(record.label, record.decision).inc()
         self.capture.submit(record)
+        if self.contest is not None:
+            self.contest.answered(lane, record, cell.file)
         return answer
 
     def store_label(self, identity: str, label: str) -> None:
@@ -102,7 +144,11 @@ class Service:
 
     def close(self) -> None:
         """End the threads, flush the capture."""
-        self.batcher.close()
+        if self.following is not None:
+            self.following.close()
+        if self.contest is not None:
+            self.contest.close()
+        self.slot.lane.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.capture.close()
         if self._store is not None:
@@ -112,12 +158,17 @@ class Service:
 
 def build_app(service: Service) -> ASGIApp:
     """The whole application: routes, problems, limits."""
+    webhook = [Route("/v1/webhook", functools.partial(_webhook, service), methods=["POST"])]
+    if service.following is None or not service.settings.webhook_secret:
+        webhook = []
     routes = [
         Route("/v1/predict", functools.partial(_predict, service), methods=["POST"]),
         Route("/v1/predict_batch", functools.partial(_predict_batch, service), methods=["POST"]),
         Route("/v1/explain", functools.partial(_explain, service), methods=["POST"]),
         Route("/v1/labels", functools.partial(_labels, service), methods=["POST"]),
         Route("/v1/model", functools.partial(_model, service), methods=["GET"]),
+        Route("/v1/history", functools.partial(_history, service), methods=["GET"]),
+        *webhook,
         Route("/metrics", functools.partial(_metrics, service), methods=["GET"]),
         Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
         Route("/problems/{name}", _explain_problem, methods=["GET"]),
@@ -148,51 +199,55 @@ def build_app(service: Service) -> ASGIApp:
 async def _predict(service: Service, request: Request) -> Response:
     started = time.perf_counter()
     data = await _one_image(request)
-    prepared = await service.in_thread(service.prepare, data)
-    (row,) = await service.batcher.run([prepared.input])
-    return JSONResponse(service.conclude(prepared, row, started))
+    with service.taken(request) as lane:
+        cell = Cell(data, await service.in_thread(service.prepare, lane, data))
+        (row,) = await lane.batcher.run([cell.prepared.input])
+        return JSONResponse(service.conclude(lane, cell, row, started, service.callers.patient(request)))
 
 
 async def _predict_batch(service: Service, request: Request) -> Response:
     started = time.perf_counter()
     form = await read_files(request, "images", at_most=service.settings.max_batch_images)
     size, results = service.settings.max_batch_size, []
+    patient = service.callers.patient(request)
     try:
         uploads = files(form, "images")
-        for first in range(0, len(uploads), size):
-            part = [await file.read() for file in uploads[first : first + size]]
-            prepared = await asyncio.gather(*(_prepared_or_problem(service, data) for data in part))
-            cells = [item.input for item in prepared if isinstance(item, Prepared)]
-            # Part by part, so that a large batch does not stand before everybody else's single cells.
-            rows = iter(await service.batcher.run(cells, patient=first > 0))
-            results += [
-                service.conclude(item, next(rows), started)
-                if isinstance(item, Prepared)
-                else item.document(instance=request.url.path, request_id=request.state.request_id)
-                for item in prepared
-            ]
+        with service.taken(request) as lane:  # one version answers the whole call
+            for first in range(0, len(uploads), size):
+                part = [await file.read() for file in uploads[first : first + size]]
+                prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
+                cells = [item.prepared.input for item in prepared if isinstance(item, Cell)]
+                # Part by part, so that a large batch does not stand before everybody else's single cells.
+                rows = iter(await lane.batcher.run(cells, patient=first > 0))
+                results += [
+                    service.conclude(lane, item, next(rows), started, patient)
+                    if isinstance(item, Cell)
+                    else item.document(instance=request.url.path, request_id=request.state.request_id)
+                    for item in prepared
+                ]
     finally:
         await form.close()
     return JSONResponse({"results": results})
 
 
-async def _prepared_or_problem(service: Service, data: bytes) -> Prepared | Problem:
+async def _prepared_or_problem(service: Service, lane: Lane, data: bytes) -> Cell | Problem:
     try:
-        return await service.in_thread(service.prepare, data)
+        return Cell(data, await service.in_thread(service.prepare, lane, data))
     except Problem as problem:
         return problem
 
 
 async def _explain(service: Service, request: Request) -> Response:
     data = await _one_image(request)
-    try:
-        picture, label = await service.in_thread(
-            service.explainer.explain, data, max_pixels=service.settings.max_image_pixels
-        )
-    except ImageRejected as error:
-        service.metrics.rejected.labels(error.reason).inc()
-        raise of_image(error) from error
-    headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": service.predictor.version}
+    with service.taken(request) as lane:
+        try:
+            picture, label = await service.in_thread(
+                lane.explainer.explain, data, max_pixels=service.settings.max_image_pixels
+            )
+        except ImageRejected as error:
+            service.metrics.rejected.labels(error.reason).inc()
+            raise of_image(error) from error
+        headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": lane.version}
     return Response(picture, media_type="image/png", headers=headers)
 
 
@@ -224,17 +279,21 @@ async def _labels(service: Service, request: Request) -> Response:
 
 
 async def _model(service: Service, _request: Request) -> Response:
-    served, info = service.live.served, service.predictor.package.info
+    lane = service.lane
+    served, info = lane.served, lane.predictor.package.info
     return JSONResponse(
-        service.predictor.model
+        lane.predictor.model
         | {
             "created": served.entry.created,
             "promoted_at": served.entry.promoted_at,
             "promoted_by": served.entry.promoted_by,
+            "overridden": served.entry.overridden,
+            "following": service.following.facts() if service.following else None,
+            "challenger": service.contest.facts() if service.contest else None,
             "metrics": served.entry.metrics,
             "run_id": info.run_id,
             "architecture": info.architecture,
-            "engine": service.live.engine.name,
+            "engine": lane.engine_name,
             "thresholds": {"hem": info.thresholds.hem, "all": info.thresholds.all},
             "input": {"crop": info.preprocessing.crop, "size": info.preprocessing.size},
             "data_digest": info.data_digest,
@@ -243,6 +302,18 @@ async def _model(service: Service, _request: Request) -> Response:
             "disclaimer": DISCLAIMER,
         }
     )
+
+
+async def _webhook(service: Service, request: Request) -> Response:
+    body = await request.body()
+    receive(request.headers, body, service.settings.webhook_secret)
+    assert service.following is not None
+    await service.in_thread(service.following.nudge)
+    return Response(status_code=204)
+
+
+async def _history(service: Service, request: Request) -> Response:
+    return JSONResponse(await service.in_thread(service.told.answer, request.query_params.get("at")))
 
 
 async def _metrics(service: Service, _request: Request) -> Response:

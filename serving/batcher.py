@@ -128,6 +128,6 @@ class Batcher:
         self._on_batch(len(cells), seconds)
         return outputs
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """Let the running batch end and take no more."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=wait, cancel_futures=True)

@@ -1,14 +1,19 @@
 """The model that serves: which version it is, its verified package, and its engine, warm.
 
-It is found once, before any worker starts, and handed to the workers as a small file. So all workers of one service
-answer with the same version, also one that is started anew after the alias has moved, or while the registry is away.
-A bento carries the same file and the package beside its code, and needs no registry at all.
+Before any worker starts, `settle` asks the registry once and writes what it found as a small file. The workers load
+what the file names, so all of them start with one version, also one that is started anew while the registry is away.
+From then on the follower replaces the file (`serving.follower`), and each worker follows it (`serving.following`).
 
-    live.json   {"package": folder, relative to this file, "alias": ..., "entry": {the registry's facts}}
+A bento carries such a file and the package beside its code: it needs no registry and stays on its version. So does a
+service with BLASTWATCH_FOLLOW_SECONDS=0.
+
+    {"package": folder, relative to this file, "alias": ..., "entry": {the registry's facts}}
 """
 
 import json
+import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +21,30 @@ from pathlib import Path
 import numpy as np
 
 from blastwatch.engines import Engine, open_engine
-from blastwatch.errors import PackageError
+from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, PackageError, RegistryError
+from blastwatch.golden import check_golden
 from blastwatch.package import Package, open_package
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings
+from serving.apart import apart
+from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of, write
+from serving.memory import check_memory
 
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
-"""Set by `blastwatch serve` for its workers, not by people: path of the live.json to serve."""
+"""Set by `blastwatch serve` for its workers, not by people: path of the file whose version is served, and no other."""
+
+SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
+"""Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
 
 BENTO_MODEL = "model"
 """Folder beside the code of a bento that holds its live.json and its package."""
 
+MOVE_SECONDS = 3.0
+"""The longest time between the two writes that move an alias: the alias itself, and the signed word about it."""
+
 WARM_UP_ROUNDS = 2  # the first inference of an engine allocates, the second runs as all later ones
+
+_log = logging.getLogger("blastwatch.service")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +74,105 @@ class LiveModel:
     engine: Engine
 
 
+def follows(settings: Settings, environment: Mapping[str, str]) -> bool:
+    """Whether this service moves with its alias."""
+    return settings.follow_seconds > 0 and find_handover(environment) is None
+
+
 def find(settings: Settings, environment: Mapping[str, str] | None = None) -> Served:
     """The version to serve: the one handed over, else what the alias names in the registry.
 
     Raises:
         AliasNotSet: nothing was promoted yet; the message names the command that does.
-        RegistryError, PackageError: the registry is away, or the package is not what was registered.
+        RegistryError, PackageError: the registry is away, the alias was moved behind its back, or the package is not
+            what was registered and signed.
     """
     handed_over = find_handover(os.environ if environment is None else environment)
     if handed_over:
         return take_over(handed_over)
-    fetched = Registry(settings).fetch(settings.model_alias)
-    return Served(entry=fetched.entry, package=fetched.package, alias=settings.model_alias)
+    registry = Registry(settings)
+    entry = registry.proven(settings.model_alias)
+    return Served(entry=entry, package=registry.fetch_entry(entry), alias=settings.model_alias)
+
+
+def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, dict[str, str]]:
+    """Decide, before any worker starts, which version all of them serve at first.
+
+    Returns:
+        The version, and the variables that its workers need in their environment.
+
+    Raises:
+        As `find`, where no verified copy of an earlier start lies on this machine.
+    """
+    if find_handover(environment) is not None:
+        return find(settings, environment), {}
+    folder, alias = LiveFolder(settings.home), settings.model_alias
+    if settings.follow_seconds == 0:
+        served = find(settings, environment)
+        path = hand_over(served, folder.path / f"version-{served.entry.version}.json")
+        return served, {HANDOVER_VARIABLE: str(path)}
+    try:
+        served = _find_patiently(settings, environment)
+    except AliasNotSet:
+        raise
+    except (RegistryError, PackageError) as error:
+        served = _last_verified(folder, alias, error)
+        refusal = Refusal(reason=reason_of(error), version="", message=str(error), since=now())
+        folder.write_status(alias, Status(refused=refusal))
+        _log.warning("Serving version %s from its verified local copy: %s", served.entry.version, error)
+    else:
+        hand_over(served, folder.wanted(alias))
+        folder.write_status(alias, Status(reached=time.time()))
+    return served, {}
+
+
+def _find_patiently(settings: Settings, environment: Mapping[str, str]) -> Served:
+    """`find`, and once more where a promotion is just being written."""
+    end = time.monotonic() + MOVE_SECONDS
+    while True:
+        try:
+            return find(settings, environment)
+        except AliasMoved:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)
+
+
+def _last_verified(folder: LiveFolder, alias: str, error: BlastwatchError) -> Served:
+    for path in (folder.wanted(alias), folder.good(alias)):
+        try:
+            return take_over(path)
+        except PackageError:
+            continue
+    raise error
+
+
+def open_first(settings: Settings, environment: Mapping[str, str]) -> tuple[LiveModel, Refusal | None]:
+    """What a worker starts with: the version that was settled, else the last one that was good.
+
+    Returns:
+        The model, and why it is not the wanted one where it is not.
+    """
+    if not follows(settings, environment):
+        return open_live(find(settings, environment), settings), None
+    folder, alias = LiveFolder(settings.home), settings.model_alias
+    wanted = folder.wanted(alias)
+    try:
+        with folder.loading():
+            return open_live(take_over(wanted), settings), None
+    except PackageError as error:
+        if not folder.good(alias).is_file():
+            raise
+        refusal = Refusal(reason=reason_of(error), version=version_of(wanted), message=str(error), since=now())
+        live = open_live(take_over(folder.good(alias)), settings)
+        _log.warning(
+            "Version %s does not serve, version %s does: %s", refusal.version, live.served.entry.version, error
+        )
+        return live, refusal
 
 
 def find_handover(environment: Mapping[str, str]) -> Path | None:
-    """The live.json that was handed over, or the one that stands in this bento; None where there is neither."""
+    """The file that was handed over, or the one that stands in this bento; None where there is neither."""
     if environment.get(HANDOVER_VARIABLE):
         return Path(environment[HANDOVER_VARIABLE])
     inside = Path(__file__).parents[1] / BENTO_MODEL / "live.json"
@@ -85,12 +185,29 @@ def hand_over(served: Served, path: Path, *, package: Path | None = None) -> Pat
     Args:
         package: where the package will stand; default: where it stands.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.path.relpath(package or served.package.folder, path.parent)
-    value = {"package": Path(folder).as_posix(), "alias": served.alias, "entry": served.entry.to_dict()}
-    written = path.with_name(f"{path.name}.{os.getpid()}")
-    written.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    return written.replace(path)
+    folder = Path(os.path.relpath(package or served.package.folder, path.parent))
+    return write(path, {"package": folder.as_posix(), "alias": served.alias, "entry": served.entry.to_dict()})
+
+
+def read_handover(path: Path) -> tuple[Entry, str, Path]:
+    """Entry, alias and package folder of a handover; nothing is verified.
+
+    Raises:
+        PackageError: where the file cannot be read.
+    """
+    try:
+        value = json.loads(path.read_text())
+        return Entry(**value["entry"]), str(value["alias"]), (path.parent / str(value["package"])).resolve()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackageError(f"The handover {path} cannot be read: {error!r}. Start the service again.") from error
+
+
+def version_of(path: Path) -> str:
+    """The version that a handover names, "" where it cannot be read."""
+    try:
+        return read_handover(path)[0].version
+    except PackageError:
+        return ""
 
 
 def take_over(path: Path) -> Served:
@@ -99,22 +216,32 @@ def take_over(path: Path) -> Served:
     Raises:
         PackageError: where the file or the package is not what was handed over.
     """
-    try:
-        value = json.loads(path.read_text())
-        entry, alias, folder = Entry(**value["entry"]), str(value["alias"]), str(value["package"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackageError(f"The handover {path} cannot be read: {error!r}. Start the service again.") from error
-    package = open_package((path.parent / folder).resolve())
+    entry, alias, folder = read_handover(path)
+    package = open_package(folder)
     if package.digest != entry.digest:
         raise PackageError(f"Expected package {entry.digest} in {package.folder} but it holds {package.digest}.")
     return Served(entry=entry, package=package, alias=alias)
 
 
 def open_live(served: Served, settings: Settings) -> LiveModel:
-    """Open the engine and run it on black cells until it is warm."""
+    """Open the engine, run it on black cells until it is warm, and let it answer the golden cells.
+
+    In a thread of its own: OpenVINO gives the thread that opens it a stack for signals, and unmaps that stack when the
+    engine goes, whoever's it is. A main thread that lost it so dies of the next signal.
+
+    Raises:
+        TooLarge: before anything is loaded.
+        GoldenMismatch, PackageError: the version must not serve with this engine on this machine.
+    """
+    return apart(lambda: _open_live(served, settings))
+
+
+def _open_live(served: Served, settings: Settings) -> LiveModel:
+    check_memory(served.package, settings)
     threads = int(settings.threads) if settings.threads else max(1, len(os.sched_getaffinity(0)) // settings.workers)
     engine = open_engine(served.package, settings.engine, threads=threads)
     size = served.package.info.preprocessing.size
     for _ in range(WARM_UP_ROUNDS):
         engine.infer(np.zeros((1, 3, size, size), np.float32))
+    check_golden(served.package, engine)
     return LiveModel(served=served, engine=engine)

@@ -6,13 +6,21 @@ from blastwatch import DISCLAIMER, __version__
 from blastwatch.decision import CLASS_NAMES, DECISIONS
 from blastwatch.settings import Settings
 from monitoring.statistics import STATISTICS
+from serving.canary import CALLER_HEADER, PATIENT_HEADER
+from serving.live_folder import REASONS
 from serving.problems import MEDIA_TYPE
+from serving.webhook import DELIVERY, SIGNATURE, TIMESTAMP
 
 Json = dict[str, Any]
 
 _NUMBER = {"type": "number"}
 _TEXT = {"type": "string"}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_ALIAS = _TEXT | {"description": "Under which it answers; `challenger` for a caller of the canary."}
+_HEADERS = {
+    CALLER_HEADER: "Who asks. It decides, each time alike, whether the challenger answers; default: the address.",
+    PATIENT_HEADER: "Whose cells these are, of all images of the call. Stored only as a keyed hash.",
+}
 
 
 def _object(properties: Json, *, required: tuple[str, ...] | None = None) -> Json:
@@ -27,8 +35,14 @@ def _reference(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _history() -> Json:
+    entries = {"type": "array", "items": {"type": "object"}, "description": "Newest first."}
+    check = _object({"intact": {"type": "boolean"}, "entries": {"type": "integer"}, "faults": {"type": "array"}})
+    return _object({"told": {"type": "object"}, "entries": entries, "check": check})
+
+
 def _schemas() -> Json:
-    model = {"name": _TEXT, "version": _TEXT, "digest": _TEXT, "alias": _TEXT, "synthetic": {"type": "boolean"}}
+    model = {"name": _TEXT, "version": _TEXT, "digest": _TEXT, "alias": _ALIAS, "synthetic": {"type": "boolean"}}
     return {
         "Model": _object(model),
         "ModelFacts": _object(
@@ -37,10 +51,20 @@ def _schemas() -> Json:
                 "created": _TEXT,
                 "promoted_at": {"type": ["string", "null"]},
                 "promoted_by": {"type": ["string", "null"]},
+                "overridden": {
+                    "type": "array",
+                    "items": _TEXT,
+                    "description": "Gates of the registry that it failed when it was promoted all the same.",
+                },
+                "following": {"anyOf": [_reference("Following"), {"type": "null"}]},
                 "metrics": {"type": "object", "additionalProperties": _NUMBER},
                 "run_id": _TEXT,
                 "architecture": _TEXT,
                 "engine": _TEXT,
+                "challenger": {
+                    "type": ["object", "null"],
+                    "description": "What reads in shadow and who answers the canary; null where neither is asked for.",
+                },
                 "thresholds": _object({"hem": _SHARE, "all": _SHARE}),
                 "input": _object({"crop": {"type": "integer"}, "size": {"type": "integer"}}),
                 "data_digest": _TEXT,
@@ -49,6 +73,27 @@ def _schemas() -> Json:
                 "disclaimer": _TEXT,
             }
         ),
+        "Following": _object(
+            {
+                "alias": _TEXT,
+                "since": _TEXT | {"description": "When the process that answers began to serve this version."},
+                "registry_reached": {"type": ["string", "null"]},
+                "refused": {
+                    "anyOf": [
+                        _object(
+                            {
+                                "version": _TEXT,
+                                "reason": {"type": "string", "enum": list(REASONS)},
+                                "since": _TEXT,
+                            }
+                        ),
+                        {"type": "null"},
+                    ],
+                    "description": "Why the version that the alias names does not serve, where it does not.",
+                },
+            }
+        )
+        | {"description": "null where the service stays on one version."},
         "Prediction": _object(
             {
                 "id": _TEXT | {"description": "Names this answer; give it back with the label that came later."},
@@ -91,6 +136,19 @@ def _form(field: str, *, several: bool, at_most: int = 1) -> Json:
     return {"required": True, "content": content}
 
 
+def _headers(*names: str) -> list[Json]:
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": _TEXT | {"maxLength": 1024},
+            "description": _HEADERS[name],
+        }
+        for name in names
+    ]
+
+
 def _answers(description: str, media_type: str, schema: Json, *refusals: int) -> Json:
     problem = {MEDIA_TYPE: {"schema": _reference("Problem")}}
     answers: Json = {"200": {"description": description, "content": {media_type: {"schema": schema}}}}
@@ -101,6 +159,21 @@ def _answers(description: str, media_type: str, schema: Json, *refusals: int) ->
                 "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
             }
     return answers
+
+
+def _webhook() -> Json:
+    headers = [
+        {"name": name, "in": "header", "required": True, "schema": _TEXT} for name in (SIGNATURE, TIMESTAMP, DELIVERY)
+    ]
+    answers = _answers("", "text/plain", _TEXT, 401, 413, 500)
+    del answers["200"]
+    return {
+        "operationId": "webhook",
+        "summary": "MLflow tells that an alias moved; the service looks at the registry now.",
+        "parameters": headers,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "responses": {"204": {"description": "Taken."}, **answers},
+    }
 
 
 _IMAGE_REFUSALS = (400, 413, 415, 422, 429, 500, 504)
@@ -126,6 +199,7 @@ def document(settings: Settings) -> Json:
             "/v1/predict": {
                 "post": {
                     "operationId": "predict",
+                    "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
                     "summary": "Read one cell.",
                     "requestBody": _form("image", several=False),
                     "responses": _answers(
@@ -136,6 +210,7 @@ def document(settings: Settings) -> Json:
             "/v1/predict_batch": {
                 "post": {
                     "operationId": "predict_batch",
+                    "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
                     "summary": "Read many cells; each gets its answer or its problem, in order.",
                     "requestBody": _form("images", several=True, at_most=settings.max_batch_images),
                     "responses": _answers("The answers.", "application/json", results, 400, 413, 415, 429, 500, 504),
@@ -144,6 +219,7 @@ def document(settings: Settings) -> Json:
             "/v1/explain": {
                 "post": {
                     "operationId": "explain",
+                    "parameters": _headers(CALLER_HEADER),
                     "summary": "Draw where the network looked (Grad-CAM) over the cell.",
                     "requestBody": _form("image", several=False),
                     "responses": _answers(
@@ -171,6 +247,17 @@ def document(settings: Settings) -> Json:
                     "responses": _answers("The facts.", "application/json", _reference("ModelFacts"), 500),
                 }
             },
+            "/v1/history": {
+                "get": {
+                    "operationId": "history",
+                    "summary": "What served at a time, who made it so, on what data, and what was overridden.",
+                    "parameters": [
+                        {"name": "at", "in": "query", "schema": _TEXT, "description": "ISO 8601; default: now."}
+                    ],
+                    "responses": _answers("What served.", "application/json", _history(), 400, 503),
+                }
+            },
+            **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),
             "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
             "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
             "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},

@@ -98,12 +98,14 @@ class Predictor:
         embedding: NDArray[np.float32],
         *,
         seconds: float,
+        patient: str = "",
     ) -> tuple[dict[str, Any], PredictionRecord]:
         """The JSON of /v1/predict, and what monitoring keeps of it.
 
         Args:
             logits: float32 (2,). embedding: float32 (d,).
             seconds: since the request came.
+            patient: hashed, or empty.
         """
         said = conclude(prepared, logits, self.package)
         identity = uuid.uuid4().hex
@@ -131,5 +133,6 @@ class Predictor:
             concerns=prepared.concerns,
             statistics=prepared.statistics,
             embedding=self._project(embedding[None])[0],
+            patient=patient,
         )
         return answer, record

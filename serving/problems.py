@@ -45,12 +45,25 @@ TABLE: tuple[Kind, ...] = tuple(
         ("prediction-unknown", 404, "There is no such prediction", "Take the `id` of the service's answer."),
         ("media-type", 415, "The media type is not accepted", "Send the media type that /docs.json names."),
         ("body-too-large", 413, "The request is too large", "Send a smaller image, or fewer images a call."),
+        (
+            "signature-refused",
+            401,
+            "The message is not signed as it must be",
+            "Sign it with the secret both ends know.",
+        ),
         ("not-found", 404, "There is no such address", "The addresses are listed under /docs."),
         ("method-not-allowed", 405, "The method is not allowed here", "The methods are listed under /docs."),
         ("bad-request", 400, "The request cannot be read", "The requests are described under /docs."),
         ("overloaded", 429, "The service is overloaded", "Wait as long as Retry-After says and send it again."),
         ("timeout", 504, "The answer took too long", "Send fewer images a call."),
         ("store-unavailable", 503, "The database of predictions is away", "Wait and send it again."),
+        ("time-unreadable", 400, "The time cannot be read", "Send ISO 8601, for instance at=2026-11-17T14:05Z."),
+        (
+            "history-unavailable",
+            503,
+            "The history is not at hand",
+            "Ask where the registry is: blastwatch registry history.",
+        ),
         ("internal", 500, "The service failed", "Tell its operator the request id; the log has the reason."),
     )
 )

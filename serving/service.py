@@ -4,6 +4,7 @@ BentoML supervises the workers, holds the socket, and answers /livez and /readyz
 the application in `serving.app`. BentoML's own metrics are off: they take each unknown address as a label value.
 """
 
+import logging
 import os
 
 import bentoml
@@ -11,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 # Of a bento's own modules BentoML's supervisor finds only those that are imported here.
 from blastwatch.settings import load
-from serving.live import HANDOVER_VARIABLE, find, find_handover, hand_over, open_live
+from serving.live import SETTLED_VARIABLE, follows, open_first, settle
 
 # BentoML answers late requests in its own shape; `serving.limits` comes before it.
 TIMEOUT_SECONDS = 600.0
@@ -38,14 +39,14 @@ class Blastwatch:
 
         from monitoring.capture import Capture
         from serving.app import Service, build_app
+        from serving.contest import open_contest
+        from serving.following import follow
         from serving.metrics import ServiceMetrics
 
         settings = load()
-        live = open_live(find(settings), settings)
+        logging.getLogger("blastwatch").setLevel(logging.INFO)  # BentoML's handler takes what this lets through
+        live, refusal = open_first(settings, os.environ)
         metrics = ServiceMetrics(CollectorRegistry())
-        served = live.served
-        synthetic = str(served.package.info.synthetic).lower()
-        metrics.model.labels(served.entry.version, served.package.digest, live.engine.name, synthetic).set(1)
         capture = Capture(
             settings.predictions_url,
             queue_size=settings.capture_queue,
@@ -55,18 +56,18 @@ class Blastwatch:
         )
         threads = max(2, len(os.sched_getaffinity(0)))
         self.service = Service(live, settings, metrics, capture, threads=threads)
+        if follows(settings, os.environ):
+            self.service.contest = open_contest(self.service, os.environ)
+            self.service.following = follow(self.service, refusal, os.environ)
+            self.service.following.start()
         self.app = build_app(self.service)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def pin() -> None:
-        """Before any worker starts: settle which version all of them serve, or do not start at all."""
-        if find_handover(os.environ) is not None:
-            return
-        settings = load()
-        served = find(settings)
-        path = settings.home / "live" / f"version-{served.entry.version}.json"
-        os.environ[HANDOVER_VARIABLE] = str(hand_over(served, path))
+        """Before any worker starts: settle which version all of them serve at first, or do not start at all."""
+        if os.environ.get(SETTLED_VARIABLE) != "1":
+            os.environ.update(settle(load(), os.environ)[1])
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

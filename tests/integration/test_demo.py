@@ -11,8 +11,12 @@ import httpx
 import psutil
 import pytest
 
+from blastwatch.engines import open_engine
+from blastwatch.evidence_gates import groups_gate
+from blastwatch.golden import check_golden, read_golden
 from blastwatch.package import open_package
 from blastwatch.processes import Processes, script
+from tests.policies import lenient
 
 
 def test_the_summary_says_what_happened(demo):
@@ -94,7 +98,8 @@ def test_a_second_version_is_promoted_and_rolled_back_and_the_restarted_service_
     port = str(free_port())
     address = f"http://127.0.0.1:{port}"
     environment = {
-        "BLASTWATCH_HOME": str(tmp_path / "home"), "BLASTWATCH_URL": address, "BLASTWATCH_PROMOTION_MARGIN": "1.0",
+        "BLASTWATCH_HOME": str(tmp_path / "home"), "BLASTWATCH_URL": address,
+        "BLASTWATCH_POLICY": str(lenient(tmp_path, non_inferiority={"margin": None})),
     }  # fmt: skip
     cell = str(next((demo.folder / "data/source").rglob("*.bmp")))
 
@@ -114,15 +119,17 @@ def test_a_second_version_is_promoted_and_rolled_back_and_the_restarted_service_
     entry = run("registry", "register", str(second_package))
     assert entry["version"] == "2" and entry["aliases"] == ["candidate"]
     result = run("registry", "promote", "2")
-    assert result["promoted"] and [gate["passed"] for gate in result["gates"]] == [True, True, True]
+    assert result["promoted"] and all(gate["passed"] for gate in result["gates"])
     second = answering()
     demo.run("blastwatch", "registry", "rollback", "--reason", "a test", **environment)
     third = answering()
     assert first[0] == "1" and second[0] == "2" and third == first and second[1] == open_package(second_package).digest
     told = run("registry", "history")
-    assert [(row["action"], row["after"]) for row in told] == [
-        ("register", ""), ("promote", "1"), ("register", "1"), ("promote", "2"), ("rollback", "1"),
+    assert [(row["action"], row["alias"], row["before"], row["after"]) for row in told] == [
+        ("register", "candidate", "", "1"), ("promote", "champion", "", "1"), ("register", "candidate", "", "2"),
+        ("promote", "champion", "1", "2"), ("rollback", "champion", "2", "1"),
     ]  # fmt: skip
+    assert run("registry", "verify")["intact"]
 
 
 @pytest.mark.slow
@@ -168,3 +175,13 @@ def test_wrong_calls_say_what_is_wrong(demo, arguments, said):
         check=False,
     )  # fmt: skip
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_package_holds_golden_cells_and_the_groups_of_every_side(demo):
+    package = open_package(demo.folder / "results/package")
+    crops, logits = read_golden(package)
+    assert (crops.shape, logits.shape) == ((8, 32, 32, 3), (8, 2))
+    for engine in ("openvino-f32", "torch-f32", *package.info.precision):
+        check_golden(package, open_engine(package, engine))
+    gate = groups_gate(package)
+    assert gate.passed, gate

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from blastwatch.processes import Processes, script
+from tests.policies import lenient
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +39,7 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
     environment = demo.environment | {
         "BLASTWATCH_HOME": str(work / "home"),
         "BLASTWATCH_URL": f"http://127.0.0.1:{port}",
-        "BLASTWATCH_PROMOTION_MARGIN": "1.0",
+        "BLASTWATCH_POLICY": str(lenient(tmp_path, non_inferiority={"margin": None})),
     }
     split = pd.read_parquet(demo.folder / "data/split/split.parquet")
     source = demo.folder / "data/source"

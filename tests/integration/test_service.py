@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -10,62 +9,17 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.client import Client
+from tests.running import START_SECONDS, Running, environment, until
 from tests.service_packages import crown, make_servable, write_cell
 
-START_SECONDS = 60
 DEPLOY = Path(__file__).parents[2] / "deploy"
-
-
-def environment(**variables):
-    """This process's environment without its settings; MLflow writes one into it by itself."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BLASTWATCH_", "MLFLOW_"))}
-    return kept | variables
-
-
-class Running:
-    """A service process with its address and its home."""
-
-    def __init__(self, settings, port, cell):
-        self.settings, self.port, self.cell = settings, port, cell
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = settings.home / f"serve-{port}.log"
-        variables = environment(BLASTWATCH_HOME=str(settings.home))
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "blastwatch.cli", "serve", "--port", str(port)],
-                cwd=settings.home, env=variables, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def wait_until_ready(self):
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
-                    return self
-            except httpx.TransportError:
-                time.sleep(0.2)
-        raise AssertionError(f"not ready in time: {self.log.read_text()}")
-
-    def stop(self):
-        """End it as a person does, and return what is left of it."""
-        parts = [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True))]
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        return [pid for pid in parts if psutil.pid_exists(pid)]
 
 
 @pytest.fixture(scope="module")
@@ -103,22 +57,6 @@ def post(running, path="/v1/predict", **content):
     return httpx.post(running.url + path, timeout=30, **content)
 
 
-def metrics(running):
-    text = httpx.get(f"{running.url}/metrics").text
-    return {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert condition()
-
-
 def test_predict_answers_and_is_captured(running, client):
     answer = client.predict(running.cell)
     assert answer["model"]["version"] == "1"
@@ -145,7 +83,7 @@ def test_concurrent_callers_each_get_their_own_answer(running, client, tmp_path)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda cell: client.predict(cell)["probability"], cells * 4))
     assert together == pytest.approx(alone * 4, abs=1e-6)
-    seen = metrics(running)
+    seen = running.metrics()
     assert seen["blastwatch_batch_size_cells_sum",] > seen["blastwatch_batch_size_cells_count",]
 
 
@@ -172,12 +110,38 @@ def test_the_model_tells_its_history(client):
     assert facts["metrics"] == {"weighted_f1": 0.9}
 
 
+def test_the_history_is_told_at_any_time(running):
+    told = httpx.get(f"{running.url}/v1/history").json()
+    assert told["told"]["version"] == "1" and told["told"]["by"] == "tester"
+    assert [entry["action"] for entry in told["entries"]] == ["promote", "register"]
+    assert told["check"] == {"intact": True, "entries": 2, "faults": []}
+    before = httpx.get(f"{running.url}/v1/history", params={"at": "2020-01-01T00:00"}).json()
+    assert before["told"]["version"] == "" and before["entries"] == []
+    refused = httpx.get(f"{running.url}/v1/history", params={"at": "last Tuesday"})
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/time-unreadable")
+
+
+@pytest.mark.browser
+def test_the_page_of_the_history(running, browser, tmp_path):
+    asked = []
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{running.url}/history")
+    page.get_by_text("Version 1 served at").wait_for()
+    assert "All 2 entries are what was signed." in page.inner_text("body")
+    page.fill("#at", "2020-01-01T00:00:00")
+    page.get_by_role("button", name="Tell").click()
+    page.get_by_text("Nothing served at").wait_for()
+    page.screenshot(path=tmp_path / "history.png", full_page=True)
+    assert not [url for url in asked if not url.startswith((running.url, "data:"))]
+
+
 def test_metrics_count_what_happened_and_invent_no_labels(running, client):
-    before = metrics(running)
+    before = running.metrics()
     client.predict(running.cell)
     post(running, files={"image": b""})
     httpx.get(f"{running.url}/some/unknown/address")
-    after = metrics(running)
+    after = running.metrics()
 
     def grown(*key):
         return after.get(key, 0) - before.get(key, 0)
@@ -279,14 +243,21 @@ def test_the_page_reads_a_cell_without_the_internet(running, browser, tmp_path):
     assert not [url for url in asked if not url.startswith((running.url, "blob:", "data:"))]
 
 
-def test_a_restart_serves_the_new_champion_and_leaves_no_process(home, running, free_port, tmp_path):
+def test_a_service_that_does_not_follow_serves_the_new_champion_after_a_restart(home, running, free_port, tmp_path):
     """Until then the version that was champion at the start answers, whatever the registry says since."""
-    entry = crown(home, tmp_path / "second", seed=1)
-    with Client(running.url) as client:
-        assert client.model()["version"] == "1"
-    assert running.stop() == []
-    assert running.process.returncode == 0
-    second = Running(home, free_port(), running.cell).wait_until_ready()
+    stays = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0").wait_until_ready()
+    try:
+        with Client(stays.url) as client:
+            first = client.model()
+            assert (first["version"], first["following"]) == ("1", None)
+            entry = crown(home, tmp_path / "second", seed=1)
+            with Client(running.url) as other:
+                until(lambda: other.model()["version"] == entry.version, 20)
+            assert client.predict(running.cell)["model"]["version"] == "1"
+            assert stays.followers() == []
+    finally:
+        assert stays.stop() == []
+    second = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0").wait_until_ready()
     try:
         with Client(second.url) as client:
             assert client.predict(running.cell)["model"]["version"] == entry.version

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceUnreachable, UsageError
 from serving.bento import build_bento, pinned
 from serving.commands import predict, score, serve
-from serving.live import HANDOVER_VARIABLE, hand_over
+from serving.live import HANDOVER_VARIABLE, SETTLED_VARIABLE, hand_over
 from tests.service_packages import write_cell
 
 
@@ -83,7 +83,7 @@ def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypat
     assert command[-4:] == ["--host", "127.0.0.1", "--port", "3999"]
     assert "services.blastwatch.workers=2" in variables["BENTOML_CONFIG_OPTIONS"]
     assert variables["BENTOML_DO_NOT_TRACK"] == "True"
-    assert variables[HANDOVER_VARIABLE] == str(settings.home / "live" / "version-7.json")
+    assert variables[SETTLED_VARIABLE] == "1"
 
 
 def test_a_bento_is_built_into_a_new_folder_only(served, tmp_path):

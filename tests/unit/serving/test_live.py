@@ -1,11 +1,16 @@
 """Which version serves, and how it reaches the workers."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from blastwatch.errors import AliasNotSet, PackageError
 from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, take_over
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_without_a_champion_the_message_names_the_command(settings):
@@ -42,3 +47,27 @@ def test_a_handover_of_another_package_is_refused(served, tmp_path):
 
 def test_the_engine_is_opened_and_named(settings, served):
     assert open_live(served, settings).engine.name == "openvino-f32"
+
+
+def test_a_signal_reaches_a_process_whose_first_engine_is_gone(settings, served):
+    """OpenVINO unmaps the signal stack of the thread that opened an engine; that must not be the main thread's."""
+    script = f"""
+import os, signal, sys, threading
+from pathlib import Path
+from blastwatch.package import open_package
+from blastwatch.registry import Entry
+from blastwatch.settings import load
+from serving.live import Served, open_live
+
+package = open_package(Path({str(served.package.folder)!r}))
+entry = Entry(version="1", digest=package.digest, run_id="", created="", synthetic=True, registered_by="")
+settings = load({{"BLASTWATCH_HOME": {str(settings.home)!r}, "BLASTWATCH_ENGINE": "openvino-f32"}})
+box = [open_live(Served(entry=entry, package=package, alias="champion"), settings)]
+other = threading.Thread(target=box.clear)
+other.start()
+other.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("alive", flush=True))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

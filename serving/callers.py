@@ -1,0 +1,38 @@
+"""What a caller says of itself and of the cell, in headers: who it is, and whose cell it is."""
+
+import logging
+from pathlib import Path
+
+from starlette.requests import Request
+
+from blastwatch.errors import BlastwatchError
+from monitoring.pseudonyms import Pseudonyms
+from serving.canary import CALLER_HEADER, PATIENT_HEADER
+
+_log = logging.getLogger("blastwatch.service")
+
+
+def caller_of(request: Request) -> str:
+    """The key by which a caller stays in the canary or out of it: its header, else its address."""
+    return request.headers.get(CALLER_HEADER, "") or (request.client.host if request.client else "")
+
+
+class Callers:
+    """Reads the headers; `home` keeps the salt of the patients."""
+
+    def __init__(self, home: Path) -> None:
+        self._pseudonyms = Pseudonyms(home)
+        self._said = False
+
+    def patient(self, request: Request) -> str:
+        """The hashed key of the patient whose cells these are, "" where the caller gave none.
+
+        A salt that cannot be had is said once in the log; the cell is answered and stored without its patient.
+        """
+        try:
+            return self._pseudonyms(request.headers.get(PATIENT_HEADER, ""))
+        except BlastwatchError as error:
+            if not self._said:
+                _log.warning("Patients are not stored: %s", error)
+                self._said = True
+            return ""

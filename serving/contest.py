@@ -1,0 +1,198 @@
+"""The challenger beside the champion, in one worker: it reads in shadow, and answers the callers of the canary.
+
+The follower fetches and verifies what the alias `challenger` names, as it does for the champion. Here a look tells
+whether there is a challenger now. One that is withdrawn, refused, or become champion stops both at once.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.errors import PackageError
+from blastwatch.registry import CHALLENGER
+from blastwatch.settings import Settings
+from monitoring.store import PredictionRecord
+from serving.apart import apart
+from serving.canary import in_canary
+from serving.following import LOADING_NICE
+from serving.lane import Lane, Slot
+from serving.live import LiveModel, open_live, read_handover, take_over
+from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of
+from serving.memory import give_back
+from serving.metrics import ServiceMetrics
+from serving.shadow import MEMORY_RETRY_SECONDS, Challenger, Shadow
+
+if TYPE_CHECKING:
+    from serving.app import Service
+
+_log = logging.getLogger("blastwatch.service")
+
+
+class Contest:
+    """Call `look` now and then, from one thread. Everything else may be called from any."""
+
+    def __init__(
+        self,
+        champion: Slot,
+        folder: LiveFolder,
+        settings: Settings,
+        metrics: ServiceMetrics,
+        open_lane: Callable[[LiveModel], Lane],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.shadow = Shadow(settings, metrics, environment) if settings.shadow_share else None
+        self._champion, self._folder, self._settings, self._metrics = champion, folder, settings, metrics
+        self._open_lane = open_lane
+        self._began = time.time()
+        self._status = Status()
+        self._status_seen: Mark | None = None
+        self._handed_over: Challenger | None = None
+        self._handover_seen: Mark | None = None
+        self._challenger: Challenger | None = None
+        self._lane: Lane | None = None
+        self._leaving: list[Lane] = []
+        self._failed: Challenger | None = None
+        self._retry_at = float("inf")
+        self._refused: dict[str, str] | None = None
+
+    def look(self) -> None:
+        """One look at the files: begin, go on or stop."""
+        self._see_off()
+        challenger = self._present()
+        if challenger != self._challenger:
+            _log.info("The challenger is %s.", f"version {challenger.version}" if challenger else "nobody")
+            self._challenger = challenger
+        if self.shadow is not None:
+            self.shadow.follow(challenger)
+        if self._settings.canary_share:
+            self._follow(challenger)
+
+    def canary(self, caller: str) -> Lane | None:
+        """The lane that answers this caller instead of the champion's."""
+        lane = self._lane
+        if lane is None or not in_canary(caller, lane.served.entry.digest, self._settings.canary_share):
+            return None
+        return lane
+
+    def answered(self, lane: Lane, record: PredictionRecord, file: bytes) -> None:
+        """Take note of an answer. Never waits."""
+        if lane.served.alias == CHALLENGER:
+            self._metrics.canary_answers.labels(record.label, record.decision).inc()
+        elif self.shadow is not None:
+            self.shadow.offer(record, file)
+
+    def facts(self) -> dict[str, Any]:
+        """What /v1/model says."""
+        challenger, refused = self._challenger, self._status.refused
+        return {
+            "version": challenger.version if challenger else None,
+            "digest": challenger.digest if challenger else None,
+            "refused": {"version": refused.version, "reason": refused.reason, "since": refused.since}
+            if refused
+            else None,
+            "shadow": self.shadow.facts() if self.shadow else None,
+            "canary": {
+                "share": self._settings.canary_share,
+                "answering": self._lane is not None,
+                "refused": self._refused,
+            }
+            if self._settings.canary_share
+            else None,
+        }
+
+    def close(self) -> None:
+        """Stop both; requests in flight should have ended before."""
+        if self.shadow is not None:
+            self.shadow.close()
+        for lane in (self._lane, *self._leaving):
+            if lane is not None:
+                lane.close()
+
+    # -- who challenges -----------------------------------------------------------------------------------------
+
+    def _present(self) -> Challenger | None:
+        """The challenger of now; None where there is none, or it must not serve."""
+        seen = mark(self._folder.status(CHALLENGER))
+        if seen != self._status_seen:
+            self._status_seen, self._status = seen, self._folder.read_status(CHALLENGER)
+            self._tell()
+        seen = mark(self._folder.wanted(CHALLENGER))
+        if seen != self._handover_seen:
+            self._handover_seen, self._handed_over = seen, self._read()
+        refused, challenger = self._status.refused, self._handed_over
+        if self._status.reached < self._began:
+            return None  # files that an earlier service left: the follower has not asked the registry yet
+        if refused is not None and refused.reason != "unreachable":
+            return None
+        if challenger is not None and challenger.digest == self._champion.lane.served.entry.digest:
+            return None
+        return challenger
+
+    def _read(self) -> Challenger | None:
+        path = self._folder.wanted(CHALLENGER)
+        try:
+            entry, _, _ = read_handover(path)
+        except PackageError:
+            return None
+        return Challenger(entry.version, entry.digest, path)
+
+    def _tell(self) -> None:
+        """That nothing carries the alias is how it mostly is, and no refusal."""
+        reason = self._status.refused.reason if self._status.refused else ""
+        for word in REASONS:
+            self._metrics.refused.labels(CHALLENGER, word).set(word == reason and word != "alias-not-set")
+
+    # -- the canary ---------------------------------------------------------------------------------------------
+
+    def _follow(self, challenger: Challenger | None) -> None:
+        lane = self._lane
+        if challenger is not None and lane is not None and lane.served.entry.digest == challenger.digest:
+            return
+        if lane is not None:  # before another is loaded: it should answer nobody any more, and its memory is needed
+            self._lane = None
+            lane.retire()
+            self._leaving.append(lane)
+            _log.info("Version %s leaves the canary.", lane.version)
+        if challenger is None:
+            self._failed = self._refused = None
+        elif challenger != self._failed or time.monotonic() > self._retry_at:
+            self._load(challenger)
+
+    def _load(self, challenger: Challenger) -> None:
+        try:
+            live = apart(lambda: self._open(challenger), nice=LOADING_NICE)
+        except PackageError as error:
+            reason = reason_of(error)
+            self._failed, self._retry_at = challenger, float("inf")
+            if reason == "too-large":
+                self._retry_at = time.monotonic() + MEMORY_RETRY_SECONDS
+            self._refused = {"version": challenger.version, "reason": reason, "since": now()}
+            _log.warning("Version %s does not answer the canary: %s", challenger.version, error)
+            return
+        self._failed = self._refused = None
+        self._lane = self._open_lane(live)
+        _log.info("Version %s answers the canary.", challenger.version)
+
+    def _open(self, challenger: Challenger) -> LiveModel:
+        with self._folder.loading():
+            served = take_over(challenger.handover)
+            if served.package.digest != challenger.digest:
+                raise PackageError(f"Expected package {challenger.digest} in {challenger.handover}, another is named.")
+            return open_live(served, self._settings)
+
+    def _see_off(self) -> None:
+        staying = [lane for lane in self._leaving if not lane.ended.is_set()]
+        if len(staying) < len(self._leaving):
+            self._leaving = staying
+            give_back()
+
+
+def open_contest(service: "Service", environment: Mapping[str, str]) -> Contest | None:
+    """The contest of a service that follows; None without a share above 0, or where the challenger itself serves."""
+    settings = service.settings
+    if not (settings.shadow_share or settings.canary_share) or settings.model_alias == CHALLENGER:
+        return None
+    folder = LiveFolder(settings.home)
+    return Contest(service.slot, folder, settings, service.metrics, service.open_lane, environment)

@@ -1,0 +1,207 @@
+"""The process that follows the registry for all workers of a service: `python -m serving.follower ALIAS ...`.
+
+It polls MLflow, fetches and verifies what an alias names, and writes it down for the workers (`serving.live_folder`).
+It is a process of its own, so that MLflow, downloads and digests take nothing from the ones that answer. A worker
+starts it and holds its standard input: when that closes the follower ends, however the worker came to its end.
+"""
+
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable, TooLarge
+from blastwatch.package import Package
+from blastwatch.registry import Entry, Registry
+from blastwatch.settings import Settings, load
+from serving.live import MOVE_SECONDS, Served, hand_over, read_handover
+from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
+
+NICE = 2  # below the ones that answer, yet not starved by them where the machine is busy
+NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
+HEARTBEAT_SECONDS = 5.0  # the status is written at least so often
+LONGEST_WAIT = 10.0  # seconds between two tries to reach a registry that is away
+FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0  # seconds until a version that could not be fetched is tried again
+DISK_RESERVE = 256 << 20  # bytes that stay free on the disk of the packages
+
+Touched = tuple[str, int, int, int]
+"""Name, size, and both times of change (ns) of a file."""
+
+_log = logging.getLogger("blastwatch.follower")
+
+
+class Pursued:
+    """One alias: what it last stood on, and why that is not served where it is not."""
+
+    def __init__(self, alias: str, registry: Registry, folder: LiveFolder) -> None:
+        self.alias = alias
+        self._registry = registry
+        self._folder = folder
+        self._written = self._already_written()
+        self._status = folder.read_status(alias)
+        self._wrote_status = 0.0
+        self._failed: Entry | None = None
+        self._verified: dict[str, tuple[Package, list[Touched]]] = {}
+        self._retry_at = 0.0
+        self._retry_after = FIRST_RETRY
+        self._moved_at = 0.0
+
+    def look(self) -> None:
+        """Ask the registry once; fetch and write down what is new."""
+        refusal: Refusal | None = None
+        reached, entry = time.time(), None
+        try:
+            entry = self._registry.proven(self.alias)
+            self._moved_at = 0.0
+            if entry != self._written:
+                refusal = self._take(entry)
+        except AliasMoved as error:
+            self._moved_at = self._moved_at or time.monotonic()
+            refusal = self._status.refused if self.settling else self._refuse(error, entry)
+        except RegistryUnreachable as error:
+            refusal, reached = self._refuse(error, entry), self._status.reached
+        except (RegistryError, PackageError) as error:
+            refusal = self._refuse(error, entry)
+        self._say(Status(reached=reached, refused=refusal))
+
+    @property
+    def reachable(self) -> bool:
+        return self._status.refused is None or self._status.refused.reason != "unreachable"
+
+    @property
+    def settling(self) -> bool:
+        """Whether alias and signed word disagree, but not for longer than between the two writes of a promotion."""
+        return self._moved_at > 0 and time.monotonic() - self._moved_at < MOVE_SECONDS
+
+    def _take(self, entry: Entry) -> Refusal | None:
+        """Fetch, verify, hand over. What failed is not tried again before its time, unless the registry says new."""
+        if entry == self._failed and time.monotonic() < self._retry_at:
+            return self._status.refused
+        if entry != self._failed:
+            self._retry_after = FIRST_RETRY
+        try:
+            package = self._fetch(entry)
+        except BlastwatchError:
+            self._failed = entry
+            self._retry_at = time.monotonic() + self._retry_after
+            self._retry_after = min(LONGEST_RETRY, 2 * self._retry_after)
+            raise
+        hand_over(Served(entry=entry, package=package, alias=self.alias), self._folder.wanted(self.alias))
+        if self._written is None or self._written.digest != entry.digest:
+            _log.info("The alias %s stands on version %s (%s): fetched.", self.alias, entry.version, entry.digest[:12])
+        self._written, self._failed = entry, None
+        return None
+
+    def _fetch(self, entry: Entry) -> Package:
+        """A verified package. One that this process verified and nobody touched since is not read again: the workers
+        verify what they load in any case."""
+        known = self._verified.get(entry.digest)
+        if known is not None and known[1] == touched(known[0].folder):
+            return known[0]
+        package = fetch(self._registry, entry)
+        self._verified[entry.digest] = (package, touched(package.folder))
+        return package
+
+    def _already_written(self) -> Entry | None:
+        """What an earlier follower, or the start of the service, left."""
+        try:
+            entry, _, folder = read_handover(self._folder.wanted(self.alias))
+        except PackageError:
+            return None
+        return entry if folder.is_dir() else None
+
+    def _refuse(self, error: BlastwatchError, entry: Entry | None) -> Refusal:
+        reason, version = reason_of(error), entry.version if entry else ""
+        known = self._status.refused
+        if known is not None and (known.reason, known.version) == (reason, version):
+            return known
+        return Refusal(reason=reason, version=version, message=str(error), since=now())
+
+    def _say(self, status: Status) -> None:
+        """Write the status down; into the log only what is new."""
+        news = status.refused != self._status.refused
+        if news and status.refused is not None:
+            refused = status.refused
+            what = f"version {refused.version}" if refused.version else f"the alias {self.alias}"
+            _log.warning("Not followed (%s), %s: %s", refused.reason, what, refused.message)
+        elif news:
+            _log.info("The alias %s is followed again.", self.alias)
+        self._status = status
+        if news or time.monotonic() - self._wrote_status > HEARTBEAT_SECONDS:
+            self._folder.write_status(self.alias, status)
+            self._wrote_status = time.monotonic()
+
+
+def touched(folder: Path) -> list[Touched]:
+    """Of every file below a folder, sorted; [] where there is no such folder."""
+    found = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for name, state in found]
+
+
+def fetch(registry: Registry, entry: Entry) -> Package:
+    """A verified local copy, from the store where the local one is missing or was changed.
+
+    Raises:
+        TooLarge: where the disk has no room for it. PackageError, RegistryError: as `Registry.fetch_entry`.
+    """
+    kept = registry.settings.packages / entry.digest
+    if kept.exists():
+        try:
+            return registry.fetch_entry(entry)
+        except PackageError as error:
+            _log.warning("The local copy of version %s is fetched again: %s", entry.version, error)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    size, free = registry.size_of(entry), shutil.disk_usage(kept.parent).free
+    if size + DISK_RESERVE > free:
+        raise TooLarge(
+            f"Version {entry.version} has {size >> 20} MiB but {free >> 20} MiB are free in {kept.parent}, of which "
+            f"{DISK_RESERVE >> 20} MiB stay free. Make room: copies of versions that serve no more may be removed."
+        )
+    return registry.fetch_entry(entry, fresh=True)
+
+
+def follow(settings: Settings, aliases: list[str]) -> None:
+    """Look at every alias, again and again, until the process ends."""
+    folder = LiveFolder(settings.home)
+    registry = Registry(settings)
+    pursued = [Pursued(alias, registry, folder) for alias in aliases]
+    wait = settings.follow_seconds
+    while True:
+        nudge = mark(folder.nudge)
+        for one in pursued:
+            one.look()
+        reachable = all(one.reachable for one in pursued)
+        wait = settings.follow_seconds if reachable else min(LONGEST_WAIT, 2 * max(wait, settings.follow_seconds))
+        if any(one.settling for one in pursued):
+            wait = min(wait, NUDGE_SECONDS)
+        end = time.monotonic() + wait
+        while time.monotonic() < end and mark(folder.nudge) == nudge:
+            time.sleep(min(NUDGE_SECONDS, settings.follow_seconds))
+
+
+def _end_with_parent() -> None:
+    """Wait until standard input closes: the parent closed it, or is no more."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)  # at once: a download that is cut off leaves nothing but a scratch folder
+
+
+def main() -> None:
+    import signal
+
+    # Ctrl+C reaches the whole group, and BentoML's supervisor stops the children of a worker with it. Yet this one is
+    # ended by its worker alone, which would take any other end for an accident.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.nice(NICE)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    logging.getLogger("blastwatch").setLevel(logging.INFO)
+    follow(load(), sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

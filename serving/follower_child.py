@@ -1,0 +1,79 @@
+"""Keeps the one follower of a service running: the worker that holds the lock starts it, and starts it again."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from serving.live_folder import LiveFolder
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a follower that ended is started again
+STEADY_SECONDS = 60.0  # one that ran so long starts with the first pause again
+GRACE_SECONDS = 5.0
+
+# MLflow alone tries for minutes when a server goes away in the middle of a call; the follower comes back to it anyway.
+MLFLOW = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+_log = logging.getLogger("blastwatch.service")
+
+
+class FollowerChild:
+    """Call `tend` now and then. Workers of one home compete for the lock; the kernel frees it when its holder dies."""
+
+    def __init__(self, folder: LiveFolder, aliases: Sequence[str], environment: Mapping[str, str]) -> None:
+        code = str(Path(__file__).parents[1])  # the child must run this very code, wherever the worker found it
+        path = os.pathsep.join(part for part in (code, environment.get("PYTHONPATH", "")) if part)
+        self._environment = {**MLFLOW, **environment, "PYTHONPATH": path}
+        self._aliases = list(aliases)
+        self._folder = folder
+        self._lock: IO[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._pause = FIRST_PAUSE
+
+    def tend(self) -> None:
+        """Take the lock where it is free; start the follower where this worker holds the lock and none runs."""
+        if self._lock is None:
+            self._lock = self._folder.try_follower_lock()
+        if self._lock is None:
+            return
+        now = time.monotonic()
+        if self._process is None:
+            self._start()
+        elif self._process.poll() is None:
+            if now - self._started > STEADY_SECONDS:
+                self._pause = FIRST_PAUSE
+        elif now - self._started > self._pause:
+            _log.warning("The follower ended with code %s; it is started again.", self._process.returncode)
+            self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+            self._start()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        command = [sys.executable, "-m", "serving.follower", *self._aliases]
+        self._process = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
+            command, stdin=subprocess.PIPE, env=self._environment
+        )
+        self._started = time.monotonic()
+
+    def close(self) -> None:
+        """End the follower, then free the lock."""
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            try:
+                self._process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._lock is not None:
+            self._lock.close()

@@ -1,0 +1,146 @@
+"""The files under `home/live` through which a service follows its registry. Each is small and replaced in one step.
+
+ALIAS.json          the version that the alias names, fetched and verified; written by the follower (`serving.follower`)
+ALIAS.good.json     the last version that passed its golden cells in a worker: what a start falls back to
+ALIAS.status.json   what the follower thinks: when it last reached the registry, which version it refuses and why
+nudge               touched by the webhook: look at the registry now
+follower.lock       held by the worker whose child is the follower
+load.lock           held by the worker that is loading a version: one at a time, so that the others answer
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    BlastwatchError,
+    GoldenMismatch,
+    PackageError,
+    RegistryUnreachable,
+    SignatureInvalid,
+    TooLarge,
+)
+
+# The whole list of reasons, safe as a metric label. The first that fits an error is its reason.
+REASONS: dict[str, type[BlastwatchError]] = {
+    "unreachable": RegistryUnreachable,
+    "alias-not-set": AliasNotSet,
+    "alias-moved": AliasMoved,
+    "signature": SignatureInvalid,
+    "too-large": TooLarge,
+    "golden": GoldenMismatch,
+    "corrupt": PackageError,
+    "registry": BlastwatchError,
+}
+
+
+def reason_of(error: BlastwatchError) -> str:
+    """The word of `REASONS` for an error."""
+    return next(word for word, kind in REASONS.items() if isinstance(error, kind))
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a version, or whatever the alias stands on, does not serve. `version` is "" where it is not known."""
+
+    reason: str
+    version: str
+    message: str
+    since: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What the follower knows. `reached`: seconds since 1970 of the last answer of the registry, 0 for never."""
+
+    reached: float = 0.0
+    refused: Refusal | None = None
+
+
+Mark = tuple[int, int, int]
+"""Tells whether a file was replaced: inode, time, size."""
+
+
+class LiveFolder:
+    """Paths, atomic writes and locks. Nothing is created before something is written."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "live"
+
+    def wanted(self, alias: str) -> Path:
+        return self.path / f"{alias}.json"
+
+    def good(self, alias: str) -> Path:
+        return self.path / f"{alias}.good.json"
+
+    def status(self, alias: str) -> Path:
+        return self.path / f"{alias}.status.json"
+
+    @property
+    def nudge(self) -> Path:
+        return self.path / "nudge"
+
+    def nudged(self) -> None:
+        """Ask the follower to look now."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.nudge.touch()
+
+    def write_status(self, alias: str, status: Status) -> None:
+        write(self.status(alias), asdict(status))
+
+    def read_status(self, alias: str) -> Status:
+        """The follower's status; an empty one where there is none that can be read."""
+        try:
+            value = json.loads(self.status(alias).read_text())
+            refused = Refusal(**value["refused"]) if value["refused"] else None
+            return Status(reached=float(value["reached"]), refused=refused)
+        except (OSError, ValueError, KeyError, TypeError):
+            return Status()
+
+    def try_follower_lock(self) -> IO[str] | None:
+        """The lock of the one that follows, held as long as the file is open; None where another holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / "follower.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Wait until no other worker of this home is loading a version."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "load.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def mark(path: Path) -> Mark | None:
+    """Differs whenever the file was replaced or touched; None where it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def write(path: Path, value: dict[str, Any]) -> Path:
+    """Replace a JSON file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.{os.getpid()}")
+    written.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    return written.replace(path)

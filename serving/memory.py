@@ -1,0 +1,74 @@
+"""How much memory a version needs, how much there is, and giving it back."""
+
+import ctypes
+import os
+from pathlib import Path
+
+from blastwatch.errors import TooLarge
+from blastwatch.package import ONNX, WEIGHTS, Package
+from blastwatch.settings import Settings
+
+MIB = 1 << 20
+# What loading a version and its first full batch added to a process (OpenVINO, float32), measured: ResNet-18 at 32 px
+# 94 MiB, at 224 px 266, ResNet-50 at 224 px 414, of graphs of 42, 42 and 89 MiB. The file, its constants and their
+# reordered copies are there at once; the rest are the activations of a batch, counted in sizes of its input.
+GRAPH_FACTOR, BATCH_FACTOR = 3.0, 8.0
+
+
+def needed(package: Package, max_batch_size: int) -> int:
+    """Bytes that loading a version may take at its peak, estimated from its float32 graph and the largest batch."""
+    largest = max((package.folder / name).stat().st_size for name in (ONNX, WEIGHTS))
+    batch = max_batch_size * 3 * package.info.preprocessing.size**2 * 4  # float32, three colours
+    return int(GRAPH_FACTOR * largest + BATCH_FACTOR * batch)
+
+
+def available(settings: Settings) -> int:
+    """Bytes that this process may still take."""
+    import psutil
+
+    if settings.memory_limit:
+        return max(0, int(settings.memory_limit * MIB) - psutil.Process().memory_info().rss)
+    return min([psutil.virtual_memory().available, *left_in_container(Path("/sys/fs/cgroup"))])
+
+
+def left_in_container(root: Path, membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left below each memory limit (cgroup v2) of this process and of the groups around it."""
+    try:
+        line = next(text for text in membership.read_text().splitlines() if text.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    inner = root / line.removeprefix("0::").strip().lstrip("/")
+    found = []
+    for group in (inner, *inner.parents):
+        if not group.is_relative_to(root):
+            break
+        try:
+            limit = int((group / "memory.max").read_text())  # the word `max` where there is no limit
+            used = int((group / "memory.current").read_text())
+            kept = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        found.append(max(0, limit - used + int(kept.get("inactive_file", 0))))  # files read once are given back first
+    return found
+
+
+def check_memory(package: Package, settings: Settings) -> None:
+    """Refuse what cannot be held, before the kernel ends this process for trying.
+
+    Raises:
+        TooLarge: saying how much is needed and how much there is.
+    """
+    need, left = needed(package, settings.max_batch_size), available(settings)
+    if need > left:
+        raise TooLarge(
+            f"Loading package {package.digest[:12]} takes up to {need // MIB} MiB but {left // MIB} MiB are left for "
+            "this process. Give it more memory (BLASTWATCH_MEMORY_LIMIT, or the container's limit), or fewer workers."
+        )
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps what a dropped engine leaves."""
+    if os.name == "posix":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,0 +1,242 @@
+"""The challenger in shadow: it reads a share of the cells that the champion answered, off the caller's path.
+
+    offer --> bounded queue --> one thread <--> child process at SCHED_IDLE --> table `shadow`
+
+`offer` takes a moment and never waits. A full queue sheds and counts: while no core is free the child gets no time,
+the queue stays full, and the shadow so costs nothing but its memory. A child that ends, hangs or gives no sense is
+started again after a pause that grows; the caller sees nothing of it.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.settings import Settings
+from monitoring.capture import QueuedWriter
+from monitoring.shadow_store import ShadowRecord, open_shadow_store
+from monitoring.store import PredictionRecord
+from serving.canary import in_shadow
+from serving.live_folder import now
+from serving.shadow_child import ChildFailed, ChildRefused, Said, ShadowChild, Stopped
+
+if TYPE_CHECKING:
+    from serving.metrics import ServiceMetrics
+
+QUEUE_CELLS, QUEUE_BYTES = 512, 64 << 20  # image files that may wait, as the callers sent them
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a child that failed is started again
+STEADY_CELLS = 100  # after so many answers the next failure pauses briefly again
+MEMORY_RETRY_SECONDS = 60.0  # memory that was short may be there later; nothing else mends itself
+IDLE_SECONDS = 0.5  # between two looks of the thread at what it shall do
+
+_log = logging.getLogger("blastwatch.service")
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """The version that challenges, and the file that hands it over."""
+
+    version: str
+    digest: str
+    handover: Path
+
+
+class Shadow:
+    """The shadow of one worker; `follow` names the challenger, `close` ends it.
+
+    Args:
+        child_words: what to run instead of `serving.shadow_worker`, for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: "ServiceMetrics",
+        environment: Mapping[str, str] = os.environ,
+        *,
+        child_words: tuple[str, ...] | None = None,
+    ) -> None:
+        self._settings, self._metrics, self._environment = settings, metrics, environment
+        self._words = {} if child_words is None else {"words": child_words}
+        self._queue: queue.Queue[tuple[PredictionRecord, bytes]] = queue.Queue(QUEUE_CELLS)
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._challenger: Challenger | None = None
+        self._refusal: tuple[Challenger, dict[str, str]] | None = None
+        self._ready = False
+        self._closing = threading.Event()
+        self._changed = threading.Event()
+        self._writer = QueuedWriter[ShadowRecord](
+            lambda: open_shadow_store(settings.predictions_url),
+            queue_size=settings.capture_queue,
+            on_dropped=metrics.shadow_cells.labels("failed").inc,
+        )
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread.start()
+
+    def follow(self, challenger: Challenger | None) -> None:
+        """Let another challenger read from now on, or none."""
+        if challenger == self._challenger:
+            return
+        self._challenger, self._refusal = challenger, None
+        self._changed.set()
+
+    @property
+    def refused(self) -> dict[str, str] | None:
+        """Why the present challenger does not read here: version, reason, since. The words stay in the log."""
+        refusal = self._refusal
+        return refusal[1] if refusal is not None and refusal[0] == self._challenger else None
+
+    def offer(self, record: PredictionRecord, data: bytes) -> None:
+        """Hand over a cell that was answered; `data` is the image file. Never waits, never raises."""
+        challenger = self._challenger
+        if challenger is None or self.refused is not None or challenger.digest == record.model_digest:
+            return
+        if not in_shadow(record.id, self._settings.shadow_share):
+            return
+        with self._lock:
+            fits = self._waiting_bytes + len(data) <= QUEUE_BYTES
+            self._waiting_bytes += len(data) if fits else 0
+        if fits:
+            try:
+                self._queue.put_nowait((record, data))
+                return
+            except queue.Full:
+                self._forget(data)
+        self._count("shed")
+
+    def facts(self) -> dict[str, Any]:
+        """What /v1/model says."""
+        return {"share": self._settings.shadow_share, "reading": self._ready, "refused": self.refused}
+
+    def close(self) -> None:
+        """End the child, leave what waits, and write what was compared."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(timeout=10)
+        self._writer.close()
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            self._changed.clear()
+            if self._closing.is_set():
+                return
+            challenger = self._challenger
+            if challenger is None or self.refused is not None:
+                self._empty()
+                self._rest()
+                continue
+            answered = self._serve(challenger)
+            pause = FIRST_PAUSE if answered >= STEADY_CELLS else pause
+            if self.refused is None:
+                self._changed.wait(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+
+    def _rest(self) -> None:
+        """Wait until something changes; what needs too much memory is tried again after a while."""
+        refused = self.refused
+        again = refused is not None and refused["reason"] == "too-large"
+        if not self._changed.wait(MEMORY_RETRY_SECONDS if again else None):
+            self._refusal = None
+
+    def _serve(self, challenger: Challenger) -> int:
+        """Run one child until it fails or something changes; returns how many cells it answered."""
+        answered = 0
+        try:
+            child = ShadowChild(
+                challenger.handover,
+                challenger.digest,
+                self._environment,
+                stopped=self._changed.is_set,
+                **self._words,
+            )
+        except OSError as error:  # no process to be had
+            _log.warning("The shadow cannot be started: %s", error)
+            return 0
+        try:
+            told = child.wait_until_ready()
+            self._ready = True
+            _log.info("Version %s reads in shadow (%s, %s).", challenger.version, told["engine"], told["priority"])
+            while not self._changed.is_set():
+                answered += self._one(child, challenger)
+        except Stopped:
+            pass
+        except ChildRefused as error:
+            said = {"version": challenger.version, "reason": error.reason, "since": now()}
+            self._refusal = (challenger, said)
+            _log.warning("Version %s does not read in shadow: %s", challenger.version, error)
+        except ChildFailed as error:
+            self._metrics.shadow_restarts.inc()
+            _log.warning("The shadow of version %s is started again: %s", challenger.version, error)
+        finally:
+            self._ready = False
+            child.close()
+        return answered
+
+    def _one(self, child: ShadowChild, challenger: Challenger) -> int:
+        """Let the child read the next cell, where one waits; returns how many it answered."""
+        try:
+            record, data = self._queue.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            child.check()
+            return 0
+        self._forget(data)
+        try:
+            said = child.ask(data)
+        except Stopped:
+            self._count("shed")
+            raise
+        except ChildFailed:
+            self._count("failed")
+            raise
+        if said is None:
+            self._count("failed")
+            return 0
+        self._compare(record, challenger, said)
+        return 1
+
+    def _compare(self, record: PredictionRecord, challenger: Challenger, said: Said) -> None:
+        self._count("compared")
+        if said.label != record.label:
+            self._count("flipped")
+        self._metrics.shadow_difference.observe(abs(said.probability - record.probability))
+        self._writer.submit(
+            ShadowRecord(
+                id=record.id,
+                time=record.time,
+                champion_version=record.model_version,
+                champion_digest=record.model_digest,
+                champion_probability=record.probability,
+                champion_label=record.label,
+                champion_decision=record.decision,
+                challenger_version=challenger.version,
+                challenger_digest=challenger.digest,
+                challenger_probability=said.probability,
+                challenger_label=said.label,
+                challenger_decision=said.decision,
+                patient=record.patient,
+            )
+        )
+
+    def _forget(self, data: bytes) -> None:
+        with self._lock:
+            self._waiting_bytes -= len(data)
+
+    def _empty(self) -> None:
+        """Nobody reads: let go of what waits."""
+        while True:
+            try:
+                self._forget(self._queue.get_nowait()[1])
+            except queue.Empty:
+                return
+            self._count("shed")
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.shadow_cells.labels(outcome).inc()

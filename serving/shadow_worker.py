@@ -1,0 +1,78 @@
+"""The process in which the challenger reads: `python -m serving.shadow_worker SOCKET HANDOVER DIGEST`.
+
+It runs at SCHED_IDLE: the kernel gives it a core only while nothing else wants it, so it takes nothing from the ones
+that answer. It does for each image what the service does, with the challenger's own preprocessing, and answers in
+JSON. It ends when its socket closes.
+"""
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.errors import BlastwatchError, ImageRejected, PackageError
+from blastwatch.settings import Settings, load
+from serving.live_folder import reason_of
+from serving.shadow_wire import receive, send
+
+if TYPE_CHECKING:
+    from serving.live import LiveModel
+
+LOWEST_NICE = 19
+
+
+def step_back() -> str:
+    """Give way to everything else on this machine; returns the word for how. Threads made later do so too."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, PermissionError):  # another system, or a sandbox that forbids it
+        os.nice(LOWEST_NICE)
+        return "nice"
+    return "idle"
+
+
+def read(live: "LiveModel", data: bytes, settings: Settings) -> dict[str, Any]:
+    """What the challenger says of one image file, or the word for why it reads none."""
+    from serving.predictor import conclude, prepare
+
+    package = live.served.package
+    try:
+        prepared = prepare(data, package, max_pixels=settings.max_image_pixels)
+    except ImageRejected as error:
+        return {"rejected": error.reason}
+    said = conclude(prepared, live.engine.infer(prepared.input[None]).logits[0], package)
+    return {"probability": said.probability, "label": said.label, "decision": said.decision}
+
+
+def _open(handover: Path, digest: str, settings: Settings) -> "LiveModel":
+    from serving.live import open_live, take_over
+
+    served = take_over(handover)
+    if served.package.digest != digest:
+        raise PackageError(f"Expected package {digest} in {handover} but another one is named there by now.")
+    return open_live(served, replace(settings, threads="1"))
+
+
+def main() -> None:
+    # Ctrl+C reaches the whole group, and BentoML's supervisor ends the children of a worker with it. Yet this one is
+    # ended by its worker alone, which would take any other end for an accident.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    how = step_back()
+    settings = load()
+    with socket.socket(fileno=int(sys.argv[1])) as wire:
+        try:
+            live = _open(Path(sys.argv[2]), sys.argv[3], settings)
+        except BlastwatchError as error:
+            send(wire, {"refused": reason_of(error), "message": str(error)})
+            return
+        send(wire, {"ready": True, "engine": live.engine.name, "priority": how})
+        while (message := receive(wire)) is not None:
+            send(wire, read(live, message[1], settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What is too large for the memory at hand is refused before it is loaded."""
+
+import dataclasses
+
+import pytest
+
+from blastwatch.errors import TooLarge
+from serving.memory import MIB, available, check_memory, give_back, left_in_container, needed
+
+
+def test_a_version_needs_a_multiple_of_its_graph(package):
+    graph = (package.folder / "network.onnx").stat().st_size
+    assert 3 * graph < needed(package, 32) < 3.2 * graph + 20 * MIB
+    assert needed(package, 64) - needed(package, 32) == 8 * 32 * 3 * 32 * 32 * 4
+
+
+def test_the_setting_is_what_the_process_may_take_in_all(package, settings):
+    check_memory(package, settings)
+    small = dataclasses.replace(settings, memory_limit=10.0)
+    assert available(small) == 0
+    with pytest.raises(TooLarge, match="0 MiB are left"):
+        check_memory(package, small)
+    assert available(dataclasses.replace(settings, memory_limit=1e6)) > 900_000 * MIB
+
+
+def group(folder, limit, used, files=0):
+    folder.mkdir(parents=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {files}\n")
+
+
+def test_limits_of_the_container_and_of_the_groups_around_it(tmp_path):
+    membership = tmp_path / "membership"
+    membership.write_text("0::/pod/box\n")
+    root = tmp_path / "cgroup"
+    group(root / "pod", 1000, 900, files=50)
+    group(root / "pod" / "box", "max", 300)
+    assert left_in_container(root, membership) == [150]
+    assert left_in_container(root, tmp_path / "none") == []
+
+
+def test_giving_memory_back_does_no_harm():
+    give_back()

@@ -1,0 +1,250 @@
+"""The shadow never makes anybody wait, and a child that crashes, hangs or talks nonsense is counted and replaced."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+
+from blastwatch.settings import load
+from monitoring.shadow_store import open_shadow_store
+from serving import shadow as module
+from serving import shadow_child
+from serving.metrics import ServiceMetrics
+from serving.shadow import Challenger, Shadow
+from serving.shadow_child import ChildFailed, ChildRefused, ShadowChild, processor_seconds, runnable
+from tests.cohorts import record
+
+DIGEST = "e" * 64
+NINE = Challenger("9", DIGEST, Path("handover.json"))
+ROOT = str(Path(__file__).parents[3])
+
+
+def words(mode):
+    return (sys.executable, "-m", "tests.shadow_children", mode)
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(shadow_child, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(shadow_child, "CELL_SECONDS", 0.5)
+    monkeypatch.setattr(shadow_child, "START_SECONDS", 2.0)
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
+
+
+class Watched:
+    """A shadow with a child of one kind, and its counters."""
+
+    def __init__(self, home, mode, share="1"):
+        self.settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_SHADOW_SHARE": share})
+        self.metrics = ServiceMetrics(CollectorRegistry())
+        environment = {**os.environ, "PYTHONPATH": ROOT}
+        self.shadow = Shadow(self.settings, self.metrics, environment, child_words=words(mode))
+
+    def begin(self, challenger=NINE):
+        self.shadow.follow(challenger)
+        return self
+
+    def count(self, outcome):
+        return self.metrics.registry.get_sample_value("blastwatch_shadow_cells_total", {"outcome": outcome}) or 0
+
+    @property
+    def restarts(self):
+        return self.metrics.registry.get_sample_value("blastwatch_shadow_restarts_total")
+
+    def rows(self):
+        self.shadow.close()
+        with open_shadow_store(self.settings.predictions_url) as store:
+            return store.read(champion="d", challenger=DIGEST)
+
+
+@pytest.fixture
+def watch(tmp_path):
+    made = []
+
+    def make(mode, **options):
+        made.append(Watched(tmp_path, mode, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shadow.close()
+    assert not [child for child in psutil.Process().children() if "tests.shadow_children" in child.cmdline()]
+
+
+def test_what_both_said_is_stored_and_counted(watch):
+    seen = watch("good").begin()
+    for number in range(20):
+        seen.shadow.offer(record(str(number)), b"x" * (number * 5))
+    wait_for(lambda: seen.count("compared") == 20)
+    assert seen.shadow.facts() == {"share": 1.0, "reading": True, "refused": None}
+    assert (seen.count("flipped"), seen.count("shed"), seen.count("failed"), seen.restarts) == (20, 0, 0, 0)
+    rows = seen.rows().set_index("id")
+    assert len(rows) == 20
+    first = rows.loc["10"]
+    assert (first["champion_label"], first["challenger_label"], first["challenger_version"]) == ("hem", "all", "9")
+    assert (first["champion_probability"], first["challenger_probability"]) == (0.25, 0.5)
+
+
+def test_a_share_is_drawn_by_the_predictions_id(watch):
+    seen = watch("good", share="0.3").begin()
+    for number in range(400):
+        seen.shadow.offer(record(str(number)), b"x")
+    wait_for(lambda: seen.count("compared") + seen.count("shed") > 0)
+    time.sleep(0.3)
+    wait_for(lambda: seen.shadow._queue.empty())
+    assert 80 < seen.count("compared") + seen.count("shed") < 160
+
+
+def test_the_challengers_own_answers_are_not_compared_with_themselves(watch):
+    seen = watch("good").begin()
+    seen.shadow.offer(record("a", digest=DIGEST), b"x")
+    seen.shadow.offer(record("b"), b"x")
+    wait_for(lambda: seen.count("compared"))
+    assert seen.count("compared") == 1
+
+
+def test_a_full_queue_sheds_and_offering_takes_no_time(watch, monkeypatch):
+    monkeypatch.setattr(module, "QUEUE_BYTES", 1000)
+    seen = watch("slow").begin()
+    wait_for(lambda: seen.shadow.facts()["reading"])
+    started = time.perf_counter()
+    for number in range(1000):
+        seen.shadow.offer(record(str(number)), b"x" * 100)
+    assert time.perf_counter() - started < 1
+    assert 985 <= seen.count("shed") <= 990
+    assert seen.shadow._waiting_bytes <= 1000
+    seen.shadow.offer(record("larger than the queue"), b"x" * 2000)
+    wait_for(lambda: seen.count("compared") >= 2)
+
+
+@pytest.mark.parametrize("mode", ["crash", "sleep", "spin", "strange", "garbage", "mute"])
+def test_a_child_that_fails_is_started_again(watch, mode):
+    seen = watch(mode).begin()
+    started = time.perf_counter()
+    for number in range(10):
+        seen.shadow.offer(record(str(number)), b"x")
+    assert time.perf_counter() - started < 0.5
+    wait_for(lambda: seen.restarts >= 2, 40)
+    assert seen.count("failed") >= (0 if mode in ("garbage", "mute") else 2)
+    assert seen.count("compared") == (0 if mode != "crash" else pytest.approx(seen.count("failed"), abs=1.1))
+
+
+@pytest.mark.parametrize("mode", ["nan", "reject"])
+def test_what_is_no_probability_is_never_compared(watch, mode):
+    seen = watch(mode).begin()
+    for number in range(5):
+        seen.shadow.offer(record(str(number)), b"x")
+    wait_for(lambda: seen.count("failed") == 5)
+    assert (seen.count("compared"), seen.restarts) == (0, 0)
+
+
+def test_a_child_that_ends_while_nothing_is_asked_is_started_again(watch):
+    seen = watch("good").begin()
+    wait_for(lambda: seen.shadow.facts()["reading"])
+    psutil.Process().children()[0].kill()
+    wait_for(lambda: seen.restarts == 1)
+    wait_for(lambda: seen.shadow.facts()["reading"])
+    seen.shadow.offer(record("a"), b"x")
+    wait_for(lambda: seen.count("compared") == 1)
+
+
+def test_a_refused_challenger_is_not_tried_again_until_there_is_another(watch):
+    seen = watch("refuse").begin()
+    wait_for(lambda: seen.shadow.refused)
+    assert seen.shadow.refused["reason"] == "golden"
+    seen.shadow.offer(record("a"), b"x")
+    assert seen.count("shed") == 0 and seen.shadow._queue.empty()
+    seen.begin(Challenger("10", "f" * 64, Path("handover.json")))
+    wait_for(lambda: (seen.shadow.refused or {}).get("version") == "10")
+
+
+def test_a_challenger_that_is_withdrawn_reads_no_more(watch):
+    seen = watch("good").begin()
+    wait_for(lambda: seen.shadow.facts()["reading"])
+    seen.shadow.follow(None)
+    wait_for(lambda: not seen.shadow.facts()["reading"])
+    seen.shadow.offer(record("a"), b"x")
+    wait_for(lambda: not psutil.Process().children())
+    seen.begin()
+    seen.shadow.offer(record("b"), b"x")
+    wait_for(lambda: seen.count("compared") == 1)
+
+
+def test_a_child_without_a_core_is_not_taken_for_a_hung_one(tmp_path, monkeypatch):
+    """One that is runnable all the time and gets no time is waited for."""
+    monkeypatch.setattr(shadow_child, "runnable", lambda _pid: True)
+    looks = []
+    child = ShadowChild(
+        tmp_path, DIGEST, {**os.environ, "PYTHONPATH": ROOT}, words=words("sleep"),
+        stopped=lambda: looks.append(1) or len(looks) > 40,
+    )  # fmt: skip
+    try:
+        child.wait_until_ready()
+        with pytest.raises(shadow_child.Stopped):
+            child.ask(b"x")
+        assert len(looks) > 40
+    finally:
+        child.close()
+
+
+def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, monkeypatch):
+    """The real child: the same answer as the worker's own way, at the lowest priority, and it ends with its socket."""
+    from blastwatch.engines import open_engine
+    from serving.live import hand_over
+    from serving.predictor import conclude, prepare
+
+    monkeypatch.setattr(shadow_child, "START_SECONDS", 120.0)
+    monkeypatch.setattr(shadow_child, "CELL_SECONDS", 30.0)
+    handover = hand_over(served, tmp_path / "live" / "challenger.json")
+    environment = {**os.environ, "BLASTWATCH_HOME": str(tmp_path), "PYTHONPATH": ROOT}
+    child = ShadowChild(handover, served.package.digest, environment, stopped=lambda: False)
+    try:
+        assert child.wait_until_ready()["priority"] in ("idle", "nice")
+        said = child.ask(cell.read_bytes())
+        assert child.ask(b"no image") is None
+        assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE or os.getpriority(os.PRIO_PROCESS, child.pid) == 19
+        assert processor_seconds(child.pid) > 0
+        process = psutil.Process(child.pid)
+        child._wire.close()
+        process.wait(20)
+    finally:
+        child.close()
+    prepared = prepare(cell.read_bytes(), served.package)
+    logits = open_engine(served.package, "openvino-f32", threads=1).infer(prepared.input[None]).logits[0]
+    wanted = conclude(prepared, logits, served.package)
+    assert said.probability == pytest.approx(wanted.probability, abs=1e-6)
+    assert (said.label, said.decision) == (wanted.label, wanted.decision)
+
+
+def test_another_package_than_the_one_named_is_refused(tmp_path, served, monkeypatch):
+    from serving.live import hand_over
+
+    monkeypatch.setattr(shadow_child, "START_SECONDS", 120.0)
+    handover = hand_over(served, tmp_path / "live" / "challenger.json")
+    environment = {**os.environ, "BLASTWATCH_HOME": str(tmp_path), "PYTHONPATH": ROOT}
+    child = ShadowChild(handover, "0" * 64, environment, stopped=lambda: False)
+    try:
+        with pytest.raises(ChildRefused, match="another one is named") as caught:
+            child.wait_until_ready()
+        assert caught.value.reason == "corrupt"
+    finally:
+        child.close()
+
+
+def test_a_process_that_is_gone():
+    assert processor_seconds(2**22 + 1) == 0.0
+    assert not runnable(2**22 + 1)
+    assert runnable(os.getpid())
+    assert issubclass(ChildFailed, Exception)
