@@ -38,7 +38,7 @@ up: $(STAMP)
 	$(BIN)/blastwatch up
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
