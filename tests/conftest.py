@@ -18,6 +18,7 @@ from blastwatch.settings import Settings, load
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers a file's tests stay together, and so do all that look at the one run of the demo."""
     for item in items:
