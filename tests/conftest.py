@@ -18,14 +18,6 @@ from blastwatch.settings import Settings, load
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file's tests stay together, and so do all that look at the one run of the demo."""
-    for item in items:
-        demo = "demo" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if demo else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables and nothing in them: making one takes seconds, copying it none."""
