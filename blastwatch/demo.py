@@ -57,7 +57,7 @@ class Demo:
             "BLASTWATCH_PORT": str(_port(self.service)),
             "BLASTWATCH_URL": self.service,
             "BLASTWATCH_MONITOR_PORT": str(_port(self.gauges)),
-            "BLASTWATCH_DRIFT_INTERVAL": "1",
+            "BLASTWATCH_DRIFT_INTERVAL": "5",
             "MLFLOW_TRACKING_URI": registry,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
