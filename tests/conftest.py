@@ -18,6 +18,13 @@ from blastwatch.settings import Settings, load
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_another_test(monkeypatch):
+    """MLflow writes the store that it was last pointed to into the environment, where the next test would read it."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables and nothing in them: making one takes seconds, copying it none."""

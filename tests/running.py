@@ -92,6 +92,6 @@ def _words(process):
 
 def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while not condition():  # asked once a turn: of two workers the other one may answer the next time
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain"
         time.sleep(0.1)
-    assert condition()

@@ -84,6 +84,7 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         assert len({record.who for record in records[before:]}) > 2
         assert registry.store.model().aliases == history.aliases(records)
         assert verify(registry).faults == []
+        registry.ledger.close()
 
 
 def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(free_port, tmp_path, monkeypatch):
