@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Entry:
     """One model version as the registry knows it.
 
     overridden: gates that it failed when it was promoted all the same.
+    word: number of the entry of the history that moved an alias here, where `proven` was asked; else 0.
     """
 
     version: str
@@ -57,6 +58,7 @@ class Entry:
     data_digest: str = ""
     split_digest: str = ""
     git_commit: str = ""
+    word: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -135,8 +137,7 @@ class Registry:
             if load_policy(self.settings.policy).serve_moved_alias:
                 return entry  # nobody who may promote stands for it, and so nobody is named
             raise
-        said = {"promoted_at": word.time, "promoted_by": word.who, "overridden": word.overridden}
-        return Entry(**(entry.to_dict() | said))
+        return replace(entry, promoted_at=word.time, promoted_by=word.who, overridden=word.overridden, word=word.number)
 
     def _standing(self, model: Model, alias: str, entry: Entry) -> Record:
         """The signed word that puts an alias on a version. Raises `AliasMoved`, `SignatureInvalid`."""

@@ -17,7 +17,7 @@ from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, Registr
 from blastwatch.package import Package
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings, load
-from serving.live import MOVE_SECONDS, Served, hand_over, read_handover
+from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
 from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
 
 NICE = 2  # below the ones that answer, yet not starved by them where the machine is busy
@@ -55,6 +55,7 @@ class Pursued:
         reached, entry = time.time(), None
         try:
             entry = self._registry.proven(self.alias)
+            check_order(entry, self._written)
             self._moved_at = 0.0
             if entry != self._written:
                 refusal = self._take(entry)

@@ -113,6 +113,7 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
         return served, {HANDOVER_VARIABLE: str(path)}
     try:
         served = _find_patiently(settings, environment)
+        check_order(served.entry, written(folder, alias))
     except AliasNotSet:
         raise
     except (RegistryError, PackageError) as error:
@@ -124,6 +125,29 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
         hand_over(served, folder.wanted(alias))
         folder.write_status(alias, Status(reached=time.time()))
     return served, {}
+
+
+def check_order(entry: Entry, before: Entry | None) -> None:
+    """Refuse a word older than one that was believed: whoever may write to MLflow but not promote can put back an
+    alias together with the signed word that once moved it there.
+
+    Raises:
+        AliasMoved: naming what to do where the registry itself was set back.
+    """
+    if before is not None and 0 < entry.word < before.word:
+        raise AliasMoved(
+            f"The alias stands on version {entry.version} by entry {entry.word} of the history, but entry "
+            f"{before.word} had moved it to version {before.version}: an old word was put back. If the registry was "
+            "restored from a backup, remove the files of this alias under live/ in BLASTWATCH_HOME."
+        )
+
+
+def written(folder: LiveFolder, alias: str) -> Entry | None:
+    """The entry that was handed over last; None where there is none."""
+    try:
+        return read_handover(folder.wanted(alias))[0]
+    except PackageError:
+        return None
 
 
 def _find_patiently(settings: Settings, environment: Mapping[str, str]) -> Served:

@@ -187,6 +187,22 @@ def test_an_alias_set_without_a_word_is_not_proven(lenient_settings, registry, r
         registry.proven("champion")
 
 
+def test_an_old_word_put_back_with_its_alias_is_older_and_found(lenient_settings, registry, register):
+    """Whoever may write to MLflow can do that; a service that saw the newer word follows no older one."""
+    register()
+    promotion.promote(registry, "1", reason="", cells=None)
+    client = mlflow.MlflowClient(lenient_settings.tracking_uri, lenient_settings.tracking_uri)
+    old = client.get_registered_model("blastwatch").tags["blastwatch.alias.champion"]
+    register()
+    promotion.promote(registry, "2", reason="", cells=None)
+    newest = registry.proven("champion")
+    client.set_registered_model_tag("blastwatch", "blastwatch.alias.champion", old)
+    client.set_registered_model_alias("blastwatch", "champion", "1")
+    replayed = registry.proven("champion")
+    assert (newest.version, newest.word, replayed.version, replayed.word) == ("2", 4, "1", 2)
+    assert "stands on version 1 but the history says 2" in str(verify(registry).faults[0])
+
+
 def test_a_policy_may_let_a_moved_alias_serve(lenient_settings, registry, register, tmp_path):
     register()
     client = mlflow.MlflowClient(lenient_settings.tracking_uri)

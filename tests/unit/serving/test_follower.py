@@ -68,6 +68,24 @@ def refused(folder):
     return status.refused and status.refused.reason
 
 
+def test_an_old_word_that_was_put_back_is_not_believed(pursued, registry, folder, clock, served):
+    registry.says = dataclasses.replace(served.entry, version="8", word=12)
+    pursued.look()
+    registry.says = dataclasses.replace(served.entry, version="7", word=9)
+    for _ in range(2):
+        pursued.look()
+        clock.now += MOVE_SECONDS + 1
+    assert (wanted(folder), refused(folder)) == ("8", "alias-moved")
+    again = Pursued("champion", registry, folder)  # a follower that was started anew remembers
+    again.look()
+    clock.now += MOVE_SECONDS + 1
+    again.look()
+    assert wanted(folder) == "8"
+    registry.says = dataclasses.replace(served.entry, version="7", word=13)  # a rollback says it anew
+    again.look()
+    assert (wanted(folder), refused(folder)) == ("7", None)
+
+
 def test_what_the_alias_names_is_fetched_once_and_written_down(pursued, registry, folder):
     pursued.look()
     pursued.look()
