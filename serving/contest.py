@@ -20,9 +20,9 @@ from serving.following import LOADING_NICE
 from serving.lane import Lane, Slot
 from serving.live import LiveModel, open_live, read_handover, take_over
 from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of
-from serving.memory import give_back
+from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
-from serving.shadow import MEMORY_RETRY_SECONDS, Challenger, Shadow
+from serving.shadow import Challenger, Shadow
 
 if TYPE_CHECKING:
     from serving.app import Service
@@ -89,9 +89,7 @@ class Contest:
         return {
             "version": challenger.version if challenger else None,
             "digest": challenger.digest if challenger else None,
-            "refused": {"version": refused.version, "reason": refused.reason, "since": refused.since}
-            if refused
-            else None,
+            "refused": refused.shown() if refused else None,
             "shadow": self.shadow.facts() if self.shadow else None,
             "canary": {
                 "share": self._settings.canary_share,
@@ -167,7 +165,7 @@ class Contest:
             reason = reason_of(error)
             self._failed, self._retry_at = challenger, float("inf")
             if reason == "too-large":
-                self._retry_at = time.monotonic() + MEMORY_RETRY_SECONDS
+                self._retry_at = time.monotonic() + RETRY_SECONDS
             self._refused = {"version": challenger.version, "reason": reason, "since": now()}
             _log.warning("Version %s does not answer the canary: %s", challenger.version, error)
             return

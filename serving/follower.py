@@ -19,6 +19,7 @@ from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings, load
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
 from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
+from serving.offspring import leave_the_end_to_the_worker
 
 NICE = 2  # below the ones that answer, yet not starved by them where the machine is busy
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
@@ -191,12 +192,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    import signal
-
-    # Ctrl+C reaches the whole group, and BentoML's supervisor stops the children of a worker with it. Yet this one is
-    # ended by its worker alone, which would take any other end for an accident.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_the_end_to_the_worker()
     os.nice(NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")

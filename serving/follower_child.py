@@ -1,15 +1,14 @@
 """Keeps the one follower of a service running: the worker that holds the lock starts it, and starts it again."""
 
 import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO
 
 from serving.live_folder import LiveFolder
+from serving.offspring import same_code
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a follower that ended is started again
 STEADY_SECONDS = 60.0  # one that ran so long starts with the first pause again
@@ -29,9 +28,7 @@ class FollowerChild:
     """Call `tend` now and then. Workers of one home compete for the lock; the kernel frees it when its holder dies."""
 
     def __init__(self, folder: LiveFolder, aliases: Sequence[str], environment: Mapping[str, str]) -> None:
-        code = str(Path(__file__).parents[1])  # the child must run this very code, wherever the worker found it
-        path = os.pathsep.join(part for part in (code, environment.get("PYTHONPATH", "")) if part)
-        self._environment = {**MLFLOW, **environment, "PYTHONPATH": path}
+        self._environment = MLFLOW | same_code(environment)
         self._aliases = list(aliases)
         self._folder = folder
         self._lock: IO[str] | None = None

@@ -19,7 +19,7 @@ from serving.follower_child import FollowerChild
 from serving.lane import Lane, Slot
 from serving.live import LiveModel, hand_over, open_live, read_handover, take_over, version_of
 from serving.live_folder import LiveFolder, Mark, Refusal, mark, now, reason_of
-from serving.memory import give_back
+from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ LOOK_SECONDS = 0.25
 # The loading thread's: the ones that answer come first, and it still ends. The threads that OpenVINO computes with
 # stand since the first version was warmed up, so none of them is born with it.
 LOADING_NICE = 2
-MEMORY_RETRY_SECONDS = 60.0  # memory that was short may be there later; nothing else mends itself
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -134,7 +133,7 @@ class Pursuit:
         """What was refused is not tried again before its file changes."""
         if self._seen is None:
             self._seen = mark(self._wanted)
-        self._retry_at = time.monotonic() + MEMORY_RETRY_SECONDS if reason == "too-large" else float("inf")
+        self._retry_at = time.monotonic() + RETRY_SECONDS if reason == "too-large" else float("inf")
 
     def _see_off(self) -> None:
         """Forget lanes whose last request was answered, and give their memory back."""
@@ -144,16 +143,14 @@ class Pursuit:
             give_back()
 
     def facts(self) -> dict[str, Any]:
-        """What /v1/model says; the words of a refusal stay in the log, they may show the inside."""
+        """What /v1/model says."""
         refused = self.refused
         reached = self.status.reached
         return {
             "alias": self.slot.alias,
             "since": self.slot.lane.since,
             "registry_reached": datetime.fromtimestamp(reached, UTC).isoformat(timespec="seconds") if reached else None,
-            "refused": {"version": refused.version, "reason": refused.reason, "since": refused.since}
-            if refused
-            else None,
+            "refused": refused.shown() if refused else None,
         }
 
 

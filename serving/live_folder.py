@@ -60,6 +60,10 @@ class Refusal:
     message: str
     since: str
 
+    def shown(self) -> dict[str, str]:
+        """What callers are told; the words stay in the log, they may show the inside."""
+        return {"version": self.version, "reason": self.reason, "since": self.since}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:

@@ -14,6 +14,8 @@ MIB = 1 << 20
 # reordered copies are there at once; the rest are the activations of a batch, counted in sizes of its input.
 GRAPH_FACTOR, BATCH_FACTOR = 3.0, 8.0
 
+RETRY_SECONDS = 60.0  # memory that was short may be there later; nothing else that was refused mends itself
+
 
 def needed(package: Package, max_batch_size: int) -> int:
     """Bytes that loading a version may take at its peak, estimated from its float32 graph and the largest batch."""

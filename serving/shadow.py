@@ -22,6 +22,7 @@ from monitoring.shadow_store import ShadowRecord, open_shadow_store
 from monitoring.store import PredictionRecord
 from serving.canary import in_shadow
 from serving.live_folder import now
+from serving.memory import RETRY_SECONDS
 from serving.shadow_child import ChildFailed, ChildRefused, Said, ShadowChild, Stopped
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 QUEUE_CELLS, QUEUE_BYTES = 512, 64 << 20  # image files that may wait, as the callers sent them
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a child that failed is started again
 STEADY_CELLS = 100  # after so many answers the next failure pauses briefly again
-MEMORY_RETRY_SECONDS = 60.0  # memory that was short may be there later; nothing else mends itself
 IDLE_SECONDS = 0.5  # between two looks of the thread at what it shall do
 
 _log = logging.getLogger("blastwatch.service")
@@ -143,7 +143,7 @@ class Shadow:
         """Wait until something changes; what needs too much memory is tried again after a while."""
         refused = self.refused
         again = refused is not None and refused["reason"] == "too-large"
-        if not self._changed.wait(MEMORY_RETRY_SECONDS if again else None):
+        if not self._changed.wait(RETRY_SECONDS if again else None):
             self._refusal = None
 
     def _serve(self, challenger: Challenger) -> int:

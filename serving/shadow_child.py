@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from blastwatch.decision import CLASS_NAMES, DECISIONS
+from serving.offspring import same_code
 from serving.shadow_wire import WireBroken, receive, send
 
 LOOK_SECONDS = 1.0  # between two looks at a child that owes something
@@ -66,8 +67,6 @@ class ShadowChild:
         stopped: Callable[[], bool],
         words: tuple[str, ...] = (sys.executable, "-m", "serving.shadow_worker"),
     ) -> None:
-        code = str(Path(__file__).parents[1])  # the child must run this very code, wherever the worker found it
-        path = os.pathsep.join(part for part in (code, environment.get("PYTHONPATH", "")) if part)
         self._stopped = stopped
         self._wire, theirs = socket.socketpair()
         self._wire.settimeout(LOOK_SECONDS)
@@ -76,7 +75,7 @@ class ShadowChild:
                 [*words, str(theirs.fileno()), str(handover), digest],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={**environment, "PYTHONPATH": path},
+                env=same_code(environment),
             )
 
     @property

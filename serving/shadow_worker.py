@@ -6,7 +6,6 @@ JSON. It ends when its socket closes.
 """
 
 import os
-import signal
 import socket
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blastwatch.errors import BlastwatchError, ImageRejected, PackageError
 from blastwatch.settings import Settings, load
 from serving.live_folder import reason_of
+from serving.offspring import leave_the_end_to_the_worker
 from serving.shadow_wire import receive, send
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def _open(handover: Path, digest: str, settings: Settings) -> "LiveModel":
 
 
 def main() -> None:
-    # Ctrl+C reaches the whole group, and BentoML's supervisor ends the children of a worker with it. Yet this one is
-    # ended by its worker alone, which would take any other end for an accident.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_the_end_to_the_worker()
     how = step_back()
     settings = load()
     with socket.socket(fileno=int(sys.argv[1])) as wire:

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry
 from blastwatch.golden import write_golden
 from blastwatch.package import DIGESTS, GOLDEN, open_package, seal
 from serving import following
-from serving.following import MEMORY_RETRY_SECONDS, Pursuit
+from serving.following import Pursuit
 from serving.lane import Lane, Slot
 from serving.live import Served, hand_over, open_first, open_live, read_handover, settle
 from serving.live_folder import LiveFolder, Refusal
+from serving.memory import RETRY_SECONDS
 from serving.metrics import ServiceMetrics
 from tests.service_packages import make_servable
 
@@ -129,7 +130,7 @@ def test_memory_that_was_short_is_asked_for_again_later(worker, other, monkeypat
     worker.pursuit._settings = real
     worker.pursuit.look()
     assert worker.slot.lane.version == "7"
-    at.now += MEMORY_RETRY_SECONDS + 1
+    at.now += RETRY_SECONDS + 1
     worker.pursuit.look()
     assert (worker.slot.lane.version, refused(worker, "too-large")) == ("8", 0)
 
