@@ -5,9 +5,7 @@ Without settings a key is made under home at first use and is trusted there: one
 """
 
 import base64
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from blastwatch.console import say
 from blastwatch.errors import NotPermitted, SettingsError, SignatureInvalid
+from blastwatch.private_file import create_once
 from blastwatch.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,16 +157,7 @@ def make_private(path: Path) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = Ed25519PrivateKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, path)
-    finally:
-        scratch.unlink()
+    create_once(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def _make_key(settings: Settings) -> None:

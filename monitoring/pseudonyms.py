@@ -6,12 +6,11 @@ database need one key: copy the file to each home, or one patient counts as seve
 
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 from pathlib import Path
 
 from blastwatch.errors import BlastwatchError
+from blastwatch.private_file import create_once
 
 SALT = "patient.salt"
 SALT_BYTES = 32
@@ -40,27 +39,10 @@ class Pseudonyms:
 def _salt(path: Path) -> bytes:
     try:
         if not path.exists():
-            _make(path)
+            create_once(path, secrets.token_bytes(SALT_BYTES))
         found = path.read_bytes()
     except OSError as error:
         raise BlastwatchError(f"The salt of the patients, {path}, can be neither read nor made: {error}.") from error
     if len(found) != SALT_BYTES:
         raise BlastwatchError(f"Expected {SALT_BYTES} random bytes in {path} but found {len(found)}. Restore the file.")
     return found
-
-
-def _make(path: Path) -> None:
-    """Written whole under another name, readable by its owner only; of several workers the first one's stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    written = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(SALT_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(written, path)
-    except FileExistsError:
-        return
-    finally:
-        written.unlink()
