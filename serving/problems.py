@@ -58,12 +58,8 @@ TABLE: tuple[Kind, ...] = tuple(
         ("timeout", 504, "The answer took too long", "Send fewer images a call."),
         ("store-unavailable", 503, "The database of predictions is away", "Wait and send it again."),
         ("time-unreadable", 400, "The time cannot be read", "Send ISO 8601, for instance at=2026-11-17T14:05Z."),
-        (
-            "history-unavailable",
-            503,
-            "The history is not at hand",
-            "Ask where the registry is: blastwatch registry history.",
-        ),
+        ("history-broken", 503, "The history is not what was signed", "Look: blastwatch registry verify."),
+        ("history-unavailable", 503, "The history is not at hand", "Ask the registry: blastwatch registry history."),
         ("internal", 500, "The service failed", "Tell its operator the request id; the log has the reason."),
     )
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blastwatch import history
-from blastwatch.errors import RegistryError, SettingsError, UsageError
+from blastwatch.errors import HistoryBroken, RegistryError, SettingsError, UsageError
 from blastwatch.ledger import Ledger
 from blastwatch.settings import Settings
 from blastwatch.signing import open_trusted
@@ -24,7 +24,7 @@ class Told:
         """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, and their check.
 
         Raises:
-            Problem: the time is no time, or the history is not at hand.
+            Problem: the time is no time, or the history is not at hand, or has entries that cannot be read.
         """
         try:
             moment = history.parse_time(at) if at else datetime.now(UTC)
@@ -37,6 +37,9 @@ class Told:
             rows = ledger.rows()
             faults = history.faults(rows, open_trusted(self._settings))
             told = history.told(rows, moment)
+        except HistoryBroken as error:
+            number, text = faults[0]
+            raise Problem("history-broken", f"Entry {number}: {text}.") from error
         except (RegistryError, SettingsError) as error:
             raise Problem("history-unavailable", "The history of the registry cannot be read.") from error
         finally:

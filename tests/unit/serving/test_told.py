@@ -1,0 +1,48 @@
+"""What /v1/history says where all is well, where nothing is at hand, and where somebody changed it."""
+
+import sqlite3
+
+import pytest
+
+from serving.problems import Problem
+from serving.told import Told
+from tests.service_packages import crown
+
+
+@pytest.fixture
+def told(settings, tmp_path):
+    crown(settings, tmp_path / "package")
+    return Told(settings)
+
+
+def change(settings, statement):
+    with sqlite3.connect(settings.home / "history.db") as database:
+        database.execute(statement)
+    database.close()
+
+
+def test_now_and_before(told):
+    now = told.answer(None)
+    assert (now["told"]["version"], now["told"]["by"], now["check"]["intact"]) == ("1", "tester", True)
+    assert told.answer("2020-01-01")["entries"] == []
+
+
+def test_a_changed_entry_is_told_with_the_fault(told, settings):
+    change(settings, "update history set body = replace(body, 'tester', 'nobody') where number = 2")
+    answer = told.answer(None)
+    assert answer["told"]["by"] == "nobody"
+    assert not answer["check"]["intact"] and answer["check"]["faults"][0].startswith("2: ")
+
+
+def test_an_entry_that_cannot_be_read_is_a_problem(told, settings):
+    change(settings, "update history set body = '{' where number = 1")
+    with pytest.raises(Problem, match="Entry 1"):
+        told.answer(None)
+
+
+def test_without_a_history_none_is_made(settings):
+    with pytest.raises(Problem, match="No history"):
+        Told(settings).answer(None)
+    assert not (settings.home / "history.db").exists()
+    with pytest.raises(Problem, match="Expected a time"):
+        Told(settings).answer("last Tuesday")
