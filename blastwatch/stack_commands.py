@@ -72,7 +72,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     help="Work folder; emptied first.",
 )  # fmt: skip
 @click.option("--patients", type=click.IntRange(12), default=40, show_default=True, help="Synthetic patients.")
-@click.option("--cells-each", type=click.IntRange(1), default=24, show_default=True, help="Cells of each of them.")
+@click.option("--cells-each", type=click.IntRange(1), default=20, show_default=True, help="Cells of each of them.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: train.epochs=3.")
 def demo(cells: Path | None, folder: Path, patients: int, cells_each: int, overrides: tuple[str, ...]) -> None:
     """Run the whole chain: pipeline, register, promote, serve, predict, drift. Run it from the checkout."""
