@@ -12,10 +12,18 @@ from starlette.types import Receive, Scope, Send
 
 # Of a bento's own modules BentoML's supervisor finds only those that are imported here.
 from blastwatch.settings import load
+from serving.limits import REQUEST_SECONDS
 from serving.live import SETTLED_VARIABLE, follows, open_first, settle
 
-# BentoML answers late requests in its own shape; `serving.limits` comes before it.
-TIMEOUT_SECONDS = 600.0
+# BentoML answers late requests in its own shape; `serving.limits` comes before it. But not much later: BentoML's timer
+# of a request, answered long ago or not, lives until it runs out.
+TIMEOUT_SECONDS = REQUEST_SECONDS + 10
+# That timer would also hold the span of the request, 5 KiB, which BentoML makes whether anybody collects spans or not.
+# Who does sets services.blastwatch.tracing in BENTOML_CONFIG_OPTIONS.
+UNTRACED = {"excluded_urls": ".*"}
+# A version is loaded by one thread and used by others. With an arena a thread glibc keeps up to 40 % more of what
+# earlier versions left.
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 
 
 async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,6 +35,8 @@ async def route(scope: Scope, receive: Receive, send: Send) -> None:
 @bentoml.service(
     name="blastwatch",
     traffic={"timeout": TIMEOUT_SECONDS},
+    tracing=UNTRACED,
+    envs=[{"name": name, "value": value} for name, value in WORKER_ENVIRONMENT.items()],
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )

@@ -1,5 +1,6 @@
 """One small run of the demo, which several tests look at."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from blastwatch.processes import script
 from tests import postgres as server
@@ -42,27 +44,43 @@ class Work:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory) -> Work:
-    """The demo on a small network; the work folder stays for the tests that go on from it."""
-    folder = tmp_path_factory.mktemp("demo") / "work"
+def demo(tmp_path_factory, worker_id) -> Work:
+    """The demo on a small network, run once however many processes test; nothing in its work folder is changed after.
+
+    `second/package` in it is of another seed and one epoch less, evaluated on the same test cells.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    work, told = Work(shared / "demo", ""), shared / "demo.json"
+    with FileLock(shared / "demo.lock"):
+        if not told.exists():
+            told.write_text(json.dumps(run_demo(work.folder)))
+            train_another(work)
+    return Work(work.folder, json.loads(told.read_text()))
+
+
+def run_demo(folder: Path) -> str:
+    """What the demo says."""
     sets = [part for knob in SMALL for part in ("--set", knob)]
     done = subprocess.run(
         [script("blastwatch"), "demo", "--dir", str(folder), "--patients", "20", "--cells-each", "12", *sets],
         cwd=ROOT, env=Work(folder, "").environment, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return Work(folder, done.stdout)
+    return done.stdout
 
 
-@pytest.fixture(scope="session")
-def second_package(demo) -> Path:
-    """A package of another seed and one epoch less, evaluated on the same test cells."""
+def train_another(demo: Work) -> None:
     again = ("--set", "train.seed=2", "--set", "train.epochs=1")
     demo.run("blastwatch", "train", *again, "--out", "second/train")
     demo.run("blastwatch", "evaluate", "--trained", "second/train", "--out", "second/evaluate",
              "--summary", "second/summary.json")  # fmt: skip
     demo.run("blastwatch", "package", "--trained", "second/train", "--evaluated", "second/evaluate",
              "--out", "second/package")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def second_package(demo) -> Path:
     return demo.folder / "second/package"
 
 

@@ -73,6 +73,15 @@ def wipe(work):
         shutil.rmtree(work.folder / name, ignore_errors=True)
 
 
+def test_a_changed_parameter_runs_only_what_depends_on_it(project):
+    assert "Running stage" not in project.run("dvc", "repro", "--dry")
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("resamples: 50", "resamples: 60"))
+    said = project.run("dvc", "repro", "--dry")
+    assert "'evaluate'" in said and "'package'" in said
+    assert not [stage for stage in ("import", "audit", "split", "pack", "train") if f"Running stage '{stage}'" in said]
+
+
 def add_cells(work):
     """Six cells of three new patients of each label, and four more of a known one."""
     drawn = work.folder.parent / "drawn"
