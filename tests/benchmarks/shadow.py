@@ -1,8 +1,10 @@
 """`python -m tests.benchmarks.shadow`: what the shadow costs the callers, as ratios in one run.
 
 A real `blastwatch serve` for each of the two kinds, both running all the time: shadow share 0, and shadow share 1 with
-a challenger. They are asked in turns, so that whatever else the machine does hits both. The service gets one inference
-thread; on two cores one is free for the shadow with one caller, and none is with eight.
+a challenger. They are asked in turns, so that whatever else the machine does hits both. First by one caller, the
+service inferring on all cores but one, which is free for the shadow; then by eight, the service inferring on every
+core. Image files of 450 x 450 pixels fill the shadow's queue after 110, so it takes a while until cells are shed:
+`--seconds` must be longer than that.
 """
 
 import argparse
@@ -13,12 +15,14 @@ import shutil
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 from mlflow import MlflowClient
 
+from blastwatch.processes import free_port
 from blastwatch.settings import load
 from tests.running import Running, until
 from tests.service_packages import crown, write_cell
@@ -27,18 +31,19 @@ CALLERS = 8
 OUTCOMES = ("compared", "flipped", "shed", "failed")
 
 
-def free_port() -> int:
-    import socket
+@contextmanager
+def pair(work: Path, threads: int) -> Iterator[tuple[Running, Running]]:
+    """A service without shadow and one with it. Workers of one home share a follower, so each has a home of its own."""
+    with ExitStack() as stack:
+        off, on = (start(stack, work / name, share, threads) for name, share in (("off", 0), ("on", 1)))
+        until(lambda: httpx.get(f"{on.url}/v1/model").json()["challenger"]["shadow"]["reading"], 300)
+        yield off, on
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
-
-def start(stack: ExitStack, home: Path, share: int) -> Running:
+def start(stack: ExitStack, home: Path, share: int, threads: int) -> Running:
     settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "bench"})
-    variables = {"BLASTWATCH_SHADOW_SHARE": str(share), "BLASTWATCH_THREADS": "1", "BLASTWATCH_MAX_LATENCY_MS": "60000"}
-    service = Running(settings, free_port(), **variables)
+    variables = {"BLASTWATCH_SHADOW_SHARE": str(share), "BLASTWATCH_THREADS": str(threads)}
+    service = Running(settings, free_port(), BLASTWATCH_MAX_LATENCY_MS="60000", **variables)
     stack.callback(service.stop)
     return service.wait_until_ready()
 
@@ -87,45 +92,55 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cells", type=int, default=40, help="calls of each service in each round")
-    parser.add_argument("--seconds", type=float, default=10, help="of each saturated round")
+    parser.add_argument("--seconds", type=float, default=60, help="of each saturated round")
     parser.add_argument("--work", type=Path, help="folder that keeps the registry for the next run")
     asked = parser.parse_args()
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {asked.architecture} at {asked.size} px")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.machine()}, {cores} cores, {asked.architecture} at {asked.size} px")
     with ExitStack() as stack:
         work = asked.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         prepare(work, asked)
-        # Two homes, because workers of one home share a follower; the copy has the same two versions.
-        off, on = start(stack, work / "off", 0), start(stack, work / "on", 1)
-        until(lambda: httpx.get(f"{on.url}/v1/model").json()["challenger"]["shadow"]["reading"], 300)
         cell = write_cell(work / "cell.bmp").read_bytes()
-        with httpx.Client() as client:
-            for service in (off, on):
-                medians(client, service, cell, 5)
-            before, ratios = counted(on), []
-            for turn in range(asked.rounds):
-                order = (off, on) if turn % 2 == 0 else (on, off)
-                found = {service: medians(client, service, cell, asked.cells) for service in order}
-                ratios.append(found[on] / found[off])
-                print(f"  round {turn + 1}: off {found[off]:.1f} ms, on {found[on]:.1f} ms", flush=True)
-                settle(on)
-        print(f"one caller: median with shadow share 1 is {statistics.median(ratios):.3f} times that with 0")
-        show_counts(before, counted(on))
-        rates, counts, answered = [], dict.fromkeys(OUTCOMES, 0.0), 0.0
-        for turn in range(max(2, asked.rounds // 3)):
-            found = {}
-            for service in (off, on) if turn % 2 == 0 else (on, off):
-                before = counted(service)
-                found[service] = saturate(service, cell, asked.seconds)
-                if service is on:
-                    after = counted(service)
-                    counts = {word: counts[word] + after[word] - before[word] for word in OUTCOMES}
-                    answered += found[service] * asked.seconds
-            rates.append(found[on] / found[off])
-            print(f"  round {turn + 1}: off {found[off]:.1f}/s, on {found[on]:.1f}/s", flush=True)
+        with pair(work, max(1, cores - 1)) as (off, on):
+            ask_alone(off, on, cell, asked)
+        with pair(work, cores) as (off, on):
+            ask_at_once(off, on, cell, asked)
+
+
+def ask_alone(off: Running, on: Running, cell: bytes, asked: argparse.Namespace) -> None:
+    """One caller, a core left for the shadow."""
+    with httpx.Client() as client:
+        for service in (off, on):
+            medians(client, service, cell, 5)
+        before, ratios = counted(on), []
+        for turn in range(asked.rounds):
+            order = (off, on) if turn % 2 == 0 else (on, off)
+            found = {service: medians(client, service, cell, asked.cells) for service in order}
+            ratios.append(found[on] / found[off])
+            print(f"  round {turn + 1}: off {found[off]:.1f} ms, on {found[on]:.1f} ms", flush=True)
             settle(on)
-        print(f"{CALLERS} callers: throughput with shadow share 1 is {statistics.median(rates):.3f} times that with 0")
-        show_counts(dict.fromkeys(OUTCOMES, 0.0), counts)
-        print(f"  of about {answered:.0f} answers while no core was free; the rest waited in the queue")
+    print(f"one caller: median with shadow share 1 is {statistics.median(ratios):.3f} times that with 0")
+    show_counts(before, counted(on))
+
+
+def ask_at_once(off: Running, on: Running, cell: bytes, asked: argparse.Namespace) -> None:
+    """More callers than there are cores, every core inferring."""
+    rates, counts, answered = [], dict.fromkeys(OUTCOMES, 0.0), 0.0
+    for turn in range(max(2, asked.rounds // 3)):
+        found = {}
+        for service in (off, on) if turn % 2 == 0 else (on, off):
+            before = counted(service)
+            found[service] = saturate(service, cell, asked.seconds)
+            if service is on:
+                after = counted(service)
+                counts = {word: counts[word] + after[word] - before[word] for word in OUTCOMES}
+                answered += found[service] * asked.seconds
+        rates.append(found[on] / found[off])
+        print(f"  round {turn + 1}: off {found[off]:.1f}/s, on {found[on]:.1f}/s", flush=True)
+        settle(on)
+    print(f"{CALLERS} callers: throughput with shadow share 1 is {statistics.median(rates):.3f} times that with 0")
+    show_counts(dict.fromkeys(OUTCOMES, 0.0), counts)
+    print(f"  of about {answered:.0f} answers while no core was free; the rest waited in the queue")
 
 
 def settle(service: Running) -> None:
