@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -19,6 +16,7 @@ from blastwatch.verification import verify
 from tests.keys import add_key, private_of
 from tests.packages import make_package
 from tests.policies import lenient
+from tests.promoters import BACK, promote_at_once
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -59,24 +57,8 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         for seed in range(3):
             registry.register(make_package(tmp_path / f"package{seed}", run_id=start_run(uri), seed=seed))
         before = len(registry.records())
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.promoters", ("1", "2", "3", "back")[number % 4]],
-                env=clean(**variables, BLASTWATCH_ACTOR=f"promoter {number}"), cwd=Path(__file__).parents[2],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-            for number in range(PROMOTERS)
-        ]  # fmt: skip
-        for process in running:
-            assert process.stdout.readline() == "ready\n"
-        said = []
-        for process in running:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        for process in running:
-            out, errors = process.communicate(timeout=400)
-            assert process.returncode == 0, errors
-            said += out.splitlines()
+        wanted = [("1", "2", "3", BACK)[number % 4] for number in range(PROMOTERS)]
+        said = promote_at_once(wanted, QUIET | variables)
         records = registry.records()
         assert [record.number for record in records] == list(range(1, len(records) + 1))
         # Every call either left an entry or was told why not.
