@@ -20,6 +20,7 @@ from blastwatch.settings import Settings, load
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
 from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
+from serving.old_copies import remove_old_copies
 
 NICE = 2  # below the ones that answer, yet not starved by them where the machine is busy
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
@@ -91,11 +92,19 @@ class Pursued:
             self._retry_at = time.monotonic() + self._retry_after
             self._retry_after = min(LONGEST_RETRY, 2 * self._retry_after)
             raise
+        os.utime(package.folder)  # `old_copies` goes by it
         hand_over(Served(entry=entry, package=package, alias=self.alias), self._folder.wanted(self.alias))
         if self._written is None or self._written.digest != entry.digest:
             _log.info("The alias %s stands on version %s (%s): fetched.", self.alias, entry.version, entry.digest[:12])
         self._written, self._failed = entry, None
+        self._tidy()
         return None
+
+    def _tidy(self) -> None:
+        try:
+            remove_old_copies(self._registry.settings.packages, self._folder)
+        except OSError as error:
+            _log.warning("Old copies could not be removed: %s", error)
 
     def _fetch(self, entry: Entry) -> Package:
         """A verified package. One that this process verified and nobody touched since is not read again: the workers

@@ -39,14 +39,16 @@ def make_package(
     leaky: bool = False,
     trained: Sequence[str] = ("t0", "t1"),
     card: str = "# Made by hand for a test\n",
+    weights: bytes = b"no weights",
     seed: int = 0,
 ) -> Path:
-    """Seal a package of a ResNet-18 at 32 px; no network is in it, and where its weights belong lie a few bytes.
+    """Seal a package of a ResNet-18 at 32 px; no network is in it.
 
     Args:
         right: share of the test cells that its stored answers get right.
         leaky: whether its split parted images and not patients.
         trained: subjects, each a group of its own, that it was trained on; the test patients are "0" to "13".
+        weights: what lies where the weights belong.
     """
     (folder / "evidence").mkdir(parents=True)
     random = np.random.default_rng(seed)
@@ -64,7 +66,7 @@ def make_package(
         created="2026-01-01T00:00:00+00:00",
     )
     (folder / MODEL).write_text(info.to_json())
-    (folder / WEIGHTS).write_bytes(b"no weights")
+    (folder / WEIGHTS).write_bytes(weights)
     (folder / ONNX).write_bytes(b"no graph")
     (folder / ONNX_INT8).write_bytes(b"no graph")
     # No engine can read this graph, so nothing ever compares these answers.

@@ -15,6 +15,7 @@ from blastwatch.verification import verify
 from tests.packages import make_package
 
 ENTRIES = 1000
+WEIGHTS_SIZE = 45_000_000  # bytes, as of a ResNet-18
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def long_history(tmp_path_factory, empty_store):
     registry = Registry(settings)
     for seed in (1, 2):
         run = client.create_run(experiment).info.run_id
-        registry.register(make_package(home.parent / f"package{seed}", run_id=run, seed=seed))
+        folder = home.parent / f"package{seed}"
+        registry.register(make_package(folder, run_id=run, seed=seed, weights=bytes([seed]) * WEIGHTS_SIZE))
     both = [registry.entry("1"), registry.entry("2")]
     with registry.writing(PROMOTER) as writer:
         tell, writer._tell = writer._tell, lambda row: None  # the mirror of the last two says it all
