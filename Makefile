@@ -37,6 +37,8 @@ demo: $(STAMP)
 up: $(STAMP)
 	$(BIN)/blastwatch up
 
+# Two processes test at a time, each on a core of its own: threads of OpenMP would wait for one another, spinning.
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
