@@ -92,16 +92,17 @@ class Pursued:
             self._retry_at = time.monotonic() + self._retry_after
             self._retry_after = min(LONGEST_RETRY, 2 * self._retry_after)
             raise
-        os.utime(package.folder)  # `old_copies` goes by it
         hand_over(Served(entry=entry, package=package, alias=self.alias), self._folder.wanted(self.alias))
         if self._written is None or self._written.digest != entry.digest:
             _log.info("The alias %s stands on version %s (%s): fetched.", self.alias, entry.version, entry.digest[:12])
         self._written, self._failed = entry, None
-        self._tidy()
+        self._tidy(package)
         return None
 
-    def _tidy(self) -> None:
+    def _tidy(self, package: Package) -> None:
+        """Make room. Where that fails, the version is followed all the same."""
         try:
+            os.utime(package.folder)  # `old_copies` goes by it
             remove_old_copies(self._registry.settings.packages, self._folder)
         except OSError as error:
             _log.warning("Old copies could not be removed: %s", error)
