@@ -228,10 +228,14 @@ def report(answers, expected, moves, memory, apart: float, settle: float) -> Non
              for one in moves]  # fmt: skip
     whole = [one.all_swapped - one.asked for one in moves]
     bare = [max(0.0, wait - one.loading) for wait, one in zip(first, moves, strict=True)]
+    # One worker loads after the other.
+    workers = len(memory[0])
+    swap = [max(0.0, wait - workers * one.loading) for wait, one in zip(whole, moves, strict=True)]
     for name, values in (
         ("from the move to the first answer of the new version", first),
         ("  the same without loading", bare),
         ("from the move until no worker serves the old one", whole),
+        ("  the same without loading: the swaps themselves", swap),
         ("loading, a worker", [one.loading for one in moves]),
     ):
         print(f"{name:<54} median {np.median(values):6.2f} s   max {np.max(values):6.2f} s")
