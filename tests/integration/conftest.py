@@ -45,10 +45,7 @@ class Work:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory, worker_id) -> Work:
-    """The demo on a small network, run once however many processes test; nothing in its work folder is changed after.
-
-    `second/package` in it is of another seed and one epoch less, evaluated on the same test cells.
-    """
+    """The demo on a small network, run once however many processes test; nothing in its work folder is changed after."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
     work, told = Work(shared / "demo", ""), shared / "demo.json"
@@ -71,6 +68,7 @@ def run_demo(folder: Path) -> str:
 
 
 def train_another(demo: Work) -> None:
+    """Leave a second package of another seed and one epoch less beside the first."""
     again = ("--set", "train.seed=2", "--set", "train.epochs=1")
     demo.run("blastwatch", "train", *again, "--out", "second/train")
     demo.run("blastwatch", "evaluate", "--trained", "second/train", "--out", "second/evaluate",
@@ -81,6 +79,7 @@ def train_another(demo: Work) -> None:
 
 @pytest.fixture(scope="session")
 def second_package(demo) -> Path:
+    """Evaluated on the same test cells as the demo's own."""
     return demo.folder / "second/package"
 
 
