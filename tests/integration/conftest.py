@@ -45,7 +45,7 @@ class Work:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory, worker_id) -> Work:
-    """The demo on a small network, run once however many processes test; nothing in its work folder is changed after."""
+    """The demo on a small network, run once however many processes test; nothing in its folder is changed after."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
     work, told = Work(shared / "demo", ""), shared / "demo.json"
