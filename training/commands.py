@@ -29,6 +29,22 @@ def train(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Pat
 
 @click.command()
 @parameter_options
+@folders(cells="data/cells", split="data/split", pack="data/pack", out="results/pretrain")
+@json_option
+def pretrain(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
+    """Pretrain a network on the training side's cells without their labels, for train.weights=file."""
+    from training.parameters import load_parameters
+    from training.pretraining import WEIGHTS, run_pretraining
+
+    facts = run_pretraining(load_parameters(params, overrides), load(), **places)
+    if as_json:
+        print_json(facts)
+    else:
+        say(f"Train from it: --set train.weights=file --set train.weights_file={places['out'] / WEIGHTS}")
+
+
+@click.command()
+@parameter_options
 @folders(cells="data/cells", split="data/split", pack="data/pack", trained="results/train", out="results/evaluate")
 @click.option(
     "--summary", type=click.Path(path_type=Path), default="results/summary.json", show_default=True,

@@ -1,5 +1,5 @@
-"""`python -m tests.benchmarks.conformal [--draws N]`: what the three-way decision covers of patients it has never
-seen, as a Markdown table, by number of calibration patients and by how much patients differ (`tests.answers`)."""
+"""`python -m tests.benchmarks.conformal [--draws N]`: what the three-way decision covers of patients it has never seen,
+as a Markdown table, by number of calibration patients and by how much patients differ (`tests.answers`)."""
 
 import argparse
 
