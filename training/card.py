@@ -162,13 +162,15 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
     before, after = metrics["calibration"]["ece_before"], metrics["calibration"]["ece_after"]
     conformal = metrics["conformal"]
     rows = [
-        "| class | calibration patients | promised coverage | coverage, mean over test patients | should lie in |",
-        "|---|---|---|---|---|",
+        "| class | calibration patients | aimed coverage | proven at least | coverage, mean over test patients | "
+        "should lie in |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in sorted(conformal["classes"].items()):
         found, expected = row["coverage_by_patient"], row["expected"]
         rows.append(
-            f"| `{name}` | {row['calibration_patients']} | {1 - row['guaranteed_error']:.3f} | {found['value']:.3f} "
+            f"| `{name}` | {row['calibration_patients']} | {1 - row['aimed_error']:.3f} | "
+            f"{1 - row['guaranteed_error']:.3f} | {found['value']:.3f} "
             f"({found['low']:.3f} to {found['high']:.3f}) | {expected['low']:.3f} to {expected['high']:.3f}, "
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
@@ -178,7 +180,7 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
         f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "
         f"These limits are conformal with the patient as the unit: of the cells of a new patient a share of "
         f"{conformal['error']:g} at most is to be decided against their class, on average over patients, or what the "
-        "number of calibration patients can promise:\n\n" + "\n".join(rows)
+        "number of calibration patients allows:\n\n" + "\n".join(rows)
     )
 
 

@@ -7,17 +7,24 @@ a Random World, section 4.5; Sadinle, Lei & Wasserman 2019, doi:10.1080/01621459
 
 Cells of one patient are not exchangeable with cells of another, so the usual quantile over cells promises nothing for
 the next patient. Patients are exchangeable, in two layers (Dunn, Wasserman & Ramdas 2023,
-doi:10.1080/01621459.2022.2060112). Hierarchical conformal prediction (Lee, Barber & Willett 2023, arXiv:2306.06342)
-lets every cell of the k-th of n patients weigh 1 / ((n + 1) cells of k) and keeps 1 / (n + 1) for the patient to come:
+doi:10.1080/01621459.2022.2060112). One cell drawn from each of n patients makes n exchangeable scores, of which the
+r-th lowest, r = (n + 1)(1 - error) rounded up, covers a cell of a new patient with probability 1 - error, whatever the
+cells of one patient have in common. Two ways free that limit of the draw:
 
-    q = the lowest score at or below which a mass of 1 - error lies
+    subsampled  the median of the limit over all draws of one cell from each patient, which is the lowest score at or
+                below which r of them or more lie with a probability of one half. A cell outside lies outside of half
+                of the sets or more, so the error is at most twice that of one draw (Gasparin & Ramdas 2024,
+                arXiv:2401.09379). In the simulations of docs/evaluation.md it is that of one draw.
+    pooled      every cell of the k-th patient weighs 1 / ((n + 1) cells of k), and 1 / (n + 1) is kept for the patient
+                to come; the lowest score at or below which a mass of 1 - error lies. The error is at most what was
+                asked for (hierarchical conformal prediction, Lee, Barber & Willett 2023, arXiv:2306.06342), and with
+                few patients far less, at the price of many cells referred.
 
-Then a cell of a new patient has its class in the set with probability 1 - error at least: the mean over new patients of
-the share of their cells that do, averaged over calibrations. No assumption is made about how cells of one patient go
-together. For n patients no error below 1 / (n + 1) can be promised. Where less is asked for, the thresholds lie at the
-most extreme calibration cell, and 1 / (n + 1) is what is promised and reported.
+With n patients no error below 1 / (n + 1) can be had from either. Where less is asked for, that is what is aimed at and
+reported, and the limit is no nearer than the plain quantile over the calibration patients.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,17 +43,19 @@ COVERAGE = {"hem": ("coverage_hem", "coverage_over_healthy"), "all": ("coverage_
 
 @dataclass(frozen=True, kw_only=True)
 class Conformal:
-    """error: what was asked for; patients, guaranteed: by class, those it was calibrated on, and the error that is
-    promised for the next patient, on average over calibrations."""
+    """error: what was asked for; patients: those it was calibrated on, by class; aimed, guaranteed: the error among the
+    cells of the next patient of each class, on average over calibrations, that is expected and that is proven."""
 
     thresholds: Thresholds
     error: float
+    method: str
     patients: dict[str, int]
+    aimed: dict[str, float]
     guaranteed: dict[str, float]
 
 
 def fit_conformal(
-    blast: NDArray[np.floating], labels: NDArray[np.int64], groups: NDArray[Any], *, error: float
+    blast: NDArray[np.floating], labels: NDArray[np.int64], groups: NDArray[Any], *, error: float, method: str
 ) -> Conformal:
     """Thresholds from calibration cells.
 
@@ -54,39 +63,87 @@ def fit_conformal(
         blast: probability of a blast, shape (n,); labels: positions in `CLASS_NAMES`, shape (n,); groups: patient of
             each cell, shape (n,).
         error: share of wrong decisions allowed among the cells of a new patient of each class, between 0 and 1.
+        method: subsampled or pooled.
 
     Raises:
-        ValueError: where a class has no cell, or the error is none.
+        ValueError: where a class has no cell, or the error or the method is none.
     """
     if not 0 < error < 1:
         raise ValueError(f"Expected `error` between 0 and 1 but got {error}")
+    if method not in METHODS:
+        raise ValueError(f"Expected a method out of {', '.join(METHODS)} but got {method!r}")
     patients = {name: len(np.unique(groups[labels == number])) for number, name in enumerate(CLASS_NAMES)}
     if not all(patients.values()):
         raise ValueError(f"Expected calibration cells of both classes but got patients {patients}")
     normal, ill = labels != POSITIVE, labels == POSITIVE
+    limit = METHODS[method]
     # The highest probability at which a cell may still be normal, and the lowest at which it may still be a blast.
-    upper = _quantile(blast[normal], groups[normal], error)
-    lower = -_quantile(-blast[ill], groups[ill], error)
+    upper = limit(Scores(blast[normal], groups[normal]), error)
+    lower = -limit(Scores(-blast[ill], groups[ill]), error)
+    aimed = {name: attainable(count, error) for name, count in patients.items()}
+    factor = 2 if method == "subsampled" else 1
     return Conformal(
         thresholds=_thresholds(lower, upper),
         error=error,
+        method=method,
         patients=patients,
-        guaranteed={name: promised(count, error) for name, count in patients.items()},
+        aimed=aimed,
+        guaranteed={name: min(1.0, factor * least) for name, least in aimed.items()},
     )
 
 
-def promised(patients: int, error: float) -> float:
-    """The error that can be promised with so many calibration patients of a class."""
+def attainable(patients: int, error: float) -> float:
+    """The error that can be had with so many calibration patients of a class."""
     return max(error, 1 / (patients + 1))
 
 
-def _quantile(scores: NDArray[np.floating], groups: NDArray[Any], error: float) -> float:
-    """The lowest score at or below which the mass lies that is wanted; the highest where that is not reached."""
-    _, patient, cells = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(scores, kind="stable")
-    mass = np.cumsum((1 / cells)[patient[order]]) / (len(cells) + 1)
-    wanted = 1 - promised(len(cells), error) - ROUNDING
-    return float(scores[order][min(int(np.searchsorted(mass, wanted)), len(mass) - 1)])
+class Scores:
+    """Cells of one class by how unlike it they are, most alike first: their scores, and the patient of each."""
+
+    def __init__(self, scores: NDArray[np.floating], groups: NDArray[Any]) -> None:
+        _, patient, self.cells = np.unique(groups, return_inverse=True, return_counts=True)
+        order = np.argsort(scores, kind="stable")
+        self.values, self.patient = scores[order], patient[order]
+        self.patients = len(self.cells)
+
+    def at_mass(self, mass: float) -> float:
+        """The lowest score at or below which a share of the cells lies, every patient weighing the same."""
+        reached = np.cumsum((1 / self.cells)[self.patient]) / self.patients
+        return float(self.values[min(int(np.searchsorted(reached, mass - ROUNDING)), len(reached) - 1)])
+
+    def chance(self, place: int, wanted: int) -> float:
+        """Probability that of one cell from each patient `wanted` or more stand at this place or before it: the tail of
+        a Poisson binomial distribution."""
+        shares = np.bincount(self.patient[: place + 1], minlength=self.patients) / self.cells
+        counted = np.zeros(self.patients + 1)
+        counted[0] = 1.0
+        for share in shares:
+            counted[1:] = counted[1:] * (1 - share) + counted[:-1] * share
+            counted[0] *= 1 - share
+        return float(counted[wanted:].sum())
+
+
+def _pooled(scores: Scores, error: float) -> float:
+    # A mass of one part in n + 1 is kept for the patient to come.
+    wanted = 1 - attainable(scores.patients, error)
+    return scores.at_mass(wanted * (scores.patients + 1) / scores.patients)
+
+
+def _subsampled(scores: Scores, error: float) -> float:
+    rank = int(np.ceil((scores.patients + 1) * (1 - attainable(scores.patients, error)) - ROUNDING))
+    low, high = 0, len(scores.values) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if scores.chance(middle, rank) >= 0.5 - ROUNDING:
+            high = middle
+        else:
+            low = middle + 1
+    found = float(scores.values[low])
+    return max(found, scores.at_mass(1 - error)) if attainable(scores.patients, error) > error else found
+
+
+METHODS: Mapping[str, Callable[[Scores, float], float]] = {"subsampled": _subsampled, "pooled": _pooled}
+"""How the limit of a class is taken from its cells."""
 
 
 def _thresholds(lower: float, upper: float) -> Thresholds:
@@ -117,7 +174,7 @@ def expected_coverage(calibrated: int, tested: int, error: float, level: float =
 
     if min(calibrated, tested) < 1:
         raise ValueError(f"Expected a patient or more on each side but got {calibrated} and {tested}")
-    outside = int(np.floor((calibrated + 1) * promised(calibrated, error) + ROUNDING))
+    outside = int(np.floor((calibrated + 1) * attainable(calibrated, error) + ROUNDING))
     shape = betabinom(tested, calibrated + 1 - outside, outside)
     return float(shape.ppf((1 - level) / 2) / tested), float(shape.ppf((1 + level) / 2) / tested)
 
@@ -129,9 +186,9 @@ def coverage_report(fitted: Conformal, units: Units, table: pd.DataFrame, draws:
         units: of `table` with the fitted thresholds; draws: of its patients.
 
     Returns:
-        error; per class calibration_patients, test_patients, guaranteed_error, coverage (share of its cells that have
-        their class in the set), coverage_by_patient (mean over patients), both with intervals by patient, expected
-        (see `expected_coverage`) and inside: whether the coverage by patient lies there.
+        error, method; per class calibration_patients, test_patients, aimed_error, guaranteed_error, coverage (share of
+        its cells that have their class in the set), coverage_by_patient (mean over patients), both with intervals by
+        patient, expected (see `expected_coverage`) and inside: whether the coverage by patient lies there.
     """
     classes: dict[str, Any] = {}
     for name, (cells, by_patient) in COVERAGE.items():
@@ -141,10 +198,11 @@ def coverage_report(fitted: Conformal, units: Units, table: pd.DataFrame, draws:
         classes[name] = {
             "calibration_patients": fitted.patients[name],
             "test_patients": tested,
+            "aimed_error": fitted.aimed[name],
             "guaranteed_error": fitted.guaranteed[name],
             "coverage": found[cells],
             "coverage_by_patient": found[by_patient],
             "expected": {"low": low, "high": high},
             "inside": bool(low - ROUNDING <= found[by_patient]["value"] <= high + ROUNDING),
         }
-    return {"error": fitted.error, "classes": classes}
+    return {"error": fitted.error, "method": fitted.method, "classes": classes}

@@ -113,7 +113,7 @@ def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters
     blast = probabilities(logits, temperature)[:, POSITIVE]
     return Fitted(
         temperature=temperature,
-        conformal=fit_conformal(blast, labels, groups, error=parameters.error),
+        conformal=fit_conformal(blast, labels, groups, error=parameters.error, method=parameters.conformal),
         operating=choose_threshold(blast, labels, weights, rule=parameters.operating, wanted=parameters.sensitivity),
     )
 

@@ -127,12 +127,14 @@ class PretrainParameters:
 class EvaluateParameters:
     """Section `evaluate`. resamples: bootstrap draws of whole groups; permutations: swaps of two models' answers in a
     comparison; error: share of wrong decisions allowed on each side of the referred cells, for the next patient;
+    conformal: how its limits are taken from calibration patients, subsampled or pooled (`training.conformal`);
     operating: how the operating threshold is chosen on calibration patients, youden (highest sum of sensitivity and
     specificity) or sensitivity (that of `sensitivity` is reached)."""
 
     resamples: int = 1000
     permutations: int = 10_000
     error: float = 0.1
+    conformal: str = "subsampled"
     operating: str = "youden"
     sensitivity: float = 0.9
     seed: int = 1
@@ -162,6 +164,7 @@ CHOICES = {
     ("train", "keep"): ("best", "last"),
     ("train", "precision"): PRECISIONS,
     ("pretrain", "precision"): PRECISIONS,
+    ("evaluate", "conformal"): ("subsampled", "pooled"),
     ("evaluate", "operating"): ("youden", "sensitivity"),
 }
 # Lowest and highest value; where none is named a number must be positive.

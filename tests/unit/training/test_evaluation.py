@@ -209,6 +209,7 @@ def test_nothing_is_chosen_on_test_patients(evaluated, cohort, tmp_path, monkeyp
         ("split: {by: cell}", "one of group, official, image"),
         ("audit: {links: [[a]]}", "at least two subjects"),
         ("audit: {links: 3}", r"audit\.links to be a list"),
+        ("evaluate: {conformal: plain}", "one of subsampled, pooled"),
         ("evaluate: {operating: best}", "one of youden, sensitivity"),
         ("train: 3", "sections of keys"),
         ("train: {epochs: [", "cannot be read"),

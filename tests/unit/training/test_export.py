@@ -108,8 +108,8 @@ def test_projection_of_few_cells_is_filled_up_with_zeros():
 def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> dict:
     figure = {"value": 0.7, "low": 0.6, "high": 0.8}
     covered = {
-        "calibration_patients": 4, "guaranteed_error": 0.2, "coverage_by_patient": figure, "inside": True,
-        "expected": {"low": 0.5, "high": 1.0},
+        "calibration_patients": 4, "aimed_error": 0.2, "guaranteed_error": 0.4, "coverage_by_patient": figure,
+        "inside": True, "expected": {"low": 0.5, "high": 1.0},
     }  # fmt: skip
     sides = {side: {label: {"cells": 40, "groups": patients} for label in ("all", "hem")} for side in SIDES}
     return {
@@ -165,7 +165,8 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
         "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
         "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
         "160 cells of 16 patients", "at the chosen threshold 0.400: sensitivity | 0.700", "cell area | 0.700",
-        "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not", "0.500 to 1.000, as it does |",
+        "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not",
+        "| `hem` | 4 | 0.800 | 0.600 | 0.700 (0.600 to 0.800) | 0.500 to 1.000, as it does |",
         "700 draws of whole patients", "what weighs the same in training is the subject", "weights scratch",
         "An unknown number of images were refused", "no patient on two sides",
         "Run `run-1`, code `c0ffee`", "`ffffffffffff`", "Temperature 1.250", "0.800 upwards, `hem` up to 0.200",
