@@ -57,7 +57,7 @@ class World:
         trains = any(parameter.requires_grad for parameter in network.parameters())
         if self.size == 1 or not trains:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
