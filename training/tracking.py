@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from mlflow import ActiveRun
 
 SYSTEM_METRICS_INTERVAL = 5  # seconds
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"  # tags by which MLflow nests and names runs
 
 
 @contextmanager
 def open_run(
-    settings: Settings, *, run_id: str | None = None, tags: dict[str, str] | None = None
+    settings: Settings, *, run_id: str | None = None, tags: dict[str, str] | None = None, machine: bool = True
 ) -> "Iterator[ActiveRun]":
-    """Start a run, or go on with one; an error marks it FAILED.
+    """Start a run, or go on with one; an error marks it FAILED. Within a run that is open it becomes that one's child.
+
+    Args:
+        machine: log the load of the machine, too; a parent of runs leaves that to its children.
 
     Raises:
         RegistryUnreachable, RegistryError: where MLflow cannot be used.
@@ -37,7 +41,12 @@ def open_run(
     try:
         if run_id is None:
             _experiment(settings)
-        run = mlflow.start_run(run_id=run_id, tags=tags, log_system_metrics=run_id is None)
+        parent = mlflow.active_run()
+        if parent is not None:
+            tags = (tags or {}) | {PARENT: parent.info.run_id}
+        run = mlflow.start_run(
+            run_id=run_id, tags=tags, nested=parent is not None, log_system_metrics=machine and run_id is None
+        )
     except MlflowException as error:
         raise RegistryError(f"MLflow at {settings.tracking_uri} cannot open the run: {error.message}") from error
     with run:

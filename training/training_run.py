@@ -1,5 +1,6 @@
 """One training: from the split and the pack to weights, curves and a tracked run."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,25 @@ from training.tracking import flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
 
 WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
+Row = dict[str, float]
 
 
 def run_training(
-    parameters: Parameters, settings: Settings, *, cells: Path, split: Path, pack: Path, out: Path
+    parameters: Parameters,
+    settings: Settings,
+    *,
+    cells: Path,
+    split: Path,
+    pack: Path,
+    out: Path,
+    labels: Mapping[str, str] | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train, track and write `weights.safetensors`, `train.json` and `curves.csv`; resumes a stopped training.
+
+    Args:
+        labels: further tags of the run. on_epoch: called with the row of the curves after each epoch; what it raises
+            stops the training and leaves the checkpoint.
 
     Raises:
         LeakFound: where a patient stands on two sides of a split that claims to be by group.
@@ -40,7 +54,7 @@ def run_training(
     packed = open_pack(pack, manifest)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest})
-    checkpoint = settings.home / "checkpoints" / f"{key}.pt"
+    checkpoint = checkpoint_path(settings, key)
     going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
     project = Path(blastwatch.__file__).parents[1]
     facts: dict[str, Any] = {
@@ -52,6 +66,7 @@ def run_training(
         "leaky": split_facts["leaky"],
     }
     tags = {f"blastwatch.{name}": str(value).lower() for name, value in facts.items()} | {"blastwatch.key": key}
+    tags |= labels or {}
     with open_run(settings, run_id=going_on, tags=tags) as run:
         import mlflow
 
@@ -69,7 +84,13 @@ def run_training(
             side_of(rows, packed, "train", parameters.train.balance),
         )
         validation = side_of(rows, packed, "validation", "subject")
-        done = fit(trainer, validation, checkpoint, on_epoch=_tell)
+
+        def told(row: Row) -> None:
+            _tell(row)
+            if on_epoch is not None:
+                on_epoch(row)
+
+        done = fit(trainer, validation, checkpoint, on_epoch=told)
         facts |= {
             "run_id": run.info.run_id,
             "created": history.now(),
@@ -84,7 +105,12 @@ def run_training(
     return facts
 
 
-def _tell(row: dict[str, float]) -> None:
+def checkpoint_path(settings: Settings, key: str) -> Path:
+    """Where the training whose run carries the tag `blastwatch.key` leaves its checkpoint."""
+    return settings.home / "checkpoints" / f"{key}.pt"
+
+
+def _tell(row: Row) -> None:
     import mlflow
 
     mlflow.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
