@@ -1,31 +1,45 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, decide, probabilities
+from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS
-from training.calibration import (
-    expected_calibration_error,
-    fit_temperature,
-    fit_thresholds,
-    reliability,
-    subject_weights,
-)
-from training.intervals import group_bootstrap
+from training.baselines import baseline_answers, cell_statistics
+from training.calibration import fit_temperature, patient_weights, reliability
+from training.conformal import Conformal, coverage_report, fit_conformal
+from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
+from training.intervals import as_intervals, draw_patients, intervals
 from training.loop import predict_logits
-from training.pack import Packed, open_pack
+from training.operating import choose_threshold
+from training.pack import open_pack
 from training.parameters import EvaluateParameters
+from training.significance import compare_models
+from training.strata import breakdown, size_matched_auroc
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREDICTIONS, METRICS, CALIBRATION = "test_predictions.parquet", "metrics.json", "calibration.json"
-QUARTER = 0.25
-SIZES = ("cell_area", "cell_height", "cell_width")
+NETWORK = "network"  # its name among the models that are compared
+FLAT = ("temperature", "ece_before", "ece_after")  # of the calibration, in the summary
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What calibration patients decide: the temperature, the three-way decision, and the operating threshold."""
+
+    temperature: float
+    conformal: Conformal
+    operating: float
 
 
 def run_evaluation(
@@ -35,42 +49,73 @@ def run_evaluation(
     manifest = read_cells(cells)
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)
-    facts = read_json(trained / "train.json", made_by="blastwatch train")
-    network = build(facts["architecture"])
-    load_weights(network, trained / "weights.safetensors")
+    network, facts = read_trained(trained)
     held, tested = (rows[rows["side"] == side].reset_index(drop=True) for side in ("calibration", "test"))
     held_logits, logits = (
         predict_logits(network, packed, packed.rows_of(part["path"].tolist())) for part in (held, tested)
     )
-    labels = held["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
-    weights = subject_weights(labels, held["subject"].to_numpy())
-    temperature = fit_temperature(held_logits, labels, weights)
-    thresholds = fit_thresholds(
-        probabilities(held_logits, temperature)[:, POSITIVE], labels, weights, error=parameters.error
-    )
-    table = prediction_table(tested, logits, temperature)
-    baseline = table.assign(probability=size_baseline(rows, packed))
-    metrics = measure(table, thresholds, parameters) | {
+    fitted = fit(held, held_logits, parameters)
+    table = prediction_table(tested, logits, fitted.temperature)
+    statistics = cell_statistics(rows.loc[rows["side"].isin(("train", "test")), "path"].tolist(), packed)
+    answers = baseline_answers(rows, statistics, seed=parameters.seed)
+    baselines = {name: table.assign(probability=blast) for name, blast in answers.items()}
+    measured = {name: _baseline(baseline, parameters) for name, baseline in baselines.items()}
+    metrics = measure(table, fitted, parameters) | {
         "synthetic": manifest.synthetic,
         "leaky": facts["leaky"],
-        "size_baseline": group_bootstrap(baseline, cell_metrics, resamples=parameters.resamples, seed=parameters.seed),
-        "counts": {
-            "cells": len(table),
-            "subjects": int(table["subject"].nunique()),
-            "groups": int(table["group"].nunique()),
+        "size_baseline": measured["sizes"]["cells"],
+        "baselines": measured,
+        "comparisons": compare_models(
+            {NETWORK: table, **baselines},
+            NETWORK,
+            resamples=parameters.resamples,
+            permutations=parameters.permutations,
+            seed=parameters.seed,
+        ).to_dict("records"),
+        "size_matched": {
+            name: size_matched_auroc(answered, statistics, _draws(table, parameters))
+            for name, answered in {NETWORK: table, **baselines}.items()
         },
-        "calibration": {
-            "temperature": temperature,
-            "ece_before": expected_calibration_error(probabilities(logits, 1.0)[:, POSITIVE], _truth(table)),
-            "ece_after": expected_calibration_error(table["probability"].to_numpy(), _truth(table)),
-        },
+        "breakdown": breakdown(
+            table,
+            tested.set_index("path")["source"],
+            statistics,
+            resamples=parameters.resamples,
+            seed=parameters.seed,
+        ),
     }
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / PREDICTIONS, index=False)
     write_json(out / METRICS, metrics)
-    write_json(out / CALIBRATION, {"temperature": temperature, "hem": thresholds.hem, "all": thresholds.all})
+    limits = fitted.conformal.thresholds
+    write_json(out / CALIBRATION, {"temperature": fitted.temperature, "hem": limits.hem, "all": limits.all})
     write_tables(table, out)
     return metrics
+
+
+def read_trained(trained: Path) -> tuple["nn.Module", dict[str, Any]]:
+    """The network that `blastwatch train` left in a folder, and its facts."""
+    facts = read_json(trained / "train.json", made_by="blastwatch train")
+    network = build(facts["architecture"])
+    load_weights(network, trained / "weights.safetensors")
+    return network, facts
+
+
+def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters) -> Fitted:
+    """Fit what calibration patients decide.
+
+    Args:
+        held: calibration cells with label and group; logits: of the same cells, shape (n, classes).
+    """
+    labels, groups = held["label"].map(CLASS_NAMES.index).to_numpy(np.int64), held["group"].astype(str).to_numpy()
+    weights = patient_weights(labels, groups)
+    temperature = fit_temperature(logits, labels, weights)
+    blast = probabilities(logits, temperature)[:, POSITIVE]
+    return Fitted(
+        temperature=temperature,
+        conformal=fit_conformal(blast, labels, groups, error=parameters.error),
+        operating=choose_threshold(blast, labels, weights, rule=parameters.operating, wanted=parameters.sensitivity),
+    )
 
 
 def prediction_table(tested: pd.DataFrame, logits: NDArray[Any], temperature: float) -> pd.DataFrame:
@@ -81,113 +126,92 @@ def prediction_table(tested: pd.DataFrame, logits: NDArray[Any], temperature: fl
     return table[list(PREDICTION_COLUMNS)]
 
 
-def _truth(table: pd.DataFrame) -> NDArray[np.bool_]:
-    return np.asarray(table["label"] == "all")
+def _draws(table: pd.DataFrame, parameters: EvaluateParameters) -> Floats:
+    return draw_patients(table, resamples=parameters.resamples, seed=parameters.seed)
 
 
-def cell_metrics(table: pd.DataFrame) -> dict[str, float]:
-    """Figures over cells; `all` is the positive class and is answered from a probability of one half upwards."""
-    from sklearn import metrics
+def measure(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParameters) -> dict[str, Any]:
+    """What the network answered: cells, patients, per_patient, operating, conformal, calibration and counts.
 
-    truth, blast = _truth(table), table["probability"].to_numpy()
-    said = blast >= 0.5
+    Args:
+        table: test cells with the columns `PREDICTION_COLUMNS`.
+    """
+    draws = _draws(table, parameters)
+    units = units_of(table, thresholds=fitted.conformal.thresholds)
     return {
-        "accuracy": float((said == truth).mean()),
-        "weighted_f1": float(metrics.f1_score(truth, said, average="weighted", zero_division=0.0)),
-        "macro_f1": float(metrics.f1_score(truth, said, average="macro", zero_division=0.0)),
-        "auroc": float(metrics.roc_auc_score(truth, blast)),
-        "average_precision": float(metrics.average_precision_score(truth, blast)),
-        "sensitivity": float(said[truth].mean()),
-        "specificity": float((~said[~truth]).mean()),
-        "brier": float(((blast - truth) ** 2).mean()),
-        "ece": expected_calibration_error(blast, truth),
+        "cells": intervals(units, (*CELLS, *DECISIONS), draws),
+        "patients": intervals(units, tuple(PATIENTS), draws),
+        "per_patient": per_patient(table, fitted.conformal.thresholds),
+        "operating": _operating(table, fitted, parameters, draws),
+        "conformal": coverage_report(fitted.conformal, units, table, draws),
+        "calibration": _calibration(table, fitted.temperature, draws),
+        "counts": {
+            "cells": len(table),
+            "subjects": int(table["subject"].nunique()),
+            "groups": int(table["group"].nunique()),
+        },
     }
 
 
-def patient_metrics(table: pd.DataFrame) -> dict[str, float]:
-    """Figures over groups of patients: mean accuracy, that of the worst quarter, and AUROC of the mean probability."""
-    from sklearn.metrics import roc_auc_score
-
-    cells = table.assign(right=(table["probability"] >= 0.5) == _truth(table))
-    by = cells.groupby(["draw", "label"], sort=True).agg(right=("right", "mean"), blast=("probability", "mean"))
-    ranked = np.sort(by["right"].to_numpy())
-    ill = by.index.get_level_values("label") == "all"
-    return {
-        "mean_accuracy": float(ranked.mean()),
-        "worst_quarter_accuracy": float(ranked[: max(1, round(QUARTER * len(ranked)))].mean()),
-        "auroc_of_mean_probability": float(roc_auc_score(ill, by["blast"])),
-        "specificity_over_healthy": float(by.loc[~ill, "right"].mean()),
-        "sensitivity_over_ill": float(by.loc[ill, "right"].mean()),
-    }
-
-
-def decision_metrics(table: pd.DataFrame, thresholds: Thresholds) -> dict[str, float]:
-    """Share of cells referred, and accuracy over those decided (NaN where none is)."""
-    decisions = np.array([decide(value, thresholds) for value in table["probability"]])
-    decided = decisions != "refer"
-    right = decisions[decided] == table["label"].to_numpy()[decided]
-    return {
-        "referred": float((~decided).mean()),
-        "accuracy_on_decided": float(right.mean()) if decided.any() else np.nan,
-    }
-
-
-def measure(table: pd.DataFrame, thresholds: Thresholds, parameters: EvaluateParameters) -> dict[str, Any]:
-    """What `blastwatch evaluate --json` prints of the network: cells, patients, per_patient."""
-    draws = {"resamples": parameters.resamples, "seed": parameters.seed}
-
-    def over_cells(drawn: pd.DataFrame) -> dict[str, float]:
-        return cell_metrics(drawn) | decision_metrics(drawn, thresholds)
-
-    cells = group_bootstrap(table, over_cells, **draws)
-    cells = {name: row for name, row in cells.items() if np.isfinite(list(row.values())).all()}
-    rows = [
+def per_patient(table: pd.DataFrame, limits: Thresholds) -> list[dict[str, Any]]:
+    """One row a subject and label."""
+    referred = (table["probability"] > limits.hem) & (table["probability"] < limits.all)
+    right = (table["probability"] >= HALF) == (table["label"] == CLASS_NAMES[POSITIVE])
+    cells = table.assign(right=right, referred=referred)
+    return [
         {
             "subject": subject,
             "group": str(part["group"].iloc[0]),
             "label": label,
             "cells": len(part),
-            "accuracy": float(((part["probability"] >= 0.5) == _truth(part)).mean()),
+            "accuracy": float(part["right"].mean()),
             "mean_probability": float(part["probability"].mean()),
+            "referred": float(part["referred"].mean()),
         }
-        for (subject, label), part in table.groupby(["subject", "label"], sort=True)
+        for (subject, label), part in cells.groupby(["subject", "label"], sort=True)
     ]
-    return {"cells": cells, "patients": group_bootstrap(table, patient_metrics, **draws), "per_patient": rows}
 
 
-def size_baseline(rows: pd.DataFrame, packed: Packed) -> NDArray[np.float64]:
-    """What three size numbers alone say of the test cells: the bar that a network must pass to have learnt anything.
+def _operating(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParameters, draws: Floats) -> dict[str, Any]:
+    """The figures that move with the threshold, at the one that calibration patients chose."""
+    units = units_of(table, threshold=fitted.operating)
+    return {
+        "threshold": fitted.operating,
+        "rule": parameters.operating,
+        "cells": intervals(units, AT_THRESHOLD, draws),
+        "patients": intervals(units, [name for name in PATIENTS if name != "auroc_of_mean_probability"], draws),
+    }
 
-    Logistic regression on area, height and width of the cell, on train subjects, every subject weighing the same.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    from monitoring.statistics import image_statistics
+def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
+    """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
+    every = np.concatenate([np.ones((1, draws.shape[1])), draws])
+    plain = probabilities(table[["logit_hem", "logit_all"]].to_numpy(), 1.0)[:, POSITIVE]
+    before, after = (
+        figures(units_of(cells), every, ["ece"])["ece"] for cells in (table.assign(probability=plain), table)
+    )
+    found = as_intervals({"before": before, "after": after, "lowered_by": before - after})
+    return {
+        "temperature": temperature,
+        "ece_before": found["before"]["value"],
+        "ece_after": found["after"]["value"],
+        "ece": found,
+    }
 
-    def sizes(part: pd.DataFrame) -> NDArray[np.float64]:
-        found = (
-            image_statistics(packed.crops[row], packed.preprocessing) for row in packed.rows_of(part["path"].tolist())
-        )
-        return np.array([[numbers[name] for name in SIZES] for numbers in found])
 
-    trained, tested = rows[rows["side"] == "train"], rows[rows["side"] == "test"]
-    labels = trained["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
-    weights = subject_weights(labels, trained["subject"].to_numpy())
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    model.fit(sizes(trained), labels, logisticregression__sample_weight=weights * len(labels))
-    return np.asarray(model.predict_proba(sizes(tested))[:, POSITIVE])
+def _baseline(table: pd.DataFrame, parameters: EvaluateParameters) -> dict[str, Any]:
+    units, draws = units_of(table), _draws(table, parameters)
+    return {"cells": intervals(units, tuple(CELLS), draws), "patients": intervals(units, tuple(PATIENTS), draws)}
 
 
 def write_tables(table: pd.DataFrame, out: Path) -> None:
     """The tables that `dvc plots` draws."""
     from sklearn.metrics import roc_curve
 
-    truth, blast = _truth(table), table["probability"].to_numpy()
+    truth, blast = np.asarray(table["label"] == CLASS_NAMES[POSITIVE]), table["probability"].to_numpy()
     wrong, right, _ = roc_curve(truth, blast)
     pd.DataFrame({"false_positive_rate": wrong, "true_positive_rate": right}).to_csv(out / "roc.csv", index=False)
-    said = np.where(blast >= 0.5, "all", "hem")
+    said = np.where(blast >= HALF, *reversed(CLASS_NAMES))
     pd.DataFrame({"actual": table["label"], "predicted": said}).to_csv(out / "confusion.csv", index=False)
     pd.DataFrame(reliability(blast, truth)).to_csv(out / "reliability.csv", index=False)
 
@@ -195,5 +219,14 @@ def write_tables(table: pd.DataFrame, out: Path) -> None:
 def summary(metrics: dict[str, Any]) -> dict[str, float]:
     """Flat figures for `dvc metrics show`."""
     flat = {f"{part}.{name}": row["value"] for part in ("cells", "patients") for name, row in metrics[part].items()}
-    flat |= {f"size_baseline.{name}": metrics["size_baseline"][name]["value"] for name in ("weighted_f1", "auroc")}
-    return flat | {f"calibration.{name}": value for name, value in metrics["calibration"].items()}
+    flat |= {
+        f"{name}_baseline.{figure}".replace("sizes_", "size_"): measured["cells"][figure]["value"]
+        for name, measured in metrics["baselines"].items()
+        for figure in ("weighted_f1", "auroc")
+    }
+    flat |= {
+        f"conformal.coverage_by_patient_{name}": row["coverage_by_patient"]["value"]
+        for name, row in metrics["conformal"]["classes"].items()
+    }
+    flat |= {f"operating.{name}": row["value"] for name, row in metrics["operating"]["cells"].items()}
+    return flat | {f"calibration.{name}": metrics["calibration"][name] for name in FLAT}

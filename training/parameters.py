@@ -85,11 +85,16 @@ class TrainParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParameters:
-    """Section `evaluate`. resamples: bootstrap draws of whole groups; error: share of wrong decisions aimed at on
-    each side of the referred cells, on calibration patients."""
+    """Section `evaluate`. resamples: bootstrap draws of whole groups; permutations: swaps of two models' answers in a
+    comparison; error: share of wrong decisions allowed on each side of the referred cells, for the next patient;
+    operating: how the operating threshold is chosen on calibration patients, youden (highest sum of sensitivity and
+    specificity) or sensitivity (that of `sensitivity` is reached)."""
 
     resamples: int = 1000
+    permutations: int = 10_000
     error: float = 0.1
+    operating: str = "youden"
+    sensitivity: float = 0.9
     seed: int = 1
 
 
@@ -113,6 +118,7 @@ CHOICES = {
     ("train", "weights"): ("scratch", "imagenet", "file"),
     ("train", "balance"): ("class", "subject", "none"),
     ("train", "precision"): ("auto", "fp32", "bf16"),
+    ("evaluate", "operating"): ("youden", "sensitivity"),
 }
 # Lowest and highest value; where none is named a number must be positive.
 RANGES: dict[tuple[str, str], tuple[float, float]] = {
@@ -127,7 +133,9 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("train", "augment"): (0, 3),
     ("train", "seed"): (0, 2**31),
     ("evaluate", "resamples"): (20, 100_000),
+    ("evaluate", "permutations"): (100, 1_000_000),
     ("evaluate", "error"): (0.001, 0.5),
+    ("evaluate", "sensitivity"): (0.5, 1),
     ("evaluate", "seed"): (0, 2**31),
     ("package", "calibration_cells"): (8, 10_000),
     ("package", "golden_cells"): (2, 64),
