@@ -18,6 +18,8 @@ class LazyGroup(click.Group):
         "data": ("training.data_commands", "Import, draw, audit, split and show data sets of cells."),
         "train": ("training.commands", "Train a network on the split cells and track the run."),
         "evaluate": ("training.commands", "Measure the trained network on the test patients."),
+        "crossvalidate": ("training.experiment_commands", "Train and test recipes on every fold of patients."),
+        "search": ("training.experiment_commands", "Search parameters on validation patients alone."),
         "package": ("training.commands", "Put network, reference and evidence into a model package."),
         "registry": ("blastwatch.registry_commands", "Register, promote and roll back model versions."),
         "serve": ("serving.commands", "Start the prediction service."),

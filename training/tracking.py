@@ -1,7 +1,7 @@
 """The MLflow run behind a model: where it is kept, how it is found again, and how it ends."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,24 @@ def open_run(
         yield run
 
 
+@contextmanager
+def open_parent(
+    settings: Settings, *, key: str, name: str, tags: Mapping[str, str], parameters: Mapping[str, Any]
+) -> "Iterator[ActiveRun]":
+    """Open the run above those that are started within: the one with this key where there is one.
+
+    Args:
+        key: what tells it from others, a digest. parameters: logged when it is new.
+    """
+    known = unfinished_run(settings, key)
+    with open_run(settings, run_id=known, tags={**tags, NAME: name, "blastwatch.key": key}, machine=False) as run:
+        if known is None:
+            import mlflow
+
+            mlflow.log_params(dict(parameters))
+        yield run
+
+
 def _experiment(settings: Settings) -> None:
     import mlflow
 
@@ -65,7 +83,7 @@ def _experiment(settings: Settings) -> None:
 
 
 def unfinished_run(settings: Settings, key: str) -> str | None:
-    """The run that a stopped training left behind, found by the tag `blastwatch.key`."""
+    """The latest run with the tag `blastwatch.key`: what a stopped training left behind."""
     check_reachable(settings.tracking_uri)
     import mlflow
 

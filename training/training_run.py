@@ -1,7 +1,7 @@
 """One training: from the split and the pack to weights, curves and a tracked run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,30 @@ WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
 Row = dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """What a training that is one of many is given.
+
+    labels: further tags of its run. on_epoch: called with the row of the curves after each epoch; what it raises stops
+    the training and leaves the checkpoint.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    on_epoch: Callable[[Row], None] = lambda row: None  # noqa: ARG005
+
+
 def run_training(
     parameters: Parameters,
     settings: Settings,
+    within: Within | None = None,
+    /,
     *,
     cells: Path,
     split: Path,
     pack: Path,
     out: Path,
-    labels: Mapping[str, str] | None = None,
-    on_epoch: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Train, track and write `weights.safetensors`, `train.json` and `curves.csv`; resumes a stopped training.
-
-    Args:
-        labels: further tags of the run. on_epoch: called with the row of the curves after each epoch; what it raises
-            stops the training and leaves the checkpoint.
 
     Raises:
         LeakFound: where a patient stands on two sides of a split that claims to be by group.
@@ -66,7 +74,8 @@ def run_training(
         "leaky": split_facts["leaky"],
     }
     tags = {f"blastwatch.{name}": str(value).lower() for name, value in facts.items()} | {"blastwatch.key": key}
-    tags |= labels or {}
+    within = within or Within()
+    tags |= within.labels
     with open_run(settings, run_id=going_on, tags=tags) as run:
         import mlflow
 
@@ -87,8 +96,7 @@ def run_training(
 
         def told(row: Row) -> None:
             _tell(row)
-            if on_epoch is not None:
-                on_epoch(row)
+            within.on_epoch(row)
 
         done = fit(trainer, validation, checkpoint, on_epoch=told)
         facts |= {
