@@ -8,7 +8,15 @@ from blastwatch.errors import PackageError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ARCHITECTURES = ("resnet50", "resnet18")
+ARCHITECTURES = (
+    "resnet50",
+    "resnet18",
+    "vgg16_bn",
+    "densenet121",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+)
 
 
 def check_architecture(name: str) -> str:
@@ -19,17 +27,25 @@ def check_architecture(name: str) -> str:
 
 
 def build(architecture: str, classes: int = 2) -> "nn.Module":
-    """A torchvision network with fresh weights; its last layer `fc` has `classes` outputs."""
+    """A torchvision network with fresh weights; its last layer (`head_of`) has `classes` outputs."""
     from torchvision import models
 
     network: nn.Module = models.get_model(check_architecture(architecture), weights=None, num_classes=classes)
     return network
 
 
+def head_of(network: "nn.Module") -> str:
+    """Name of the last layer of a network that `build` made: the linear map from the embedding to the logits."""
+    from torch import nn
+
+    linear: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1]
+
+
 def forward_with_embedding(network: "nn.Module", cells: "Tensor") -> "tuple[Tensor, Tensor]":
     """Logits (n, classes) and the embedding (n, d) that the last layer reads, in one pass."""
     embedding = []
-    last = network.get_submodule("fc")
+    last = network.get_submodule(head_of(network))
     handle = last.register_forward_pre_hook(lambda _module, inputs: embedding.append(inputs[0]))
     try:
         logits = network(cells)

@@ -19,6 +19,8 @@ def train(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Pat
     from training.training_run import run_training
 
     facts = run_training(load_parameters(params, overrides), load(), **places)
+    if "run_id" not in facts:
+        return  # one of several processes, of which the first one reports
     if as_json:
         print_json(facts)
     else:

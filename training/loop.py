@@ -1,103 +1,84 @@
-"""The training loop: one epoch, one validation, and what runs them to the best epoch."""
+"""The training loop: one step, one epoch, and the reading of a network's answers.
+
+Every random choice of a step (which cells, their augmentation, dropout, mixing) is drawn from the seed and the number
+of the step alone. So a run that was stopped at any step and goes on gives the same bits as an undisturbed one, and as
+many processes as one likes share the same batches.
+"""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blastwatch.decision import CLASS_NAMES, POSITIVE
-from blastwatch.errors import BlastwatchError, DataError
+from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.images import normalise
-from training.augmentation import augment, train_transform
-from training.checkpoint import load_checkpoint, save_checkpoint
+from blastwatch.network import head_of
+from training.augmentation import Draws, augment, draw
+from training.distributed import World, share_statistics
+from training.optimizing import parameter_groups, probing, schedule
 from training.pack import Packed
 from training.parameters import TrainParameters
+from training.precision import choose_precision
+from training.robust import GroupWeights
+from training.sampling import Side, epoch_order
+
+LOOK = 20  # steps between two looks at the loss; each waits for a GPU
+HOPELESS = 20 * math.log(2)  # a mean loss above that of twenty coin tosses has diverged
+SIZE_STEP = 32  # px between the sizes of progressive resizing
 
 
 class TrainingDiverged(BlastwatchError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or far above that of guessing."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """The cells of one side: row in the pack, label (index into CLASS_NAMES), subject, and weight in the loss."""
-
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    subjects: NDArray[Any]
-    weights: NDArray[np.float32]
-
-
-@dataclass
-class Progress:
-    """How far training came; all of it is in the checkpoint."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    curves: list[dict[str, float]] = field(default_factory=list)
-
-
-def side_of(split: pd.DataFrame, packed: Packed, side: str, balance: str) -> Side:
-    """The cells of a side, each with its weight; weights have mean 1.
-
-    Raises:
-        DataError: where the side lacks a class.
-    """
-    rows = split[split["side"] == side].sort_values("path")
-    lacking = [name for name in CLASS_NAMES if name not in set(rows["label"])]
-    if lacking:
-        raise DataError(f"Expected cells of every class on the side {side} but it has no {', '.join(lacking)}.")
-    return Side(
-        rows=packed.rows_of(rows["path"].tolist()),
-        labels=rows["label"].map(CLASS_NAMES.index).to_numpy(np.int64),
-        subjects=rows["subject"].to_numpy(),
-        weights=loss_weights(rows, balance),
-    )
-
-
-def loss_weights(rows: pd.DataFrame, balance: str) -> NDArray[np.float32]:
-    """Weight of each cell: classes weigh the same; with `subject`, so do the subjects within a class."""
-    weights = np.ones(len(rows))
-    if balance == "subject":
-        weights = 1.0 / rows.groupby(["label", "subject"])["path"].transform("size").to_numpy(float)
-    if balance != "none":
-        weights = weights / pd.Series(weights).groupby(rows["label"].to_numpy()).transform("sum").to_numpy()
-    return np.asarray(weights / weights.mean(), dtype=np.float32)
+def alone() -> World:
+    """One process, on the GPU where there is one."""
+    return World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Trainer:
-    """Holds a network, its optimizer and schedule, and trains it one epoch at a time.
+    """Holds a network, its optimizer and schedule, and trains it step by step."""
 
-    Every random choice of an epoch is drawn from a state seeded by (seed, epoch), so a run that was stopped and
-    resumed at an epoch's end goes on exactly as an undisturbed one.
-    """
-
-    def __init__(self, network: nn.Module, parameters: TrainParameters, packed: Packed, cells: Side) -> None:
+    def __init__(
+        self, network: nn.Module, parameters: TrainParameters, packed: Packed, cells: Side, world: World | None = None
+    ) -> None:
         self.parameters, self.packed, self.cells = parameters, packed, cells
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.low_precision = use_bf16(parameters.precision, self.device)
-        moved: Any = network.to(self.device)
+        self.world = world or alone()
+        self.device = self.world.device
+        self.piece = _piece(parameters, self.world)
+        self.precision = choose_precision(parameters.precision, self.device)
+        moved: Any = share_statistics(network.to(self.device), self.world)
         self.network: nn.Module = moved.to(memory_format=torch.channels_last) if parameters.channels_last else moved
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay
+            parameter_groups(
+                self.network,
+                learning_rate=parameters.learning_rate,
+                weight_decay=parameters.weight_decay,
+                layer_decay=parameters.layer_decay,
+            )
         )
-        self.steps = math.ceil(len(cells.rows) / parameters.batch_size)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, schedule(self.steps * parameters.epochs, parameters.warmup)
+        self.steps = -(-len(cells.rows) // parameters.batch_size)
+        head, rest = probing(
+            schedule(self.steps * (parameters.epochs - parameters.probe_epochs), parameters.warmup),
+            probe_steps=self.steps * parameters.probe_epochs,
         )
+        self.factors = [head if group["head"] else rest for group in self.optimizer.param_groups]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.factors)
         decaying: Any = torch.optim.swa_utils.get_ema_multi_avg_fn(parameters.average)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decaying, use_buffers=True)
-        self.transform = train_transform(parameters.augment)
+        self.scaler = self.precision.scaler()
+        self.groups = torch.from_numpy(cells.groups)
+        self.robust = GroupWeights(cells.groups, step=parameters.robust)
+        self._forward: Any = network
+        self._probes: bool | None = None
 
     @property
     def judged(self) -> nn.Module:
@@ -106,11 +87,14 @@ class Trainer:
         return inner
 
     def state(self) -> dict[str, Any]:
+        """All that the next step depends on beside its number."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": self.average.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "robust": self.robust.values,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -118,69 +102,213 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.robust.values = state["robust"]
 
-    def train_one_epoch(self, epoch: int) -> float:
-        """Go once through the training cells; returns the mean loss.
+    def train_one_epoch(
+        self, epoch: int, *, start: int = 0, total: float = 0.0, on_step: Callable[[int, float], None] | None = None
+    ) -> float:
+        """Go once through the training cells, or through what is left of them; returns the mean loss of a step.
+
+        Args:
+            start: steps of this epoch that were done before; total: the sum of their losses.
+            on_step: called every `LOOK` steps with the steps done and the sum of their losses.
 
         Raises:
-            TrainingDiverged: where the loss is not finite.
+            TrainingDiverged: where the loss is not finite or hopeless.
         """
-        torch.manual_seed(self.parameters.seed * 100_003 + epoch)
-        self.network.train()
-        order = torch.randperm(len(self.cells.rows)).numpy()
-        total, size = 0.0, self.parameters.batch_size
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            if len(chosen) == 1:
-                continue  # batch normalisation cannot learn from a single cell
-            crops = self.packed.crops[self.cells.rows[chosen]]
-            inputs = self._to_device(augment(crops, self.transform, self.packed.preprocessing))
-            labels = torch.from_numpy(self.cells.labels[chosen]).to(self.device)
-            weights = torch.from_numpy(self.cells.weights[chosen]).to(self.device)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.low_precision):
-                logits = self.network(inputs)
-            losses = functional.cross_entropy(
-                logits.float(), labels, reduction="none", label_smoothing=self.parameters.label_smoothing
+        self._begin(epoch)
+        pending = torch.zeros((), dtype=torch.float64, device=self.device)
+        for step, crops, chosen in self._batches(epoch, start):
+            pending += self.train_step(epoch * self.steps + step, crops, chosen, size=self.size_at(epoch))
+            if (step + 1) % LOOK == 0 or step + 1 == self.steps:
+                total += float(self.world.sum(pending))
+                pending.zero_()
+                self._check(total / (step + 1), epoch)
+                if on_step is not None:
+                    on_step(step + 1, total)
+        return total / self.steps
+
+    def train_step(self, number: int, crops: NDArray[np.uint8], chosen: NDArray[np.int64], *, size: int) -> Tensor:
+        """One step of the optimizer.
+
+        Args:
+            number: of the step since the beginning.
+            crops: this process's share of the batch, uint8, shape (n, s, s, 3); chosen: positions of its cells.
+            size: px of the network's input at this step.
+
+        Returns:
+            The sum of the share's losses over the number of cells in the whole batch, on the device.
+        """
+        torch.manual_seed(_mixed(self.parameters.seed, number) + self.world.rank)  # what dropout draws from
+        draws, mixing = self._draw(number)
+        count = len(chosen) * self.world.size
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        told = torch.empty(len(chosen))
+        edges = range(0, len(chosen) + 1, self.piece)
+        for low, high in pairwise(edges):
+            rows = slice(low, high)
+            inputs = self._inputs(crops[rows], draws.part(rows), size)
+            with self._sync(last=high == len(chosen)):
+                loss, own = self._loss(inputs, chosen[rows], mixing)
+                loss = loss / count
+                # DistributedDataParallel takes the mean over the processes, the loss is a sum over them.
+                self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.detach()
+            told[rows] = own.cpu()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.average.update_parameters(self.network)
+        self.robust.learn(self.groups[chosen], told, self.world)
+        return loss_sum
+
+    def rate_at(self, epoch: int) -> float:
+        """Learning rate of the last layer at the first step of an epoch."""
+        return max(
+            float(group["initial_lr"]) * factor(epoch * self.steps)
+            for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True)
+        )
+
+    def size_at(self, epoch: int) -> int:
+        """Side of the input at an epoch: it grows to the full size by the middle of the training."""
+        full, first = self.packed.preprocessing.size, self.parameters.first_size
+        growing = self.parameters.epochs // 2
+        if not first or epoch >= growing:
+            return full
+        grown = first + (full - first) * epoch / growing
+        return min(full, round(grown / SIZE_STEP) * SIZE_STEP)
+
+    def _begin(self, epoch: int) -> None:
+        """Set the network to what learns in this epoch: the head alone, or everything."""
+        probes = epoch < self.parameters.probe_epochs
+        if probes != self._probes:
+            head = self.network.get_submodule(head_of(self.network))
+            self.network.requires_grad_(not probes)
+            head.requires_grad_(True)
+            wrapped = self.world.together(self.network)
+            self._forward = torch.compile(wrapped) if self.parameters.compile else wrapped
+            self._probes = probes
+        self.network.train(not probes)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64]]]:
+        """Number of the step, crops and positions of this process's share; the next one is read meanwhile."""
+        parameters = self.parameters
+        order = epoch_order(
+            self.cells,
+            by_weight=parameters.balance_by == "sampling",
+            batch_size=parameters.batch_size,
+            seed=(parameters.seed, epoch),
+        )[:, self._share()]
+
+        def read(step: int) -> NDArray[np.uint8]:
+            return np.asarray(self.packed.crops[self.cells.rows[order[step]]])
+
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, start) if start < self.steps else None
+            for step in range(start, self.steps):
+                assert coming is not None
+                crops = coming.result()
+                if step + 1 < self.steps:
+                    coming = reader.submit(read, step + 1)
+                yield step, crops, order[step]
+
+    def _share(self) -> NDArray[np.int64]:
+        """Columns of a batch that this process takes: a part of each piece, so that pieces hold the same cells
+        however many processes share them."""
+        whole = np.arange(self.parameters.batch_size).reshape(self.parameters.accumulate, self.world.size, self.piece)
+        return np.asarray(whole[:, self.world.rank].reshape(-1))
+
+    def _draw(self, number: int) -> tuple[Draws, float]:
+        """The share's augmentation, and how much of each cell its neighbour is mixed into it."""
+        generator = torch.Generator().manual_seed(_mixed(self.parameters.seed, number))
+        whole = draw(
+            self.parameters.batch_size, generator, strength=self.parameters.augment, erase=self.parameters.erase
+        )
+        if not self.parameters.mixup:
+            return whole.part(torch.from_numpy(self._share())), 0.0
+        alpha = self.parameters.mixup
+        other = np.random.default_rng((self.parameters.seed, number)).beta(alpha, alpha)
+        return whole.part(torch.from_numpy(self._share())), float(min(other, 1 - other))
+
+    def _inputs(self, crops: NDArray[np.uint8], draws: Draws, size: int) -> Tensor:
+        cells = torch.from_numpy(crops)
+        if self.device.type == "cuda":
+            cells = cells.pin_memory()
+        scaled = cells.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        if size != scaled.shape[-1]:
+            scaled = functional.interpolate(scaled, size=(size, size), mode="bilinear", antialias=True)
+        turned = augment(scaled.contiguous(), draws.to(self.device))
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (self.packed.preprocessing.mean, self.packed.preprocessing.std)
+        )
+        normal = turned.sub_(mean).div_(std)
+        return normal.contiguous(memory_format=torch.channels_last) if self.parameters.channels_last else normal
+
+    def _loss(self, inputs: Tensor, chosen: NDArray[np.int64], mixing: float) -> tuple[Tensor, Tensor]:
+        """The summed loss of a piece, each cell weighed, and each cell's own loss without weight."""
+        labels = torch.from_numpy(self.cells.labels[chosen]).to(self.device)
+        by_loss = self.parameters.balance_by == "loss"
+        weights = torch.from_numpy(self.cells.weights[chosen]) if by_loss else torch.ones(len(chosen))
+        weights = (weights * self.robust.of(self.groups[chosen])).to(self.device)
+        if mixing:
+            inputs = torch.lerp(inputs, _neighbours(inputs), mixing)
+        with self.precision.autocast():
+            logits = self._forward(inputs).float()
+        own = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.parameters.label_smoothing
+        )
+        loss = (own * weights).sum()
+        if mixing:
+            other = functional.cross_entropy(
+                logits, _neighbours(labels), reduction="none", label_smoothing=self.parameters.label_smoothing
             )
-            loss = (losses * weights).mean()
-            if not torch.isfinite(loss):
-                raise TrainingDiverged(
-                    f"The loss became {loss.item()} in epoch {epoch + 1}. Lower train.learning_rate "
-                    f"(now {self.parameters.learning_rate:g}) or set train.precision=fp32. The last checkpoint stays."
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.schedule.step()
-            self.average.update_parameters(self.network)
-            total += loss.item() * len(chosen)
-        return total / len(order)
+            loss = torch.lerp(loss, (other * _neighbours(weights)).sum(), mixing)
+        return loss, own.detach()
 
-    def _to_device(self, inputs: Tensor) -> Tensor:
-        moved = inputs.to(self.device, non_blocking=True)
-        return moved.contiguous(memory_format=torch.channels_last) if self.parameters.channels_last else moved
+    def _sync(self, *, last: bool) -> Any:
+        """Gradients travel between processes once a step, after the last piece."""
+        inner = getattr(self._forward, "_orig_mod", self._forward)
+        distributed = isinstance(inner, nn.parallel.DistributedDataParallel)
+        return inner.no_sync() if distributed and not last else nullcontext()
 
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """`auto` takes bf16 where the device computes in it, and float32 where it would only be emulated."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
+    def _check(self, loss: float, epoch: int) -> None:
+        if math.isfinite(loss) and loss < HOPELESS:
+            return
+        raise TrainingDiverged(
+            f"The loss became {loss:.3g} in epoch {epoch + 1}. Lower train.learning_rate "
+            f"(now {self.parameters.learning_rate:g}) or set train.precision=fp32. The last checkpoint stays."
+        )
 
 
-def schedule(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear to 1 over the warm-up, then half a cosine down to 0."""
-    rising = max(1, round(steps * warmup))
+def _piece(parameters: TrainParameters, world: World) -> int:
+    """Cells that go through the network at once in one process.
 
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+    Raises:
+        UsageError: where the batch cannot be dealt evenly.
+    """
+    pieces = parameters.accumulate * world.size
+    piece, left = divmod(parameters.batch_size, pieces)
+    least = 2  # batch normalisation cannot learn from a single cell, and mixing takes neighbours in pairs
+    if left or piece < least or (parameters.mixup and piece % 2):
+        raise UsageError(
+            f"Expected train.batch_size to be at least {least} times, and a multiple of, {pieces} "
+            f"(train.accumulate {parameters.accumulate} x {world.size} processes"
+            f"{', and even parts for train.mixup' if parameters.mixup else ''}) but got {parameters.batch_size}."
+        )
+    return piece
 
-    return factor
+
+def _mixed(seed: int, number: int) -> int:
+    """A seed of its own for each step."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 2)
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """Each pair of cells exchanged: 1, 0, 3, 2, ..."""
+    return values.view(-1, 2, *values.shape[1:]).flip(1).view_as(values)
 
 
 @torch.inference_mode()
@@ -193,49 +321,3 @@ def predict_logits(network: nn.Module, packed: Packed, rows: NDArray[np.int64], 
         inputs = torch.from_numpy(normalise(packed.crops[rows[start : start + batch]], packed.preprocessing))
         parts.append(network(inputs.to(device)).float().cpu().numpy())
     return np.concatenate(parts)
-
-
-def validate(network: nn.Module, packed: Packed, cells: Side) -> dict[str, float]:
-    """Loss with every subject weighing the same, accuracy as the mean over subjects, and AUROC over cells."""
-    from sklearn.metrics import roc_auc_score
-
-    logits = predict_logits(network, packed, cells.rows)
-    losses = functional.cross_entropy(torch.tensor(logits), torch.tensor(cells.labels), reduction="none")
-    right = pd.Series(logits.argmax(1) == cells.labels)
-    return {
-        "validation_loss": float((losses.numpy() * cells.weights).mean()),
-        "validation_subject_accuracy": float(right.groupby(cells.subjects).mean().mean()),
-        "validation_auroc": float(
-            roc_auc_score(cells.labels == POSITIVE, logits[:, POSITIVE] - logits[:, 1 - POSITIVE])
-        ),
-    }
-
-
-def fit(
-    trainer: Trainer, validation: Side, checkpoint: Path, *, on_epoch: Callable[[dict[str, float]], None]
-) -> Progress:
-    """Train until the last epoch or until validation patients no longer gain; resumes from the checkpoint.
-
-    The best epoch is the one with the lowest validation loss, every subject weighing the same.
-    """
-    parameters = trainer.parameters
-    done = Progress()
-    saved = load_checkpoint(checkpoint)
-    if saved is not None:
-        trainer.restore(saved.pop("trainer"))
-        done = Progress(**saved)
-    while done.epoch < parameters.epochs and done.epoch - done.best_epoch < parameters.patience:
-        row: dict[str, float] = {"epoch": done.epoch + 1, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
-        row["train_loss"] = trainer.train_one_epoch(done.epoch)
-        row |= validate(trainer.judged, trainer.packed, validation)
-        if not math.isfinite(row["validation_loss"]):
-            raise TrainingDiverged(f"The validation loss became {row['validation_loss']} in epoch {done.epoch + 1}.")
-        done.epoch += 1
-        done.curves.append(row)
-        if row["validation_loss"] < done.best_loss:
-            state = trainer.judged.state_dict()
-            done.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-            done.best_loss, done.best_epoch = row["validation_loss"], done.epoch
-        save_checkpoint(checkpoint, {"trainer": trainer.state(), **vars(done)})
-        on_epoch(row)
-    return done

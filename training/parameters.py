@@ -59,28 +59,50 @@ class TrainParameters:
     """Section `train`.
 
     weights: scratch, imagenet (torchvision's hub) or file (`weights_file`, safetensors or a plain state dict).
-    balance: what weighs the same in the loss: class (each class), subject (each subject, within equal classes) or
-    none (each cell). precision: fp32, bf16 or auto (bf16 where the device computes in it). patience: epochs without
-    a better validation patient before training stops. average: decay a step of the averaged weights, 0 for none.
-    augment: strength of stain, scale and blur jitter; 0 leaves flips and rotations alone.
+    probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
+    next one. accumulate: pieces that a batch is cut into. warmup: share of the steps after the probe.
+    balance: what weighs the same: class (each class), subject (each subject, within equal classes) or none (each
+    cell); balance_by: loss (each cell is shown once an epoch and weighed) or sampling (shown as often as it weighs).
+    robust: step of the group weights of group DRO, 0 for none. mixup: parameter of the beta distribution, 0 for none.
+    precision: fp32, bf16, fp16 or auto (bf16 where the device computes in it). compile: by torch.compile.
+    first_size: px of the first epoch's input, from which it grows to the full size by half the epochs; 0 for none.
+    patience: epochs without a better validation patient before training stops. average: decay a step of the averaged
+    weights, 0 for none. augment: strength of stain, light, scale and blur; 0 leaves flips, turns and shifts alone.
+    erase: share of the cells of which a square is erased.
     """
 
     architecture: str = "resnet50"
     weights: str = "scratch"
     weights_file: str = ""
+    probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
+    accumulate: int = 1
     learning_rate: float = 1e-3
+    layer_decay: float = 1.0
     weight_decay: float = 0.05
     warmup: float = 0.2
     label_smoothing: float = 0.05
     balance: str = "subject"
+    balance_by: str = "loss"
+    robust: float = 0.0
+    mixup: float = 0.0
     precision: str = "auto"
     channels_last: bool = True
+    compile: bool = False
+    first_size: int = 0
     patience: int = 8
     average: float = 0.99
     augment: float = 1.0
+    erase: float = 0.0
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.probe_epochs >= self.epochs:
+            raise UsageError(
+                f"Expected train.probe_epochs to be fewer than train.epochs ({self.epochs}) but got "
+                f"{self.probe_epochs}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +139,8 @@ CHOICES = {
     ("train", "architecture"): ARCHITECTURES,
     ("train", "weights"): ("scratch", "imagenet", "file"),
     ("train", "balance"): ("class", "subject", "none"),
-    ("train", "precision"): ("auto", "fp32", "bf16"),
+    ("train", "balance_by"): ("loss", "sampling"),
+    ("train", "precision"): ("auto", "fp32", "bf16", "fp16"),
     ("evaluate", "operating"): ("youden", "sensitivity"),
 }
 # Lowest and highest value; where none is named a number must be positive.
@@ -126,6 +149,12 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("contract", "most_odd"): (0, 1),
     ("image", "crop"): (16, 4096),
     ("image", "size"): (32, 1024),
+    ("train", "probe_epochs"): (0, 10_000),
+    ("train", "layer_decay"): (0.01, 1),
+    ("train", "robust"): (0, 1),
+    ("train", "mixup"): (0, 10),
+    ("train", "first_size"): (0, 1024),
+    ("train", "erase"): (0, 1),
     ("train", "warmup"): (0, 0.9),
     ("train", "weight_decay"): (0, 1),
     ("train", "label_smoothing"): (0, 0.5),

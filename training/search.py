@@ -43,7 +43,7 @@ SEEN = ("train", "validation")
 # The figure of each epoch that stands for an objective while a trial trains.
 CURVES = {
     "mean_accuracy": "validation_subject_accuracy",
-    "worst_quarter_accuracy": "validation_subject_accuracy",
+    "worst_quarter_accuracy": "validation_worst_quarter",
     "auroc": "validation_auroc",
     "loss": "validation_loss",
 }

@@ -15,9 +15,12 @@ from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, 
 from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
 from blastwatch.settings import Settings
-from training.loop import Progress, Trainer, fit, side_of
-from training.pack import open_pack
-from training.parameters import Parameters
+from training.distributed import World, world_of_torchrun
+from training.fitting import Fit, Progress
+from training.loop import Trainer
+from training.pack import Packed, open_pack
+from training.parameters import Parameters, TrainParameters
+from training.sampling import side_of
 from training.splitting import check_leak
 from training.tracking import flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
@@ -51,6 +54,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train, track and write `weights.safetensors`, `train.json` and `curves.csv`; resumes a stopped training.
 
+    Under torchrun every process trains, and the first one tracks and writes.
+
     Raises:
         LeakFound: where a patient stands on two sides of a split that claims to be by group.
     """
@@ -63,7 +68,7 @@ def run_training(
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest})
     checkpoint = checkpoint_path(settings, key)
-    going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
+    within = within or Within()
     project = Path(blastwatch.__file__).parents[1]
     facts: dict[str, Any] = {
         "data_digest": manifest.digest,
@@ -72,43 +77,37 @@ def run_training(
         "lock_digest": lock_digest(project),
         "synthetic": manifest.synthetic,
         "leaky": split_facts["leaky"],
+        "architecture": parameters.train.architecture,
+        "parameters": asdict(parameters.train),
     }
-    tags = {f"blastwatch.{name}": str(value).lower() for name, value in facts.items()} | {"blastwatch.key": key}
-    within = within or Within()
-    tags |= within.labels
-    with open_run(settings, run_id=going_on, tags=tags) as run:
-        import mlflow
+    with world_of_torchrun() as world:
+        if not world.first:
+            _fit(parameters.train, rows, packed, checkpoint, world).run(_say_nothing)
+            return facts
+        going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
+        named = ("data_digest", "split_digest", "git_commit", "lock_digest", "synthetic", "leaky")
+        tags = {f"blastwatch.{name}": str(facts[name]).lower() for name in named} | {"blastwatch.key": key}
+        tags |= within.labels
+        with open_run(settings, run_id=going_on, tags=tags) as run:
+            import mlflow
 
-        if going_on is None:
-            mlflow.log_params(flat(parameters.to_dict()))
-        trainer = Trainer(
-            first_network(
-                parameters.train.architecture,
-                parameters.train.weights,
-                parameters.train.weights_file,
-                seed=parameters.train.seed,
-            ),
-            parameters.train,
-            packed,
-            side_of(rows, packed, "train", parameters.train.balance),
-        )
-        validation = side_of(rows, packed, "validation", "subject")
+            if going_on is None:
+                mlflow.log_params(flat(parameters.to_dict()))
 
-        def told(row: Row) -> None:
-            _tell(row)
-            within.on_epoch(row)
+            def told(row: Row) -> None:
+                _tell(row)
+                within.on_epoch(row)
 
-        done = fit(trainer, validation, checkpoint, on_epoch=told)
-        facts |= {
-            "run_id": run.info.run_id,
-            "created": history.now(),
-            "epochs": done.epoch,
-            "best_epoch": done.best_epoch,
-            "architecture": parameters.train.architecture,
-            "parameters": asdict(parameters.train),
-        }
-        _write(done, facts, out)
-        _log_end(done, out, synthetic=manifest.synthetic)
+            done = _fit(parameters.train, rows, packed, checkpoint, world).run(told)
+            facts |= {
+                "run_id": run.info.run_id,
+                "created": history.now(),
+                "epochs": done.epoch,
+                "best_epoch": done.best_epoch,
+                "processes": world.size,
+            }
+            _write(done, facts, out)
+            _log_end(done, out, synthetic=manifest.synthetic)
     checkpoint.unlink(missing_ok=True)
     return facts
 
@@ -116,6 +115,16 @@ def run_training(
 def checkpoint_path(settings: Settings, key: str) -> Path:
     """Where the training whose run carries the tag `blastwatch.key` leaves its checkpoint."""
     return settings.home / "checkpoints" / f"{key}.pt"
+
+
+def _fit(parameters: TrainParameters, rows: pd.DataFrame, packed: Packed, checkpoint: Path, world: World) -> Fit:
+    network = first_network(parameters.architecture, parameters.weights, parameters.weights_file, seed=parameters.seed)
+    trainer = Trainer(network, parameters, packed, side_of(rows, packed, "train", parameters.balance), world)
+    return Fit(trainer, side_of(rows, packed, "validation", "subject"), checkpoint)
+
+
+def _say_nothing(row: Row) -> None:
+    """What processes beside the first one tell of an epoch."""
 
 
 def _tell(row: Row) -> None:

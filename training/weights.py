@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 from blastwatch.errors import PackageError, UsageError
-from blastwatch.network import build
+from blastwatch.network import build, head_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-HEAD = "fc."
 
 
 def first_network(architecture: str, weights: str, weights_file: str, *, seed: int) -> "nn.Module":
@@ -71,8 +69,9 @@ def fill(network: "nn.Module", state: "dict[str, Tensor]", source: str) -> None:
     Raises:
         PackageError: where names or shapes are those of another network.
     """
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(HEAD)}
-    given = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+    head = f"{head_of(network)}."
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(head)}
+    given = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
     faults = [f"{name} is missing" for name in own if name not in given]
     faults += [f"{name} is unknown" for name in given if name not in own]
     faults += [

@@ -5,40 +5,43 @@ import pytest
 import torch
 
 from blastwatch.errors import DataError, LeakFound, PackageError, UsageError
-from blastwatch.images import Preprocessing, normalise, to_input
+from blastwatch.images import normalise, to_input
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.network import build, save_weights
-from training import loop
-from training.augmentation import augment, train_transform
+from tests.trainings import parts_of, small_network
+from training import fitting
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.loop import Trainer, TrainingDiverged, fit, loss_weights, predict_logits, schedule, side_of
+from training.fitting import Fit
+from training.loop import Trainer, TrainingDiverged, predict_logits
+from training.optimizing import schedule
 from training.pack import open_pack
 from training.parameters import TrainParameters
 from training.splitting import check_leak
 from training.weights import first_network, read_state
 
-TINY = TrainParameters(architecture="resnet18", epochs=3, batch_size=16, average=0.5, precision="fp32", patience=9)
+TINY = TrainParameters(epochs=3, batch_size=16, average=0.5, precision="fp32", patience=9)
 
 
 @pytest.fixture
 def parts(cohort):
-    cells = read_cells(cohort / "cells")
-    packed = open_pack(cohort / "pack", cells)
-    rows = read_split(cohort / "cells", cohort / "split")
-    return packed, side_of(rows, packed, "train", "subject"), side_of(rows, packed, "validation", "subject")
+    return parts_of(cohort)
 
 
 def trainer(parts, parameters=TINY):
     packed, train, _ = parts
-    return Trainer(first_network("resnet18", "scratch", "", seed=1), parameters, packed, train)
+    return Trainer(small_network(), parameters, packed, train)
 
 
 class Stopped(Exception):
     pass
 
 
+def fit(trainer, validation, checkpoint, *, on_epoch=lambda row: None, seconds=fitting.SECONDS):
+    return Fit(trainer, validation, checkpoint, seconds=seconds).run(on_epoch)
+
+
 def test_a_stopped_training_goes_on_to_the_same_bits(parts, tmp_path):
-    whole = fit(trainer(parts), parts[2], tmp_path / "whole.pt", on_epoch=lambda row: None)
+    whole = fit(trainer(parts), parts[2], tmp_path / "whole.pt")
 
     def stop(row):
         if row["epoch"] == 2:
@@ -54,8 +57,8 @@ def test_a_stopped_training_goes_on_to_the_same_bits(parts, tmp_path):
 
 def test_training_stops_when_validation_patients_gain_nothing(parts, tmp_path, monkeypatch):
     losses = iter([0.5, 0.6, 0.7, 0.8, 0.9])
-    monkeypatch.setattr(loop, "validate", lambda *_: {"validation_loss": next(losses)})
-    patient = TrainParameters(architecture="resnet18", epochs=5, batch_size=64, precision="fp32", patience=2)
+    monkeypatch.setattr(fitting, "validate", lambda *_: {"validation_loss": next(losses)})
+    patient = TrainParameters(epochs=5, batch_size=64, precision="fp32", patience=2)
     done = fit(trainer(parts, patient), parts[2], tmp_path / "c.pt", on_epoch=lambda row: None)
     assert (done.best_epoch, done.epoch) == (1, 3)
 
@@ -65,7 +68,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(parts, tmp_path
     started = trainer(parts)
     save_checkpoint(path, {"good": 1})
     with torch.no_grad():
-        started.network.fc.weight.fill_(math.nan)
+        started.network[-1].weight.fill_(math.nan)
     with pytest.raises(TrainingDiverged, match=r"train\.learning_rate"):
         started.train_one_epoch(0)
     assert load_checkpoint(path) == {"good": 1}
@@ -89,23 +92,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(DataError, match=r"c\.pt cannot be read"):
         load_checkpoint(tmp_path / "c.pt")
-
-
-def test_each_subject_weighs_the_same_within_equal_classes(cohort):
-    rows = read_split(cohort / "cells", cohort / "split")
-    rows = rows.drop(rows[rows["subject"] == "H3"].index[1:]).assign(weight=lambda r: loss_weights(r, "subject"))
-    by_label = rows.groupby("label")["weight"].sum()
-    assert by_label["all"] == pytest.approx(by_label["hem"], rel=1e-5)
-    for _, part in rows.groupby("label"):
-        shares = part.groupby("subject")["weight"].sum()
-        assert shares.max() == pytest.approx(shares.min(), rel=1e-5)
-    assert rows["weight"].mean() == pytest.approx(1, rel=1e-5)
-
-
-def test_a_side_without_a_class_is_refused(cohort, parts):
-    rows = read_split(cohort / "cells", cohort / "split")
-    with pytest.raises(DataError, match="no hem"):
-        side_of(rows[rows["label"] == "all"], parts[0], "train", "none")
 
 
 def test_a_patient_on_two_sides_stops_training(cohort):
@@ -137,19 +123,6 @@ def test_logits_do_not_depend_on_the_batch(parts):
     together = predict_logits(network, parts[0], rows)
     alone = np.concatenate([predict_logits(network, parts[0], rows[n : n + 1]) for n in range(10)])
     assert np.allclose(together, alone, atol=1e-4)
-
-
-def test_augmentation_is_repeatable_keeps_black_and_changes_the_cell(parts):
-    crops, shape = np.array(parts[0].crops[:8]), Preprocessing(size=32)
-    draws = []
-    for _ in range(2):
-        torch.manual_seed(4)
-        draws.append(augment(crops, train_transform(1.0), shape))
-    assert torch.equal(*draws)
-    plain = torch.from_numpy(normalise(crops, shape))
-    assert draws[0].shape == plain.shape and not torch.allclose(draws[0], plain)
-    black = torch.from_numpy(normalise(np.zeros((1, 32, 32, 3), np.uint8), shape))
-    assert torch.allclose(draws[0][:, :, 0, 0], black[0, :, 0, 0].expand(8, 3), atol=1e-6)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

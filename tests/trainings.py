@@ -1,0 +1,91 @@
+"""A training of a network of a few thousand weights, for tests that train it many times or in many processes.
+
+    python -m torch.distributed.run --nproc-per-node 2 -m tests.trainings DATA OUT
+
+trains it on the cohort in DATA and writes OUT/weights.safetensors and OUT/curves.json.
+"""
+
+import json
+import multiprocessing
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+# What a training imports on the way: before the processes part, each would take seconds for it.
+import pyarrow.parquet  # noqa: F401
+import sklearn.metrics  # noqa: F401
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+from blastwatch.manifest import read_cells, read_split
+from blastwatch.network import save_weights
+from training import loop
+from training.augmentation import Draws
+from training.distributed import world_of_torchrun
+from training.fitting import Fit
+from training.loop import Trainer
+from training.pack import open_pack
+from training.parameters import TrainParameters
+from training.sampling import side_of
+
+QUICK = TrainParameters(epochs=3, batch_size=12, average=0.9, precision="fp32", patience=9, balance_by="sampling")
+
+
+def small_network(seed: int = 1) -> nn.Module:
+    """Convolutions, batch normalisation, dropout and a last linear layer: one of each kind that matters."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(16, 2),
+    )  # fmt: skip
+
+
+def still(count=1, **changed: Tensor) -> Draws:
+    """Draws that change nothing, but for what is named."""
+    plain = {
+        "affine": torch.eye(2, 3).repeat(count, 1, 1),
+        "density": torch.eye(3).repeat(count, 1, 1),
+        "added": torch.zeros(count, 3),
+        "light": torch.zeros(count, 2),
+        "sigma": torch.zeros(count),
+        "erased": torch.zeros(count, 3),
+    }
+    return Draws(**plain | changed)
+
+
+def parts_of(data: Path, balance: str = "subject"):
+    """Pack, training side and validation side of a cohort."""
+    packed = open_pack(data / "pack", read_cells(data / "cells"))
+    rows = read_split(data / "cells", data / "split")
+    return packed, side_of(rows, packed, "train", balance), side_of(rows, packed, "validation", "subject")
+
+
+def train_small(data: Path, out: Path, *, seconds: float = 0.0, look: int = 1, **changed):
+    """Train it, going on where a checkpoint in `out` lies; writes weights and curves, returns the progress."""
+    loop.LOOK = look  # a checkpoint may follow every look
+    packed, train, validation = parts_of(data)
+    with world_of_torchrun() as world:
+        trainer = Trainer(small_network(), replace(QUICK, **changed), packed, train, world)
+        done = Fit(trainer, validation, out / "checkpoint.pt", seconds=seconds).run(lambda row: None)
+        if world.first:
+            save_weights(trainer.network, out / "weights.safetensors")
+            (out / "curves.json").write_text(json.dumps(done.curves))
+    return done
+
+
+def in_process(data: Path, out: Path) -> multiprocessing.Process:
+    """The same training, started in a process of its own that has torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=train_small, args=(data, out))
+    process.start()
+    return process
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    place.mkdir(exist_ok=True)
+    # Batch normalisation over two shares is the point here, dropout draws in each process for itself.
+    nn.Dropout.forward = lambda _self, values: values
+    train_small(Path(sys.argv[1]), place)

@@ -1,0 +1,130 @@
+"""From the first epoch to the best one: validation after each epoch, early stopping, and checkpoints on the way."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blastwatch.decision import POSITIVE
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.loop import Trainer, TrainingDiverged, predict_logits
+from training.pack import Packed
+from training.precision import Precision
+from training.sampling import Side
+
+SECONDS = 120.0  # between two checkpoints within an epoch
+
+
+@dataclass
+class Progress:
+    """How far training came; all of it is in the checkpoint.
+
+    epoch: whole epochs done; step: steps of the next one that were done, total: the sum of their losses.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total: float = 0.0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    curves: list[dict[str, float]] = field(default_factory=list)
+
+
+def validate(network: nn.Module, packed: Packed, cells: Side, precision: Precision) -> dict[str, float]:
+    """Loss with every subject weighing the same, accuracy as the mean over subjects and over the worst quarter of
+    them, and AUROC over cells; in the numbers that the network is trained in."""
+    from sklearn.metrics import roc_auc_score
+
+    with precision.autocast():
+        logits = predict_logits(network, packed, cells.rows)
+    losses = functional.cross_entropy(torch.tensor(logits), torch.tensor(cells.labels), reduction="none")
+    right = pd.Series(logits.argmax(1) == cells.labels).groupby(cells.subjects).mean().sort_values()
+    return {
+        "validation_loss": float((losses.numpy() * cells.weights).mean()),
+        "validation_subject_accuracy": float(right.mean()),
+        "validation_worst_quarter": float(right.iloc[: max(1, round(len(right) / 4))].mean()),
+        "validation_auroc": float(
+            roc_auc_score(cells.labels == POSITIVE, logits[:, POSITIVE] - logits[:, 1 - POSITIVE])
+        ),
+    }
+
+
+class Fit:
+    """A training with its validation patients and its checkpoint."""
+
+    def __init__(self, trainer: Trainer, validation: Side, checkpoint: Path, *, seconds: float = SECONDS) -> None:
+        """Take up the checkpoint where there is one; `seconds` lie between two within an epoch."""
+        self.trainer, self.validation = trainer, validation
+        self.checkpoint, self.seconds = checkpoint, seconds
+        self.done = Progress()
+        self.saved = time.monotonic()
+        state = load_checkpoint(checkpoint)
+        if state is not None:
+            trainer.restore(state.pop("trainer"))
+            self.done = Progress(**state)
+
+    def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
+        """Train until the last epoch or until validation patients no longer gain.
+
+        The best epoch is the one with the lowest validation loss, every subject weighing the same. Epochs of a linear
+        probe do not count against the patience.
+
+        Raises:
+            TrainingDiverged: where the loss is no longer a number or hopeless.
+        """
+        parameters, done = self.trainer.parameters, self.done
+        while done.epoch < parameters.epochs and not self._tired():
+            row = {"epoch": float(done.epoch + 1), "learning_rate": self.trainer.rate_at(done.epoch)}
+            row["train_loss"] = self.trainer.train_one_epoch(
+                done.epoch, start=done.step, total=done.total, on_step=self._step
+            )
+            row |= self.trainer.world.told_by_first(self._validate())
+            self._keep(row)
+            if self.trainer.world.first:
+                self._save()
+                on_epoch(row)
+        return done
+
+    def _tired(self) -> bool:
+        began = max(self.done.best_epoch, self.trainer.parameters.probe_epochs)
+        return self.done.epoch - began >= self.trainer.parameters.patience
+
+    def _validate(self) -> dict[str, float]:
+        if not self.trainer.world.first:
+            return {}
+        trainer = self.trainer
+        row = validate(trainer.judged, trainer.packed, self.validation, trainer.precision)
+        if not math.isfinite(row["validation_loss"]):
+            raise TrainingDiverged(
+                f"The validation loss became {row['validation_loss']} in epoch {self.done.epoch + 1}."
+            )
+        return row
+
+    def _keep(self, row: dict[str, float]) -> None:
+        done = self.done
+        done.epoch, done.step, done.total = done.epoch + 1, 0, 0.0
+        done.curves.append(row)
+        if row["validation_loss"] < done.best_loss:
+            state = self.trainer.judged.state_dict()
+            done.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            done.best_loss, done.best_epoch = row["validation_loss"], done.epoch
+
+    def _step(self, step: int, total: float) -> None:
+        """Save within an epoch once in a while; the epoch's end saves by itself."""
+        due = time.monotonic() - self.saved >= self.seconds
+        if due and step < self.trainer.steps and self.trainer.world.first:
+            self.done.step, self.done.total = step, total
+            self._save()
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {"trainer": self.trainer.state(), **vars(self.done)}
+        save_checkpoint(self.checkpoint, state)
+        self.saved = time.monotonic()

@@ -1,0 +1,80 @@
+"""What the optimizer is given: groups of weights with their rates and decay, and the schedule of the rate."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from blastwatch.network import head_of
+
+STEM = "stem"
+
+
+def block_of(name: str) -> str:
+    """The block of a torchvision network that a weight belongs to, by its name: `layer3`, `features.4`, `fc`."""
+    first, _, rest = name.partition(".")
+    if first == "features":
+        # DenseNet nests its stem's layers by name and its blocks as `denseblock1`; the others count them.
+        return f"{first}.{rest.partition('.')[0]}"
+    return STEM if first in ("conv1", "bn1") else first
+
+
+def parameter_groups(
+    network: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: the head at the full rate, each block before it at `layer_decay` times that of the next.
+
+    Layer-wise rates as in Howard & Ruder 2018 (arXiv:1801.06146). Biases and the weights of normalisations (one
+    dimension) do not decay (He et al. 2019, arXiv:1812.01187).
+
+    Returns:
+        Each group with `params`, `lr`, `weight_decay` and `head` (whether it is the last layer).
+    """
+    head = head_of(network)
+    named = list(network.named_parameters())
+    blocks = list(dict.fromkeys(block_of(name) for name, _ in named if not name.startswith(f"{head}.")))
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        is_head = name.startswith(f"{head}.")
+        depth = 0 if is_head else len(blocks) - blocks.index(block_of(name))
+        plain = parameter.ndim > 1
+        group = groups.setdefault(
+            (head if is_head else block_of(name), plain),
+            {
+                "params": [],
+                "lr": learning_rate * layer_decay**depth,
+                "weight_decay": weight_decay if plain else 0.0,
+                "head": is_head,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def schedule(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear to 1 over the warm-up, then half a cosine down to 0."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+    return factor
+
+
+def probing(factor: Callable[[int], float], *, probe_steps: int) -> tuple[Callable[[int], float], ...]:
+    """Factors with a linear probe before: (of the head, of the rest).
+
+    For `probe_steps` the head alone learns at the full rate, then all follow `factor` (Kumar et al. 2022,
+    arXiv:2202.10054: a fresh head distorts pretrained features when everything learns from the start).
+    """
+
+    def head(step: int) -> float:
+        return 1.0 if step < probe_steps else factor(step - probe_steps)
+
+    def rest(step: int) -> float:
+        return 0.0 if step < probe_steps else factor(step - probe_steps)
+
+    return head, rest
