@@ -71,6 +71,10 @@ def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
 
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
 def run_search(plan: Plan, settings: Settings, *, cells: Path, split: Path, pack: Path, out: Path) -> dict[str, Any]:
     """Try parameters until the plan's number of trials is reached, and write what was found into `out`.
 
@@ -147,11 +151,13 @@ def hide_sides(rows: pd.DataFrame, split: Path, out: Path) -> pd.DataFrame:
 
 
 def open_study(optuna: "ModuleType", path: Path, plan: Plan) -> "Study":
+    """The study in a SQLite file. The first third of the epochs, two at least, stops no trial."""
+    epochs = plan.parameters({}).train.epochs
     study: Study = optuna.create_study(
         study_name="blastwatch",
         storage=optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}"),
         direction="minimize" if plan.objective == "loss" else "maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=max(2, epochs // 3)),
         load_if_exists=True,
     )
     return study
@@ -179,9 +185,7 @@ class _Turn:
     def take(self, places: Mapping[str, Path]) -> None:
         trial = self._ask()
         values = {knob.key: knob.suggest(trial) for knob in self.plan.space}
-        told = ", ".join(
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
-        )
+        told = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
         say(f"[{len(finished(self.study)) + 1}/{self.plan.trials}] trial {trial.number}: {told}")
         try:
             value = self._train(trial, values, places)
@@ -276,9 +280,7 @@ def _facts(study: "Study", plan: Plan, identity: Mapping[str, Any]) -> dict[str,
     ]
     complete = [trial for trial in trials if trial["state"] == "complete"]
     if not complete:
-        raise DataError(
-            f"None of {len(trials)} trials came to its end. Narrow the ranges, first that of the learning rate."
-        )
+        raise DataError(f"None of {len(trials)} trials came to its end. Narrow the ranges, train.learning_rate first.")
     sign = 1 if plan.objective == "loss" else -1
     return {
         "objective": plan.objective,

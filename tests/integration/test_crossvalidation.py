@@ -1,11 +1,14 @@
 """A small cross-validation on a real MLflow store: stopped and resumed, repeated, changed, and looked at."""
 
+import copy
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells, read_split
@@ -14,6 +17,7 @@ from blastwatch.settings import load
 from tests.trainings import small_network
 from training import fold_answers
 from training.crossvalidation import FIGURES, PAGE, PREDICTIONS, run_crossvalidation
+from training.experiment_commands import crossvalidate
 from training.recipes import read_recipes
 from training.training_run import Within
 
@@ -183,15 +187,26 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
 
 def _with_run(facts, trained, work):
     """The same recipes, but for the run of the fold that was trained again."""
-    import copy
-    import json
-
     recipes = copy.deepcopy(facts["recipes"])
     now = json.loads((work.out / FIGURES).read_text())["recipes"]["resnet18"]["folds"]
     for row in recipes["resnet18"]["folds"]:
         if str(row["fold"]) in trained:
             [row["run_id"]] = [other["run_id"] for other in now if other["fold"] == row["fold"]]
     return recipes
+
+
+def test_the_command_prints_json_alone(make, whole, monkeypatch, tmp_path):
+    work, facts = whole
+    trained = counted(monkeypatch)
+    monkeypatch.setenv("BLASTWATCH_HOME", str(work.place / "home"))
+    (tmp_path / "params.yaml").write_text("{}")
+    call = ["--params", str(tmp_path / "params.yaml"), "--architectures", "resnet18", "--out", str(work.out), "--json"]
+    call += [part for knob in (*SMALL, "evaluate.error=0.4") for part in ("--set", knob)]
+    call += [part for name in ("cells", "audit", "pack") for part in (f"--{name}", str(work.cohort / name))]
+    done = CliRunner().invoke(crossvalidate, call, catch_exceptions=False)
+    told = json.loads(done.stdout)
+    assert not trained and told == json.loads((work.out / FIGURES).read_text())
+    assert told["split_digest"] == facts["split_digest"]
 
 
 def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
