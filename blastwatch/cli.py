@@ -16,6 +16,7 @@ class LazyGroup(click.Group):
 
     commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {
         "data": ("training.data_commands", "Import, draw, audit, split and show data sets of cells."),
+        "pretrain": ("training.commands", "Pretrain a network without labels, on the training side alone."),
         "train": ("training.commands", "Train a network on the split cells and track the run."),
         "evaluate": ("training.commands", "Measure the trained network on the test patients."),
         "crossvalidate": ("training.experiment_commands", "Train and test recipes on every fold of patients."),

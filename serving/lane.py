@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from blastwatch.explanation import Explainer
 from blastwatch.registry import Entry
 from blastwatch.settings import Settings
 from serving.batcher import Batcher
-from serving.explanation import Explainer
 from serving.live import LiveModel, Served
 from serving.live_folder import now
 from serving.predictor import Predictor

@@ -29,6 +29,22 @@ def train(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Pat
 
 @click.command()
 @parameter_options
+@folders(cells="data/cells", split="data/split", pack="data/pack", out="results/pretrain")
+@json_option
+def pretrain(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
+    """Pretrain a network on the training side's cells without their labels, for train.weights=file."""
+    from training.parameters import load_parameters
+    from training.pretraining import WEIGHTS, run_pretraining
+
+    facts = run_pretraining(load_parameters(params, overrides), load(), **places)
+    if as_json:
+        print_json(facts)
+    else:
+        say(f"Train from it: --set train.weights=file --set train.weights_file={places['out'] / WEIGHTS}")
+
+
+@click.command()
+@parameter_options
 @folders(cells="data/cells", split="data/split", pack="data/pack", trained="results/train", out="results/evaluate")
 @click.option(
     "--summary", type=click.Path(path_type=Path), default="results/summary.json", show_default=True,
@@ -39,7 +55,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     """Measure the trained network on the test patients, with intervals by patient."""
     import pandas as pd
 
-    from blastwatch.manifest import read_cells, read_json, write_json
+    from blastwatch.manifest import read_cells, write_json
     from training import evaluation, plots
     from training.pack import open_pack
     from training.parameters import load_parameters
@@ -48,12 +64,14 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     metrics = evaluation.run_evaluation(load_parameters(params, overrides).evaluate, **places)
     out = places["out"]
     table = pd.read_parquet(out / evaluation.PREDICTIONS)
-    pictures = [*plots.plot_evaluation(table, metrics, out), out / "mistakes.png"]
+    pictures = [*plots.plot_evaluation(table, metrics, out), out / "mistakes.png", out / "errors.png"]
     packed = open_pack(places["pack"], read_cells(places["cells"]))
-    plots.plot_mistakes(table, packed, pictures[-1], synthetic=metrics["synthetic"])
+    network, facts = evaluation.read_trained(places["trained"])
+    plots.plot_mistakes(table, packed, pictures[-2], synthetic=metrics["synthetic"])
+    plots.plot_explained_errors(table, packed, network, pictures[-1], synthetic=metrics["synthetic"])
     figures = evaluation.summary(metrics)
     write_json(summary, figures)
-    with open_run(load(), run_id=read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"]):
+    with open_run(load(), run_id=facts["run_id"]):
         import mlflow
 
         mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})

@@ -27,7 +27,7 @@ from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import read_audit
 from training.baselines import BASELINES
-from training.fold_answers import GUARANTEED, Answers, Folds, baseline_folds, check_image, network_answers
+from training.fold_answers import GUARANTEED, Answers, Folds, baseline_folds, check_image, for_fold, network_answers
 from training.folds import counts, fold_splits, folds_digest, write_folds
 from training.pack import open_pack
 from training.pages import render
@@ -71,6 +71,9 @@ def run_crossvalidation(
     manifest = read_cells(cells)
     packed = open_pack(pack, manifest)
     check_image(packed, base.image, pack)
+    for recipe in recipes:
+        for fold in range(base.split.folds):
+            for_fold(recipe.parameters, fold)  # a missing file is said now, not after hours
     found = read_audit(audit, manifest)
     splits = fold_splits(manifest, found, base.split)
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}

@@ -16,7 +16,7 @@ from training.baselines import baseline_answers, cell_statistics
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
-from training.intervals import as_intervals, draw_patients, intervals
+from training.intervals import as_interval, draw_patients, intervals, patients_behind
 from training.loop import predict_logits
 from training.operating import choose_threshold
 from training.pack import open_pack
@@ -183,19 +183,25 @@ def _operating(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParamete
     }
 
 
-def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
-    """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
+def ece_draws(table: pd.DataFrame, draws: Floats) -> dict[str, Floats]:
+    """ECE before and after temperature scaling, and how much the scaling lowered it: on the cells themselves, then on
+    each draw."""
     every = np.concatenate([np.ones((1, draws.shape[1])), draws])
     plain = probabilities(table[["logit_hem", "logit_all"]].to_numpy(), 1.0)[:, POSITIVE]
-    before, after = (
-        figures(units_of(cells), every, ["ece"])["ece"] for cells in (table.assign(probability=plain), table)
-    )
-    found = as_intervals({"before": before, "after": after, "lowered_by": before - after})
+    before = figures(units_of(table.assign(probability=plain)), every, ["ece"])["ece"]
+    after = figures(units_of(table), every, ["ece"])["ece"]
+    return {"before": before, "after": after, "lowered_by": before - after}
+
+
+def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
+    """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
+    found = ece_draws(table, draws)
+    behind = patients_behind(units_of(table), "ece")
     return {
         "temperature": temperature,
-        "ece_before": found["before"]["value"],
-        "ece_after": found["after"]["value"],
-        "ece": found,
+        "ece_before": float(found["before"][0]),
+        "ece_after": float(found["after"][0]),
+        "ece": {name: as_interval(values, behind) for name, values in found.items()},
     }
 
 

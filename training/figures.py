@@ -368,3 +368,6 @@ FORMULAS: Mapping[str, Formula] = {**CELLS, **DECISIONS, **COVERAGES, **PATIENTS
 
 AT_THRESHOLD = ("accuracy", "weighted_f1", "macro_f1", "sensitivity", "specificity")
 """The figures over cells that move with the threshold."""
+OF_ILL = ("sensitivity", "sensitivity_over_ill", "coverage_all", "coverage_over_ill")
+OF_HEALTHY = ("specificity", "specificity_over_healthy", "coverage_hem", "coverage_over_healthy")
+"""The figures that read the cells of one label alone."""

@@ -74,7 +74,8 @@ class Fit:
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
         """Train until the last epoch or until validation patients no longer gain.
 
-        The best epoch is the one with the lowest validation loss, every subject weighing the same. Epochs of a linear
+        The best epoch is the one with the lowest validation loss, every subject weighing the same; with `keep` last it
+        is the last one. Epochs of a linear
         probe do not count against the patience.
 
         Raises:
@@ -94,6 +95,8 @@ class Fit:
         return done
 
     def _tired(self) -> bool:
+        if self.trainer.parameters.keep == "last":
+            return False
         began = max(self.done.best_epoch, self.trainer.parameters.probe_epochs)
         return self.done.epoch - began >= self.trainer.parameters.patience
 
@@ -112,7 +115,7 @@ class Fit:
         done = self.done
         done.epoch, done.step, done.total = done.epoch + 1, 0, 0.0
         done.curves.append(row)
-        if row["validation_loss"] < done.best_loss:
+        if row["validation_loss"] < done.best_loss or self.trainer.parameters.keep == "last":
             state = self.trainer.judged.state_dict()
             done.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             done.best_loss, done.best_epoch = row["validation_loss"], done.epoch

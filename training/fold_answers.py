@@ -1,7 +1,7 @@
 """One fold of a cross-validation: what a recipe, trained on the other folds, answers to it. Nothing is done twice."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from blastwatch.console import say
 from blastwatch.decision import Thresholds
 from blastwatch.digests import file_digest
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import SPLIT_FACTS, read_json, read_split, write_json
 from blastwatch.settings import Settings
 from training import evaluation
@@ -63,29 +63,44 @@ def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
         )
 
 
+def for_fold(parameters: Parameters, fold: int) -> Parameters:
+    """The parameters with `{fold}` in train.weights_file filled in: weights may be pretrained for each fold.
+
+    Raises:
+        UsageError: where there is no such file.
+    """
+    name = parameters.train.weights_file.replace("{fold}", str(fold))
+    if name and not Path(name).is_file():
+        raise UsageError(
+            f"Expected a file of weights for fold {fold} at {name} (train.weights_file) but there is none."
+        )
+    return replace(parameters, train=replace(parameters.train, weights_file=name))
+
+
 def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings) -> Answers:
     """Train and evaluate within the open MLflow run, each as its inputs ask for it."""
     what, split = f"{recipe.name}, fold {fold}", folds.splits[fold]
     trained, evaluated = (folds.out / recipe.name / str(fold) / part for part in ("train", "evaluate"))
     places = {"cells": folds.cells, "split": split, "pack": folds.pack}
-    sections = recipe.parameters.to_dict()
+    parameters = for_fold(recipe.parameters, fold)
+    sections = parameters.to_dict()
     digest = read_json(split / SPLIT_FACTS, made_by="blastwatch crossvalidate")["digest"]
 
     def train() -> None:
         labels = {NAME: what, RECIPE: recipe.name, FOLD: str(fold)}
-        facts = run_training(recipe.parameters, settings, Within(labels=labels), **places, out=trained)
+        facts = run_training(parameters, settings, Within(labels=labels), **places, out=trained)
         _supersede(recipe.name, fold, facts["run_id"])
 
     def evaluate() -> None:
-        metrics = evaluation.run_evaluation(recipe.parameters.evaluate, **places, trained=trained, out=evaluated)
+        metrics = evaluation.run_evaluation(parameters.evaluate, **places, trained=trained, out=evaluated)
         with open_run(settings, run_id=read_json(trained / FACTS, made_by="blastwatch crossvalidate")["run_id"]):
             import mlflow
 
             mlflow.log_metrics({f"test.{name}": value for name, value in evaluation.summary(metrics).items()})
 
     inputs = {**folds.digests, "split": digest, **flat({name: sections[name] for name in ("image", "train")})}
-    if recipe.parameters.train.weights_file:
-        inputs["weights"] = file_digest(Path(recipe.parameters.train.weights_file))
+    if parameters.train.weights_file:
+        inputs["weights"] = file_digest(Path(parameters.train.weights_file))
     anew = take_once(trained, inputs, train, what=f"Training of {what}")
     inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS)}
     inputs |= flat({"evaluate": sections["evaluate"]})

@@ -1,12 +1,12 @@
 """Intervals by patient: cells of one patient are not independent, so whole groups are drawn, not cells."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from training.figures import Units, figures
+from training.figures import OF_HEALTHY, OF_ILL, Units, figures
 
 LEVEL = 0.95
 Floats = NDArray[np.float64]
@@ -34,14 +34,36 @@ def draw_patients(cells: pd.DataFrame, *, resamples: int, seed: int) -> Floats:
     return drawn
 
 
-def bounds(draws: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of a figure's draws; those on which it is not defined (NaN) are left out."""
+def bounds(draws: ArrayLike, patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """The expanded percentile interval of a figure's draws (Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
+
+    With few patients plain percentiles lie too near: drawn patients vary less than new ones by (n - 1) / n, and the
+    normal distribution has shorter tails than Student's. So the percentiles are taken further out, such that the
+    interval of a mean is as wide as Student's. They cannot lie beyond the most extreme draw.
+
+    Args:
+        draws: shape (resamples,); those on which the figure is not defined (NaN) are left out.
+        patients: n, of the label that has fewer among those the figure reads. With one there is no spread to be seen.
+    """
+    from scipy.stats import norm, t
+
     known = np.asarray(draws, dtype=np.float64)
     known = known[np.isfinite(known)]
     if not len(known):
         return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    tail = (1 - level) / 2
+    if patients > 1:
+        tail = float(norm.cdf(np.sqrt(patients / (patients - 1)) * t.ppf(tail, patients - 1)))
+    low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def patients_behind(units: Units, name: str) -> int:
+    """Patients of the label that has fewer, among the labels that a figure reads."""
+    ill, healthy = (len(np.unique(units.group[side])) for side in (units.ill, ~units.ill))
+    if name in OF_ILL:
+        return ill
+    return healthy if name in OF_HEALTHY else min(ill, healthy)
 
 
 def intervals(units: Units, names: Sequence[str], draws: Floats, level: float = LEVEL) -> dict[str, dict[str, float]]:
@@ -52,14 +74,15 @@ def intervals(units: Units, names: Sequence[str], draws: Floats, level: float = 
         draws: from `draw_patients`.
     """
     every = np.concatenate([np.ones((1, units.groups)), draws])
-    return as_intervals(figures(units, every, names), level)
+    found = figures(units, every, names)
+    rows = {name: as_interval(found[name], patients_behind(units, name), level) for name in names}
+    return {name: row for name, row in rows.items() if row is not None}
 
 
-def as_intervals(found: Mapping[str, Floats], level: float = LEVEL) -> dict[str, dict[str, float]]:
-    """The same from arrays whose first entry is the value and whose others are its draws."""
-    rows = {}
-    for name, values in found.items():
-        low, high = bounds(values[1:], level)
-        if np.isfinite([values[0], low, high]).all():
-            rows[name] = {"value": float(values[0]), "low": low, "high": high}
-    return rows
+def as_interval(values: Floats, patients: int, level: float = LEVEL) -> dict[str, float] | None:
+    """value, low and high from an array whose first entry is the value and whose others are its draws; None where the
+    value is not defined."""
+    low, high = bounds(values[1:], patients, level)
+    if not np.isfinite([values[0], low, high]).all():
+        return None
+    return {"value": float(values[0]), "low": low, "high": high}

@@ -7,7 +7,6 @@ many processes as one likes share the same batches.
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -21,8 +20,9 @@ from torch.nn import functional
 from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.images import normalise
 from blastwatch.network import head_of
-from training.augmentation import Draws, augment, draw
+from training.augmentation import Draws, draw
 from training.distributed import World, share_statistics
+from training.feeding import Feeder
 from training.optimizing import parameter_groups, probing, schedule
 from training.pack import Packed
 from training.parameters import TrainParameters
@@ -31,7 +31,7 @@ from training.robust import GroupWeights
 from training.sampling import Side, epoch_order
 
 LOOK = 20  # steps between two looks at the loss; each waits for a GPU
-HOPELESS = 20 * math.log(2)  # a mean loss above that of twenty coin tosses has diverged
+HOPELESS = 20 * math.log(2)  # twenty times the loss of guessing
 SIZE_STEP = 32  # px between the sizes of progressive resizing
 
 
@@ -75,6 +75,7 @@ class Trainer:
         decaying: Any = torch.optim.swa_utils.get_ema_multi_avg_fn(parameters.average)  # type: ignore[no-untyped-call]
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decaying, use_buffers=True)
         self.scaler = self.precision.scaler()
+        self.feeder = Feeder(packed, self.device, channels_last=parameters.channels_last)
         self.groups = torch.from_numpy(cells.groups)
         self.robust = GroupWeights(cells.groups, step=parameters.robust)
         self._forward: Any = network
@@ -140,7 +141,7 @@ class Trainer:
         Returns:
             The sum of the share's losses over the number of cells in the whole batch, on the device.
         """
-        torch.manual_seed(_mixed(self.parameters.seed, number) + self.world.rank)  # what dropout draws from
+        torch.manual_seed(step_seed(self.parameters.seed, number) + self.world.rank)  # what dropout draws from
         draws, mixing = self._draw(number)
         count = len(chosen) * self.world.size
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -148,7 +149,7 @@ class Trainer:
         edges = range(0, len(chosen) + 1, self.piece)
         for low, high in pairwise(edges):
             rows = slice(low, high)
-            inputs = self._inputs(crops[rows], draws.part(rows), size)
+            inputs = self.feeder.inputs(crops[rows], draws.part(rows), size)
             with self._sync(last=high == len(chosen)):
                 loss, own = self._loss(inputs, chosen[rows], mixing)
                 loss = loss / count
@@ -193,7 +194,7 @@ class Trainer:
         self.network.train(not probes)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64]]]:
-        """Number of the step, crops and positions of this process's share; the next one is read meanwhile."""
+        """Number of the step, crops and positions of this process's share."""
         parameters = self.parameters
         order = epoch_order(
             self.cells,
@@ -202,17 +203,8 @@ class Trainer:
             seed=(parameters.seed, epoch),
         )[:, self._share()]
 
-        def read(step: int) -> NDArray[np.uint8]:
-            return np.asarray(self.packed.crops[self.cells.rows[order[step]]])
-
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(read, start) if start < self.steps else None
-            for step in range(start, self.steps):
-                assert coming is not None
-                crops = coming.result()
-                if step + 1 < self.steps:
-                    coming = reader.submit(read, step + 1)
-                yield step, crops, order[step]
+        for step, crops in self.feeder.batches(self.cells.rows[order], start):
+            yield step, crops, order[step]
 
     def _share(self) -> NDArray[np.int64]:
         """Columns of a batch that this process takes: a part of each piece, so that pieces hold the same cells
@@ -222,7 +214,7 @@ class Trainer:
 
     def _draw(self, number: int) -> tuple[Draws, float]:
         """The share's augmentation, and how much of each cell its neighbour is mixed into it."""
-        generator = torch.Generator().manual_seed(_mixed(self.parameters.seed, number))
+        generator = torch.Generator().manual_seed(step_seed(self.parameters.seed, number))
         whole = draw(
             self.parameters.batch_size, generator, strength=self.parameters.augment, erase=self.parameters.erase
         )
@@ -231,21 +223,6 @@ class Trainer:
         alpha = self.parameters.mixup
         other = np.random.default_rng((self.parameters.seed, number)).beta(alpha, alpha)
         return whole.part(torch.from_numpy(self._share())), float(min(other, 1 - other))
-
-    def _inputs(self, crops: NDArray[np.uint8], draws: Draws, size: int) -> Tensor:
-        cells = torch.from_numpy(crops)
-        if self.device.type == "cuda":
-            cells = cells.pin_memory()
-        scaled = cells.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-        if size != scaled.shape[-1]:
-            scaled = functional.interpolate(scaled, size=(size, size), mode="bilinear", antialias=True)
-        turned = augment(scaled.contiguous(), draws.to(self.device))
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None]
-            for values in (self.packed.preprocessing.mean, self.packed.preprocessing.std)
-        )
-        normal = turned.sub_(mean).div_(std)
-        return normal.contiguous(memory_format=torch.channels_last) if self.parameters.channels_last else normal
 
     def _loss(self, inputs: Tensor, chosen: NDArray[np.int64], mixing: float) -> tuple[Tensor, Tensor]:
         """The summed loss of a piece, each cell weighed, and each cell's own loss without weight."""
@@ -301,8 +278,8 @@ def _piece(parameters: TrainParameters, world: World) -> int:
     return piece
 
 
-def _mixed(seed: int, number: int) -> int:
-    """A seed of its own for each step."""
+def step_seed(seed: int, number: int) -> int:
+    """What the random choices of a step are drawn from."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 2)
 
 

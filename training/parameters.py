@@ -66,7 +66,8 @@ class TrainParameters:
     robust: step of the group weights of group DRO, 0 for none. mixup: parameter of the beta distribution, 0 for none.
     precision: fp32, bf16, fp16 or auto (bf16 where the device computes in it). compile: by torch.compile.
     first_size: px of the first epoch's input, from which it grows to the full size by half the epochs; 0 for none.
-    patience: epochs without a better validation patient before training stops. average: decay a step of the averaged
+    keep: best (epoch by the validation patients) or last. patience: epochs without a better validation patient before
+    training stops; with keep: last there is no such stop. average: decay a step of the averaged
     weights, 0 for none. augment: strength of stain, light, scale and blur; 0 leaves flips, turns and shifts alone.
     erase: share of the cells of which a square is erased.
     """
@@ -91,6 +92,7 @@ class TrainParameters:
     channels_last: bool = True
     compile: bool = False
     first_size: int = 0
+    keep: str = "best"
     patience: int = 8
     average: float = 0.99
     augment: float = 1.0
@@ -103,6 +105,22 @@ class TrainParameters:
                 f"Expected train.probe_epochs to be fewer than train.epochs ({self.epochs}) but got "
                 f"{self.probe_epochs}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainParameters:
+    """Section `pretrain`, for `blastwatch pretrain`. projector: width of the layers that are thrown away afterwards;
+    augment, erase, precision: as in `train`."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    projector: int = 1024
+    precision: str = "auto"
+    augment: float = 1.5
+    erase: float = 0.25
+    seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +152,16 @@ class PackageParameters:
     seed: int = 1
 
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CHOICES = {
     ("import", "kind"): ("cnmc", "folder", "table"),
     ("train", "architecture"): ARCHITECTURES,
     ("train", "weights"): ("scratch", "imagenet", "file"),
     ("train", "balance"): ("class", "subject", "none"),
     ("train", "balance_by"): ("loss", "sampling"),
-    ("train", "precision"): ("auto", "fp32", "bf16", "fp16"),
+    ("train", "keep"): ("best", "last"),
+    ("train", "precision"): PRECISIONS,
+    ("pretrain", "precision"): PRECISIONS,
     ("evaluate", "operating"): ("youden", "sensitivity"),
 }
 # Lowest and highest value; where none is named a number must be positive.
@@ -160,6 +181,10 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("train", "label_smoothing"): (0, 0.5),
     ("train", "average"): (0, 0.99999),
     ("train", "augment"): (0, 3),
+    ("pretrain", "weight_decay"): (0, 1),
+    ("pretrain", "augment"): (0, 3),
+    ("pretrain", "erase"): (0, 1),
+    ("pretrain", "seed"): (0, 2**31),
     ("train", "seed"): (0, 2**31),
     ("evaluate", "resamples"): (20, 100_000),
     ("evaluate", "permutations"): (100, 1_000_000),
@@ -183,6 +208,7 @@ class Parameters:
     contract: ContractParameters = field(default_factory=ContractParameters)
     split: SplitParameters = field(default_factory=SplitParameters)
     image: ImageParameters = field(default_factory=ImageParameters)
+    pretrain: PretrainParameters = field(default_factory=PretrainParameters)
     train: TrainParameters = field(default_factory=TrainParameters)
     evaluate: EvaluateParameters = field(default_factory=EvaluateParameters)
     package: PackageParameters = field(default_factory=PackageParameters)

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 
 from blastwatch import DISCLAIMER
+from blastwatch.explanation import grad_cam, overlay
+from blastwatch.images import normalise
 from training.calibration import reliability
+from training.figures import HALF
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import nn
 
     from training.pack import Packed
 
@@ -90,9 +94,7 @@ def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> 
 
 def plot_mistakes(table: pd.DataFrame, packed: "Packed", path: Path, *, synthetic: bool, most: int = 24) -> None:
     """The cells that were wrong with the highest probability, worst first."""
-    truth = np.asarray(table["label"] == "all")
-    gap = np.abs(table["probability"] - truth)
-    worst = table.assign(gap=gap)[gap > 0.5].sort_values("gap", ascending=False).head(most)
+    worst = certain_errors(table, most)
     figure = _figure(9, 5.6, f"Worst mistakes on test cells ({len(worst)} shown)", synthetic=synthetic)
     grid = figure.subplots(3, 8)
     for axes in grid.flat:
@@ -102,3 +104,32 @@ def plot_mistakes(table: pd.DataFrame, packed: "Packed", path: Path, *, syntheti
         axes.imshow(packed.crops[row])
         axes.set_title(f"{cell['subject']}: {cell['label']}, p {cell['probability']:.2f}", fontsize=7)
     figure.savefig(path)
+
+
+def plot_explained_errors(
+    table: pd.DataFrame, packed: "Packed", network: "nn.Module", path: Path, *, synthetic: bool, most: int = 12
+) -> None:
+    """The most certain errors, each beside the map of what spoke for the wrong answer (`blastwatch.explanation`)."""
+    worst = certain_errors(table, most)
+    title = f"The {len(worst)} most certain errors, and what spoke for the wrong answer"
+    figure = _figure(11, 6, title if len(worst) else "No test cell was answered wrongly", synthetic=synthetic)
+    network = network.cpu().eval()
+    grid = figure.subplots(3, 8)
+    for axes in grid.flat:
+        axes.axis("off")
+    rows = packed.rows_of(worst["path"].tolist())
+    for (plain, under), row, (_, cell) in zip(grid.reshape(-1, 2), rows, worst.iterrows(), strict=False):
+        crop = np.asarray(packed.crops[row])
+        heat, _target = grad_cam(network, normalise(crop[None], packed.preprocessing))
+        plain.imshow(crop)
+        under.imshow(overlay(crop, heat))
+        plain.set_title(f"{cell['subject']} is {cell['label']}", fontsize=7)
+        under.set_title(f"blast with {cell['probability']:.3f}", fontsize=7)
+    figure.savefig(path)
+
+
+def certain_errors(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The cells answered wrongly at one half whose probability lies farthest from the truth, that one first."""
+    gap = np.abs(table["probability"] - (table["label"] == "all"))
+    wrong = (table["probability"] >= HALF) != (table["label"] == "all")
+    return table.assign(gap=gap)[wrong].sort_values(["gap", "path"], ascending=[False, True]).head(most)

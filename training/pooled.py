@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from blastwatch.decision import POSITIVE, Thresholds, probabilities
+from blastwatch.decision import Thresholds
 from blastwatch.errors import DataError
 from blastwatch.package import PREDICTION_COLUMNS
-from training.evaluation import per_patient
-from training.figures import CELLS, COVERAGES, DECISIONS, PATIENTS, Units, figures, plain, units_of
-from training.intervals import as_intervals, draw_patients, intervals
+from training.evaluation import ece_draws, per_patient
+from training.figures import CELLS, COVERAGES, DECISIONS, PATIENTS, Units, plain, units_of
+from training.intervals import as_interval, draw_patients, intervals, patients_behind
 from training.parameters import EvaluateParameters
 from training.significance import compare_models
 
@@ -65,6 +64,7 @@ def pooled_figures(
     `ece`; `folds` and their `spread`; and `per_patient`."""
     draws = draw_patients(table, resamples=parameters.resamples, seed=parameters.seed)
     units = pooled_units(table, thresholds)
+    behind = patients_behind(units, "ece")
     folds = [
         {"fold": fold, **fold_figures(table[table["fold"] == fold], limits)} for fold, limits in thresholds.items()
     ]
@@ -72,7 +72,7 @@ def pooled_figures(
         "cells": intervals(units, (*CELLS, *DECISIONS), draws),
         "patients": intervals(units, tuple(PATIENTS), draws),
         "coverage": intervals(units, tuple(COVERAGES), draws),
-        "ece": calibration(table, draws),
+        "ece": {name: as_interval(values, behind) for name, values in ece_draws(table, draws).items()},
         "folds": folds,
         "spread": {part: _spread([fold[part] for fold in folds]) for part in ("cells", "patients")},
         "per_patient": patients(table, thresholds),
@@ -121,16 +121,6 @@ def promised_coverage(table: pd.DataFrame, errors: Mapping[int, Mapping[str, flo
         str(label): float(np.mean([1 - errors[fold][str(label)] for fold in part.drop_duplicates()["fold"]]))
         for label, part in by
     }
-
-
-def calibration(table: pd.DataFrame, draws: NDArray[np.float64]) -> dict[str, Any]:
-    """ECE before and after the temperature of each fold, on the same draws, and by how much that lowered it."""
-    plain_blast = probabilities(table[["logit_hem", "logit_all"]].to_numpy(), 1.0)[:, POSITIVE]
-    every = np.concatenate([np.ones((1, draws.shape[1])), draws])
-    before, after = (
-        figures(units_of(cells), every, ["ece"])["ece"] for cells in (table.assign(probability=plain_blast), table)
-    )
-    return as_intervals({"before": before, "after": after, "lowered_by": before - after})
 
 
 def compare(tables: Mapping[str, pd.DataFrame], reference: str, parameters: EvaluateParameters) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from blastwatch.errors import DataError
 from blastwatch.package import PREDICTION_COLUMNS
 from training.figures import EXACT, Units, figures, units_of
-from training.intervals import LEVEL, bounds, draw_patients
+from training.intervals import LEVEL, bounds, draw_patients, patients_behind
 
 COMPARED = (
     "weighted_f1", "auroc", "mean_accuracy", "specificity_over_healthy", "sensitivity_over_ill",
@@ -85,6 +85,11 @@ class Pair:
             figures(self._units, np.hstack([draws, none]), names),
             figures(self._units, np.hstack([none, draws]), names),
         )
+
+    def behind(self, name: str) -> int:
+        """Patients of the label that has fewer, among those a figure reads."""
+        # Each patient stands in the units once per model.
+        return patients_behind(self._units, name) // 2
 
     def swapped(self, names: Sequence[str], swaps: NDArray[np.bool_]) -> dict[str, Floats]:
         """Difference of the figures after swapping the patients that `swaps`, shape (n, patients), marks."""
@@ -148,7 +153,7 @@ def paired_bootstrap(
     seed: int = 1,
     level: float = LEVEL,
 ) -> Difference:
-    """Difference of one figure with its percentile interval by patient.
+    """Difference of one figure with its interval by patient (`training.intervals.bounds`).
 
     Args:
         first, second: tables with the columns `PREDICTION_COLUMNS`, of the same cells.
@@ -168,7 +173,7 @@ def _differences(pair: Pair, names: Sequence[str], *, resamples: int, seed: int,
     found = {}
     for name in names:
         apart = np.round(first[name] - second[name], EXACT)
-        low, high = bounds(apart[1:], level)
+        low, high = bounds(apart[1:], pair.behind(name), level)
         found[name] = Difference(
             first=float(first[name][0]), second=float(second[name][0]), difference=float(apart[0]), low=low, high=high
         )
@@ -203,6 +208,15 @@ def _permuted(pair: Pair, names: Sequence[str], *, permutations: int, seed: int)
         p = far / len(swaps) if exact else (far + 1) / (len(swaps) + 1)
         found[name] = Permutation(difference=float(seen[name][0]), p=p, exact=exact, swaps=len(swaps))
     return found
+
+
+def compare_pair(
+    pair: Pair, metrics: Sequence[str], *, resamples: int, permutations: int, seed: int, level: float = LEVEL
+) -> dict[str, tuple[Difference, Permutation]]:
+    """Interval and test of each metric, as `paired_bootstrap` and `permutation_test` give them one by one."""
+    differences = _differences(pair, metrics, resamples=resamples, seed=seed, level=level)
+    tests = _permuted(pair, metrics, permutations=permutations, seed=seed)
+    return {metric: (differences[metric], tests[metric]) for metric in metrics}
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -257,21 +271,21 @@ def compare_models(
         if name == reference:
             continue
         pair = Pair(tables[reference], tables[name])
-        differences = _differences(pair, metrics, resamples=resamples, seed=seed, level=level)
-        tests = _permuted(pair, metrics, permutations=permutations, seed=seed)
+        options = {"resamples": resamples, "permutations": permutations, "seed": seed}
+        found = compare_pair(pair, metrics, level=level, **options)
         rows += [
             {
                 "baseline": name,
                 "metric": metric,
-                "reference_value": differences[metric].first,
-                "baseline_value": differences[metric].second,
-                "difference": differences[metric].difference,
-                "low": differences[metric].low,
-                "high": differences[metric].high,
-                "p": tests[metric].p,
+                "reference_value": difference.first,
+                "baseline_value": difference.second,
+                "difference": difference.difference,
+                "low": difference.low,
+                "high": difference.high,
+                "p": test.p,
             }
-            for metric in metrics
+            for metric, (difference, test) in found.items()
         ]
-    found = pd.DataFrame(rows)
-    found["p_holm"] = found.groupby("metric")["p"].transform(lambda column: holm(column.to_numpy()))
-    return found[list(COLUMNS)]
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table.groupby("metric")["p"].transform(lambda column: holm(column.to_numpy()))
+    return table[list(COLUMNS)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES
 from training.figures import figures, units_of
-from training.intervals import as_intervals, draw_patients, intervals
+from training.intervals import as_interval, draw_patients, intervals, patients_behind
 
 SHOWN = ("auroc", "weighted_f1", "accuracy", "sensitivity", "specificity")
 FEWEST = 2  # patients of each class in a part, below which it has no interval
@@ -96,4 +96,6 @@ def size_matched_auroc(
     # A draw may leave a quarter without one of the labels: it is then the mean of the others.
     known = np.isfinite(areas)
     mean = np.where(known, areas, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    return as_intervals({"auroc": np.where(known.any(axis=0), mean, np.nan)})["auroc"] | {"strata": float(len(both))}
+    behind = patients_behind(units_of(table), "auroc")
+    found = as_interval(np.where(known.any(axis=0), mean, np.nan), behind)
+    return None if found is None else found | {"strata": float(len(both))}

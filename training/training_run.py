@@ -20,6 +20,7 @@ from training.fitting import Fit, Progress
 from training.loop import Trainer
 from training.pack import Packed, open_pack
 from training.parameters import Parameters, TrainParameters
+from training.pretraining import check_unseen
 from training.sampling import side_of
 from training.splitting import check_leak
 from training.tracking import flat, git_commit, open_run, unfinished_run
@@ -57,13 +58,16 @@ def run_training(
     Under torchrun every process trains, and the first one tracks and writes.
 
     Raises:
-        LeakFound: where a patient stands on two sides of a split that claims to be by group.
+        LeakFound: where a patient stands on two sides of a split that claims to be by group, or pretrained weights
+            have seen a held-out patient.
     """
     manifest = read_cells(cells)
     rows = read_split(cells, split)
     split_facts = read_json(split / SPLIT_FACTS, made_by=f"blastwatch data split {cells}")
     if split_facts["by"] == "group":
         check_leak(rows)
+    if parameters.train.weights == "file":
+        check_unseen(Path(parameters.train.weights_file), rows)
     packed = open_pack(pack, manifest)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest})

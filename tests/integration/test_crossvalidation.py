@@ -216,6 +216,8 @@ def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
         work.run("split.folds=9")
     with pytest.raises(UsageError, match=r"reference to be one of the recipes resnet18 but got 'resnet50'"):
         work.run(reference="resnet50")
+    with pytest.raises(UsageError, match=r"weights for fold 0 at w-0\.pt"):
+        work.run("train.weights=file", "train.weights_file=w-{fold}.pt")
     with pytest.raises(DataError, match=r"image\.size=64"):
         work.run("image.size=64")
     assert not trained and not work.out.exists()

@@ -16,7 +16,13 @@ MAY_IMPORT = {
 }
 MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 # The loop is made of torch, and is loaded when a command trains or measures.
-OF_TORCH = ("training.augmentation", "training.loop", "training.evaluation", "training.training_run")
+OF_TORCH = tuple(
+    f"training.{name}"
+    for name in (
+        "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers", "loop",
+        "optimizing", "pooled", "precision", "pretraining", "robust", "search", "training_run",
+    )
+)  # fmt: skip
 HEAVY = ("torch", "torchvision", "mlflow", "bentoml", "evidently", "openvino", "nncf", "onnx", "matplotlib", "dvc")
 
 

@@ -105,14 +105,14 @@ def test_mixing_takes_each_cell_its_neighbours_part(parts, monkeypatch):
     crops = np.array(parts[0].crops[parts[1].rows[rows]])
     mixing.train_step(0, crops, rows, size=32)
     draws = mixing._draw(0)[0]
-    plain = mixing._inputs(crops, draws, 32)
+    plain = mixing.feeder.inputs(crops, draws, 32)
     assert torch.allclose(seen[0][0], 0.75 * plain[0] + 0.25 * plain[1], atol=1e-6)
     assert torch.allclose(seen[0][1], 0.75 * plain[1] + 0.25 * plain[0], atol=1e-6)
 
 
 def test_inputs_without_a_draw_are_those_of_evaluation(parts):
     crops = np.array(parts[0].crops[:5])
-    ours = trainer(parts)._inputs(crops, still(5), 32)
+    ours = trainer(parts).feeder.inputs(crops, still(5), 32)
     assert np.allclose(ours.numpy(), normalise(crops, parts[0].preprocessing), atol=2e-5)
 
 

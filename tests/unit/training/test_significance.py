@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
-from tests.answers import draw_models
+from tests.answers import USUAL, draw_models
+from tests.benchmarks import significance as simulation
 from training.figures import FORMULAS, plain, units_of
 from training.significance import COLUMNS, COMPARED, compare_models, holm, paired_bootstrap, permutation_test
 
@@ -73,15 +74,18 @@ def test_every_swap_is_what_swapped_tables_give(metric):
 
 
 def test_the_paired_bootstrap_is_narrower_than_two_of_their_own():
+    from scipy import stats
+
     first, second = two(5, patients=30, cells=20, distances=(1.0, 0.8))
     found = paired_bootstrap(first, second, "mean_accuracy", resamples=2000)
     assert found.difference == pytest.approx(shares(first).mean() - shares(second).mean())
     # The plug-in spread of a mean of paired differences, drawn within labels.
     apart, ill = shares(first) - shares(second), np.arange(30) % 2 == 1
     error = np.sqrt(sum(apart[side].var() * side.sum() for side in (ill, ~ill))) / 30
-    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    student = 2 * np.sqrt(15 / 14) * stats.t.ppf(0.975, 14)
+    assert found.high - found.low == pytest.approx(student * error, rel=0.1)
     alone = np.sqrt(sum(shares(t)[side].var() * side.sum() for t in (first, second) for side in (ill, ~ill))) / 30
-    assert found.high - found.low < 0.8 * 2 * 1.96 * alone
+    assert found.high - found.low < 0.8 * student * alone
 
 
 @settings(max_examples=25, deadline=None)
@@ -182,3 +186,26 @@ def test_cells_of_one_label_and_a_lonely_model_are_refused():
         compare_models({"a": first}, "a")
     with pytest.raises(ValueError, match="figures out of"):
         permutation_test(*two(1), "roc")
+
+
+def test_two_draws_of_one_model_differ_no_more_often_than_the_level_says():
+    """A small run of tests/benchmarks/significance.py. Of 150 draws at a level of 5 %, more than 16 come once in a
+    thousand times; a test that took cells for independent finds a difference in far more."""
+    options = {"draws": 150, "permutations": 199, "resamples": 20, "spread": USUAL}
+    for metric, (share, _) in simulation.found(12, 0.0, **options).items():
+        assert share * 150 <= 16, metric
+    naive = 0
+    for seed in range(60):
+        first, second = two(seed, patients=12, cells=30, distances=(1.0, 1.0))
+        cells = [table.assign(group=table["path"]) for table in (first, second)]
+        naive += permutation_test(*cells, "mean_accuracy", permutations=199).p <= 0.05
+    assert naive > 10
+
+
+def test_a_planted_advantage_is_found():
+    """Ten points of accuracy, 40 patients: found in 9 of 10 draws by the table in docs/evaluation.md; of 40 draws fewer
+    than 28 come less than once in a thousand times."""
+    shares = simulation.found(40, 0.1, draws=40, permutations=199, resamples=100, spread=USUAL)
+    assert shares["mean_accuracy"][0] * 40 >= 28
+    assert shares["weighted_f1"][0] * 40 >= 28
+    assert shares["mean_accuracy"][1] * 40 >= 28

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.explanation import OPACITY, Explainer, grad_cam, overlay
+from blastwatch.explanation import OPACITY, Explainer, feature_stages, grad_cam, overlay
+from blastwatch.package import open_package
+from tests.service_packages import make_servable, write_cell
 
 
 def known_network():
@@ -38,6 +40,33 @@ def test_the_map_is_bright_where_the_class_comes_from():
     np.testing.assert_allclose(heat[:, 4:], 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "places"),
+    [
+        ("resnet18", 224, 7), ("vgg16_bn", 224, 7), ("densenet121", 224, 7), ("mobilenet_v3_large", 224, 7),
+        ("efficientnet_b0", 224, 7), ("convnext_tiny", 224, 7), ("mobilenet_v3_large", 64, 4), ("vgg11", 64, 4),
+    ],
+)  # fmt: skip
+def test_the_last_map_of_any_network_is_drawn_from(name, side, places):
+    import torch
+    from torchvision import models
+
+    torch.manual_seed(1)
+    network = models.get_model(name, weights=None, num_classes=2).eval().requires_grad_(False)
+    cells = np.random.default_rng(1).normal(size=(1, 3, side, side)).astype(np.float32)
+    heat, target = grad_cam(network, cells)
+    assert heat.shape == (places, places)
+    assert target == int(network(torch.from_numpy(cells)).argmax())
+    assert np.isfinite(heat).all() and heat.max() in (0, 1)
+
+
+def test_a_network_without_maps_is_named():
+    from torch import nn
+
+    with pytest.raises(ValueError, match=r"layer4 or features but got parts 0"):
+        feature_stages(nn.Sequential(nn.Flatten()))
+
+
 def test_where_nothing_speaks_for_the_class_the_map_is_dark():
     heat, _ = grad_cam(known_network(), np.zeros((1, 3, 8, 8), np.float32))
     assert heat.max() == 0
@@ -51,8 +80,9 @@ def test_no_heat_leaves_the_cell_as_it_was():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_picture_of_the_cell_at_its_scale(package, cell):
-    picture, label = Explainer(package).explain(cell.read_bytes())
+def test_a_picture_of_the_cell_at_its_scale(tmp_path):
+    package = open_package(make_servable(tmp_path / "package"))
+    picture, label = Explainer(package).explain(write_cell(tmp_path / "cell.bmp").read_bytes())
     image = Image.open(io.BytesIO(picture))
     assert (image.format, image.size) == ("PNG", (320, 320))
     assert label in ("all", "hem")

@@ -16,8 +16,9 @@ from blastwatch.decision import CLASS_NAMES
 from blastwatch.images import MAX_PIXELS, Pixels, Preprocessing, crop_cell, decode, normalise
 from blastwatch.package import WEIGHTS, Package
 
-STAGES = ("layer4", "layer3", "layer2", "layer1")
-SMALLEST_MAP = 4  # the deepest stage counts whose map has at least 4x4 places; at 224 px that is layer4 with 7x7
+STAGES = ("layer4", "layer3", "layer2", "layer1")  # of a ResNet
+FEATURES = "features"  # torchvision's other networks have their maps in this one sequence
+SMALLEST_MAP = 4  # the deepest map counts that has at least 4x4 places; at 224 px the last one has 7x7
 OPACITY = 0.6  # of the hottest place
 
 # Five anchors of matplotlib's colour map `inferno` (CC0), linear between them.
@@ -65,12 +66,15 @@ def grad_cam(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.floa
     """The class activation map of one cell.
 
     Args:
-        network: a torchvision ResNet in eval mode.
+        network: a torchvision network in eval mode, with the stages of a ResNet or a sequence `features`.
         inputs: float32, shape (1, 3, size, size).
 
     Returns:
         float32 of shape (places, places), 0 to 1, and the index of the more probable class. All zero where nothing
         speaks for that class.
+
+    Raises:
+        ValueError: where the network has no such maps.
     """
     import torch
 
@@ -82,11 +86,13 @@ def grad_cam(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.floa
 
         return hook
 
-    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in STAGES]
+    stages = feature_stages(network)
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in stages]
     try:
         with torch.enable_grad():
             logits = network(torch.from_numpy(inputs).requires_grad_(True))[0]
-            stage = next((name for name in STAGES if kept[name].shape[-1] >= SMALLEST_MAP), STAGES[-1])
+            sides = {name: min(kept[name].shape[2:]) for name in stages}
+            stage = next((name for name in stages if sides[name] >= SMALLEST_MAP), max(stages, key=sides.__getitem__))
             target = int(logits.argmax())
             score = logits[target] - logits[1 - target]
             (gradient,) = torch.autograd.grad(score, kept[stage])
@@ -97,6 +103,17 @@ def grad_cam(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.floa
     heat = torch.relu((weights * kept[stage].detach()).sum(dim=1)[0]).numpy()
     highest = float(heat.max())
     return np.asarray(heat / highest if highest > 0 else heat, dtype=np.float32), target
+
+
+def feature_stages(network: Any) -> tuple[str, ...]:
+    """The parts of a network that put out maps, the deepest first."""
+    children = dict(network.named_children())
+    if STAGES[0] in children:
+        return STAGES
+    if FEATURES not in children:
+        raise ValueError(f"Expected a network with {STAGES[0]} or {FEATURES} but got parts {', '.join(children)}")
+    inner = [f"{FEATURES}.{name}" for name, _ in children[FEATURES].named_children()]
+    return (FEATURES, *reversed(inner))
 
 
 def overlay(cell: Pixels, heat: NDArray[np.float32]) -> Pixels:

@@ -1,0 +1,82 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from blastwatch.errors import DataError, LeakFound
+from blastwatch.manifest import read_split, write_json
+from tests.trainings import parts_of, small_network
+from training.commands import pretrain
+from training.parameters import PretrainParameters
+from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss
+from training.weights import first_network
+
+QUICK = PretrainParameters(epochs=2, batch_size=24, projector=32, precision="fp32")
+
+
+def test_the_loss_is_the_papers():
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(2, 40, 6)) + random.normal(size=(1, 40, 6))
+    expected = 0.0
+    for i in range(6):
+        for j in range(6):
+            correlation = np.corrcoef(first[:, i], second[:, j])[0, 1]
+            expected += (1 - correlation) ** 2 if i == j else LAMBDA * correlation**2
+    found = redundancy_loss(torch.from_numpy(first).float(), torch.from_numpy(second).float())
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    assert float(redundancy_loss(*[torch.eye(4).repeat(3, 1)] * 2)) < 1
+
+
+def test_views_of_a_cell_come_nearer_and_a_stopped_run_goes_on(cohort):
+    packed, train, _ = parts_of(cohort)
+
+    def started():
+        return Pretrainer(small_network(), replace(QUICK, epochs=12), packed, train.rows)
+
+    whole = started()
+    losses = [whole.train_one_epoch(epoch) for epoch in range(12)]
+    assert losses[-1] < losses[0]
+    cut = started()
+    cut.train_one_epoch(0)
+    again = started()
+    again.restore(cut.state())
+    assert [again.train_one_epoch(epoch) for epoch in (1, 2)] == losses[1:3]
+
+
+def test_too_few_cells_are_refused(cohort):
+    packed, train, _ = parts_of(cohort)
+    with pytest.raises(DataError, match=r"pretrain\.batch_size"):
+        Pretrainer(first_network("resnet18", "scratch", "", seed=1), PretrainParameters(), packed, train.rows[:3])
+
+
+def test_the_command_shows_training_patients_alone_and_its_weights_start_a_network(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "params.yaml").write_text(
+        "train: {architecture: resnet18}\npretrain: {epochs: 1, batch_size: 24, projector: 32}\n"
+    )
+    call = ["--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "out"), "--json"]
+    places = [part for name in ("cells", "split", "pack") for part in (f"--{name}", str(cohort / name))]
+    done = CliRunner().invoke(pretrain, call + places, catch_exceptions=False)
+    facts = json.loads(done.stdout)
+    rows = read_split(cohort / "cells", cohort / "split")
+    assert set(facts["subjects"]) == set(rows.loc[rows["side"] == "train", "subject"])
+    written = tmp_path / "out" / "weights.safetensors"
+    network = first_network("resnet18", "file", str(written), seed=2)
+    assert torch.equal(network.conv1.weight, load_file(written)["conv1.weight"])
+    check_unseen(written, rows)
+    assert not list((tmp_path / "home" / "checkpoints").iterdir())
+
+
+def test_weights_that_have_seen_a_held_out_patient_are_refused(cohort, tmp_path):
+    rows = read_split(cohort / "cells", cohort / "split")
+    tested = rows.loc[rows["side"] == "test", "subject"].iloc[0]
+    write_json(tmp_path / "weights.json", {"subjects": [tested]})
+    with pytest.raises(LeakFound, match=f"1 patients .* {tested}"):
+        check_unseen(tmp_path / "weights.safetensors", rows)
+    shutil.rmtree(tmp_path)
+    check_unseen(tmp_path / "weights.safetensors", rows)
