@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from blastwatch.console import say
 from blastwatch.decision import Thresholds
@@ -16,15 +17,18 @@ from blastwatch.manifest import SPLIT_FACTS, read_json, read_split, write_json
 from blastwatch.settings import Settings
 from training import evaluation
 from training.baselines import BASELINES, baseline_answers, cell_statistics
+from training.loop import predict_logits
 from training.pack import Packed
 from training.parameters import EvaluateParameters, ImageParameters, Parameters
+from training.pooled import fold_figures
 from training.recipes import Recipe
 from training.steps import take_once
 from training.tracking import NAME, PARENT, flat, open_run
 from training.training_run import FACTS, WEIGHTS, Within, run_training
 
 RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
-FITTED, GUARANTEED = "fitted.json", "guaranteed_error"
+ANSWERS, FITTED, GUARANTEED = "answers.parquet", "fitted.json", "guaranteed_error"
+DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
 LOWEST = 1e-12  # probability that a logarithm is taken of
 
 
@@ -92,27 +96,72 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
         _supersede(recipe.name, fold, facts["run_id"])
 
     def evaluate() -> None:
-        metrics = evaluation.run_evaluation(parameters.evaluate, **places, trained=trained, out=evaluated)
+        found = network_table(trained, read_split(folds.cells, split), folds.packed, parameters.evaluate)
+        write_answers(evaluated, *found)
+        figures = fold_figures(found[0], found[1].conformal.thresholds)
         with open_run(settings, run_id=read_json(trained / FACTS, made_by="blastwatch crossvalidate")["run_id"]):
             import mlflow
 
-            mlflow.log_metrics({f"test.{name}": value for name, value in evaluation.summary(metrics).items()})
+            for part in ("cells", "patients"):
+                mlflow.log_metrics({f"test.{part}.{name}": value for name, value in figures[part].items()})
 
     inputs = {**folds.digests, "split": digest, **flat({name: sections[name] for name in ("image", "train")})}
     if parameters.train.weights_file:
         inputs["weights"] = file_digest(Path(parameters.train.weights_file))
     anew = take_once(trained, inputs, train, what=f"Training of {what}")
     inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS)}
-    inputs |= flat({"evaluate": sections["evaluate"]})
+    inputs |= flat({"evaluate": {key: value for key, value in sections["evaluate"].items() if key not in DRAWN}})
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
     if not anew:
         say(f"{what}: done before")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
-    fitted = read_json(evaluated / evaluation.CALIBRATION, made_by="blastwatch crossvalidate")
-    conformal = read_json(evaluated / evaluation.METRICS, made_by="blastwatch crossvalidate")["conformal"]
-    fitted[GUARANTEED] = {name: row[GUARANTEED] for name, row in conformal["classes"].items()}
-    return _answers(evaluated / evaluation.PREDICTIONS, fitted, kept, anew=anew)
+    return read_answers(evaluated, kept, anew=anew)
+
+
+def network_table(
+    trained: Path, rows: pd.DataFrame, packed: Packed, parameters: EvaluateParameters
+) -> tuple[pd.DataFrame, evaluation.Fitted]:
+    """What a trained network answers to the test side, and what was fitted on the calibration side.
+
+    Args:
+        trained: folder that `run_training` wrote. rows: of `read_split`.
+    """
+    network, _ = evaluation.read_trained(trained)
+    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    held, tested = (rows[rows["side"] == side].sort_values("path") for side in ("calibration", "test"))
+    held_logits, logits = (
+        predict_logits(network, packed, packed.rows_of(part["path"].tolist())) for part in (held, tested)
+    )
+    fitted = evaluation.fit(held, held_logits, parameters)
+    return evaluation.prediction_table(tested, logits, fitted.temperature), fitted
+
+
+def write_answers(folder: Path, table: pd.DataFrame, fitted: evaluation.Fitted) -> None:
+    """The answers as Parquet, and what was fitted for them as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / ANSWERS, index=False)
+    limits = fitted.conformal.thresholds
+    write_json(
+        folder / FITTED,
+        {
+            "temperature": fitted.temperature,
+            "hem": limits.hem,
+            "all": limits.all,
+            GUARANTEED: fitted.conformal.guaranteed,
+        },
+    )
+
+
+def read_answers(folder: Path, facts: Mapping[str, Any], *, anew: bool) -> Answers:
+    """What `write_answers` wrote; the facts are added to."""
+    fitted = read_json(folder / FITTED, made_by="blastwatch crossvalidate")
+    return Answers(
+        table=pd.read_parquet(folder / ANSWERS),
+        thresholds=Thresholds(hem=fitted["hem"], all=fitted["all"]),
+        facts={**facts, "temperature": fitted["temperature"], GUARANTEED: fitted[GUARANTEED]},
+        anew=anew,
+    )
 
 
 def _supersede(recipe: str, fold: int, run_id: str) -> None:
@@ -134,25 +183,15 @@ def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answer
     inputs = {**folds.digests, "evaluate.error": base.evaluate.error, "evaluate.seed": base.evaluate.seed}
 
     def make() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         statistics = cell_statistics(list(folds.packed.paths), folds.packed)
-        fitted: dict[str, dict[str, Any]] = {}
         for fold, split in enumerate(folds.splits):
             rows = read_split(folds.cells, split)
-            for name, (table, found) in calibrated_baselines(rows, statistics, base.evaluate).items():
-                table.to_parquet(folder / f"{name}-{fold}.parquet", index=False)
-                limits = found.conformal.thresholds
-                fitted[f"{name}-{fold}"] = {"temperature": found.temperature, "hem": limits.hem, "all": limits.all}
-                fitted[f"{name}-{fold}"] |= {GUARANTEED: found.conformal.guaranteed}
-        write_json(folder / FITTED, fitted)
+            for name, found in calibrated_baselines(rows, statistics, base.evaluate).items():
+                write_answers(folder / name / str(fold), *found)
 
     anew = take_once(folder, inputs, make, what="Training of the baselines")
-    fitted = read_json(folder / FITTED, made_by="blastwatch crossvalidate")
     return {
-        name: {
-            fold: _answers(folder / f"{name}-{fold}.parquet", fitted[f"{name}-{fold}"], {}, anew=anew)
-            for fold in range(len(folds.splits))
-        }
+        name: {fold: read_answers(folder / name / str(fold), {}, anew=anew) for fold in range(len(folds.splits))}
         for name in BASELINES
     }
 
@@ -175,12 +214,3 @@ def calibrated_baselines(
         fitted = evaluation.fit(held, logits[: len(held)], parameters)
         found[name] = evaluation.prediction_table(tested, logits[len(held) :], fitted.temperature), fitted
     return found
-
-
-def _answers(table: Path, fitted: Mapping[str, Any], facts: Mapping[str, Any], *, anew: bool) -> Answers:
-    return Answers(
-        table=pd.read_parquet(table),
-        thresholds=Thresholds(hem=fitted["hem"], all=fitted["all"]),
-        facts={**facts, "temperature": fitted["temperature"], GUARANTEED: fitted[GUARANTEED]},
-        anew=anew,
-    )

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from blastwatch.console import say
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.digests import json_digest
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import SPLIT, SPLIT_FACTS, read_cells, read_json, read_split, split_digest, write_json
-from blastwatch.network import build, load_weights
 from blastwatch.settings import Settings
 from training.calibration import patient_weights
+from training.evaluation import read_trained
 from training.figures import plain, units_of
 from training.fold_answers import check_image
 from training.loop import TrainingDiverged, predict_logits
@@ -31,7 +32,7 @@ from training.parameters import Parameters, load_parameters
 from training.search_space import Knob, Value, describe
 from training.steps import alone
 from training.tracking import NAME, flat, open_parent
-from training.training_run import FACTS, WEIGHTS, Row, Within, checkpoint_path, run_training
+from training.training_run import Row, Within, checkpoint_path, run_training
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -230,8 +231,8 @@ class _Turn:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch)
             facts = run_training(self.plan.parameters(values), self.settings, within, **places, out=out)
-            network = build(read_json(out / FACTS, made_by="")["architecture"])
-            load_weights(network, out / WEIGHTS)
+            network, _ = read_trained(out)
+        network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         logits = predict_logits(network, self.packed, self.packed.rows_of(self.validation["path"].tolist()))
         figures = judge(self.validation, probabilities(logits, 1.0)[:, POSITIVE])
         client = mlflow.MlflowClient()

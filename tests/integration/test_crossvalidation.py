@@ -17,7 +17,10 @@ from blastwatch.settings import load
 from tests.trainings import small_network
 from training import fold_answers
 from training.crossvalidation import FIGURES, PAGE, PREDICTIONS, run_crossvalidation
+from training.evaluation import PREDICTIONS as PREDICTIONS_OF_ONE
+from training.evaluation import run_evaluation
 from training.experiment_commands import crossvalidate
+from training.parameters import EvaluateParameters
 from training.recipes import read_recipes
 from training.training_run import Within
 
@@ -130,6 +133,23 @@ def test_every_cell_is_answered_once_by_a_network_that_never_saw_its_group(whole
     assert "synthetic: no patient" in (work.out / PAGE).read_text()
 
 
+def test_a_fold_is_answered_as_blastwatch_evaluate_answers_it(whole, tmp_path):
+    work, facts = whole
+    metrics = run_evaluation(
+        EvaluateParameters(resamples=20, permutations=100), cells=work.cohort / "cells", pack=work.cohort / "pack",
+        split=work.out / "folds/0", trained=work.out / "recipes/resnet18/0/train", out=tmp_path,
+    )  # fmt: skip
+    [fold] = [row for row in facts["recipes"]["resnet18"]["folds"] if row["fold"] == 0]
+    for part in ("cells", "patients"):
+        assert set(metrics[part]) <= set(fold[part])
+        for name, row in metrics[part].items():
+            assert fold[part][name] == pytest.approx(row["value"]), name
+    table = work.answers()
+    mine = table[(table["recipe"] == "resnet18") & (table["fold"] == 0)].sort_values("path", ignore_index=True)
+    theirs = pd.read_parquet(tmp_path / PREDICTIONS_OF_ONE).sort_values("path", ignore_index=True)
+    pd.testing.assert_frame_equal(mine[list(PREDICTION_COLUMNS)], theirs, check_dtype=False, rtol=1e-6)
+
+
 def test_mlflow_has_one_parent_with_a_child_a_fold(whole):
     work, facts = whole
     parent, children = runs_of(work)
@@ -174,6 +194,7 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
     assert not trained
     told = capsys.readouterr().err
     assert told.count("is done again: evaluate.error is 0.4 and was 0.1.") == 4  # three folds and the baselines
+    assert wider["recipes"]["resnet18"]["coverage"] != facts["recipes"]["resnet18"]["coverage"]
     assert wider["recipes"]["resnet18"]["cells"]["auroc"] == facts["recipes"]["resnet18"]["cells"]["auroc"]
     assert wider["run_id"] == facts["run_id"]
     damaged = work.out / "recipes/resnet18/2/train/weights.safetensors"
