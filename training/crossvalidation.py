@@ -32,6 +32,7 @@ from training.folds import counts, fold_splits, folds_digest, write_folds
 from training.pack import open_pack
 from training.pages import render
 from training.pooled import compare, pool, pooled_figures, promised_coverage, write_pooled
+from training.pretraining import check_unseen
 from training.recipes import Recipe
 from training.steps import alone
 from training.tracking import flat, open_parent
@@ -60,7 +61,8 @@ def run_crossvalidation(
         What `crossvalidation.json` says.
 
     Raises:
-        UsageError: where the folds do not fit the data set, or the reference is no recipe.
+        UsageError: where the folds do not fit the data set, weights are missing, or the reference is no recipe.
+        LeakFound: where pretrained weights have seen a patient whom their fold holds out.
         DataError: where the pack is none of these parameters.
     """
     reference = reference or recipes[0].name
@@ -71,11 +73,9 @@ def run_crossvalidation(
     manifest = read_cells(cells)
     packed = open_pack(pack, manifest)
     check_image(packed, base.image, pack)
-    for recipe in recipes:
-        for fold in range(base.split.folds):
-            for_fold(recipe.parameters, fold)  # a missing file is said now, not after hours
     found = read_audit(audit, manifest)
     splits = fold_splits(manifest, found, base.split)
+    _check_weights(recipes, splits)
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):
         folders = write_folds(splits, manifest, found, base.split, out / "folds")
@@ -105,6 +105,15 @@ def run_crossvalidation(
             write_pooled(tables, out / PREDICTIONS)
             _write(facts, out)
     return facts
+
+
+def _check_weights(recipes: Sequence[Recipe], splits: Sequence[pd.DataFrame]) -> None:
+    """Say now, and not after hours, that a file of weights is missing or has seen a patient who is held out."""
+    for recipe in recipes:
+        for fold, rows in enumerate(splits):
+            train = for_fold(recipe.parameters, fold).train
+            if train.weights == "file":
+                check_unseen(Path(train.weights_file), rows)
 
 
 def _networks(recipes: Sequence[Recipe], folds: Folds, settings: Settings) -> dict[str, dict[int, Answers]]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.package import PREDICTION_COLUMNS
 from blastwatch.settings import load
@@ -194,7 +194,8 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
     assert not trained
     told = capsys.readouterr().err
     assert told.count("is done again: evaluate.error is 0.4 and was 0.1.") == 4  # three folds and the baselines
-    assert wider["recipes"]["resnet18"]["coverage"] != facts["recipes"]["resnet18"]["coverage"]
+    promised = [found["recipes"]["resnet18"]["promised_coverage"]["all"] for found in (wider, facts)]
+    assert promised[0] < promised[1]
     assert wider["recipes"]["resnet18"]["cells"]["auroc"] == facts["recipes"]["resnet18"]["cells"]["auroc"]
     assert wider["run_id"] == facts["run_id"]
     damaged = work.out / "recipes/resnet18/2/train/weights.safetensors"
@@ -239,6 +240,11 @@ def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
         work.run(reference="resnet50")
     with pytest.raises(UsageError, match=r"weights for fold 0 at w-0\.pt"):
         work.run("train.weights=file", "train.weights_file=w-{fold}.pt")
+    seen = work.place / "seen.pt"
+    seen.touch()
+    seen.with_suffix(".json").write_text(json.dumps({"subjects": ["H5"]}))
+    with pytest.raises(LeakFound, match="held out in this split, among them H5"):
+        work.run("train.weights=file", f"train.weights_file={seen}")
     with pytest.raises(DataError, match=r"image\.size=64"):
         work.run("image.size=64")
     assert not trained and not work.out.exists()
