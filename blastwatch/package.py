@@ -11,6 +11,7 @@ drift.json                       drift thresholds calibrated on that reference
 evidence/metrics.json            metrics with intervals, per patient
 evidence/test_predictions.parquet  logits of every test cell
 evidence/audit.json, split.json, data.json, params.json
+report.html                      the evaluation report, in one file that needs no network (from format 3 on)
 card.md                          the model card
 digests.json                     SHA-256 of every other file, and one for all of them
 """
@@ -29,7 +30,10 @@ from blastwatch.digests import combined_digest, folder_digests
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""Formats that are opened: a package that serves stays in service. One of format 2 has no evaluation report."""
+
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 ONNX = "network.onnx"
@@ -41,6 +45,7 @@ DRIFT = "drift.json"
 METRICS = "evidence/metrics.json"
 PREDICTIONS = "evidence/test_predictions.parquet"
 EVIDENCE = tuple(f"evidence/{name}.json" for name in ("audit", "split", "data", "params"))
+REPORT = "report.html"
 CARD = "card.md"
 DIGESTS = "digests.json"
 
@@ -48,6 +53,7 @@ REQUIRED = (
     *(MODEL, WEIGHTS, ONNX, ONNX_INT8, GOLDEN, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS),
     *EVIDENCE,
     CARD,
+    REPORT,
 )
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
@@ -98,9 +104,10 @@ class ModelInfo:
         """Parse `model.json`; raises `PackageError` where it is of another format or incomplete."""
         try:
             values = json.loads(text)
-            if values.get("format") != FORMAT:
+            if values.get("format") not in READABLE:
                 raise PackageError(
-                    f"Expected a model package of format {FORMAT} but got {values.get('format')!r}. "
+                    f"Expected a model package of format {' or '.join(map(str, READABLE))} but got "
+                    f"{values.get('format')!r}. "
                     "Package the model again with this version of blastwatch."
                 )
             shape = values.pop("preprocessing")
@@ -209,9 +216,12 @@ def open_package(folder: Path) -> Package:
     faults += [
         f"{name} was changed" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]
     ]
-    faults += [f"{name} is not in {DIGESTS}" for name in REQUIRED if name not in expected]
+    faults += [f"{name} is not in {DIGESTS}" for name in REQUIRED if name not in (*expected, REPORT)]
     if combined_digest(expected) != digest:
         faults.append(f"{DIGESTS} was changed")
     if faults:
         raise PackageError(f"The model package in {folder} is not what was sealed: {'; '.join(faults)}.")
-    return Package(folder=folder, info=ModelInfo.from_json((folder / MODEL).read_text()), digest=digest)
+    info = ModelInfo.from_json((folder / MODEL).read_text())
+    if info.format == FORMAT and REPORT not in expected:
+        raise PackageError(f"The model package in {folder} is not what was sealed: {REPORT} is not in {DIGESTS}.")
+    return Package(folder=folder, info=info, digest=digest)

@@ -20,6 +20,7 @@ from blastwatch.package import (
     PREDICTIONS,
     PROJECTION,
     REFERENCE,
+    REPORT,
     WEIGHTS,
     ModelInfo,
     Projection,
@@ -95,6 +96,7 @@ def make_package(
     ).to_parquet(folder / PREDICTIONS)
     write_evidence(folder, info, right=right, leaky=leaky, trained=trained)
     (folder / CARD).write_text(card)
+    (folder / REPORT).write_text("<!DOCTYPE html><title>Made by hand for a test</title>")
     seal(folder)
     return folder
 

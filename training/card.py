@@ -1,35 +1,50 @@
 """The model card: what a reader must know before using a version, from the run's own facts (Mitchell et al. 2019,
-doi:10.1145/3287560.3287596)."""
+doi:10.1145/3287560.3287596), and where it answers the items of TRIPOD+AI and CLAIM."""
 
 from typing import Any
 
 from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
+from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
 FEWEST_TESTED = 5
 
+LEVELS = {
+    "group": "no patient on two sides",
+    "official": "as the source parts its images",
+    "image": "patients parted on purpose",
+}
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "accuracy", "brier", "ece", "referred")
 
 
 def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict[str, Any]) -> str:
     """Markdown; `evidence` holds metrics, split, audit, data and params as they stand under `evidence/`."""
     parts = [
-        f"# Model card: {info.architecture} on single blood cells\n\n{DISCLAIMER}",
+        f"# Model card: {info.architecture} on single blood cells, a deep network developed and evaluated to tell "
+        f"leukemic blasts of children from normal cells\n\n{DISCLAIMER}",
         _warnings(info, evidence),
         "## Intended use\n\nResearch on images of single, segmented white blood cells of children: leukemic blast "
         "(`all`) or normal cell (`hem`). It reads cells, not patients, and makes no diagnosis. Whole fields, other "
-        "stains and other kinds of image are meant to come back as `refer`.",
+        "stains and other kinds of image are meant to come back as `refer`: every image is measured first, and one "
+        "whose size, outline, stain or focus lies outside of what the model knows is referred to a person. What it "
+        "answers there is for a person who knows blood cells to judge.",
         _data(info, evidence),
+        _methods(info, evidence),
         _results(evidence["metrics"]),
         _decisions(info, evidence["metrics"]),
         _engines(info),
         _drift(drift),
-        f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
-        f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`.",
+        _made(info, evidence["params"]),
         "## Limits\n\nIntervals are by patient and say little where few patients were tested. Cells of one "
-        "laboratory say little about another's stain and scanner. The labels are those of the source.",
+        "laboratory say little about another's stain and scanner. The labels are those of the source. Nothing is known "
+        "of a person but the name of the subject, no age, sex or origin, so fairness between groups of people was not "
+        "assessed. Figures, pictures and parts of the test cells: `report.html`.",
+        "## Reporting guidelines\n\nWhere the items of TRIPOD+AI (doi:10.1136/bmj-2023-078378) are answered, in few "
+        f'words for each. "{UNKNOWN}" marks what has to be written by whoever publishes.\n\n'
+        f"{checklist_table(TRIPOD)}\n\nThe same for CLAIM, update of 2024 (doi:10.1148/ryai.240300):\n\n"
+        f"{checklist_table(CLAIM)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -67,8 +82,35 @@ def _data(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     return (
         f"## Data\n\n{data['images']} cells of {data['subjects']} subjects from {sources}, digest "
         f"`{info.data_digest[:12]}`; the audit found {len(audit['findings'])} pairs of equal images and joined "
-        f"their subjects into one patient each. Split by {evidence['split']['by']}, digest "
-        f"`{info.split_digest[:12]}`.\n\n" + "\n".join(rows)
+        f"their subjects into one patient each. {_counted(data.get('refused'), 'images were refused')}; a cell has no "
+        f"other data that could be missing. Labels are those of the source. Split by {evidence['split']['by']}, "
+        f"{LEVELS[evidence['split']['by']]}, digest `{info.split_digest[:12]}`.\n\n" + "\n".join(rows)
+    )
+
+
+def _counted(number: int | None, what: str) -> str:
+    return f"An unknown number of {what}" if number is None else f"{number} {what}"
+
+
+def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
+    """How the model was built and measured, as far as it is the same for every run or stands in its parameters."""
+    shape, train = info.preprocessing, evidence["params"].get("train", {})
+    knobs = evidence["params"].get("evaluate", {})
+    apart = "sides that share patients" if evidence["split"]["leaky"] else "patients that are kept apart"
+    return (
+        f"## How it was measured\n\nDevelopment and evaluation in one, retrospective, on {apart}: "
+        "train patients fit the weights, validation patients stop the training and choose the epoch, calibration "
+        "patients fit temperature and thresholds, test patients are read once. The only predictors are the pixels of "
+        f"one cell: the centred square of {shape.crop} px at fixed scale, resized to {shape.size} px and normalised. "
+        f"Class imbalance: what weighs the same in training is the {train.get('balance', 'unknown')}; the fitted "
+        "temperature and thresholds let every patient weigh the same. No ensemble.\n\n"
+        "Figures over cells at a probability of one half and at the threshold that calibration patients chose; over "
+        "patients; discrimination (AUROC, average precision), calibration (expected calibration error, Brier score, "
+        "reliability), decisions. Intervals of 95 % from "
+        f"{knobs.get('resamples', 'the')} draws of whole patients. Against baselines on image statistics, which are "
+        "three numbers of size in a logistic regression and all statistics in boosted trees: a paired bootstrap over "
+        "patients and a permutation test that swaps two models' answers patient by patient, with Holm's correction "
+        "over the baselines."
     )
 
 
@@ -81,7 +123,16 @@ def _results(metrics: dict[str, Any]) -> str:
     rows = ["| figure | value | 95 % interval by patient |", "|---|---|---|"]
     rows += [_row(name, metrics["cells"][name]) for name in SHOWN if name in metrics["cells"]]
     rows += [_row(f"patients: {name}", figure) for name, figure in metrics["patients"].items()]
+    chosen = metrics["operating"]
+    rows += [
+        _row(f"at the chosen threshold {chosen['threshold']:.3f}: {name}", chosen["cells"][name])
+        for name in ("sensitivity", "specificity")
+        if name in chosen["cells"]
+    ]
     rows.append(_row("three size numbers alone: AUROC", bar))
+    matched = metrics["size_matched"]["network"]
+    if matched is not None:
+        rows.append(_row("AUROC within quarters of cell area", matched))
     beaten = metrics["cells"]["auroc"]["value"] > bar["value"]
     verdict = (
         "The network beats a logistic regression on three size numbers."
@@ -90,16 +141,44 @@ def _results(metrics: dict[str, Any]) -> str:
     )
     return (
         f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients that nothing before had read. {verdict}"
-        "\n\n" + "\n".join(rows)
+        "\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
+
+
+def _comparisons(metrics: dict[str, Any]) -> str:
+    rows = [
+        "| network less baseline | difference | 95 % interval by patient | p, Holm over the baselines |",
+        "|---|---|---|---|",
+    ]
+    rows += [
+        f"| {row['baseline']}: {row['metric'].replace('_', ' ')} | {row['difference']:+.3f} | "
+        f"{row['low']:+.3f} to {row['high']:+.3f} | {row['p_holm']:.4f} |"
+        for row in metrics["comparisons"]
+    ]
+    return "\n".join(rows)
 
 
 def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
     before, after = metrics["calibration"]["ece_before"], metrics["calibration"]["ece_after"]
+    conformal = metrics["conformal"]
+    rows = [
+        "| class | calibration patients | promised coverage | coverage, mean over test patients | should lie in |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(conformal["classes"].items()):
+        found, expected = row["coverage_by_patient"], row["expected"]
+        rows.append(
+            f"| `{name}` | {row['calibration_patients']} | {1 - row['guaranteed_error']:.3f} | {found['value']:.3f} "
+            f"({found['low']:.3f} to {found['high']:.3f}) | {expected['low']:.3f} to {expected['high']:.3f}, "
+            f"{'as it does' if row['inside'] else '**as it does not**'} |"
+        )
     return (
         f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on calibration patients: expected calibration "
         f"error {before:.3f} before and {after:.3f} after, on test patients. A cell is `all` from a probability of "
-        f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between."
+        f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "
+        f"These limits are conformal with the patient as the unit: of the cells of a new patient a share of "
+        f"{conformal['error']:g} at most is to be decided against their class, on average over patients, or what the "
+        "number of calibration patients can promise:\n\n" + "\n".join(rows)
     )
 
 
@@ -117,4 +196,14 @@ def _drift(drift: dict[str, Any]) -> str:
     return (
         f"## Drift reference\n\n{drift['cells']} cells of {drift['groups']} patients not trained on; thresholds for a "
         f"false-alarm rate of {drift['false_alarm_rate']:.1%} a window.{enough}"
+    )
+
+
+def _made(info: ModelInfo, params: dict[str, Any]) -> str:
+    train = params.get("train", {})
+    told = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "")
+    return (
+        f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
+        f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`"
+        f"{f'; of the training: {told}' if told else ''}."
     )

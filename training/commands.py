@@ -53,31 +53,42 @@ def pretrain(params: Path, overrides: tuple[str, ...], as_json: bool, **places: 
 @json_option
 def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: bool, **places: Path) -> None:
     """Measure the trained network on the test patients, with intervals by patient."""
+    from dataclasses import asdict
+
     import pandas as pd
 
-    from blastwatch.manifest import read_cells, write_json
-    from training import evaluation, plots
+    from blastwatch.manifest import IMPORT, SPLIT_FACTS, read_cells, read_json, write_json
+    from blastwatch.package import REPORT
+    from training import evaluation, plots, report
     from training.pack import open_pack
     from training.parameters import load_parameters
     from training.tracking import open_run
 
-    metrics = evaluation.run_evaluation(load_parameters(params, overrides).evaluate, **places)
+    parameters = load_parameters(params, overrides).evaluate
+    metrics = evaluation.run_evaluation(parameters, **places)
     out = places["out"]
     table = pd.read_parquet(out / evaluation.PREDICTIONS)
-    pictures = [*plots.plot_evaluation(table, metrics, out), out / "mistakes.png", out / "errors.png"]
+    network, trained = evaluation.read_trained(places["trained"])
     packed = open_pack(places["pack"], read_cells(places["cells"]))
-    network, facts = evaluation.read_trained(places["trained"])
-    plots.plot_mistakes(table, packed, pictures[-2], synthetic=metrics["synthetic"])
-    plots.plot_explained_errors(table, packed, network, pictures[-1], synthetic=metrics["synthetic"])
+    pictures = plots.plot_all(table, metrics, packed, network, out)
+    facts = {
+        "training": trained,
+        "evaluation": asdict(parameters),
+        "split": read_json(places["split"] / SPLIT_FACTS, made_by="blastwatch data split"),
+        "data": read_json(places["cells"] / IMPORT, made_by="blastwatch data import"),
+    }
+    shown = {name: out / f"{name}.png" for name in plots.PICTURES}
+    page = report.write_report(metrics, facts, shown, out / REPORT)
     figures = evaluation.summary(metrics)
     write_json(summary, figures)
-    with open_run(load(), run_id=facts["run_id"]):
+    with open_run(load(), run_id=trained["run_id"]):
         import mlflow
 
         mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})
         for picture in pictures:
             mlflow.log_artifact(str(picture), "plots")
         mlflow.log_artifact(str(out / evaluation.METRICS))
+        mlflow.log_artifact(str(page))
     if as_json:
         print_json(metrics)
         return
@@ -99,8 +110,11 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
 @json_option
 def package(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
     """Put network, reference and evidence into a sealed model package."""
+    from blastwatch.manifest import read_json
+    from blastwatch.package import CARD
     from training.packaging import build_package
     from training.parameters import load_parameters
+    from training.tracking import open_run
 
     digest = build_package(
         load_parameters(params, overrides),
@@ -112,6 +126,11 @@ def package(params: Path, overrides: tuple[str, ...], as_json: bool, **places: P
         evaluate_folder=places["evaluated"],
         out=places["out"],
     )
+    run_id = read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"]
+    with open_run(load(), run_id=run_id):
+        import mlflow
+
+        mlflow.log_artifact(str(places["out"] / CARD))
     if as_json:
         print_json({"package": str(places["out"]), "digest": digest})
     else:

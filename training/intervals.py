@@ -25,11 +25,14 @@ def draw_patients(cells: pd.DataFrame, *, resamples: int, seed: int) -> Floats:
     Returns:
         Shape (resamples, groups), in the sorted order of the groups' names.
     """
-    label_of = cells.groupby(cells["group"].astype(str), sort=True)["label"].agg(lambda labels: labels.mode().iloc[0])
+    names, group = np.unique(cells["group"].astype(str), return_inverse=True)
+    labels, label = np.unique(cells["label"], return_inverse=True)
+    counts = np.bincount(group * len(labels) + label, minlength=len(names) * len(labels)).reshape(len(names), -1)
+    label_of = counts.argmax(axis=1)
     random = np.random.default_rng(seed)
-    drawn = np.zeros((resamples, len(label_of)))
-    for label in sorted(label_of.unique()):
-        members = np.flatnonzero(label_of == label)
+    drawn = np.zeros((resamples, len(names)))
+    for number in np.unique(label_of):
+        members = np.flatnonzero(label_of == number)
         drawn[:, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
     return drawn
 
@@ -45,7 +48,7 @@ def bounds(draws: ArrayLike, patients: int, level: float = LEVEL) -> tuple[float
         draws: shape (resamples,); those on which the figure is not defined (NaN) are left out.
         patients: n, of the label that has fewer among those the figure reads. With one there is no spread to be seen.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit
 
     known = np.asarray(draws, dtype=np.float64)
     known = known[np.isfinite(known)]
@@ -53,7 +56,7 @@ def bounds(draws: ArrayLike, patients: int, level: float = LEVEL) -> tuple[float
         return np.nan, np.nan
     tail = (1 - level) / 2
     if patients > 1:
-        tail = float(norm.cdf(np.sqrt(patients / (patients - 1)) * t.ppf(tail, patients - 1)))
+        tail = float(ndtr(np.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, tail)))
     low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -15,6 +15,7 @@ from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, probabilities
 from blastwatch.engines import Outputs, infer_all, open_engine
+from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
 from blastwatch.images import normalise
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
@@ -74,6 +75,7 @@ def build_package(
         (folder / "evidence").mkdir(parents=True)
         shutil.copy(train_folder / "weights.safetensors", folder / layout.WEIGHTS)
         shutil.copy(evaluate_folder / "test_predictions.parquet", folder / layout.PREDICTIONS)
+        shutil.copy(_report(evaluate_folder), folder / layout.REPORT)
         for name, value in evidence.items():
             write_json(folder / "evidence" / f"{name}.json", value)
         maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters)
@@ -87,6 +89,13 @@ def build_package(
             shutil.rmtree(out)
         folder.replace(out)
     return digest
+
+
+def _report(evaluate_folder: Path) -> Path:
+    path = evaluate_folder / layout.REPORT
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Make it with: blastwatch evaluate")
+    return path
 
 
 class _Maker:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from training.pack import Packed
 
+PICTURES = ("confusion", "roc", "reliability", "patients", "parts", "errors")
+"""What the evaluation report shows, each a PNG of that name."""
+
 BLUE, RED, GREY = "#2b6cb0", "#c53030", "#718096"
 
 
@@ -47,6 +50,20 @@ def plot_curves(curves: pd.DataFrame, best_epoch: int, path: Path, *, synthetic:
         axes.legend(fontsize=8)
     left.set_ylabel("cross-entropy")
     figure.savefig(path)
+
+
+def plot_all(
+    table: pd.DataFrame, metrics: dict[str, Any], packed: "Packed", network: "nn.Module", out: Path
+) -> list[Path]:
+    """Every picture of an evaluation, in `out`."""
+    synthetic = bool(metrics["synthetic"])
+    paths = plot_evaluation(table, metrics, out)
+    more = [out / name for name in ("patients.png", "parts.png", "mistakes.png", "errors.png")]
+    plot_patients(metrics, more[0])
+    plot_parts(metrics, more[1])
+    plot_mistakes(table, packed, more[2], synthetic=synthetic)
+    plot_explained_errors(table, packed, network, more[3], synthetic=synthetic)
+    return [*paths, *more]
 
 
 def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> list[Path]:
@@ -90,6 +107,41 @@ def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> 
     axes.set_title(f"ECE {before:.3f} before, {after:.3f} after temperature", fontsize=8)
     figure.savefig(paths[2])
     return paths
+
+
+def plot_patients(metrics: dict[str, Any], path: Path) -> None:
+    """Share of each test patient's cells answered rightly, worst first, and the mean over each label."""
+    rows = pd.DataFrame(metrics["per_patient"]).sort_values(["accuracy", "subject"], ignore_index=True)
+    figure = _figure(9, 3.6, "Test patients", synthetic=bool(metrics["synthetic"]))
+    axes = figure.subplots()
+    for label, color, marker in (("all", RED, "o"), ("hem", BLUE, "s")):
+        own = rows[rows["label"] == label]
+        axes.scatter(own.index, own["accuracy"], color=color, marker=marker, label=f"{label}, {len(own)} patients")
+        axes.axhline(own["accuracy"].mean(), color=color, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="patients, worst first", ylabel="cells answered rightly", ylim=(-0.03, 1.03), xticks=[])
+    axes.legend(fontsize=8, title="dotted: mean over patients", title_fontsize=8)
+    figure.savefig(path)
+
+
+def plot_parts(metrics: dict[str, Any], path: Path) -> None:
+    """AUROC with its interval within every part of the test cells that has one."""
+    rows = [
+        (f"{kind.replace('_', ' ')}: {row['name']}", row["figures"]["auroc"])
+        for kind, parts in metrics["breakdown"].items()
+        for row in parts
+        if "auroc" in row["figures"]
+    ]
+    figure = _figure(9, 1.4 + 0.28 * len(rows), "AUROC within parts of the test cells", synthetic=metrics["synthetic"])
+    axes = figure.subplots()
+    whole = metrics["cells"]["auroc"]["value"]
+    axes.axvline(whole, color=GREY, linewidth=0.8, linestyle=":", label=f"all test cells {whole:.3f}")
+    for place, (_, area) in enumerate(rows):
+        axes.plot([area["low"], area["high"]], [place, place], color=BLUE, linewidth=1.5)
+        axes.plot(area["value"], place, color=BLUE, marker="o", markersize=5)
+    axes.set(xlim=(0, 1.02), xlabel="AUROC, 95 % interval by patient", ylim=(len(rows) - 0.4, -0.6))
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
+    figure.savefig(path)
 
 
 def plot_mistakes(table: pd.DataFrame, packed: "Packed", path: Path, *, synthetic: bool, most: int = 24) -> None:

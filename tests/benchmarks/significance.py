@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--permutations", type=int, default=999)
     parser.add_argument("--resamples", type=int, default=500)
+    parser.add_argument("--gains", type=float, nargs="+", default=GAINS)
     parser.add_argument("--seed-spread", type=float, default=0.0)
     given = parser.parse_args()
     spread = replace(USUAL, seed=given.seed_spread)
@@ -58,7 +59,7 @@ def main() -> None:
         f"patients {spread.patient}, of patients for one model {spread.patient_model}, of cells {spread.cell}, of "
         f"cells for one model {spread.cell_model}, of a training {spread.seed}.\n"
     )
-    for gain in GAINS if not given.seed_spread else GAINS[:1]:
+    for gain in given.gains:
         print(f"| accuracy +{gain:.2f}, patients | {' | '.join(name.replace('_', ' ') for name in METRICS)} |")
         print(f"|---|{'---|' * len(METRICS)}")
         for patients in PATIENTS:

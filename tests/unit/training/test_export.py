@@ -13,6 +13,7 @@ from blastwatch.network import build, save_weights
 from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package, Precision
 from training import export
 from training.card import model_card
+from training.checklists import CLAIM, TRIPOD, UNKNOWN
 from training.packaging import fit_projection
 
 SIZE = 32
@@ -106,6 +107,10 @@ def test_projection_of_few_cells_is_filled_up_with_zeros():
 
 def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> dict:
     figure = {"value": 0.7, "low": 0.6, "high": 0.8}
+    covered = {
+        "calibration_patients": 4, "guaranteed_error": 0.2, "coverage_by_patient": figure, "inside": True,
+        "expected": {"low": 0.5, "high": 1.0},
+    }  # fmt: skip
     sides = {side: {label: {"cells": 40, "groups": patients} for label in ("all", "hem")} for side in SIDES}
     return {
         "metrics": {
@@ -114,11 +119,17 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "size_baseline": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}},
             "counts": {"cells": 80, "groups": 8},
             "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
+            "operating": {"threshold": 0.4, "cells": {"sensitivity": figure}},
+            "size_matched": {"network": figure},
+            "comparisons": [
+                {"baseline": "sizes", "metric": "auroc", "difference": 0.1, "low": -0.02, "high": 0.2, "p_holm": 0.07}
+            ],
+            "conformal": {"error": 0.1, "classes": {"hem": covered, "all": covered | {"inside": False}}},
         },
         "split": {"by": "group", "leaky": leaky, "parted_groups": ["1"], "crossing": 3, "sides": sides},
         "audit": {"findings": []},
         "data": {"images": 320, "subjects": 33, "sources": {"fold 1": 120, "fold 0": 200}},
-        "params": {},
+        "params": {"train": {"balance": "subject", "weights": "scratch"}, "evaluate": {"resamples": 700}},
     }
 
 
@@ -153,9 +164,39 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
     [
         "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
         "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
-        "160 cells of 16 patients",
+        "160 cells of 16 patients", "at the chosen threshold 0.400: sensitivity | 0.700", "cell area | 0.700",
+        "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not", "0.500 to 1.000, as it does |",
+        "700 draws of whole patients", "what weighs the same in training is the subject", "weights scratch",
+        "An unknown number of images were refused", "no patient on two sides",
         "Run `run-1`, code `c0ffee`", "`ffffffffffff`", "Temperature 1.250", "0.800 upwards, `hem` up to 0.200",
     ],
 )  # fmt: skip
 def test_card_states(said):
     assert said in model_card(facts(), evidence(), DRIFT)
+
+
+@pytest.mark.parametrize(("items", "count"), [(TRIPOD, 27), (CLAIM, 44)])
+def test_every_item_of_the_guidelines_is_in_the_card_and_points_at_what_is_there(items, count):
+    numbers = [item.number for item in items]
+    assert len(set(numbers)) == len(numbers)
+    assert {int(number.rstrip("abcdefg")) for number in numbers} == set(range(1, count + 1))
+    card = model_card(facts(), evidence(), DRIFT)
+    headings = {line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")}
+    elsewhere = {"report.html", "title of this card", "evidence/params.json", "this package"}
+    for item in items:
+        assert f"| {item.number} | {item.asks} | {item.answer or UNKNOWN} |" in card
+        for part in filter(None, item.answer.split("; ")):
+            place = part.split(":")[0].split(",")[0]
+            known = place in headings or place in elsewhere or UNKNOWN in part or "this package" in part
+            assert known, part
+
+
+def test_what_only_the_laboratory_knows_is_said_to_be_unknown():
+    card = model_card(facts(), evidence(), DRIFT)
+    for number, asks in (("17", "ethical approval and consent"), ("18a", "funding"), ("13", "image acquisition")):
+        assert f"| {number} | {asks} | not known to the software: to be filled by the laboratory |" in card
+
+
+def test_card_of_a_leaky_split_does_not_say_that_patients_are_apart():
+    assert "patients that are kept apart" in model_card(facts(), evidence(), DRIFT)
+    assert "sides that share patients" in model_card(facts(), evidence(leaky=True), DRIFT)

@@ -1,0 +1,56 @@
+"""Which packages are opened: those of this format, those of the one before, and nothing that was changed."""
+
+import json
+
+import pytest
+
+from blastwatch.errors import PackageError
+from blastwatch.package import FORMAT, MODEL, REPORT, REQUIRED, open_package, seal
+from tests.packages import make_package
+
+
+def remade(folder, *, format_, without=()):
+    """The package as if it had been sealed with another format."""
+    model = json.loads((folder / MODEL).read_text()) | {"format": format_}
+    (folder / MODEL).write_text(json.dumps(model))
+    seal(folder)
+    sealed = json.loads((folder / "digests.json").read_text())
+    from blastwatch.digests import combined_digest
+
+    for name in without:
+        (folder / name).unlink()
+        del sealed["files"][name]
+    sealed["digest"] = combined_digest(sealed["files"])
+    (folder / "digests.json").write_text(json.dumps(sealed))
+    return folder
+
+
+def test_a_package_is_opened_with_its_format(tmp_path):
+    package = open_package(make_package(tmp_path / "package"))
+    assert package.info.format == FORMAT == 3
+    assert (package.folder / REPORT).is_file()
+
+
+def test_a_package_of_the_format_before_has_no_report_and_is_opened(tmp_path):
+    package = open_package(remade(make_package(tmp_path / "package"), format_=2, without=[REPORT]))
+    assert package.info.format == 2
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
+    folder = remade(make_package(tmp_path / "package"), format_=FORMAT, without=[name])
+    with pytest.raises(PackageError, match=f"{name} is not in digests.json"):
+        open_package(folder)
+
+
+@pytest.mark.parametrize("format_", [1, 4, None, "3"])
+def test_other_formats_are_refused(tmp_path, format_):
+    with pytest.raises(PackageError, match=f"of format 2 or 3 but got {format_!r}. Package the model again"):
+        open_package(remade(make_package(tmp_path / "package"), format_=format_))
+
+
+def test_a_package_without_a_report_is_not_sealed(tmp_path):
+    folder = make_package(tmp_path / "package")
+    (folder / REPORT).unlink()
+    with pytest.raises(PackageError, match=f"{REPORT} missing"):
+        seal(folder)

@@ -1,0 +1,159 @@
+"""The evaluation report: what it says, that it needs nothing from outside, and how it looks in a browser."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+from blastwatch import DISCLAIMER
+from blastwatch.manifest import IMPORT, SPLIT_FACTS
+from blastwatch.network import build, save_weights
+from training.evaluation import run_evaluation
+from training.parameters import EvaluateParameters
+from training.plots import PICTURES
+from training.report import NAMES, write_report
+
+
+def pixel():
+    """A picture of one pixel, as PNG."""
+    data = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(data, format="PNG")
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def evaluated(cohort, tmp_path_factory):
+    """Metrics and facts of an untrained network on the small cohort."""
+    import torch
+
+    torch.manual_seed(1)
+    work = tmp_path_factory.mktemp("report")
+    (work / "trained").mkdir()
+    save_weights(build("resnet18"), work / "trained" / "weights.safetensors")
+    training = {
+        "architecture": "resnet18", "leaky": False, "run_id": "run-1", "created": "2026-01-01", "best_epoch": 3,
+        "epochs": 4, "data_digest": "d" * 64, "split_digest": "s" * 64, "git_commit": "", "lock_digest": "",
+        "parameters": {"epochs": 4, "weights_file": ""},
+    }  # fmt: skip
+    (work / "trained" / "train.json").write_text(json.dumps(training))
+    folders = {name: cohort / name for name in ("cells", "split", "pack")}
+    parameters = EvaluateParameters(resamples=40, permutations=100)
+    metrics = run_evaluation(parameters, **folders, trained=work / "trained", out=work / "out")
+    facts = {
+        "training": training,
+        "evaluation": {"resamples": 40, "error": 0.1, "sensitivity": 0.9},
+        "split": json.loads((cohort / "split" / SPLIT_FACTS).read_text()),
+        "data": json.loads((cohort / "cells" / IMPORT).read_text()),
+    }
+    return metrics, facts
+
+
+@pytest.fixture
+def written(evaluated, tmp_path):
+    """Writes the page with changed metrics or split facts."""
+
+    def write(split=(), **changes):
+        metrics, facts = evaluated
+        pictures = {name: tmp_path / f"{name}.png" for name in PICTURES}
+        for path in pictures.values():
+            path.write_bytes(pixel())
+        told = facts | {"split": facts["split"] | dict(split)}
+        return write_report(metrics | changes, told, pictures, tmp_path / "report.html")
+
+    return write
+
+
+class Outline(HTMLParser):
+    """Tags with their attributes, in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def all(self, *names):
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def test_the_page_says_what_the_metrics_say(written, evaluated):
+    metrics, _ = evaluated
+    text = written().read_text()
+    assert DISCLAIMER in text
+    auroc = metrics["cells"]["auroc"]
+    assert f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})" in text
+    for name in (*metrics["cells"], *metrics["patients"]):
+        assert NAMES.get(name, name) in text
+    for row in metrics["per_patient"]:
+        assert f'<th scope="row">{row["subject"]}</th>' in text
+    assert text.count("rowgroup") == 6
+    assert "run-1" in text and "weights_file none" in text and "best epoch 3 of 4" in text
+
+
+def test_synthetic_and_leaky_are_said_before_any_figure(written):
+    text = written(leaky=True, split={"by": "image", "parted_groups": ["a", "b"], "crossing": 7}).read_text()
+    for word in ("<strong>SYNTHETIC.</strong>", "<strong>LEAKY.</strong>", "2 groups of patients stand on several"):
+        assert text.index(word) < text.index("<h2>")
+    assert "<title>SYNTHETIC: LEAKY:" in text
+    clean = written(synthetic=False, leaky=False).read_text()
+    assert "SYNTHETIC" not in clean and "LEAKY" not in clean
+
+
+def test_few_test_patients_are_warned_of(written, evaluated):
+    assert "Too few test patients" in written().read_text()
+    sides = json.loads(json.dumps(evaluated[1]["split"]["sides"]))
+    for name in ("all", "hem"):
+        sides["test"][name]["groups"] = 5
+    assert "Too few test patients" not in written(split={"sides": sides}).read_text()
+
+
+def test_the_page_needs_nothing_from_outside(written):
+    page = Outline(written().read_text())
+    assert not page.all("script", "link", "iframe", "object", "embed")
+    sources = [attributes["src"] for attributes in page.all("img")]
+    assert len(sources) == len(PICTURES)
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "url(" not in written().read_text() and "@import" not in written().read_text()
+
+
+def test_headings_tables_and_pictures_can_be_read_aloud(written):
+    text = written().read_text()
+    page = Outline(text)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(len(attributes["alt"]) > 20 for attributes in page.all("img"))
+    assert all("scope" in attributes for attributes in page.all("th"))
+    regions = [attributes for attributes in page.all("div") if attributes.get("class") == "wide"]
+    assert len(regions) == len(page.all("table"))
+    assert len({attributes["aria-label"] for attributes in regions}) == len(regions)
+    assert all(attributes["tabindex"] == "0" for attributes in regions)
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_text_of_the_data_is_escaped(written, evaluated):
+    rows = [evaluated[0]["per_patient"][0] | {"subject": "<script>alert(1)</script>"}]
+    assert "<script>" not in written(per_patient=rows).read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_fits_the_window(written, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(written().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith("data:")] == [page.url]
+    assert said == []
+    assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth > 0)")
+    page.get_by_text("Each patient").click()
+    assert page.get_by_role("region", name="Each patient").is_visible()
+    page.close()
