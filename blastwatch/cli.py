@@ -19,6 +19,8 @@ class LazyGroup(click.Group):
         "pretrain": ("training.commands", "Pretrain a network without labels, on the training side alone."),
         "train": ("training.commands", "Train a network on the split cells and track the run."),
         "evaluate": ("training.commands", "Measure the trained network on the test patients."),
+        "crossvalidate": ("training.experiment_commands", "Train and test recipes on every fold of patients."),
+        "search": ("training.experiment_commands", "Search parameters on validation patients alone."),
         "package": ("training.commands", "Put network, reference and evidence into a model package."),
         "registry": ("blastwatch.registry_commands", "Register, promote and roll back model versions."),
         "serve": ("serving.commands", "Start the prediction service."),

@@ -7,7 +7,9 @@ trains it on the cohort in DATA and writes OUT/weights.safetensors and OUT/curve
 
 import json
 import multiprocessing
+import resource
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,12 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
+from blastwatch.errors import DataError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.network import save_weights
 from training import loop
 from training.augmentation import Draws
+from training.checkpoint import save_checkpoint
 from training.distributed import world_of_torchrun
 from training.fitting import Fit
 from training.loop import Trainer
@@ -74,11 +78,20 @@ def train_small(data: Path, out: Path, *, seconds: float = 0.0, look: int = 1, *
     return done
 
 
-def in_process(data: Path, out: Path) -> multiprocessing.Process:
-    """The same training, started in a process of its own that has torch already."""
+def save_with_little_room(path: Path, room: int) -> None:
+    """Write a checkpoint that the system lets grow to `room` bytes alone; ends with the error's words as exit code."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        save_checkpoint(path, {"weights": torch.zeros(room)})
+    except DataError as error:
+        sys.exit(str(error))
+
+
+def in_process(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+    """Some work, started in a process of its own that has torch already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=train_small, args=(data, out))
+    process = context.Process(target=work, args=arguments)
     process.start()
     return process
 

@@ -57,7 +57,7 @@ class World:
         trains = any(parameter.requires_grad for parameter in network.parameters())
         if self.size == 1 or not trains:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
@@ -101,6 +101,26 @@ def share_statistics(network: nn.Module, world: World) -> nn.Module:
     return network
 
 
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; what one of them changes, all feel, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast(Tensor, _Summed.apply(values))
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) over the batch of all processes, for gloo.
 
@@ -111,15 +131,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as the class above calls it)
         if not self.training:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
-        cells = input.float()
+        cells = input.double() if input.dtype == torch.float64 else input.float()
         size = torch.distributed.get_world_size()
         axes = (0, 2, 3)
         # The mean of all means, then the mean of all squares around it: equal counts make both exact.
-        mean = all_reduce(cells.mean(axes)) / size  # type: ignore[no-untyped-call]
+        mean = _summed(cells.mean(axes)) / size
         centred = cells - mean[None, :, None, None]
-        variance = all_reduce((centred * centred).mean(axes)) / size  # type: ignore[no-untyped-call]
+        variance = _summed((centred * centred).mean(axes)) / size
         self._remember(mean.detach(), variance.detach(), cells.numel() // cells.shape[1] * size)
         scaled = centred * torch.rsqrt(variance + self.eps)[None, :, None, None]
         out: Tensor = scaled * self.weight[None, :, None, None] + self.bias[None, :, None, None]

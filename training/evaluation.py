@@ -183,19 +183,24 @@ def _operating(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParamete
     }
 
 
-def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
-    """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
+def ece_draws(table: pd.DataFrame, draws: Floats) -> dict[str, Floats]:
+    """ECE before and after temperature scaling, and how much the scaling lowered it: on the cells themselves, then on
+    each draw."""
     every = np.concatenate([np.ones((1, draws.shape[1])), draws])
     plain = probabilities(table[["logit_hem", "logit_all"]].to_numpy(), 1.0)[:, POSITIVE]
-    units = units_of(table)
     before = figures(units_of(table.assign(probability=plain)), every, ["ece"])["ece"]
-    after = figures(units, every, ["ece"])["ece"]
-    behind = patients_behind(units, "ece")
-    found = {"before": before, "after": after, "lowered_by": before - after}
+    after = figures(units_of(table), every, ["ece"])["ece"]
+    return {"before": before, "after": after, "lowered_by": before - after}
+
+
+def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
+    """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
+    found = ece_draws(table, draws)
+    behind = patients_behind(units_of(table), "ece")
     return {
         "temperature": temperature,
-        "ece_before": float(before[0]),
-        "ece_after": float(after[0]),
+        "ece_before": float(found["before"][0]),
+        "ece_after": float(found["after"][0]),
         "ece": {name: as_interval(values, behind) for name, values in found.items()},
     }
 

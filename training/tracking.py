@@ -1,7 +1,7 @@
 """The MLflow run behind a model: where it is kept, how it is found again, and how it ends."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from mlflow import ActiveRun
 
 SYSTEM_METRICS_INTERVAL = 5  # seconds
+PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"  # tags by which MLflow nests and names runs
 
 
 @contextmanager
 def open_run(
-    settings: Settings, *, run_id: str | None = None, tags: dict[str, str] | None = None
+    settings: Settings, *, run_id: str | None = None, tags: dict[str, str] | None = None, machine: bool = True
 ) -> "Iterator[ActiveRun]":
-    """Start a run, or go on with one; an error marks it FAILED.
+    """Start a run, or go on with one; an error marks it FAILED. Within a run that is open it becomes that one's child.
+
+    Args:
+        machine: log the load of the machine, too; a parent of runs leaves that to its children.
 
     Raises:
         RegistryUnreachable, RegistryError: where MLflow cannot be used.
@@ -37,10 +41,33 @@ def open_run(
     try:
         if run_id is None:
             _experiment(settings)
-        run = mlflow.start_run(run_id=run_id, tags=tags, log_system_metrics=run_id is None)
+        parent = mlflow.active_run()
+        if parent is not None:
+            tags = (tags or {}) | {PARENT: parent.info.run_id}
+        run = mlflow.start_run(
+            run_id=run_id, tags=tags, nested=parent is not None, log_system_metrics=machine and run_id is None
+        )
     except MlflowException as error:
         raise RegistryError(f"MLflow at {settings.tracking_uri} cannot open the run: {error.message}") from error
     with run:
+        yield run
+
+
+@contextmanager
+def open_parent(
+    settings: Settings, *, key: str, name: str, tags: Mapping[str, str], parameters: Mapping[str, Any]
+) -> "Iterator[ActiveRun]":
+    """Open the run above those that are started within: the one with this key where there is one.
+
+    Args:
+        key: what tells it from others, a digest. parameters: logged when it is new.
+    """
+    known = unfinished_run(settings, key)
+    with open_run(settings, run_id=known, tags={**tags, NAME: name, "blastwatch.key": key}, machine=False) as run:
+        if known is None:
+            import mlflow
+
+            mlflow.log_params(dict(parameters))
         yield run
 
 
@@ -56,7 +83,7 @@ def _experiment(settings: Settings) -> None:
 
 
 def unfinished_run(settings: Settings, key: str) -> str | None:
-    """The run that a stopped training left behind, found by the tag `blastwatch.key`."""
+    """The latest run with the tag `blastwatch.key`: what a stopped training left behind."""
     check_reachable(settings.tracking_uri)
     import mlflow
 

@@ -1,6 +1,7 @@
 """One training: from the split and the pack to weights, curves and a tracked run."""
 
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,31 @@ from training.tracking import flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
 
 WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """What a training that is one of many is given.
+
+    labels: further tags of its run. on_epoch: called with the row of the curves after each epoch; what it raises stops
+    the training and leaves the checkpoint.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    on_epoch: Callable[[Row], None] = lambda row: None  # noqa: ARG005
 
 
 def run_training(
-    parameters: Parameters, settings: Settings, *, cells: Path, split: Path, pack: Path, out: Path
+    parameters: Parameters,
+    settings: Settings,
+    within: Within | None = None,
+    /,
+    *,
+    cells: Path,
+    split: Path,
+    pack: Path,
+    out: Path,
 ) -> dict[str, Any]:
     """Train, track and write `weights.safetensors`, `train.json` and `curves.csv`; resumes a stopped training.
 
@@ -49,7 +71,8 @@ def run_training(
     packed = open_pack(pack, manifest)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest})
-    checkpoint = settings.home / "checkpoints" / f"{key}.pt"
+    checkpoint = checkpoint_path(settings, key)
+    within = within or Within()
     project = Path(blastwatch.__file__).parents[1]
     facts: dict[str, Any] = {
         "data_digest": manifest.digest,
@@ -68,12 +91,18 @@ def run_training(
         going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
         named = ("data_digest", "split_digest", "git_commit", "lock_digest", "synthetic", "leaky")
         tags = {f"blastwatch.{name}": str(facts[name]).lower() for name in named} | {"blastwatch.key": key}
+        tags |= within.labels
         with open_run(settings, run_id=going_on, tags=tags) as run:
             import mlflow
 
             if going_on is None:
                 mlflow.log_params(flat(parameters.to_dict()))
-            done = _fit(parameters.train, rows, packed, checkpoint, world).run(_tell)
+
+            def told(row: Row) -> None:
+                _tell(row)
+                within.on_epoch(row)
+
+            done = _fit(parameters.train, rows, packed, checkpoint, world).run(told)
             facts |= {
                 "run_id": run.info.run_id,
                 "created": history.now(),
@@ -87,17 +116,22 @@ def run_training(
     return facts
 
 
+def checkpoint_path(settings: Settings, key: str) -> Path:
+    """Where the training whose run carries the tag `blastwatch.key` leaves its checkpoint."""
+    return settings.home / "checkpoints" / f"{key}.pt"
+
+
 def _fit(parameters: TrainParameters, rows: pd.DataFrame, packed: Packed, checkpoint: Path, world: World) -> Fit:
     network = first_network(parameters.architecture, parameters.weights, parameters.weights_file, seed=parameters.seed)
     trainer = Trainer(network, parameters, packed, side_of(rows, packed, "train", parameters.balance), world)
     return Fit(trainer, side_of(rows, packed, "validation", "subject"), checkpoint)
 
 
-def _say_nothing(row: dict[str, float]) -> None:
+def _say_nothing(row: Row) -> None:
     """What processes beside the first one tell of an epoch."""
 
 
-def _tell(row: dict[str, float]) -> None:
+def _tell(row: Row) -> None:
     import mlflow
 
     mlflow.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))

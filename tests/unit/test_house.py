@@ -19,8 +19,8 @@ MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rg
 OF_TORCH = tuple(
     f"training.{name}"
     for name in (
-        "augmentation", "distributed", "evaluation", "feeding", "fitting", "loop", "optimizing", "precision",
-        "pretraining", "robust", "training_run",
+        "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers", "loop",
+        "optimizing", "pooled", "precision", "pretraining", "robust", "search", "training_run",
     )
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "mlflow", "bentoml", "evidently", "openvino", "nncf", "onnx", "matplotlib", "dvc")

@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.trainings import in_process, train_small
+from tests.trainings import in_process, save_with_little_room, train_small
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 KILLS = 10
 MOST_SECONDS = 60
@@ -20,12 +21,15 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(cohort, tmp_path)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    train_small(cohort, whole)
+    # In a process of its own as well: how many threads another test has set would show in the last bits.
+    undisturbed = in_process(train_small, cohort, whole)
+    undisturbed.join(MOST_SECONDS)
+    assert undisturbed.exitcode == 0
     random = np.random.default_rng(8)
     killed = 0
     for _ in range(KILLS):
         before = _mark(cut)
-        process = in_process(cohort, cut)
+        process = in_process(train_small, cohort, cut)
         end = time.monotonic() + MOST_SECONDS
         # Not before it has gone on by a step at least, so that ten kills do not keep it at the beginning.
         while _mark(cut) == before and process.is_alive():
@@ -36,7 +40,7 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(cohort, tmp_path)
         process.kill()
         process.join()
     assert killed == KILLS, "the training ended before it was killed ten times"
-    last = in_process(cohort, cut)
+    last = in_process(train_small, cohort, cut)
     last.join(MOST_SECONDS)
     assert last.exitcode == 0
     assert (cut / "curves.json").read_text() == (whole / "curves.json").read_text()
@@ -60,3 +64,12 @@ def test_two_processes_come_to_the_losses_of_one(cohort, tmp_path, monkeypatch):
     two = json.loads((tmp_path / "two" / "curves.json").read_text())
     for name in ("train_loss", "validation_loss"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=2e-5)
+
+
+def test_where_the_disk_takes_no_more_the_last_checkpoint_stays(tmp_path, capfd):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"epoch": 1})
+    process = in_process(save_with_little_room, path, 4096)
+    process.join(MOST_SECONDS)
+    assert process.exitcode == 1 and "The one before it stays usable" in capfd.readouterr().err
+    assert load_checkpoint(path) == {"epoch": 1} and [file.name for file in tmp_path.iterdir()] == [path.name]

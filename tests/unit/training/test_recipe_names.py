@@ -1,0 +1,48 @@
+"""Recipes of a comparison: what a call names, and what is no recipe."""
+
+import pytest
+
+from blastwatch.errors import UsageError
+from training.recipes import read_recipes
+
+
+def names(**given):
+    return [recipe.name for recipe in read_recipes(None, [], **given)]
+
+
+def test_without_a_name_the_one_recipe_is_that_of_the_parameters():
+    [recipe] = read_recipes(None, ["train.architecture=resnet18", "train.epochs=3"])
+    assert (recipe.name, recipe.parameters.train.epochs) == ("resnet18", 3)
+
+
+def test_each_recipe_has_its_own_overrides_on_top_of_those_of_all():
+    first, second = read_recipes(
+        None, ["train.epochs=3"], architectures="resnet18", named=["strong:train.augment=2,train.epochs=4"]
+    )
+    assert (first.name, first.parameters.train.architecture, first.parameters.train.epochs) == (
+        "resnet18",
+        "resnet18",
+        3,
+    )
+    assert (second.name, second.parameters.train.augment, second.parameters.train.epochs) == ("strong", 2.0, 4)
+    assert second.parameters.train.architecture == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"architectures": "resnet18,alexnet9"}, "alexnet9"),
+        ({"architectures": "resnet18,resnet18"}, "resnet18 is named twice"),
+        ({"named": ["a:train.epochs=3", "A:train.epochs=4"]}, "A is named twice"),
+        ({"named": ["a:train.epochs=3", "b:train.epochs=3"]}, "a and b have the same parameters"),
+        ({"named": ["a/b:train.epochs=3"]}, "letters, digits"),
+        ({"named": [":train.epochs=3"]}, "letters, digits"),
+        ({"named": ["sizes:train.epochs=3"], "taken": ("sizes",)}, "needs another name"),
+        ({"named": ["small:image.size=64"]}, "keys of train or evaluate"),
+        ({"named": ["a:train.epoch=3"]}, "keys of train"),
+        ({"named": ["a:train.epochs"]}, r"SECTION\.KEY=VALUE"),
+    ],
+)
+def test_what_is_no_recipe_is_said(given, said):
+    with pytest.raises(UsageError, match=said):
+        names(**given)

@@ -1,0 +1,172 @@
+"""Group k-fold cross-validation: every patient is tested exactly once, by a network that never saw any of their cells.
+
+A folder of a cross-validation holds
+
+    folds/K/                the split whose test side is fold K
+    recipes/NAME/K/train    weights, curves and facts of one training; beside it evaluate, its answers to fold K
+    recipes/baselines/      the answers of `training.baselines`
+    predictions.parquet     every answer of every recipe, `training.pooled.POOLED_COLUMNS`
+    crossvalidation.json    all figures; crossvalidation.html shows them
+
+and MLflow one run, with a child a recipe and fold. What is done stays done while its inputs are the same.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from blastwatch import DISCLAIMER
+from blastwatch.console import say
+from blastwatch.digests import json_digest
+from blastwatch.errors import UsageError
+from blastwatch.manifest import Cells, read_cells, write_json
+from blastwatch.settings import Settings
+from training.audit import read_audit
+from training.baselines import BASELINES
+from training.fold_answers import GUARANTEED, Answers, Folds, baseline_folds, check_image, for_fold, network_answers
+from training.folds import counts, fold_splits, folds_digest, write_folds
+from training.pack import open_pack
+from training.pages import render
+from training.pooled import compare, pool, pooled_figures, promised_coverage, write_pooled
+from training.pretraining import check_unseen
+from training.recipes import Recipe
+from training.steps import alone
+from training.tracking import flat, open_parent
+
+FIGURES, PREDICTIONS, PAGE = "crossvalidation.json", "predictions.parquet", "crossvalidation.html"
+SHARED = ("split", "image", "evaluate")
+
+
+def run_crossvalidation(
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    *,
+    cells: Path,
+    audit: Path,
+    pack: Path,
+    out: Path,
+    reference: str = "",
+) -> dict[str, Any]:
+    """Train and test every recipe on every fold, pool the answers, compare, and write all of it into `out`.
+
+    Args:
+        recipes: with the same `split` and `image` parameters. reference: the recipe that claims to be better than the
+            others and the baselines; the first if not given.
+
+    Returns:
+        What `crossvalidation.json` says.
+
+    Raises:
+        UsageError: where the folds do not fit the data set, weights are missing, or the reference is no recipe.
+        LeakFound: where pretrained weights have seen a patient whom their fold holds out.
+        DataError: where the pack is none of these parameters.
+    """
+    reference = reference or recipes[0].name
+    if reference not in [recipe.name for recipe in recipes]:
+        told = ", ".join(recipe.name for recipe in recipes)
+        raise UsageError(f"Expected the reference to be one of the recipes {told} but got {reference!r}.")
+    base = recipes[0].parameters
+    manifest = read_cells(cells)
+    packed = open_pack(pack, manifest)
+    check_image(packed, base.image, pack)
+    found = read_audit(audit, manifest)
+    splits = fold_splits(manifest, found, base.split)
+    _check_weights(recipes, splits)
+    digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
+    with alone(out):
+        folders = write_folds(splits, manifest, found, base.split, out / "folds")
+        folds = Folds(cells=cells, pack=pack, packed=packed, splits=folders, digests=digests, out=out / "recipes")
+        shared = flat({"split": asdict(base.split), "image": asdict(base.image)})
+        del shared["split.fold"]  # every one has its turn
+        with open_parent(
+            settings,
+            key=json_digest({"crossvalidation": str(out.absolute()), **digests}),
+            name=f"cross-validation, {base.split.folds} folds",
+            tags=_tags(digests, synthetic=manifest.synthetic),
+            parameters=shared,
+        ) as run:
+            answers = _networks(recipes, folds, settings) | baseline_folds(base, folds)
+            tables, figures = _figures(recipes, answers, manifest)
+            facts = {
+                "run_id": run.info.run_id,
+                **{f"{name}_digest": digest for name, digest in digests.items()},
+                "synthetic": manifest.synthetic,
+                "counts": _count(splits[0]),
+                "folds": [dict(counts(rows)) for rows in splits],
+                "parameters": {name: asdict(getattr(base, name)) for name in SHARED},
+                "reference": reference,
+                "recipes": figures,
+                "comparison": compare(tables, reference, base.evaluate),
+            }
+            write_pooled(tables, out / PREDICTIONS)
+            _write(facts, out)
+    return facts
+
+
+def _check_weights(recipes: Sequence[Recipe], splits: Sequence[pd.DataFrame]) -> None:
+    """Say now, and not after hours, that a file of weights is missing or has seen a patient who is held out."""
+    for recipe in recipes:
+        for fold, rows in enumerate(splits):
+            train = for_fold(recipe.parameters, fold).train
+            if train.weights == "file":
+                check_unseen(Path(train.weights_file), rows)
+
+
+def _networks(recipes: Sequence[Recipe], folds: Folds, settings: Settings) -> dict[str, dict[int, Answers]]:
+    """Answers by recipe and fold; says how far it is."""
+    turns = [(recipe, fold) for recipe in recipes for fold in range(len(folds.splits))]
+    answers: dict[str, dict[int, Answers]] = {recipe.name: {} for recipe in recipes}
+    seconds: list[float] = []  # of those that were not done before
+    for number, (recipe, fold) in enumerate(turns):
+        left = f", about {sum(seconds) / len(seconds) * (len(turns) - number) / 60:.0f} min left" if seconds else ""
+        say(f"[{number + 1}/{len(turns)}] {recipe.name}, fold {fold}{left}")
+        started = time.monotonic()
+        found = answers[recipe.name][fold] = network_answers(recipe, fold, folds, settings)
+        if found.anew:
+            seconds.append(time.monotonic() - started)
+    return answers
+
+
+def _figures(
+    recipes: Sequence[Recipe], answers: Mapping[str, Mapping[int, Answers]], manifest: Cells
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The pooled table and the figures of each recipe and baseline."""
+    parameters = {recipe.name: asdict(recipe.parameters.train) for recipe in recipes}
+    tables, figures = {}, {}
+    for name, by_fold in answers.items():
+        tables[name] = pool({fold: part.table for fold, part in by_fold.items()}, name, manifest.rows["path"])
+        thresholds = {fold: part.thresholds for fold, part in by_fold.items()}
+        found = pooled_figures(tables[name], thresholds, recipes[0].parameters.evaluate)
+        for row in found["folds"]:
+            row |= by_fold[row["fold"]].facts
+        errors = {fold: part.facts[GUARANTEED] for fold, part in by_fold.items()}
+        found["promised_coverage"] = promised_coverage(tables[name], errors)
+        kind = "baseline" if name in BASELINES else "network"
+        figures[name] = {"kind": kind, "parameters": parameters.get(name, {}), **found}
+    return tables, figures
+
+
+def _tags(digests: Mapping[str, str], *, synthetic: bool) -> dict[str, str]:
+    tags = {f"blastwatch.{name}_digest": digest for name, digest in digests.items()}
+    return tags | {"blastwatch.synthetic": str(synthetic).lower()}
+
+
+def _count(rows: pd.DataFrame) -> dict[str, int]:
+    return {"cells": len(rows), **{f"{name}s": int(rows[name].nunique()) for name in ("subject", "group")}}
+
+
+def _write(facts: dict[str, Any], out: Path) -> None:
+    """The figures as JSON and as a page; both, the answers and the main figures go into the open run, too."""
+    import mlflow
+
+    write_json(out / FIGURES, facts)
+    (out / PAGE).write_text(render(PAGE, facts=facts, disclaimer=DISCLAIMER))
+    for name, recipe in facts["recipes"].items():
+        for part in ("cells", "patients"):
+            mlflow.log_metrics({f"{name}.{part}.{metric}": row["value"] for metric, row in recipe[part].items()})
+    for file in (FIGURES, PAGE, PREDICTIONS):
+        mlflow.log_artifact(str(out / file))

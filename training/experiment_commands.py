@@ -1,0 +1,103 @@
+"""The commands `blastwatch crossvalidate` and `search`: what compares many trainings."""
+
+from pathlib import Path
+
+import click
+
+from blastwatch.console import json_option, print_json, say
+from blastwatch.settings import load
+from training.options import FILE, folders, parameter_options
+
+SHOWN = {"cells": ("auroc", "weighted_f1"), "patients": ("mean_accuracy", "worst_quarter_accuracy")}
+OBJECTIVES = ("mean_accuracy", "worst_quarter_accuracy", "auroc", "loss")
+
+
+@click.command()
+@click.option("--architectures", default="", metavar="NAME,NAME", help="A recipe for each; else train.architecture.")
+@click.option("--recipe", "named", multiple=True, metavar="NAME:KEY=VALUE,...", help="Such as strong:train.augment=2.")
+@click.option(
+    "--reference", default="", metavar="NAME", help="What is held against the others; the first if not given."
+)
+@parameter_options
+@folders(cells="data/cells", audit="data/audit", pack="data/pack", out="results/crossvalidation")
+@json_option
+def crossvalidate(
+    architectures: str,
+    named: tuple[str, ...],
+    reference: str,
+    params: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    **places: Path,
+) -> None:
+    """Train and test recipes on every fold of patients (split.folds) and compare them; goes on where it stopped."""
+    from training.baselines import BASELINES
+    from training.crossvalidation import PAGE, run_crossvalidation
+    from training.recipes import read_recipes
+
+    recipes = read_recipes(params, overrides, architectures=architectures, named=named, taken=("baselines", *BASELINES))
+    facts = run_crossvalidation(recipes, load(), **places, reference=reference)
+    if as_json:
+        print_json(facts)
+        return
+    kind = "synthetic cells" if facts["synthetic"] else "cells"
+    say(f"{facts['counts']['cells']} {kind} of {facts['counts']['groups']} patients; 95 % intervals by patient")
+    for name, recipe in facts["recipes"].items():
+        for part, metrics in SHOWN.items():
+            for metric in metrics:
+                row = recipe[part][metric]
+                say(f"  {name:<20} {metric:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+    for row in facts["comparison"]:
+        if row["metric"] in SHOWN["cells"] + SHOWN["patients"]:
+            say(
+                f"  {facts['reference']} - {row['baseline']:<12} {row['metric']:<24} {row['difference']:+.3f}  "
+                f"({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.4f}, by Holm {row['p_holm']:.4f}"
+            )
+    say(f"All of it: {places['out'] / PAGE}")
+
+
+@click.command()
+@click.option("--trials", type=click.IntRange(1), required=True, help="Trials in all, those done before included.")
+@click.option("--range", "ranges", multiple=True, metavar="KEY=LOW..HIGH[:log]", help="Or KEY=A|B|C; may be repeated.")
+@click.option("--ranges", "file", type=FILE, help="YAML file of KEY: LOW..HIGH[:log].")
+@click.option(
+    "--objective", type=click.Choice(OBJECTIVES), default=OBJECTIVES[0], show_default=True,
+    help="Figure on validation patients.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the sampler.")
+@parameter_options
+@folders(cells="data/cells", split="data/split", pack="data/pack", out="results/search")
+@json_option
+def search(
+    trials: int,
+    ranges: tuple[str, ...],
+    file: Path | None,
+    objective: str,
+    seed: int,
+    params: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    **places: Path,
+) -> None:
+    """Search parameters of training on validation patients alone (Optuna); goes on where it was stopped."""
+    from training.search import Plan, run_search
+    from training.search_space import read_space
+
+    plan = Plan(
+        params=params,
+        overrides=overrides,
+        space=read_space(file, ranges),
+        trials=trials,
+        objective=objective,
+        seed=seed,
+    )
+    facts = run_search(plan, load(), **places)
+    if as_json:
+        print_json(facts)
+        return
+    states = ", ".join(f"{number} {state}" for state, number in facts["states"].items())
+    best = facts["best"]
+    say(
+        f"{states}. Best {objective} on validation patients: {best['value']:.4f} in trial {best['trial']}. Take it with"
+    )
+    say("  " + " ".join(f"--set {key}={value}" for key, value in best["parameters"].items()))

@@ -1,0 +1,216 @@
+"""One fold of a cross-validation: what a recipe, trained on the other folds, answers to it. Nothing is done twice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from blastwatch.console import say
+from blastwatch.decision import Thresholds
+from blastwatch.digests import file_digest
+from blastwatch.errors import DataError, UsageError
+from blastwatch.manifest import SPLIT_FACTS, read_json, read_split, write_json
+from blastwatch.settings import Settings
+from training import evaluation
+from training.baselines import BASELINES, baseline_answers, cell_statistics
+from training.loop import predict_logits
+from training.pack import Packed
+from training.parameters import EvaluateParameters, ImageParameters, Parameters
+from training.pooled import fold_figures
+from training.recipes import Recipe
+from training.steps import take_once
+from training.tracking import NAME, PARENT, flat, open_run
+from training.training_run import FACTS, WEIGHTS, Within, run_training
+
+RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
+ANSWERS, FITTED, GUARANTEED = "answers.parquet", "fitted.json", "guaranteed_error"
+DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
+LOWEST = 1e-12  # probability that a logarithm is taken of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The answers to the test side of one fold, `PREDICTION_COLUMNS`.
+
+    facts: what is known of how they came about. anew: whether they were made now.
+    """
+
+    table: pd.DataFrame
+    thresholds: Thresholds
+    facts: dict[str, Any]
+    anew: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """What all recipes share. splits: folder of each fold's split; digests: of data, split (all folds) and pack."""
+
+    cells: Path
+    pack: Path
+    packed: Packed
+    splits: list[Path]
+    digests: Mapping[str, str]
+    out: Path
+
+
+def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
+    """Raise `DataError` where cells were packed with another crop or size than the parameters say."""
+    found = packed.preprocessing
+    if (found.crop, found.size) != (wanted.crop, wanted.size):
+        raise DataError(
+            f"Expected cells packed with image.crop={wanted.crop} and image.size={wanted.size} in {folder} but they "
+            f"have {found.crop} and {found.size}. Run blastwatch data pack anew."
+        )
+
+
+def for_fold(parameters: Parameters, fold: int) -> Parameters:
+    """The parameters with `{fold}` in train.weights_file filled in: weights may be pretrained for each fold.
+
+    Raises:
+        UsageError: where there is no such file.
+    """
+    name = parameters.train.weights_file.replace("{fold}", str(fold))
+    if name and not Path(name).is_file():
+        raise UsageError(
+            f"Expected a file of weights for fold {fold} at {name} (train.weights_file) but there is none."
+        )
+    return replace(parameters, train=replace(parameters.train, weights_file=name))
+
+
+def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings) -> Answers:
+    """Train and evaluate within the open MLflow run, each as its inputs ask for it."""
+    what, split = f"{recipe.name}, fold {fold}", folds.splits[fold]
+    trained, evaluated = (folds.out / recipe.name / str(fold) / part for part in ("train", "evaluate"))
+    places = {"cells": folds.cells, "split": split, "pack": folds.pack}
+    parameters = for_fold(recipe.parameters, fold)
+    sections = parameters.to_dict()
+    digest = read_json(split / SPLIT_FACTS, made_by="blastwatch crossvalidate")["digest"]
+
+    def train() -> None:
+        labels = {NAME: what, RECIPE: recipe.name, FOLD: str(fold)}
+        facts = run_training(parameters, settings, Within(labels=labels), **places, out=trained)
+        _supersede(recipe.name, fold, facts["run_id"])
+
+    def evaluate() -> None:
+        found = network_table(trained, read_split(folds.cells, split), folds.packed, parameters.evaluate)
+        write_answers(evaluated, *found)
+        figures = fold_figures(found[0], found[1].conformal.thresholds)
+        with open_run(settings, run_id=read_json(trained / FACTS, made_by="blastwatch crossvalidate")["run_id"]):
+            import mlflow
+
+            for part in ("cells", "patients"):
+                mlflow.log_metrics({f"test.{part}.{name}": value for name, value in figures[part].items()})
+
+    inputs = {**folds.digests, "split": digest, **flat({name: sections[name] for name in ("image", "train")})}
+    if parameters.train.weights_file:
+        inputs["weights"] = file_digest(Path(parameters.train.weights_file))
+    anew = take_once(trained, inputs, train, what=f"Training of {what}")
+    inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS)}
+    inputs |= flat({"evaluate": {key: value for key, value in sections["evaluate"].items() if key not in DRAWN}})
+    anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
+    if not anew:
+        say(f"{what}: done before")
+    facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
+    kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
+    return read_answers(evaluated, kept, anew=anew)
+
+
+def network_table(
+    trained: Path, rows: pd.DataFrame, packed: Packed, parameters: EvaluateParameters
+) -> tuple[pd.DataFrame, evaluation.Fitted]:
+    """What a trained network answers to the test side, and what was fitted on the calibration side.
+
+    Args:
+        trained: folder that `run_training` wrote. rows: of `read_split`.
+    """
+    network, _ = evaluation.read_trained(trained)
+    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    held, tested = (rows[rows["side"] == side].sort_values("path") for side in ("calibration", "test"))
+    held_logits, logits = (
+        predict_logits(network, packed, packed.rows_of(part["path"].tolist())) for part in (held, tested)
+    )
+    fitted = evaluation.fit(held, held_logits, parameters)
+    return evaluation.prediction_table(tested, logits, fitted.temperature), fitted
+
+
+def write_answers(folder: Path, table: pd.DataFrame, fitted: evaluation.Fitted) -> None:
+    """The answers as Parquet, and what was fitted for them as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / ANSWERS, index=False)
+    limits = fitted.conformal.thresholds
+    write_json(
+        folder / FITTED,
+        {
+            "temperature": fitted.temperature,
+            "hem": limits.hem,
+            "all": limits.all,
+            GUARANTEED: fitted.conformal.guaranteed,
+        },
+    )
+
+
+def read_answers(folder: Path, facts: Mapping[str, Any], *, anew: bool) -> Answers:
+    """What `write_answers` wrote; the facts are added to."""
+    fitted = read_json(folder / FITTED, made_by="blastwatch crossvalidate")
+    return Answers(
+        table=pd.read_parquet(folder / ANSWERS),
+        thresholds=Thresholds(hem=fitted["hem"], all=fitted["all"]),
+        facts={**facts, "temperature": fitted["temperature"], GUARANTEED: fitted[GUARANTEED]},
+        anew=anew,
+    )
+
+
+def _supersede(recipe: str, fold: int, run_id: str) -> None:
+    """Mark the earlier children of the open run that had the same recipe and fold."""
+    import mlflow
+
+    parent = mlflow.active_run()
+    assert parent is not None, "called within the run of the cross-validation"
+    client = mlflow.MlflowClient()
+    wanted = f"tags.`{PARENT}` = '{parent.info.run_id}' and tags.`{RECIPE}` = '{recipe}' and tags.`{FOLD}` = '{fold}'"
+    for child in client.search_runs([parent.info.experiment_id], wanted):
+        if child.info.run_id != run_id:
+            client.set_tag(child.info.run_id, SUPERSEDED, "true")
+
+
+def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answers]]:
+    """Answers of all `BASELINES`, by name and fold, each calibrated on calibration patients as a network is."""
+    folder = folds.out / "baselines"
+    inputs = {**folds.digests, "evaluate.error": base.evaluate.error, "evaluate.seed": base.evaluate.seed}
+
+    def make() -> None:
+        statistics = cell_statistics(list(folds.packed.paths), folds.packed)
+        for fold, split in enumerate(folds.splits):
+            rows = read_split(folds.cells, split)
+            for name, found in calibrated_baselines(rows, statistics, base.evaluate).items():
+                write_answers(folder / name / str(fold), *found)
+
+    anew = take_once(folder, inputs, make, what="Training of the baselines")
+    return {
+        name: {fold: read_answers(folder / name / str(fold), {}, anew=anew) for fold in range(len(folds.splits))}
+        for name in BASELINES
+    }
+
+
+def calibrated_baselines(
+    rows: pd.DataFrame, statistics: pd.DataFrame, parameters: EvaluateParameters
+) -> dict[str, tuple[pd.DataFrame, evaluation.Fitted]]:
+    """What every baseline answers to the test side, and what was fitted on the calibration side.
+
+    Args:
+        rows: of `read_split`. statistics: of `cell_statistics`, of all cells.
+    """
+    held, tested = (rows[rows["side"] == side] for side in ("calibration", "test"))
+    asked = pd.concat([rows[rows["side"] == "train"], held, tested.assign(side="test")])
+    asked.loc[asked["side"] == "calibration", "side"] = "test"  # so that both are answered
+    found = {}
+    for name, blast in baseline_answers(asked, statistics, seed=parameters.seed).items():
+        known = np.clip(blast, LOWEST, 1 - LOWEST)
+        logits = np.stack([np.log1p(-known), np.log(known)], axis=1)
+        fitted = evaluation.fit(held, logits[: len(held)], parameters)
+        found[name] = evaluation.prediction_table(tested, logits[len(held) :], fitted.temperature), fitted
+    return found
