@@ -19,6 +19,7 @@ class LazyGroup(click.Group):
         "pretrain": ("training.commands", "Pretrain a network without labels, on the training side alone."),
         "train": ("training.commands", "Train a network on the split cells and track the run."),
         "evaluate": ("training.commands", "Measure the trained network on the test patients."),
+        "compare": ("training.experiment_commands", "Compare evaluations of the same test cells by patient."),
         "crossvalidate": ("training.experiment_commands", "Train and test recipes on every fold of patients."),
         "search": ("training.experiment_commands", "Search parameters on validation patients alone."),
         "package": ("training.commands", "Put network, reference and evidence into a model package."),

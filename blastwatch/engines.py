@@ -4,6 +4,7 @@ The float32 graph is the reference. A faster engine is chosen by name only, and 
 stands in the package's `precision`.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,13 @@ class OpenVinoEngine:
 class TorchEngine:
     """torch eager in channels_last, rebuilt from the weights on whatever device is at hand."""
 
-    def __init__(self, package: Package, name: str, *, threads: int) -> None:
+    def __init__(self, package: Package, name: str, *, threads: int | None) -> None:
         import torch
 
         from blastwatch.network import build, load_weights
 
-        torch.set_num_threads(threads)
+        if threads is not None:  # the number holds for the whole process, so nobody's OMP_NUM_THREADS is overruled
+            torch.set_num_threads(threads)
         self.name = name
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = torch.bfloat16 if name == "torch-bf16" else None
@@ -95,9 +97,18 @@ def choose(name: str) -> str:
     """What `auto` means on this machine; any other name is returned as it is."""
     if name != "auto":
         return name
+    return "torch-bf16" if _has_gpu() else "openvino-f32"
+
+
+def _has_gpu() -> bool:
+    """Whether torch finds a GPU. It is asked only where NVIDIA's driver is: loading torch takes seconds and 0.5 GB."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
     import torch
 
-    return "torch-bf16" if torch.cuda.is_available() else "openvino-f32"
+    return torch.cuda.is_available()
 
 
 def open_engine(package: Package, name: str = "auto", *, threads: int | None = None) -> Engine:
@@ -105,7 +116,7 @@ def open_engine(package: Package, name: str = "auto", *, threads: int | None = N
 
     Args:
         name: one of `blastwatch.settings.ENGINES`.
-        threads: inference threads; None takes every core this process may use.
+        threads: inference threads; None takes every core this process may use, and leaves torch's number as it is.
 
     Raises:
         UsageError: for an unknown name.
@@ -114,12 +125,11 @@ def open_engine(package: Package, name: str = "auto", *, threads: int | None = N
     if name not in ENGINES:
         raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
     chosen = choose(name)
-    count = threads or len(os.sched_getaffinity(0))
     if chosen.startswith("torch"):
-        return TorchEngine(package, chosen, threads=count)
+        return TorchEngine(package, chosen, threads=threads)
     graph = package.folder / (ONNX_INT8 if chosen == "openvino-int8" else ONNX)
     try:
-        return OpenVinoEngine(graph, chosen, threads=count)
+        return OpenVinoEngine(graph, chosen, threads=threads or len(os.sched_getaffinity(0)))
     except RuntimeError as error:
         raise PackageError(f"{graph.name} of the package cannot be compiled by OpenVINO: {error}.") from error
 

@@ -1,5 +1,6 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
+from blastwatch.errors import UsageError
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS
-from training.baselines import baseline_answers, cell_statistics
+from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PREDICTIONS, METRICS, CALIBRATION = "test_predictions.parquet", "metrics.json", "calibration.json"
+BASELINE_PREDICTIONS = "baseline_predictions.parquet"  # the same columns, and `model`
 NETWORK = "network"  # its name among the models that are compared
 FLAT = ("temperature", "ece_before", "ece_after")  # of the calibration, in the summary
 Floats = NDArray[np.float64]
@@ -86,11 +89,32 @@ def run_evaluation(
     }
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / PREDICTIONS, index=False)
+    told = [baseline.assign(model=name) for name, baseline in baselines.items()]
+    pd.concat(told, ignore_index=True).to_parquet(out / BASELINE_PREDICTIONS, index=False)
     write_json(out / METRICS, metrics)
     limits = fitted.conformal.thresholds
     write_json(out / CALIBRATION, {"temperature": fitted.temperature, "hem": limits.hem, "all": limits.all})
     write_tables(table, out)
     return metrics
+
+
+def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    """What evaluations left in their folders, by the folder's name, and the answers of the baselines without a network.
+
+    Raises:
+        UsageError: where a folder holds no evaluation, or two have one name.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in tables or name in BASELINES:
+            raise UsageError(f"Expected folders of different names, none of them {', '.join(BASELINES)}: got {name!r}.")
+        missing = [file for file in (PREDICTIONS, BASELINE_PREDICTIONS) if not (folder / file).is_file()]
+        if missing:
+            raise UsageError(f"Expected {missing[0]} in {folder} but it is missing. Make it: blastwatch evaluate")
+        tables[name] = pd.read_parquet(folder / PREDICTIONS)
+    known = pd.read_parquet(folders[0] / BASELINE_PREDICTIONS)
+    return tables | {str(name): part.drop(columns="model") for name, part in known.groupby("model", sort=False)}
 
 
 def read_trained(trained: Path) -> tuple["nn.Module", dict[str, Any]]:

@@ -1,12 +1,13 @@
-"""The commands `blastwatch crossvalidate` and `search`: what compares many trainings."""
+"""The commands `blastwatch crossvalidate`, `compare` and `search`: what compares many trainings."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from blastwatch.console import json_option, print_json, say
 from blastwatch.settings import load
-from training.options import FILE, folders, parameter_options
+from training.options import FILE, FOLDER, folders, parameter_options
 
 SHOWN = {"cells": ("auroc", "weighted_f1"), "patients": ("mean_accuracy", "worst_quarter_accuracy")}
 OBJECTIVES = ("mean_accuracy", "worst_quarter_accuracy", "auroc", "loss")
@@ -47,13 +48,44 @@ def crossvalidate(
             for metric in metrics:
                 row = recipe[part][metric]
                 say(f"  {name:<20} {metric:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
-    for row in facts["comparison"]:
+    _say_comparison(facts["reference"], facts["comparison"])
+    say(f"All of it: {places['out'] / PAGE}")
+
+
+def _say_comparison(reference: str, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         if row["metric"] in SHOWN["cells"] + SHOWN["patients"]:
             say(
-                f"  {facts['reference']} - {row['baseline']:<12} {row['metric']:<24} {row['difference']:+.3f}  "
+                f"  {reference} - {row['baseline']:<12} {row['metric']:<24} {row['difference']:+.3f}  "
                 f"({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.4f}, by Holm {row['p_holm']:.4f}"
             )
-    say(f"All of it: {places['out'] / PAGE}")
+
+
+@click.command()
+@click.argument("evaluated", nargs=-1, required=True, type=FOLDER)
+@click.option("--reference", default="", metavar="NAME", help="Folder name of what is held against the others.")
+@parameter_options
+@json_option
+def compare(
+    evaluated: tuple[Path, ...], reference: str, params: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Compare what `blastwatch evaluate` wrote into several folders: the same test cells, patient by patient.
+
+    The first folder is held against the others unless --reference names one; p values are adjusted over the others.
+    """
+    from training.evaluation import read_answers
+    from training.parameters import load_parameters
+    from training.pooled import compare as compare_tables
+
+    tables = read_answers(evaluated)
+    reference = reference or evaluated[0].resolve().name
+    rows = compare_tables(tables, reference, load_parameters(params, overrides).evaluate)
+    if as_json:
+        print_json({"reference": reference, "comparison": rows})
+        return
+    cells = tables[reference]
+    say(f"{len(cells)} cells of {cells['group'].nunique()} patients; 95 % intervals by patient")
+    _say_comparison(reference, rows)
 
 
 @click.command()

@@ -247,7 +247,7 @@ def test_a_bad_candidate_never_answers(what, home, service, cell, first_serves, 
 def test_a_version_too_large_for_the_memory_never_answers(home, cell, tmp_path):
     """The limit leaves room for the small network that serves and not for a large one."""
     promote(home, "1")
-    alone = Running(home, any_free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5", BLASTWATCH_MEMORY_LIMIT="1000")
+    alone = Running(home, any_free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5", BLASTWATCH_MEMORY_LIMIT="450")
     try:
         alone.wait_until_ready().wait_until_following()
         entry = register_bad(home, tmp_path / "large", lambda _: None, architecture="resnet50")

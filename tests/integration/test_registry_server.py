@@ -76,6 +76,7 @@ def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(free_port, tmp_p
         "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nadmin_password = a-long-password-of-a-test\n"
         f"database_uri = sqlite:///{tmp_path / 'auth.db'}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n"  # as docs/promotion.md advises
     )
     accounts = clean(MLFLOW_FLASK_SERVER_SECRET_KEY="of this test", MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "auth.ini"))
     with Processes(accounts, tmp_path / "logs") as children:

@@ -1,0 +1,68 @@
+"""`blastwatch compare` over folders of evaluations."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from blastwatch.errors import UsageError
+from tests.answers import draw_models
+from training.evaluation import BASELINE_PREDICTIONS, PREDICTIONS
+from training.experiment_commands import compare
+from training.significance import compare_models
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three evaluations of the same cells, the first of them better, and the baselines beside each."""
+    tables = draw_models(np.random.default_rng(2), (2.5, 1.0, 0.3), patients=12, cells=20)
+    made = dict(zip(("good", "poor", "worse"), tables, strict=True))
+    for name, table in made.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        table.to_parquet(folder / PREDICTIONS)
+        told = [table.assign(model=model, probability=0.5) for model in ("sizes", "boosted")]
+        pd.concat(told).to_parquet(folder / BASELINE_PREDICTIONS)
+    return tmp_path, made
+
+
+def test_every_other_model_and_the_baselines_are_held_against_the_reference(folders, tmp_path):
+    place, made = folders
+    call = [*(str(place / name) for name in made), "--params", str(_params(tmp_path)), "--json"]
+    told = json.loads(CliRunner().invoke(compare, call, catch_exceptions=False).stdout)
+    assert told["reference"] == "good"
+    rows = pd.DataFrame(told["comparison"])
+    assert list(rows["baseline"].unique()) == ["poor", "worse", "sizes", "boosted"]
+    own = compare_models({"good": made["good"], "worse": made["worse"]}, "good", resamples=50, permutations=200, seed=1)
+    ours = rows[(rows["baseline"] == "worse") & (rows["metric"] == "auroc")].iloc[0]
+    theirs = own[own["metric"] == "auroc"].iloc[0]
+    assert ours["difference"] == theirs["difference"] > 0 and ours["p"] == theirs["p"] <= ours["p_holm"]
+
+
+def test_another_reference_turns_the_difference(folders, tmp_path):
+    place, _ = folders
+    call = [str(place / "good"), str(place / "poor"), "--params", str(_params(tmp_path))]
+    first = CliRunner().invoke(compare, call, catch_exceptions=False).output
+    second = CliRunner().invoke(compare, [*call, "--reference", "poor"], catch_exceptions=False).output
+    assert "good - poor" in first and "poor - good" in second
+
+
+def test_folders_without_an_evaluation_or_of_one_name_are_refused(folders, tmp_path):
+    place, _ = folders
+    parameters = ["--params", str(_params(tmp_path))]
+    (place / "empty").mkdir()
+    with pytest.raises(UsageError, match="blastwatch evaluate"):
+        CliRunner().invoke(compare, [str(place / "empty"), *parameters], catch_exceptions=False)
+    shutil.copytree(place / "good", place / "other" / "good")
+    with pytest.raises(UsageError, match="different names"):
+        CliRunner().invoke(
+            compare, [str(place / "good"), str(place / "other/good"), *parameters], catch_exceptions=False
+        )
+
+
+def _params(folder):
+    (folder / "params.yaml").write_text("evaluate: {resamples: 50, permutations: 200}\n")
+    return folder / "params.yaml"
