@@ -27,11 +27,11 @@ from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import read_audit
 from training.baselines import BASELINES
-from training.fold_answers import GUARANTEED, Answers, Folds, baseline_folds, check_image, for_fold, network_answers
+from training.fold_answers import AIMED, Answers, Folds, baseline_folds, check_image, for_fold, network_answers
 from training.folds import counts, fold_splits, folds_digest, write_folds
 from training.pack import open_pack
 from training.pages import render
-from training.pooled import compare, pool, pooled_figures, promised_coverage, write_pooled
+from training.pooled import aimed_coverage, compare, pool, pooled_figures, write_pooled
 from training.pretraining import check_unseen
 from training.recipes import Recipe
 from training.steps import alone
@@ -143,8 +143,8 @@ def _figures(
         found = pooled_figures(tables[name], thresholds, recipes[0].parameters.evaluate)
         for row in found["folds"]:
             row |= by_fold[row["fold"]].facts
-        errors = {fold: part.facts[GUARANTEED] for fold, part in by_fold.items()}
-        found["promised_coverage"] = promised_coverage(tables[name], errors)
+        errors = {fold: part.facts[AIMED] for fold, part in by_fold.items()}
+        found["aimed_coverage"] = aimed_coverage(tables[name], errors)
         kind = "baseline" if name in BASELINES else "network"
         figures[name] = {"kind": kind, "parameters": parameters.get(name, {}), **found}
     return tables, figures

@@ -27,7 +27,7 @@ from training.tracking import NAME, PARENT, flat, open_run
 from training.training_run import FACTS, WEIGHTS, Within, run_training
 
 RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
-ANSWERS, FITTED, GUARANTEED = "answers.parquet", "fitted.json", "guaranteed_error"
+ANSWERS, FITTED, AIMED = "answers.parquet", "fitted.json", "aimed_error"
 DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
 LOWEST = 1e-12  # probability that a logarithm is taken of
 
@@ -148,7 +148,7 @@ def write_answers(folder: Path, table: pd.DataFrame, fitted: evaluation.Fitted) 
             "temperature": fitted.temperature,
             "hem": limits.hem,
             "all": limits.all,
-            GUARANTEED: fitted.conformal.guaranteed,
+            AIMED: fitted.conformal.aimed,
         },
     )
 
@@ -159,7 +159,7 @@ def read_answers(folder: Path, facts: Mapping[str, Any], *, anew: bool) -> Answe
     return Answers(
         table=pd.read_parquet(folder / ANSWERS),
         thresholds=Thresholds(hem=fitted["hem"], all=fitted["all"]),
-        facts={**facts, "temperature": fitted["temperature"], GUARANTEED: fitted[GUARANTEED]},
+        facts={**facts, "temperature": fitted["temperature"], AIMED: fitted[AIMED]},
         anew=anew,
     )
 

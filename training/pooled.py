@@ -110,11 +110,11 @@ def patients(table: pd.DataFrame, thresholds: Mapping[int, Thresholds]) -> list[
     return sorted(found, key=lambda row: (row["label"], row["subject"]))
 
 
-def promised_coverage(table: pd.DataFrame, errors: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Per label the mean over its patients of the coverage that the calibration of their fold promised.
+def aimed_coverage(table: pd.DataFrame, errors: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Per label the mean over its patients of the coverage that the calibration of their fold aims at.
 
     Args:
-        errors: guaranteed error by fold and label (`training.conformal`).
+        errors: aimed error by fold and label (`training.conformal`).
     """
     by = table.groupby("label")[["group", "fold"]]
     return {

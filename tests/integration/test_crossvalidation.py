@@ -194,8 +194,8 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
     assert not trained
     told = capsys.readouterr().err
     assert told.count("is done again: evaluate.error is 0.4 and was 0.1.") == 4  # three folds and the baselines
-    promised = [found["recipes"]["resnet18"]["promised_coverage"]["all"] for found in (wider, facts)]
-    assert promised[0] < promised[1]
+    aimed = [found["recipes"]["resnet18"]["aimed_coverage"]["all"] for found in (wider, facts)]
+    assert aimed[0] < aimed[1]
     assert wider["recipes"]["resnet18"]["cells"]["auroc"] == facts["recipes"]["resnet18"]["cells"]["auroc"]
     assert wider["run_id"] == facts["run_id"]
     damaged = work.out / "recipes/resnet18/2/train/weights.safetensors"

@@ -10,7 +10,7 @@ from blastwatch.errors import DataError
 from blastwatch.package import PREDICTION_COLUMNS
 from tests.answers import draw_answers
 from training.parameters import EvaluateParameters
-from training.pooled import POOLED_COLUMNS, compare, pool, pooled_figures, promised_coverage
+from training.pooled import POOLED_COLUMNS, aimed_coverage, compare, pool, pooled_figures
 
 LIMITS = {0: Thresholds(hem=0.3, all=0.6), 1: Thresholds(hem=0.1, all=0.95), 2: Thresholds(hem=0.5, all=0.5)}
 KNOBS = EvaluateParameters(resamples=40, permutations=100)
@@ -100,10 +100,10 @@ def test_the_calibration_error_before_the_temperature_is_that_of_the_logits(pool
     assert found["ece"]["lowered_by"]["value"] == pytest.approx(lowered)
 
 
-def test_promised_coverage_is_a_mean_over_patients():
+def test_aimed_coverage_is_a_mean_over_patients():
     table = pd.DataFrame({"group": ["a", "a", "b", "c", "H"], "label": ["all"] * 4 + ["hem"], "fold": [0, 0, 0, 1, 1]})
     errors = {0: {"all": 0.1, "hem": 0.5}, 1: {"all": 0.4, "hem": 0.2}}
-    assert promised_coverage(table, errors) == {"all": pytest.approx((0.9 + 0.9 + 0.6) / 3), "hem": 0.8}
+    assert aimed_coverage(table, errors) == {"all": pytest.approx((0.9 + 0.9 + 0.6) / 3), "hem": 0.8}
 
 
 def test_a_planted_advantage_is_found_and_the_same_model_is_not(pooled):
