@@ -55,7 +55,6 @@ def environment(settings, free_port):
         "BLASTWATCH_MONITOR_PORT": str(free_port()),
         "BLASTWATCH_DRIFT_INTERVAL": "0.5",
         "BLASTWATCH_DRIFT_WINDOW": "120",
-        "DO_NOT_TRACK": "1",
     }
 
 
