@@ -7,7 +7,7 @@ STAMP  := $(VENV)/installed
 CELLS  ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export DO_NOT_TRACK := 1
+export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := True
 export DVC_NO_ANALYTICS := 1
 

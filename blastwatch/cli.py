@@ -57,9 +57,11 @@ def blastwatch() -> None:
     """Train, promote, serve and watch a classifier of single blood cells (acute lymphoblastic leukemia)."""
 
 
-# Nothing is reported to anybody, and MLflow prints no addresses into what `--json` promises.
+# Nothing is reported to anybody, and MLflow prints no addresses into what `--json` promises. To MLflow DO_NOT_TRACK
+# means something only where it is the word `true`, so it is told by its own variable too.
 QUIET = {
-    "DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "BENTOML_DO_NOT_TRACK": "True",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from blastwatch import DISCLAIMER
+from blastwatch.addresses import encrypted
 from blastwatch.console import say
 from blastwatch.errors import BlastwatchError
 from blastwatch.manifest import SIDES, read_json, read_split
@@ -164,7 +165,9 @@ class Demo:
 
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            found = dict(GAUGE.findall(httpx.get(f"{self.gauges}/metrics", timeout=30).text))
+            found = dict(
+                GAUGE.findall(httpx.get(f"{self.gauges}/metrics", timeout=30, verify=encrypted(self.gauges)).text)
+            )
             if float(found["blastwatch_drift_window_end_timestamp_seconds"]) >= moment:
                 return float(found["blastwatch_drift_detected"]) == 1
             time.sleep(0.5)

@@ -18,7 +18,7 @@ from blastwatch.errors import RegistryBusy, RegistryError, RegistryUnreachable
 from blastwatch.history import Record, Row
 
 _LOCK = 19910101  # any number: PostgreSQL's advisory lock of whoever writes the history
-_TRY_SECONDS = 0.05
+_FIRST_TRY, _LONGEST_TRY = 0.05, 0.4  # seconds between two tries to get the lock
 
 _metadata = sa.MetaData()
 _entries = sa.Table(
@@ -96,11 +96,13 @@ class Ledger:
         end = time.monotonic() + self.lock_seconds
         # Outside any transaction: one that waits for minutes would hold back the database's clean-up.
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            pause = _FIRST_TRY
             with self._translated():
                 while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_LOCK))).scalar_one():
                     if time.monotonic() > end:
                         raise self._busy()
-                    time.sleep(_TRY_SECONDS)
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_TRY)
             try:
                 yield
             finally:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blastwatch.addresses import encrypted
 from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
 from blastwatch.package import Package
 from blastwatch.settings import Settings
@@ -218,7 +219,8 @@ def check_reachable(tracking_uri: str) -> None:
     import httpx
 
     try:
-        httpx.get(f"{tracking_uri.rstrip('/')}/health", timeout=REACH_TIMEOUT)
+        health = f"{tracking_uri.rstrip('/')}/health"
+        httpx.get(health, timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri))
     except httpx.HTTPError as error:
         raise RegistryUnreachable(
             f"No MLflow server answers at {tracking_uri} ({error}). "

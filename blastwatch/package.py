@@ -19,16 +19,18 @@ digests.json                     SHA-256 of every other file, and one for all of
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, Thresholds
 from blastwatch.digests import combined_digest, folder_digests
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 3
 READABLE = (2, FORMAT)
@@ -143,12 +145,16 @@ class Package:
         value: dict[str, Any] = json.loads((self.folder / "evidence" / f"{name}.json").read_text())
         return value
 
-    def predictions(self) -> pd.DataFrame:
+    def predictions(self) -> "pd.DataFrame":
         """Logits and probabilities of the test cells, columns `PREDICTION_COLUMNS`."""
+        import pandas as pd
+
         return pd.read_parquet(self.folder / PREDICTIONS)
 
-    def reference(self) -> pd.DataFrame:
+    def reference(self) -> "pd.DataFrame":
         """Reference data for drift."""
+        import pandas as pd
+
         return pd.read_parquet(self.folder / REFERENCE)
 
     def drift(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from blastwatch.addresses import encrypted
 from blastwatch.errors import BlastwatchError
 
 GRACE = 15.0  # seconds between the request to stop and the kill
@@ -69,7 +70,7 @@ class Processes:
         while time.monotonic() < end:
             self.check(name)
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(address, timeout=5).is_success:
+                if httpx.get(address, timeout=5, verify=encrypted(address)).is_success:
                     return
             time.sleep(0.2)
         raise ProcessFailed(f"{name} did not answer at {address} within {timeout:g} s.\n{self._tail(name)}")

@@ -162,6 +162,6 @@ def _thresholds(scores: Floats, columns: tuple[str, ...], rate: float, inflation
 
 def _inflation(groups: int, rate: float) -> float:
     """Student's quantile over the normal one, both tails together at `rate`."""
-    from scipy import stats
+    from scipy.special import ndtri, stdtrit
 
-    return float(stats.t.isf(rate / 2, groups - 1) / stats.norm.isf(rate / 2))
+    return float(stdtrit(groups - 1, rate / 2) / ndtri(rate / 2))

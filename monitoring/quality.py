@@ -1,11 +1,14 @@
 """Is this image the kind of image that the model was trained on? Limits per statistic, and reasons one can read."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from monitoring.statistics import TABLE, Statistic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Limits = Mapping[str, tuple[float, float]]
 
@@ -39,7 +42,7 @@ def concerns(statistics: Mapping[str, float], limits: Limits) -> list[str]:
     return reasons
 
 
-def quality_limits(reference: pd.DataFrame) -> dict[str, tuple[float, float]]:
+def quality_limits(reference: "pd.DataFrame") -> dict[str, tuple[float, float]]:
     """Wide limits from the reference cells: lowest and highest value per statistic, in the statistic's unit."""
     return {row.name: _limits(reference[row.name].to_numpy(dtype=np.float64), row) for row in TABLE}
 

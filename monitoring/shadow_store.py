@@ -7,12 +7,15 @@ where it is missing, and nothing that was there is changed.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import sqlalchemy as sa
 
 from monitoring.database import UtcTime, insert, open_database, translated
 from monitoring.store import METADATA, every_word
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ class ShadowStore:
             with translated(), self._engine.begin() as connection:
                 connection.execute(statement, [asdict(record) for record in records])
 
-    def read(self, *, champion: str, challenger: str, until: datetime | None = None) -> pd.DataFrame:
+    def read(self, *, champion: str, challenger: str, until: datetime | None = None) -> "pd.DataFrame":
         """Cells of one pair of package digests, oldest first: `COLUMNS`, `time` in UTC.
 
         Args:
@@ -88,7 +91,7 @@ class ShadowStore:
             query = query.where(_shadow.c.time < until)
         return self._frame(query.order_by(_shadow.c.time, _shadow.c.id), COLUMNS)
 
-    def words(self, *, champion: str, challenger: str, until: datetime | None = None) -> pd.DataFrame:
+    def words(self, *, champion: str, challenger: str, until: datetime | None = None) -> "pd.DataFrame":
         """Every word on the label of a cell of the pair, oldest first: id, time, label. A correction is one more."""
         word = every_word().subquery()
         query = sa.select(word.c.id, word.c.time, word.c.label).join(_shadow, _shadow.c.id == word.c.id)
@@ -111,7 +114,9 @@ class ShadowStore:
     def _pair(champion: str, challenger: str) -> sa.ColumnElement[bool]:
         return sa.and_(_shadow.c.champion_digest == champion, _shadow.c.challenger_digest == challenger)
 
-    def _frame(self, query: sa.Select[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    def _frame(self, query: sa.Select[tuple[object, ...]], columns: tuple[str, ...]) -> "pd.DataFrame":
+        import pandas as pd
+
         with translated(), self._engine.connect() as connection:
             frame = pd.DataFrame([tuple(row) for row in connection.execute(query)], columns=list(columns))
         frame["time"] = pd.to_datetime(frame["time"], utc=True)

@@ -4,16 +4,17 @@
     labels        one row a label that came later, at most one a prediction; the last word counts
     label_words   every word on a label, also those that were taken back: what was known at a time
 
+The service stores and never reads, so pandas is loaded where something is read.
+
 No image is stored. `patient` and `site` are whatever the caller hashed, or empty.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
@@ -23,6 +24,9 @@ from monitoring.database import StoreError as StoreError
 from monitoring.database import StoreUnavailable as StoreUnavailable
 from monitoring.database import UtcTime, insert, open_database, translated
 from monitoring.statistics import STATISTICS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EMBEDDING_SIZE = 32
 EMBEDDING: tuple[str, ...] = tuple(f"e{index:02d}" for index in range(EMBEDDING_SIZE))
@@ -135,13 +139,15 @@ class Store:
         until: datetime | None = None,
         model_digest: str | None = None,
         limit: int | None = None,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Predictions with since <= time < until, oldest first; with `limit` the latest so many of them.
 
         Returns:
             The columns id, time (UTC), model_version, model_digest, engine, probability, label, decision, latency_ms,
             each of `STATISTICS` and the embedding e00 to e31.
         """
+        import pandas as pd
+
         wanted = [_predictions.c[name] for name in (*_FACTS, *STATISTICS, "embedding")]
         query = _between(sa.select(*wanted), since, until, model_digest)
         query = query.order_by(_predictions.c.time.desc(), _predictions.c.id.desc()).limit(limit)
@@ -198,8 +204,10 @@ class Store:
 
     def labelled(
         self, *, since: datetime | None = None, until: datetime | None = None, model_digest: str | None = None
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """Predictions that have a label: id, time, model_version, model_digest, probability, label, decision, truth."""
+        import pandas as pd
+
         names = ("id", "time", "model_version", "model_digest", "probability", "label", "decision")
         wanted = [*(_predictions.c[name] for name in names), _labels.c.label.label("truth")]
         query = sa.select(*wanted).join_from(_predictions, _labels, _predictions.c.id == _labels.c.id)

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from blastwatch.addresses import encrypted
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
 
 Image = bytes | str | os.PathLike[str]
@@ -49,7 +50,9 @@ class Client:
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout, transport=transport)
+            self._http = httpx.Client(
+                base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
+            )
         except httpx.InvalidURL as error:
             raise ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.") from error
 

@@ -45,7 +45,8 @@ def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
         SETTLED_VARIABLE: "1",
         "BENTOML_CONFIG_OPTIONS": f"{options} services.blastwatch.workers={settings.workers}".strip(),
         "BENTOML_DO_NOT_TRACK": "True",
-        "DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     # BentoML empties a folder for metrics below its home at each start: two services must not share it.
     defaults = {"BENTOML_HOME": str(settings.home / "bentoml" / str(settings.port))}

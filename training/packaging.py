@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, probabilities
-from blastwatch.engines import Outputs, infer_all, open_engine
+from blastwatch.engines import Engine, Outputs, infer_all, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
 from blastwatch.images import normalise
@@ -105,6 +105,7 @@ class _Maker:
         self.package, self.rows, self.packed = package, rows, packed
         self.knobs = parameters.package
         self.random = np.random.default_rng(parameters.package.seed)
+        self._engines: dict[str, Engine] = {}
 
     def write_graphs(self) -> None:
         """Both graphs; int8 takes its ranges from calibration patients."""
@@ -183,8 +184,11 @@ class _Maker:
 
     def _infer(self, rows: pd.DataFrame, engine: str = "openvino-f32") -> Outputs:
         """Run cells in pieces, so that memory does not grow with their number."""
-        opened = open_engine(self.package, engine)
-        parts = [infer_all(opened, self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)]
+        if engine not in self._engines:
+            self._engines[engine] = open_engine(self.package, engine)
+        parts = [
+            infer_all(self._engines[engine], self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)
+        ]
         return Outputs(
             logits=np.concatenate([part.logits for part in parts]),
             embeddings=np.concatenate([part.embeddings for part in parts]),

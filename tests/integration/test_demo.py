@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 
-import httpx
 import psutil
 import pytest
 
@@ -17,6 +16,7 @@ from blastwatch.golden import check_golden, read_golden
 from blastwatch.package import open_package
 from blastwatch.processes import Processes, script
 from tests.policies import lenient
+from tests.running import get
 
 
 def test_the_summary_says_what_happened(demo):
@@ -99,7 +99,7 @@ def test_a_second_version_is_promoted_and_rolled_back_and_the_restarted_service_
             children.start("service", [script("blastwatch"), "serve", "--port", port])
             children.wait_for("service", f"{address}/readyz")
             [answer] = run("predict", cell)
-            assert answer["model"]["version"] == httpx.get(f"{address}/v1/model").json()["version"]
+            assert answer["model"]["version"] == get(f"{address}/v1/model").json()["version"]
             return answer["model"]["version"], answer["model"]["digest"]
 
     first = answering()
@@ -139,8 +139,8 @@ def test_up_starts_every_page_and_leaves_nothing(demo, tmp_path, free_port):
                 said[name] = address.strip()
             assert said.keys() >= {"service", "mlflow", "gauges", "evidently"}, said
             for name in ("service", "mlflow", "gauges", "evidently"):
-                assert httpx.get(said[name]).is_success, name
-            assert "blastwatch_drift_" in httpx.get(said["gauges"]).text
+                assert get(said[name]).is_success, name
+            assert "blastwatch_drift_" in get(said["gauges"]).text
         finally:
             up.terminate()
             last = up.stdout.read()

@@ -23,7 +23,7 @@ from blastwatch.registry import CHAMPION, Registry
 from blastwatch.settings import load
 from serving.client import Client
 from serving.live_folder import LiveFolder
-from tests.running import Running, environment, until
+from tests.running import Running, environment, get, post, until
 from tests.service_packages import crown, give_alias, make_servable, write_cell
 
 FOLLOWED = 20.0  # seconds; the figures are taken elsewhere, on a quiet machine
@@ -72,7 +72,7 @@ def promote(settings, version):
 
 
 def model(service):
-    return httpx.get(f"{service.url}/v1/model").json()
+    return get(f"{service.url}/v1/model").json()
 
 
 def refused_as(service, reason):
@@ -120,7 +120,7 @@ def serving(service):
 def versions_exported(service):
     from prometheus_client.parser import text_string_to_metric_families
 
-    text = httpx.get(f"{service.url}/metrics").text
+    text = get(f"{service.url}/metrics").text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "blastwatch_model_info":
@@ -151,7 +151,7 @@ def test_a_call_with_many_cells_stays_on_its_version(home, service, cell, first_
 
     def ask():
         images = [("images", data)] * 200
-        answers.append(httpx.post(f"{service.url}/v1/predict_batch", files=images, timeout=60).json()["results"])
+        answers.append(post(f"{service.url}/v1/predict_batch", files=images, timeout=60).json()["results"])
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     promote(home, "2")
@@ -312,7 +312,7 @@ class Server:
 
     def answers(self):
         try:
-            return httpx.get(f"{self.url}/health", timeout=2).is_success
+            return get(f"{self.url}/health", timeout=2).is_success
         except httpx.TransportError:
             return False
 
@@ -339,7 +339,7 @@ def test_a_webhook_is_followed_at_once_and_a_registry_that_is_away_stops_nothing
             name="follow", url=f"{service.url}/v1/webhook", events=["model_version_alias.created"],
             secret="a secret of both",
         )  # fmt: skip
-        refused = httpx.post(f"{service.url}/v1/webhook", json={})
+        refused = post(f"{service.url}/v1/webhook", json={})
         assert (refused.status_code, refused.json()["type"]) == (401, "/problems/signature-refused")
         promote(settings, "2")
         until(lambda: model(service)["version"] == "2", FOLLOWED)

@@ -19,6 +19,7 @@ from blastwatch.registry import Registry
 from monitoring.store import open_store
 from tests.cohorts import START, as_records, draw_cohort, window_of, write_reference
 from tests.packages import make_package
+from tests.running import get
 from tests.service_packages import give_alias
 
 GAUGE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
@@ -55,7 +56,6 @@ def environment(settings, free_port):
         "BLASTWATCH_MONITOR_PORT": str(free_port()),
         "BLASTWATCH_DRIFT_INTERVAL": "0.5",
         "BLASTWATCH_DRIFT_WINDOW": "120",
-        "DO_NOT_TRACK": "1",
     }
 
 
@@ -73,7 +73,7 @@ def blastwatch(environment):
 
 
 def gauges(port):
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    text = get(f"http://127.0.0.1:{port}/metrics").text
     return {name + (f"{{{labels}}}" if labels else ""): float(value) for name, labels, value in GAUGE.findall(text)}
 
 

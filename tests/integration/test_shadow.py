@@ -7,7 +7,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import psutil
 import pytest
 
@@ -17,7 +16,7 @@ from blastwatch.settings import load
 from monitoring.shadow_report import report
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
-from tests.running import Running, environment, until
+from tests.running import Running, environment, get, post, until
 from tests.service_packages import crown, write_cell
 
 PATIENTS = 4
@@ -25,13 +24,13 @@ PATIENTS = 4
 
 def ask(running, cell, **headers):
     names = {f"Blastwatch-{name.title()}": value for name, value in headers.items()}
-    answer = httpx.post(f"{running.url}/v1/predict", files={"image": cell.read_bytes()}, headers=names, timeout=30)
+    answer = post(f"{running.url}/v1/predict", files={"image": cell.read_bytes()}, headers=names, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def challenger(running):
-    return httpx.get(f"{running.url}/v1/model", timeout=10).json()["challenger"]
+    return get(f"{running.url}/v1/model", timeout=10).json()["challenger"]
 
 
 def shadows(running):
@@ -94,7 +93,7 @@ def test_a_challengers_life(running, home, cells):
             assert answer["model"]["alias"] == ("champion" if answer["model"]["version"] == "1" else "challenger")
     sure = next(name for name, versions in drawn.items() if versions == {"1"})
     theirs = next(name for name, versions in drawn.items() if versions == {entry.version})
-    batch = httpx.post(
+    batch = post(
         f"{running.url}/v1/predict_batch", files=[("images", cell.read_bytes()) for cell in cells[:3]],
         headers={"Blastwatch-Caller": theirs}, timeout=30,
     ).json()["results"]  # fmt: skip

@@ -5,29 +5,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from serving.limits import REQUEST_SECONDS
 
 # BentoML's configuration is one for the process, so another process asks.
 ASK = """
-import json
+import json, sys
 from _bentoml_impl.server.app import ServiceAppFactory
 from serving.service import Blastwatch
+import monitoring.capture, serving.app, serving.contest, serving.following, serving.metrics
+heavy = ["dvc", "evidently", "mlflow", "nncf", "pandas", "scipy", "sklearn", "torch", "torchvision"]
 Blastwatch.inject_config()
 layers = ServiceAppFactory(Blastwatch).middlewares
 known = {name: value for layer in layers for name, value in layer.kwargs.items()}
 untraced = known["excluded_urls"].url_disabled("http://localhost:3000/v1/predict")
 environment = {one.name: one.value for one in Blastwatch.envs}
-print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment}))
+print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment,
+                  "loaded": [name for name in heavy if name in sys.modules]}))
 """
 
 
-def test_no_span_is_made_and_the_timer_of_a_request_ends_soon_after_its_deadline():
+@pytest.fixture(scope="module")
+def found():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASK], cwd=Path(__file__).parents[3], capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_no_span_is_made_and_the_timer_of_a_request_ends_soon_after_its_deadline(found):
     assert found["untraced"]
     assert REQUEST_SECONDS < found["timeout"] <= REQUEST_SECONDS + 30
     assert found["environment"] == {"MALLOC_ARENA_MAX": "2"}
+
+
+def test_a_worker_loads_nothing_that_takes_seconds(found):
+    assert found["loaded"] == []
