@@ -37,6 +37,8 @@ demo: $(STAMP)
 up: $(STAMP)
 	$(BIN)/blastwatch up
 
+# The tests start two hundred processes: compiled once, not by each of them, whatever the caller's environment says.
+test: export PYTHONDONTWRITEBYTECODE :=
 # Two processes test at a time, each on a core of its own: threads of OpenMP would wait for one another, spinning.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP)

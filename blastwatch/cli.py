@@ -1,5 +1,6 @@
 """The command `blastwatch`. Each command's module is loaded only when the command is called."""
 
+import gc
 import importlib
 import os
 import sys
@@ -69,8 +70,14 @@ QUIET = {
 }
 
 
+# What a library makes while it loads lives to the end. Python looks through it again at each 700 objects more, which
+# takes a tenth of the time of most commands.
+OBJECTS_BETWEEN_COLLECTIONS = 20_000
+
+
 def main() -> None:
     """Entry point: a Blastwatch error becomes one line on standard error and its exit code."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     try:

@@ -16,9 +16,11 @@ from training.options import folders, parameter_options
 def train(params: Path, overrides: tuple[str, ...], as_json: bool, **places: Path) -> None:
     """Train a network on the split cells and track the run; goes on where a stopped training was."""
     from training.parameters import load_parameters
-    from training.training_run import run_training
 
-    facts = run_training(load_parameters(params, overrides), load(), **places)
+    parameters, settings = load_parameters(params, overrides), load()
+    from training.training_run import run_training  # with torch: a wrong parameter is told before
+
+    facts = run_training(parameters, settings, **places)
     if "run_id" not in facts:
         return  # one of several processes, of which the first one reports
     if as_json:
