@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -26,13 +27,32 @@ def no_store_of_another_test(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder of a name, filled once however many processes test; nothing in it is changed after."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def folder_of(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def empty_store(made_once) -> Path:
     """An MLflow store with its tables and nothing in them: making one takes seconds, copying it none."""
     from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_registered_models()
-    return path
+    def fill(folder: Path) -> None:
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
+
+    return made_once("store", fill) / "mlflow.db"
 
 
 @pytest.fixture
@@ -70,13 +90,16 @@ def free_port() -> Callable[[], int]:
 
 
 @pytest.fixture(scope="session")
-def cohort(tmp_path_factory) -> Path:
+def cohort(made_once) -> Path:
     """A work folder with a small synthetic cohort, imported, audited, split and packed at 32 px."""
+    return made_once("cohort", draw_cohort) / "data"
+
+
+def draw_cohort(work: Path) -> None:
     from click.testing import CliRunner
 
     from training.data_commands import data
 
-    work = tmp_path_factory.mktemp("cohort")
     (work / "params.yaml").write_text("image: {size: 32}\n")
     folder = {name: str(work / "data" / name) for name in ("source", "cells", "audit", "split", "pack")}
     parameters = ["--params", str(work / "params.yaml")]
@@ -88,4 +111,3 @@ def cohort(tmp_path_factory) -> Path:
         ["pack", folder["cells"], "--out", folder["pack"], *parameters],
     ):
         CliRunner().invoke(data, call, catch_exceptions=False)
-    return work / "data"

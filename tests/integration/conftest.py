@@ -1,6 +1,5 @@
 """One small run of the demo, which several tests look at."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from blastwatch.processes import script
 from tests import postgres as server
@@ -47,16 +45,15 @@ class Work:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory, worker_id) -> Work:
-    """The demo on a small network, run once however many processes test; nothing in its folder is changed after."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    work, told = Work(shared / "demo", ""), shared / "demo.json"
-    with FileLock(shared / "demo.lock"):
-        if not told.exists():
-            told.write_text(json.dumps(run_demo(work.folder)))
-            train_another(work)
-    return Work(work.folder, json.loads(told.read_text()))
+def demo(made_once) -> Work:
+    """The demo on a small network; nothing in its folder is changed after."""
+
+    def fill(folder: Path) -> None:
+        (folder / "said").write_text(run_demo(folder / "work"))
+        train_another(Work(folder / "work", ""))
+
+    folder = made_once("demo", fill)
+    return Work(folder / "work", (folder / "said").read_text())
 
 
 def run_demo(folder: Path) -> str:

@@ -69,7 +69,7 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         registry.ledger.close()
 
 
-def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(free_port, tmp_path, monkeypatch):
+def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(empty_store, free_port, tmp_path, monkeypatch):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     (tmp_path / "auth.ini").write_text(
@@ -80,7 +80,7 @@ def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(free_port, tmp_p
     )
     accounts = clean(MLFLOW_FLASK_SERVER_SECRET_KEY="of this test", MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "auth.ini"))
     with Processes(accounts, tmp_path / "logs") as children:
-        backend = f"sqlite:///{tmp_path / 'mlflow.db'}"
+        backend = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
         children.start("mlflow", server(port, backend, tmp_path / "artifacts", "--app-name", "basic-auth"))
         children.wait_for("mlflow", f"{uri}/health")
         _as(monkeypatch, "admin", "a-long-password-of-a-test")
