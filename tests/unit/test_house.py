@@ -77,11 +77,11 @@ assert not heavy, f"heavy libraries loaded at import: {{heavy}}"
 assert dict(os.environ) == before, "the environment was changed"
 for name in {names}:
     importlib.import_module(name)
-seen = [row for row in seen if not row[1].endswith(".pyc") and ".pyc." not in row[1]]
 assert not seen, seen
 assert not logging.getLogger().handlers, "logging was set up"
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    # -B: Python itself would write bytecode.
+    done = subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
