@@ -6,6 +6,7 @@ network.onnx                     the float32 graph: `cells` -> `logits`, `embedd
 network-int8.onnx                the same, quantized after training on calibration patients
 golden.safetensors               `crops`, `logits`: a few cells of calibration patients and what float32 answers to them
 projection.safetensors           `mean`, `components`: reduces an embedding to what monitoring keeps
+ood.safetensors                  how unlike the known cells an embedding is, and the limit (from format 4 on)
 reference.parquet                reference data for drift, one row a cell
 drift.json                       drift thresholds calibrated on that reference
 evidence/metrics.json            metrics with intervals, per patient
@@ -32,9 +33,9 @@ from blastwatch.images import Preprocessing
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 3
-READABLE = (2, FORMAT)
-"""Formats that are opened: a package that serves stays in service. One of format 2 has no evaluation report."""
+FORMAT = 4
+READABLE = (2, 3, FORMAT)
+"""Formats that are opened: a package that serves stays in service."""
 
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -49,13 +50,18 @@ PREDICTIONS = "evidence/test_predictions.parquet"
 EVIDENCE = tuple(f"evidence/{name}.json" for name in ("audit", "split", "data", "params"))
 REPORT = "report.html"
 CARD = "card.md"
+OOD = "ood.safetensors"
 DIGESTS = "digests.json"
+
+SINCE = {REPORT: 3, OOD: 4}
+"""Files that packages of earlier formats do not have, and the format that brought them."""
 
 REQUIRED = (
     *(MODEL, WEIGHTS, ONNX, ONNX_INT8, GOLDEN, PROJECTION, REFERENCE, DRIFT, METRICS, PREDICTIONS),
     *EVIDENCE,
     CARD,
     REPORT,
+    OOD,
 )
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
@@ -222,12 +228,15 @@ def open_package(folder: Path) -> Package:
     faults += [
         f"{name} was changed" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]
     ]
-    faults += [f"{name} is not in {DIGESTS}" for name in REQUIRED if name not in (*expected, REPORT)]
+    faults += [f"{name} is not in {DIGESTS}" for name in REQUIRED if name not in (*expected, *SINCE)]
     if combined_digest(expected) != digest:
         faults.append(f"{DIGESTS} was changed")
     if faults:
         raise PackageError(f"The model package in {folder} is not what was sealed: {'; '.join(faults)}.")
     info = ModelInfo.from_json((folder / MODEL).read_text())
-    if info.format == FORMAT and REPORT not in expected:
-        raise PackageError(f"The model package in {folder} is not what was sealed: {REPORT} is not in {DIGESTS}.")
+    lacking = [name for name, since in SINCE.items() if info.format >= since and name not in expected]
+    if lacking:
+        raise PackageError(
+            f"The model package in {folder} is not what was sealed: {', '.join(lacking)} not in {DIGESTS}."
+        )
     return Package(folder=folder, info=info, digest=digest)

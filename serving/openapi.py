@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 _NUMBER = {"type": "number"}
 _TEXT = {"type": "string"}
+_OOD = {"type": ["number", "null"]}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _ALIAS = _TEXT | {"description": "Under which it answers; `challenger` for a caller of the canary."}
 _HEADERS = {
@@ -110,6 +111,8 @@ def _schemas() -> Json:
                     {
                         "statistics": _object(dict.fromkeys(STATISTICS, _NUMBER)),
                         "concerns": {"type": "array", "items": _TEXT},
+                        "ood_score": _OOD | {"description": "How unlike the known cells the embedding is, about 1."},
+                        "ood_limit": _OOD | {"description": "Above it the cell is referred; null for old packages."},
                     }
                 ),
                 "disclaimer": _TEXT,

@@ -2,7 +2,7 @@
 
     prepare: bytes -> cell, statistics, concerns, network input     (any thread)
     engine:  many inputs -> logits, embeddings                      (the batcher, or a loop over batches)
-    conclude: logits -> calibrated probability, decision, answer    (pure arithmetic)
+    judge:   logits, embeddings -> probability, decision, answer    (pure arithmetic)
 
 The service and `blastwatch score` both go this way.
 """
@@ -19,6 +19,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES, POSITIVE, decide, label, probabilities
 from blastwatch.errors import ImageRejected
 from blastwatch.images import MAX_PIXELS, crop_cell, decode, normalise, pixel_digest
+from blastwatch.ood import read_ood
 from blastwatch.package import Package
 from monitoring.quality import concerns
 from monitoring.statistics import image_statistics
@@ -38,12 +39,18 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What the model says of one cell. `probability` is that of a blast, calibrated."""
+    """What the model says of one cell. `probability` is that of a blast, calibrated.
+
+    concerns: reasons to refer, of the image and of its embedding; ood_score: see `blastwatch.ood`, None where the
+    package is of a format without it.
+    """
 
     probability: float
     probabilities: dict[str, float]
     label: str
     decision: str
+    concerns: list[str]
+    ood_score: float | None
 
 
 def prepare(
@@ -68,17 +75,31 @@ def prepare(
     )
 
 
-def conclude(prepared: Prepared, logits: NDArray[np.float32], package: Package) -> Conclusion:
-    """Calibrate one cell's logits (2,) and decide; an image with concerns is referred."""
-    info = package.info
-    values = probabilities(logits[None], info.temperature)[0]
-    blast = float(values[POSITIVE])
-    return Conclusion(
-        probability=blast,
-        probabilities={name: float(value) for name, value in zip(CLASS_NAMES, values, strict=True)},
-        label=label(blast),
-        decision=decide(blast, info.thresholds, concerns=bool(prepared.concerns)),
-    )
+class Judge:
+    """Concludes for one version. What its package says of unlike images is read once."""
+
+    def __init__(self, package: Package) -> None:
+        self._info = package.info
+        self.ood = read_ood(package)
+
+    def __call__(self, prepared: Prepared, logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Conclusion:
+        """Calibrate one cell's logits (2,) and decide; an image with concerns, or unlike any known cell by its
+        embedding (d,), is referred."""
+        values = probabilities(logits[None], self._info.temperature)[0]
+        blast = float(values[POSITIVE])
+        reasons, score = list(prepared.concerns), None
+        if self.ood is not None:
+            score = float(self.ood(embedding[None])[0])
+            unlike = self.ood.concern(score)
+            reasons += [unlike] if unlike else []
+        return Conclusion(
+            probability=blast,
+            probabilities={name: float(value) for name, value in zip(CLASS_NAMES, values, strict=True)},
+            label=label(blast),
+            decision=decide(blast, self._info.thresholds, concerns=bool(reasons)),
+            concerns=reasons,
+            ood_score=score,
+        )
 
 
 class Predictor:
@@ -90,6 +111,7 @@ class Predictor:
         self.model = served.facts(model_name)
         self._engine = engine
         self._project = served.package.projection()
+        self._judge = Judge(served.package)
 
     def answer(
         self,
@@ -107,7 +129,7 @@ class Predictor:
             seconds: since the request came.
             patient: hashed, or empty.
         """
-        said = conclude(prepared, logits, self.package)
+        said = self._judge(prepared, logits, embedding)
         identity = uuid.uuid4().hex
         answer = {
             "id": identity,
@@ -116,7 +138,12 @@ class Predictor:
             "probabilities": said.probabilities,
             "decision": said.decision,
             "model": self.model,
-            "quality": {"statistics": prepared.statistics, "concerns": prepared.concerns},
+            "quality": {
+                "statistics": prepared.statistics,
+                "concerns": said.concerns,
+                "ood_score": said.ood_score,
+                "ood_limit": self._judge.ood.limit if self._judge.ood else None,
+            },
             "disclaimer": DISCLAIMER,
         }
         record = PredictionRecord(
@@ -130,7 +157,7 @@ class Predictor:
             decision=said.decision,
             latency_ms=seconds * 1000,
             pixel_sha256=prepared.pixel_sha256,
-            concerns=prepared.concerns,
+            concerns=said.concerns,
             statistics=prepared.statistics,
             embedding=self._project(embedding[None])[0],
             patient=patient,

@@ -12,7 +12,7 @@ from blastwatch.engines import infer_all
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from serving.live import LiveModel
-from serving.predictor import Prepared, conclude, prepare
+from serving.predictor import Judge, Prepared, prepare
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 COLUMNS = ("path", "probability", "label", "decision", "model_version")
@@ -57,6 +57,7 @@ def score(
         One row an image with `COLUMNS` (path relative to the folder), and the images that were refused.
     """
     package = live.served.package
+    judge = Judge(package)
     paths = find_images(folder)
     parts = [paths[start : start + settings.max_batch_size] for start in range(0, len(paths), settings.max_batch_size)]
     rows: list[dict[str, object]] = []
@@ -78,9 +79,9 @@ def score(
             good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
             if not good:
                 continue
-            logits = infer_all(live.engine, np.stack([item.input for _, item in good])).logits
-            for (name, item), row in zip(good, logits, strict=True):
-                said = conclude(item, row, package)
+            outputs = infer_all(live.engine, np.stack([item.input for _, item in good]))
+            for (name, item), logits, embedding in zip(good, outputs.logits, outputs.embeddings, strict=True):
+                said = judge(item, logits, embedding)
                 rows.append(
                     {
                         "path": name,

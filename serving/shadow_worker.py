@@ -20,6 +20,7 @@ from serving.shadow_wire import receive, send
 
 if TYPE_CHECKING:
     from serving.live import LiveModel
+    from serving.predictor import Judge
 
 LOWEST_NICE = 19
 
@@ -34,26 +35,27 @@ def step_back() -> str:
     return "idle"
 
 
-def read(live: "LiveModel", data: bytes, settings: Settings) -> dict[str, Any]:
+def read(live: "LiveModel", judge: "Judge", data: bytes, settings: Settings) -> dict[str, Any]:
     """What the challenger says of one image file, or the word for why it reads none."""
-    from serving.predictor import conclude, prepare
+    from serving.predictor import prepare
 
-    package = live.served.package
     try:
-        prepared = prepare(data, package, max_pixels=settings.max_image_pixels)
+        prepared = prepare(data, live.served.package, max_pixels=settings.max_image_pixels)
     except ImageRejected as error:
         return {"rejected": error.reason}
-    said = conclude(prepared, live.engine.infer(prepared.input[None]).logits[0], package)
+    outputs = live.engine.infer(prepared.input[None])
+    said = judge(prepared, outputs.logits[0], outputs.embeddings[0])
     return {"probability": said.probability, "label": said.label, "decision": said.decision}
 
 
-def _open(handover: Path, digest: str, settings: Settings) -> "LiveModel":
+def _open(handover: Path, digest: str, settings: Settings) -> "tuple[LiveModel, Judge]":
     from serving.live import open_live, take_over
+    from serving.predictor import Judge
 
     served = take_over(handover)
     if served.package.digest != digest:
         raise PackageError(f"Expected package {digest} in {handover} but another one is named there by now.")
-    return open_live(served, replace(settings, threads="1"))
+    return open_live(served, replace(settings, threads="1")), Judge(served.package)
 
 
 def main() -> None:
@@ -62,13 +64,13 @@ def main() -> None:
     settings = load()
     with socket.socket(fileno=int(sys.argv[1])) as wire:
         try:
-            live = _open(Path(sys.argv[2]), sys.argv[3], settings)
+            live, judge = _open(Path(sys.argv[2]), sys.argv[3], settings)
         except BlastwatchError as error:
             send(wire, {"refused": reason_of(error), "message": str(error)})
             return
         send(wire, {"ready": True, "engine": live.engine.name, "priority": how})
         while (message := receive(wire)) is not None:
-            send(wire, read(live, message[1], settings))
+            send(wire, read(live, judge, message[1], settings))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pandas as pd
 from blastwatch.decision import Thresholds
 from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing
+from blastwatch.ood import OodScore
 from blastwatch.package import (
     CARD,
     DRIFT,
@@ -17,6 +18,7 @@ from blastwatch.package import (
     MODEL,
     ONNX,
     ONNX_INT8,
+    OOD,
     PREDICTIONS,
     PROJECTION,
     REFERENCE,
@@ -74,7 +76,7 @@ def make_package(
     crops = random.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     write_golden(folder, crops, random.normal(size=(2, 2)).astype(np.float32))
     axes = random.normal(size=(32, 512)).astype(np.float32)
-    Projection(mean=np.zeros(512, np.float32), components=axes).save(folder / PROJECTION)
+    write_projection(folder, axes)
     pd.DataFrame({"subject": ["v"], "group": ["v"], "label": ["all"], "probability": [0.5]}).to_parquet(
         folder / REFERENCE
     )
@@ -99,6 +101,15 @@ def make_package(
     (folder / REPORT).write_text("<!DOCTYPE html><title>Made by hand for a test</title>")
     seal(folder)
     return folder
+
+
+def write_projection(folder: Path, axes: np.ndarray) -> None:
+    """A projection on axes (k, d), and an out-of-distribution score that lets everything pass."""
+    count, width = axes.shape
+    projection = Projection(mean=np.zeros(width, np.float32), components=axes)
+    projection.save(folder / PROJECTION)
+    mean, whitener = np.zeros(count + 1), np.eye(count + 1)
+    OodScore(projection=projection, floor=1.0, mean=mean, whitener=whitener, limit=1e9).save(folder / OOD)
 
 
 def write_evidence(folder: Path, info: ModelInfo, *, right: float, leaky: bool, trained: Sequence[str]) -> None:

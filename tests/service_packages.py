@@ -14,19 +14,17 @@ from blastwatch.package import (
     MODEL,
     ONNX,
     ONNX_INT8,
-    PROJECTION,
     WEIGHTS,
     ModelInfo,
     Package,
     Precision,
-    Projection,
     seal,
 )
 from blastwatch.registry import CHAMPION, Entry, Registry
 from blastwatch.settings import Settings
 from blastwatch.signing import PROMOTER
 from monitoring.statistics import STATISTICS, image_statistics
-from tests.packages import make_package
+from tests.packages import make_package, write_projection
 
 
 def draw_cell(seed: int = 0, *, side: int = 450, radius: float = 90.0):
@@ -64,7 +62,7 @@ def make_servable(
     (folder / ONNX_INT8).write_bytes((folder / ONNX).read_bytes())
     width = network.fc.in_features
     axes = np.random.default_rng(seed).normal(size=(32, width)).astype(np.float32)
-    Projection(mean=np.zeros(width, np.float32), components=axes).save(folder / PROJECTION)
+    write_projection(folder, axes)
     shape = Preprocessing(crop=320, size=size)
     known = image_statistics(crop_cell(draw_cell(0), shape), shape)
     limits = {name: (known[name] * 0.5 - 0.5, known[name] * 1.5 + 0.5) for name in STATISTICS}

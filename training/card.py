@@ -28,8 +28,10 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         "## Intended use\n\nResearch on images of single, segmented white blood cells of children: leukemic blast "
         "(`all`) or normal cell (`hem`). It reads cells, not patients, and makes no diagnosis. Whole fields, other "
         "stains and other kinds of image are meant to come back as `refer`: every image is measured first, and one "
-        "whose size, outline, stain or focus lies outside of what the model knows is referred to a person. What it "
-        "answers there is for a person who knows blood cells to judge.",
+        "whose size, outline, stain or focus lies outside of what the model knows is referred to a person, and so is "
+        "one whose embedding lies farther from those of patients not trained on than all but a share of "
+        f"{evidence['params'].get('package', {}).get('ood_rate', 'the')} of a new patient's cells. What it answers "
+        "there is for a person who knows blood cells to judge.",
         _data(info, evidence),
         _methods(info, evidence),
         _results(evidence["metrics"]),

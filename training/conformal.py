@@ -92,6 +92,18 @@ def fit_conformal(
     )
 
 
+def patient_limit(scores: NDArray[np.floating], groups: NDArray[Any], *, error: float) -> float:
+    """The score that a share `error` of a new patient's cells passes, on average over patients, by `subsampled`.
+
+    Args:
+        scores: how unlike the known ones each calibration cell is, shape (n,); groups: its patient, shape (n,).
+        error: between 0 and 1.
+    """
+    if not 0 < error < 1:
+        raise ValueError(f"Expected `error` between 0 and 1 but got {error}")
+    return _subsampled(Scores(scores, groups), error)
+
+
 def attainable(patients: int, error: float) -> float:
     """The error that can be had with so many calibration patients of a class."""
     return max(error, 1 / (patients + 1))

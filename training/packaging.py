@@ -25,6 +25,7 @@ from monitoring.reference import EMBEDDING_SIZE, build_reference, calibrate, qua
 from monitoring.statistics import image_statistics
 from training.card import model_card
 from training.export import export_onnx, quantize
+from training.ood import fit_ood
 from training.pack import Packed, open_pack
 from training.parameters import Parameters
 
@@ -140,6 +141,8 @@ class _Maker:
             embeddings=projection(outputs.embeddings),
         )
         reference.to_parquet(folder / layout.REFERENCE, index=False)
+        ood = fit_ood(outputs.embeddings, known["group"].astype(str), projection, rate=self.knobs.ood_rate)
+        ood.save(folder / layout.OOD)
         self._write_golden(known.assign(probability=reference["probability"].to_numpy()))
         drift = calibrate(
             reference,

@@ -144,13 +144,15 @@ class EvaluateParameters:
 class PackageParameters:
     """Section `package`. calibration_cells: cells that int8 is calibrated on; parity_cells: cells that every engine
     is compared on; golden_cells: cells that travel in the package with their answers; false_alarm_rate: of the drift
-    verdict, per window; drift_resamples: simulated windows."""
+    verdict, per window; drift_resamples: simulated windows; ood_rate: share of a new patient's cells that may be called
+    out of distribution."""
 
     calibration_cells: int = 256
     parity_cells: int = 500
     golden_cells: int = 8
     false_alarm_rate: float = 0.01
     drift_resamples: int = 1000
+    ood_rate: float = 0.02
     seed: int = 1
 
 
@@ -197,6 +199,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("package", "calibration_cells"): (8, 10_000),
     ("package", "golden_cells"): (2, 64),
     ("package", "false_alarm_rate"): (0.0001, 0.5),
+    ("package", "ood_rate"): (0.001, 0.5),
     ("package", "drift_resamples"): (50, 100_000),
     ("package", "seed"): (0, 2**31),
 }

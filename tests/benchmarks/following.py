@@ -29,7 +29,7 @@ from blastwatch.processes import free_port
 from blastwatch.registry import CHAMPION, Registry
 from blastwatch.settings import Settings, load
 from blastwatch.signing import PROMOTER
-from serving.predictor import conclude, prepare
+from serving.predictor import Judge, prepare
 from tests.running import Running
 from tests.service_packages import give_alias, make_servable, write_cell
 
@@ -108,8 +108,12 @@ def expectations(packages: dict[str, Path], cells: list[Path], engine: str) -> d
         package = open_package(folder)
         opened = open_engine(package, engine)
         prepared = [prepare(path.read_bytes(), package) for path in cells]
-        logits = [opened.infer(item.input[None]).logits[0] for item in prepared]
-        found[version] = [conclude(item, row, package).probability for item, row in zip(prepared, logits, strict=True)]
+        judge = Judge(package)
+        outputs = [opened.infer(item.input[None]) for item in prepared]
+        found[version] = [
+            judge(item, answer.logits[0], answer.embeddings[0]).probability
+            for item, answer in zip(prepared, outputs, strict=True)
+        ]
     return found
 
 

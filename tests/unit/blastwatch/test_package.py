@@ -1,11 +1,12 @@
-"""Which packages are opened: those of this format, those of the one before, and nothing that was changed."""
+"""Which packages are opened: those of this format, those of the two before, and nothing that was changed."""
 
 import json
 
 import pytest
 
 from blastwatch.errors import PackageError
-from blastwatch.package import FORMAT, MODEL, REPORT, REQUIRED, open_package, seal
+from blastwatch.ood import read_ood
+from blastwatch.package import FORMAT, MODEL, OOD, REPORT, REQUIRED, open_package, seal
 from tests.packages import make_package
 
 
@@ -27,26 +28,34 @@ def remade(folder, *, format_, without=()):
 
 def test_a_package_is_opened_with_its_format(tmp_path):
     package = open_package(make_package(tmp_path / "package"))
-    assert package.info.format == FORMAT == 3
+    assert package.info.format == FORMAT == 4
     assert (package.folder / REPORT).is_file()
 
 
-def test_a_package_of_the_format_before_has_no_report_and_is_opened(tmp_path):
-    package = open_package(remade(make_package(tmp_path / "package"), format_=2, without=[REPORT]))
-    assert package.info.format == 2
+@pytest.mark.parametrize(("format_", "without"), [(2, [REPORT, OOD]), (3, [OOD])])
+def test_a_package_of_a_format_before_lacks_what_came_later_and_is_opened(tmp_path, format_, without):
+    package = open_package(remade(make_package(tmp_path / "package"), format_=format_, without=without))
+    assert package.info.format == format_
+    assert read_ood(package) is None
 
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
     folder = remade(make_package(tmp_path / "package"), format_=FORMAT, without=[name])
-    with pytest.raises(PackageError, match=f"{name} is not in digests.json"):
+    with pytest.raises(PackageError, match=f"{name} (is )?not in digests.json"):
         open_package(folder)
 
 
-@pytest.mark.parametrize("format_", [1, 4, None, "3"])
+@pytest.mark.parametrize("format_", [1, 5, None, "3"])
 def test_other_formats_are_refused(tmp_path, format_):
-    with pytest.raises(PackageError, match=f"of format 2 or 3 but got {format_!r}. Package the model again"):
+    with pytest.raises(PackageError, match=f"of format 2 or 3 or 4 but got {format_!r}. Package the model again"):
         open_package(remade(make_package(tmp_path / "package"), format_=format_))
+
+
+def test_an_older_package_may_not_lack_what_its_format_has(tmp_path):
+    folder = remade(make_package(tmp_path / "package"), format_=3, without=[REPORT, OOD])
+    with pytest.raises(PackageError, match=f"{REPORT} not in digests.json"):
+        open_package(folder)
 
 
 def test_a_package_without_a_report_is_not_sealed(tmp_path):

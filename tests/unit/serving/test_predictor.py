@@ -1,5 +1,7 @@
 """The way of one image through the service, without a server."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,10 @@ from blastwatch.engines import open_engine
 from blastwatch.errors import ImageRejected
 from blastwatch.images import decode, pixel_digest, to_input
 from monitoring.statistics import STATISTICS
-from serving.predictor import Predictor, conclude, prepare
+from serving.predictor import Judge, Predictor, prepare
+
+WIDE = np.ones(512, np.float32)
+"""An embedding of the test package's network."""
 
 
 def test_the_service_feeds_the_network_the_bits_of_images_to_input(package, cell):
@@ -43,14 +48,31 @@ def test_an_image_of_another_kind_is_referred_whatever_the_network_says(package,
     Image.new("RGB", (450, 450), (200, 180, 210)).save(cell)
     prepared = prepare(cell.read_bytes(), package)
     assert prepared.concerns
-    assert conclude(prepared, np.array([-9, 9], np.float32), package).decision == "refer"
+    said = Judge(package)(prepared, np.array([-9, 9], np.float32), WIDE)
+    assert said.decision == "refer"
+    assert said.concerns == prepared.concerns
 
 
 def test_sure_logits_are_decided(package, cell):
     prepared = prepare(cell.read_bytes(), package)
     assert prepared.concerns == []
-    assert conclude(prepared, np.array([-9, 9], np.float32), package).decision == "all"
-    assert conclude(prepared, np.array([9, -9], np.float32), package).decision == "hem"
+    judge = Judge(package)
+    assert judge(prepared, np.array([-9, 9], np.float32), WIDE).decision == "all"
+    assert judge(prepared, np.array([9, -9], np.float32), WIDE).decision == "hem"
+
+
+def test_a_cell_whose_embedding_is_unlike_any_known_one_is_referred_with_the_reason(package, cell):
+    prepared = prepare(cell.read_bytes(), package)
+    judge = Judge(package)
+    assert judge.ood is not None
+    judge.ood = replace(judge.ood, limit=1.0)
+    said = judge(prepared, np.array([-9, 9], np.float32), 1000 * WIDE)
+    assert said.decision == "refer"
+    assert said.ood_score > 1
+    (reason,) = said.concerns
+    assert "out-of-distribution score" in reason
+    assert "expected at most 1)" in reason
+    assert prepared.concerns == []
 
 
 def test_a_file_over_the_limit_is_refused_before_it_is_decoded(package, cell):

@@ -213,7 +213,7 @@ def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, 
     """The real child: the same answer as the worker's own way, at the lowest priority, and it ends with its socket."""
     from blastwatch.engines import open_engine
     from serving.live import hand_over
-    from serving.predictor import conclude, prepare
+    from serving.predictor import Judge, prepare
 
     monkeypatch.setattr(shadow_child, "START_SECONDS", 120.0)
     monkeypatch.setattr(shadow_child, "CELL_SECONDS", 30.0)
@@ -232,8 +232,8 @@ def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, 
     finally:
         child.close()
     prepared = prepare(cell.read_bytes(), served.package)
-    logits = open_engine(served.package, "openvino-f32", threads=1).infer(prepared.input[None]).logits[0]
-    wanted = conclude(prepared, logits, served.package)
+    outputs = open_engine(served.package, "openvino-f32", threads=1).infer(prepared.input[None])
+    wanted = Judge(served.package)(prepared, outputs.logits[0], outputs.embeddings[0])
     assert said.probability == pytest.approx(wanted.probability, abs=1e-6)
     assert (said.label, said.decision) == (wanted.label, wanted.decision)
 
