@@ -1,4 +1,5 @@
-"""A client of the prediction service, for scripts and laboratory systems.
+"""A client of the prediction service, for scripts and laboratory systems. `serving.async_client` is the same for
+asyncio.
 
 >>> from serving.client import Client
 >>> with Client("http://127.0.0.1:3000") as client:         # doctest: +SKIP
@@ -7,24 +8,28 @@
 ('all', 'refer')
 """
 
-import os
-import random
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from blastwatch.addresses import encrypted
-from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
-
-Image = bytes | str | os.PathLike[str]
-"""The bytes of an image file, or its path."""
-
-RETRIED = (429, 503)  # the service says itself that a later call may succeed
-LONGEST_PAUSE = 30.0  # seconds
+from blastwatch.errors import DataError, ServiceError
+from serving.calls import (
+    AT_ONCE,
+    Answer,
+    Image,
+    check_positive,
+    file_part,
+    no_address,
+    pause_before_next,
+    read_json,
+    unreachable,
+)
 
 
 class Client:
@@ -45,8 +50,7 @@ class Client:
         attempts: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        if attempts < 1:
-            raise ValueError(f"Expected `attempts` to be at least 1 but got {attempts}")
+        check_positive(attempts=attempts)
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
@@ -54,9 +58,9 @@ class Client:
                 base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
             )
         except httpx.InvalidURL as error:
-            raise ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.") from error
+            raise no_address(url) from error
 
-    def predict(self, image: Image) -> dict[str, Any]:
+    def predict(self, image: Image) -> Answer:
         """The answer of /v1/predict for one cell.
 
         Raises:
@@ -64,19 +68,45 @@ class Client:
             ServiceError: the service refused, with its words and the HTTP status.
             ServiceUnreachable: no connection.
         """
-        return self._json("POST", "/v1/predict", files=[("image", _file(image))])
+        return self._json("POST", "/v1/predict", files=[("image", file_part(image))])
 
-    def predict_batch(self, images: Sequence[Image]) -> list[dict[str, Any]]:
+    def predict_many(
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE
+    ) -> Iterator[Answer | ServiceError | DataError]:
+        """For each cell, in order and as it comes, its answer or the error that stands for it.
+
+        Args:
+            images: as many as one likes; no more of them than twice `at_once` are in memory.
+            at_once: calls in flight.
+
+        Raises:
+            ServiceUnreachable: no connection.
+        """
+        check_positive(at_once=at_once)
+        with ThreadPoolExecutor(at_once, thread_name_prefix="calls") as pool:
+            asked: deque[Future[Answer | ServiceError | DataError]] = deque()
+            try:
+                for image in images:
+                    asked.append(pool.submit(self._answer_or_error, image))
+                    if len(asked) >= 2 * at_once:
+                        yield asked.popleft().result()
+                while asked:
+                    yield asked.popleft().result()
+            finally:
+                for future in asked:
+                    future.cancel()
+
+    def predict_batch(self, images: Sequence[Image]) -> list[Answer]:
         """For each cell, in order, its answer or its problem (which has a `status`). Raises as `predict`."""
-        answer = self._json("POST", "/v1/predict_batch", files=[("images", _file(image)) for image in images])
-        results: list[dict[str, Any]] = answer["results"]
+        answer = self._json("POST", "/v1/predict_batch", files=[("images", file_part(image)) for image in images])
+        results: list[Answer] = answer["results"]
         return results
 
     def explain(self, image: Image) -> bytes:
         """The heat map over one cell, as PNG. Raises as `predict`."""
-        return self._send("POST", "/v1/explain", files=[("image", _file(image))]).content
+        return self._send("POST", "/v1/explain", files=[("image", file_part(image))]).content
 
-    def model(self) -> dict[str, Any]:
+    def model(self) -> Answer:
         """The model version that serves. Raises as `predict`."""
         return self._json("GET", "/v1/model")
 
@@ -96,59 +126,23 @@ class Client:
     ) -> None:
         self.close()
 
-    def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        response = self._send(method, path, **content)
+    def _answer_or_error(self, image: Image) -> Answer | ServiceError | DataError:
         try:
-            value: dict[str, Any] = response.json()
-        except ValueError as error:
-            raise ServiceError(
-                f"Expected JSON from {self.url}{path} but got {response.headers.get('content-type', 'nothing')}. "
-                "Is this the address of the prediction service?",
-                status=response.status_code,
-            ) from error
-        return value
+            return self.predict(image)
+        except (ServiceError, DataError) as error:
+            return error
+
+    def _json(self, method: str, path: str, **content: Any) -> Answer:
+        return read_json(self._send(method, path, **content), f"{self.url}{path}")
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         for attempt in range(1, self._attempts + 1):
             try:
                 response = self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-                raise ServiceUnreachable(
-                    f"No prediction service answers at {self.url} ({error or type(error).__name__}). "
-                    "Start it (blastwatch serve) or name its address (--url, BLASTWATCH_URL)."
-                ) from error
-            if response.is_success:
+                raise unreachable(self.url, error) from error
+            pause = pause_before_next(response, attempt=attempt, attempts=self._attempts)
+            if pause is None:
                 return response
-            if response.status_code in RETRIED and attempt < self._attempts:
-                time.sleep(_pause(response, attempt))
-                continue
-            raise ServiceError(_words(response), status=response.status_code)
+            time.sleep(pause)
         raise AssertionError("the loop returns or raises")
-
-
-def _file(image: Image) -> tuple[str, bytes, str]:
-    """Name, bytes and media type of one part of the form."""
-    if isinstance(image, bytes):
-        return "image", image, "application/octet-stream"
-    path = Path(image)
-    try:
-        return path.name, path.read_bytes(), "application/octet-stream"
-    except OSError as error:
-        raise DataError(f"Expected an image file but {path} cannot be read: {error.strerror or error}.") from error
-
-
-def _pause(response: httpx.Response, attempt: int) -> float:
-    """Seconds to wait: what the service asks for, else doubling; spread, so that callers do not return together."""
-    asked = response.headers.get("Retry-After", "")
-    seconds = float(asked) if asked.isdecimal() else 0.25 * 2.0**attempt
-    return min(seconds, LONGEST_PAUSE) * random.uniform(1.0, 1.25)  # noqa: S311  (no secret depends on it)
-
-
-def _words(response: httpx.Response) -> str:
-    """The problem document in one line, or what came instead of one."""
-    try:
-        problem = response.json()
-        title, detail = str(problem["title"]), str(problem["detail"])
-        return f"{title}. {detail} (HTTP {response.status_code}, request {problem.get('request_id', 'unknown')})"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"The service at {response.url} answered HTTP {response.status_code} without saying why."

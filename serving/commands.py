@@ -71,13 +71,12 @@ def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
     results: list[dict[str, Any]] = []
     refused = 0
     with Client(url or load().service_url) as client:
-        for path in progress(images, total=len(images), what="Asking"):
-            try:
-                answer = client.predict(path)
-            except (ServiceError, DataError) as error:
+        answers = zip(images, client.predict_many(images), strict=True)
+        for path, answer in progress(answers, total=len(images), what="Asking"):
+            if isinstance(answer, (ServiceError, DataError)):
                 refused += 1
-                say(f"{path}: {error}")
-                results.append({"path": str(path), "error": str(error)})
+                say(f"{path}: {answer}")
+                results.append({"path": str(path), "error": str(answer)})
                 continue
             results.append({"path": str(path), **answer})
             if not as_json:

@@ -1,9 +1,13 @@
-"""The client, against answers made up in the process."""
+"""Both clients, against answers made up in the process."""
+
+import asyncio
+import threading
 
 import httpx
 import pytest
 
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
+from serving.async_client import AsyncClient
 from serving.client import Client
 
 
@@ -105,3 +109,114 @@ def test_a_missing_file_is_named(tmp_path):
     talk, _ = client()
     with pytest.raises(DataError, match=r"none\.bmp cannot be read: No such file"):
         talk.predict(tmp_path / "none.bmp")
+
+
+def numbered(request):
+    """Answers the number that was sent; refuses 3, and breaks the order in which answers come."""
+    number = int(request.read().split(b"<")[1].split(b">")[0])
+    return problem(422) if number == 3 else httpx.Response(200, json={"number": number})
+
+
+def shown(answers):
+    return [answer.status if isinstance(answer, ServiceError) else answer["number"] for answer in answers]
+
+
+def test_many_are_answered_in_order_and_a_refusal_stands_for_its_image(tmp_path):
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def answer(request):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        if b"<0>" in request.read():
+            threading.Event().wait(0.05)  # the first answer comes last
+        found = numbered(request)
+        with lock:
+            busy -= 1
+        return found
+
+    talk = Client("http://service", transport=httpx.MockTransport(answer))
+    assert shown(talk.predict_many((b"<%d>" % number for number in range(9)), at_once=3)) == [
+        0, 1, 2, 422, 4, 5, 6, 7, 8,
+    ]  # fmt: skip
+    assert most <= 3
+    (missing,) = talk.predict_many([tmp_path / "none.bmp"])
+    assert isinstance(missing, DataError)
+
+
+def test_many_images_are_read_as_they_are_asked_for():
+    taken = []
+
+    def images():
+        for number in range(100, 200):
+            taken.append(number)
+            yield b"<%d>" % number
+
+    talk = Client("http://service", transport=httpx.MockTransport(numbered))
+    answers = talk.predict_many(images(), at_once=2)
+    assert next(answers)["number"] == 100
+    assert len(taken) == 4
+    answers.close()
+
+
+def test_the_asynchronous_client_says_the_same(monkeypatch, cell):
+    slept, left = [], [problem(429, **{"Retry-After": "2"}), httpx.Response(200, json={"label": "all"})]
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr("serving.async_client.asyncio.sleep", sleep)
+    requests = []
+
+    async def answer(request):
+        requests.append(str(request.url))
+        await request.aread()
+        return left.pop(0)
+
+    async def talk():
+        async with AsyncClient("http://service/", transport=httpx.MockTransport(answer)) as client:
+            assert await client.predict(cell) == {"label": "all"}
+            left.extend([httpx.Response(200, json={"results": [1, 2]}), httpx.Response(200, content=b"png")])
+            assert await client.predict_batch([b"a", b"b"]) == [1, 2]
+            assert await client.explain(b"a") == b"png"
+            left.extend([httpx.Response(200, json={"version": "1"}), httpx.Response(200, json={}), problem(404)])
+            assert (await client.model())["version"] == "1"
+            await client.add_label("abc", "hem")
+            with pytest.raises(ServiceError, match="HTTP 404"):
+                await client.model()
+
+    asyncio.run(talk())
+    assert requests[0] == "http://service/v1/predict"
+    assert 2 <= slept[0] <= 2.5
+
+
+def test_the_asynchronous_client_asks_many():
+    async def answer(request):
+        await request.aread()
+        return numbered(request)
+
+    async def talk():
+        async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
+            found = client.predict_many((b"<%d>" % number for number in range(6)), at_once=2)
+            return [row async for row in found]
+
+    assert shown(asyncio.run(talk())) == [0, 1, 2, 422, 4, 5]
+
+
+def test_the_asynchronous_client_and_bad_addresses():
+    def refuse(request):
+        raise httpx.ConnectError("Connection refused", request=request)
+
+    async def talk():
+        async with AsyncClient("http://127.0.0.1:9", transport=httpx.MockTransport(refuse)) as client:
+            await client.model()
+
+    with pytest.raises(ServiceUnreachable, match="blastwatch serve"):
+        asyncio.run(talk())
+    with pytest.raises(ServiceUnreachable, match="Expected an address"):
+        AsyncClient("http://service:port")
+    with pytest.raises(ValueError, match="attempts"):
+        AsyncClient("http://service", attempts=0)
+    with pytest.raises(ValueError, match="at_once"):
+        next(Client("http://service").predict_many([], at_once=0))

@@ -1,0 +1,137 @@
+"""The client of the prediction service for asyncio: the same calls as `serving.client`, each awaited.
+
+>>> from serving.async_client import AsyncClient
+>>> async def ask(paths):                                    # doctest: +SKIP
+...     async with AsyncClient("http://127.0.0.1:3000") as client:
+...         return [answer["decision"] async for answer in client.predict_many(paths)]
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from blastwatch.addresses import encrypted
+from blastwatch.errors import DataError, ServiceError
+from serving.calls import (
+    AT_ONCE,
+    Answer,
+    Image,
+    check_positive,
+    file_part,
+    no_address,
+    pause_before_next,
+    read_json,
+    unreachable,
+)
+
+
+class AsyncClient:
+    """Talks to one service over kept connections, from one event loop. Arguments as of `serving.client.Client`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        attempts: int = 4,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        check_positive(attempts=attempts)
+        self.url = url.rstrip("/")
+        self._attempts = attempts
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
+            )
+        except httpx.InvalidURL as error:
+            raise no_address(url) from error
+
+    async def predict(self, image: Image) -> Answer:
+        """The answer of /v1/predict for one cell. Raises as `Client.predict`."""
+        return await self._json("POST", "/v1/predict", files=[("image", await _read(image))])
+
+    async def predict_many(
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE
+    ) -> AsyncIterator[Answer | ServiceError | DataError]:
+        """For each cell, in order and as it comes, its answer or the error that stands for it.
+
+        Args:
+            images: as many as one likes; no more of them than `at_once` are in memory.
+            at_once: calls in flight.
+
+        Raises:
+            ServiceUnreachable: no connection.
+        """
+        check_positive(at_once=at_once)
+        asked: deque[asyncio.Task[Answer | ServiceError | DataError]] = deque()
+        try:
+            for image in images:
+                asked.append(asyncio.create_task(self._answer_or_error(image)))
+                if len(asked) >= at_once:
+                    yield await asked.popleft()
+            while asked:
+                yield await asked.popleft()
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def predict_batch(self, images: Sequence[Image]) -> list[Answer]:
+        """For each cell, in order, its answer or its problem (which has a `status`). Raises as `Client.predict`."""
+        parts = [("images", await _read(image)) for image in images]
+        results: list[Answer] = (await self._json("POST", "/v1/predict_batch", files=parts))["results"]
+        return results
+
+    async def explain(self, image: Image) -> bytes:
+        """The heat map over one cell, as PNG. Raises as `Client.predict`."""
+        return (await self._send("POST", "/v1/explain", files=[("image", await _read(image))])).content
+
+    async def model(self) -> Answer:
+        """The model version that serves. Raises as `Client.predict`."""
+        return await self._json("GET", "/v1/model")
+
+    async def add_label(self, prediction_id: str, label: str) -> None:
+        """Tell the truth (`all` or `hem`) that came later. Raises as `Client.predict`."""
+        await self._send("POST", "/v1/labels", json={"id": prediction_id, "label": label})
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _answer_or_error(self, image: Image) -> Answer | ServiceError | DataError:
+        try:
+            return await self.predict(image)
+        except (ServiceError, DataError) as error:
+            return error
+
+    async def _json(self, method: str, path: str, **content: Any) -> Answer:
+        return read_json(await self._send(method, path, **content), f"{self.url}{path}")
+
+    async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                response = await self._http.request(method, path, **content)
+            except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+                raise unreachable(self.url, error) from error
+            pause = pause_before_next(response, attempt=attempt, attempts=self._attempts)
+            if pause is None:
+                return response
+            await asyncio.sleep(pause)
+        raise AssertionError("the loop returns or raises")
+
+
+async def _read(image: Image) -> tuple[str, bytes, str]:
+    """One part of the form; a file is read beside the event loop."""
+    return await asyncio.to_thread(file_part, image)
