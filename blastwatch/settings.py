@@ -35,6 +35,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _count_or_none(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("0 or more is needed")
+    return value
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -110,6 +117,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
         ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch"),
         ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once"),
+        ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, 8 KB each at most; 0: none"),
         ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
         ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
@@ -153,6 +161,7 @@ class Settings:
     max_image_pixels: int
     max_batch_images: int
     max_batch_size: int
+    answer_cache: int
     max_latency_ms: int
     capture_queue: int
     drift_interval: float

@@ -89,7 +89,12 @@ class Service:
         return self.slot.lane
 
     def open_lane(self, live: LiveModel) -> Lane:
-        return Lane(live, self.settings, on_batch=self.metrics.observe_batch)
+        return Lane(
+            live,
+            self.settings,
+            on_batch=self.metrics.observe_batch,
+            on_lookup=lambda outcome: self.metrics.cache.labels(outcome).inc(),
+        )
 
     @contextmanager
     def taken(self, request: Request) -> Iterator[Lane]:
@@ -201,7 +206,7 @@ async def _predict(service: Service, request: Request) -> Response:
     data = await _one_image(request)
     with service.taken(request) as lane:
         cell = Cell(data, await service.in_thread(service.prepare, lane, data))
-        (row,) = await lane.batcher.run([cell.prepared.input])
+        (row,) = await lane.outputs([cell.prepared])
         return JSONResponse(service.conclude(lane, cell, row, started, service.callers.patient(request)))
 
 
@@ -216,9 +221,9 @@ async def _predict_batch(service: Service, request: Request) -> Response:
             for first in range(0, len(uploads), size):
                 part = [await file.read() for file in uploads[first : first + size]]
                 prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
-                cells = [item.prepared.input for item in prepared if isinstance(item, Cell)]
+                cells = [item.prepared for item in prepared if isinstance(item, Cell)]
                 # Part by part, so that a large batch does not stand before everybody else's single cells.
-                rows = iter(await lane.batcher.run(cells, patient=first > 0))
+                rows = iter(await lane.outputs(cells, patient=first > 0))
                 results += [
                     service.conclude(lane, item, next(rows), started, patient)
                     if isinstance(item, Cell)

@@ -4,16 +4,17 @@ Everything here may be called from any thread.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from blastwatch.explanation import Explainer
 from blastwatch.registry import Entry
 from blastwatch.settings import Settings
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Row
 from serving.live import LiveModel, Served
 from serving.live_folder import now
-from serving.predictor import Predictor
+from serving.predictor import Predictor, Prepared
+from serving.remembered import Remembered
 
 
 class Lane:
@@ -21,10 +22,16 @@ class Lane:
 
     Args:
         on_batch: called with the number of cells and the seconds of each batch.
+        on_lookup: see `Remembered`.
     """
 
     def __init__(
-        self, live: LiveModel, settings: Settings, *, on_batch: Callable[[int, float], None] = lambda _n, _s: None
+        self,
+        live: LiveModel,
+        settings: Settings,
+        *,
+        on_batch: Callable[[int, float], None] = lambda _n, _s: None,
+        on_lookup: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         self.served = live.served
         self.since = now()
@@ -37,6 +44,7 @@ class Lane:
             longest_wait=settings.max_latency_ms / 1000,
             on_batch=on_batch,
         )
+        self._remembered = Remembered(settings.answer_cache, on_lookup=on_lookup)
         self.ended = threading.Event()
         self._lock = threading.Lock()
         self._in_flight = 0
@@ -50,6 +58,17 @@ class Lane:
     def in_flight(self) -> int:
         """Requests that are being answered by this version."""
         return self._in_flight
+
+    async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
+        """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as
+        `Batcher.run`."""
+        known = {cell.pixel_sha256: self._remembered.find(cell.pixel_sha256) for cell in cells}
+        new = {cell.pixel_sha256: cell.input for cell in cells if known[cell.pixel_sha256] is None}
+        rows = await self.batcher.run(list(new.values()), patient=patient) if new else []
+        for digest, found in zip(new, rows, strict=True):
+            known[digest] = found
+            self._remembered.keep(digest, found)
+        return [row for cell in cells if (row := known[cell.pixel_sha256]) is not None]
 
     def tell(self, entry: Entry) -> None:
         """Take newer facts of the registry about the same version."""

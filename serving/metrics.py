@@ -45,6 +45,10 @@ class ServiceMetrics:
             "blastwatch_batch_size_cells", "Cells in one call of the engine.",
             buckets=BATCH_CELLS, registry=registry,
         )  # fmt: skip
+        self.cache = Counter(
+            "blastwatch_cache_lookups", "Images looked up among the remembered outputs: hit or miss.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self.predictions = Counter(
             "blastwatch_predictions", "Predictions by label and decision.", ["label", "decision"], registry=registry
         )

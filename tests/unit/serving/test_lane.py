@@ -1,8 +1,10 @@
 """A request stays in the lane it took; a retired lane ends with its last request and lets its engine go."""
 
+import asyncio
 import gc
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from blastwatch.engines import Outputs
 from serving.lane import Lane, Slot
 from serving.live import LiveModel
+from serving.predictor import Prepared
 
 
 class Engine:
@@ -17,6 +20,61 @@ class Engine:
 
     def infer(self, inputs):
         return Outputs(np.zeros((len(inputs), 2), np.float32), np.zeros((len(inputs), 512), np.float32))
+
+
+class Counting(Engine):
+    """Answers the mean of each cell, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def infer(self, inputs):
+        self.asked += [float(cell.mean()) for cell in inputs]
+        logits = np.stack([inputs.mean(axis=(1, 2, 3)), np.zeros(len(inputs))], axis=1)
+        return Outputs(logits.astype(np.float32), np.zeros((len(inputs), 512), np.float32))
+
+
+def prepared(number):
+    """An image of one value."""
+    return Prepared(
+        input=np.full((3, 4, 4), number, np.float32), pixel_sha256=f"{number:064d}", statistics={}, concerns=[]
+    )
+
+
+def asked(settings, served, most, *calls):
+    """What each call was answered, what the engine was asked, and the lookups."""
+    engine, lookups = Counting(), []
+    live = LiveModel(served=served, engine=engine)
+    lane = Lane(live, replace(settings, answer_cache=most), on_lookup=lookups.append)
+
+    async def talk():
+        return [[row[0][0] for row in await lane.outputs([prepared(n) for n in numbers])] for numbers in calls]
+
+    try:
+        return asyncio.run(talk()), engine.asked, lookups
+    finally:
+        lane.close()
+
+
+def test_nothing_is_remembered_by_default(settings, served):
+    assert settings.answer_cache == 0
+    answers, seen, lookups = asked(settings, served, 0, [1, 2], [2, 1])
+    assert answers == [[1, 2], [2, 1]]
+    assert seen == [1, 2, 2, 1]
+    assert lookups == []
+
+
+def test_a_remembered_image_is_answered_without_the_engine(settings, served):
+    answers, seen, lookups = asked(settings, served, 2, [1, 2], [2, 1, 1], [3], [2], [1])
+    assert answers == [[1, 2], [2, 1, 1], [3], [2], [1]]
+    # 3 puts out 2, which was asked for before 1; 2 then puts out 1.
+    assert seen == [1, 2, 3, 2, 1]
+    assert lookups == ["miss"] * 2 + ["hit"] * 3 + ["miss"] * 3
+
+
+def test_another_version_remembers_nothing_of_this_one(settings, served):
+    for _ in range(2):
+        assert asked(settings, served, 8, [5])[1] == [5]
 
 
 @pytest.fixture
