@@ -12,6 +12,7 @@
         ImageRejected                one image cannot be read; `reason` is a short stable word
       PackageError                 a model package is incomplete, changed or of another format
         GoldenMismatch               an engine does not give a package's own answers for its golden cells
+        FlipsTooOften                an engine says another label than float32 more often than the policy bears
         TooLarge                     a package needs more memory or disk than there is
       RegistryError                the registry could not answer
         RegistryUnreachable          no connection to MLflow
@@ -92,6 +93,10 @@ class PackageError(BlastwatchError):
 
 
 class GoldenMismatch(PackageError):
+    pass
+
+
+class FlipsTooOften(PackageError):
     pass
 
 

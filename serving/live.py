@@ -20,10 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from blastwatch.engines import Engine, open_engine
-from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, PackageError, RegistryError
+from blastwatch.engines import Engine, choose, open_engine
+from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, FlipsTooOften, PackageError, RegistryError
+from blastwatch.evidence_gates import parity_gate
 from blastwatch.golden import check_golden
 from blastwatch.package import Package, open_package
+from blastwatch.policy import load_policy
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings
 from serving.apart import apart
@@ -255,13 +257,32 @@ def open_live(served: Served, settings: Settings) -> LiveModel:
 
     Raises:
         TooLarge: before anything is loaded.
-        GoldenMismatch, PackageError: the version must not serve with this engine on this machine.
+        FlipsTooOften, GoldenMismatch, PackageError: the version must not serve with this engine on this machine.
     """
     return apart(lambda: _open_live(served, settings))
 
 
+def check_flips(served: Served, settings: Settings) -> None:
+    """The engine that serves here says what float32 says, as often as the policy of promotions wants it.
+
+    A promotion that overrode this gate with a reason holds here too.
+
+    Raises:
+        FlipsTooOften: naming the rate, the limit, and what to do.
+    """
+    gate = parity_gate(served.package, load_policy(settings.policy), choose(settings.engine))
+    if gate.passed or gate.name in served.entry.overridden:
+        return
+    raise FlipsTooOften(
+        f"Expected labels that differ from float32 on at most a share of {gate.limit} of the cells but got "
+        f"{gate.value} ({gate.note}). Serve with another engine (BLASTWATCH_ENGINE=openvino-f32), or promote the "
+        "version with a policy that bears it."
+    )
+
+
 def _open_live(served: Served, settings: Settings) -> LiveModel:
     check_memory(served.package, settings)
+    check_flips(served, settings)
     threads = int(settings.threads) if settings.threads else max(1, len(os.sched_getaffinity(0)) // settings.workers)
     engine = open_engine(served.package, settings.engine, threads=threads)
     size = served.package.info.preprocessing.size

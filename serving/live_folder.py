@@ -22,6 +22,7 @@ from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
     BlastwatchError,
+    FlipsTooOften,
     GoldenMismatch,
     PackageError,
     RegistryUnreachable,
@@ -37,6 +38,7 @@ REASONS: dict[str, type[BlastwatchError]] = {
     "signature": SignatureInvalid,
     "too-large": TooLarge,
     "golden": GoldenMismatch,
+    "flips": FlipsTooOften,
     "corrupt": PackageError,
     "registry": BlastwatchError,
 }

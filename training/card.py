@@ -187,12 +187,21 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
 
 
 def _engines(info: ModelInfo) -> str:
-    rows = ["| engine | cells | labels that differ from float32 | largest difference |", "|---|---|---|---|"]
+    rows = [
+        "| engine | cells | labels that differ from float32 | decisions that differ | largest difference | times "
+        "as fast as torch-f32 |",
+        "|---|---|---|---|---|---|",
+    ]
     rows += [
-        f"| {name} | {found.cells} | {found.flip_rate:.2%} | {found.largest_difference:.3f} |"
+        f"| {name} | {found.cells} | {found.flip_rate:.2%} | {_or_unknown(found.decision_flip_rate, '.2%')} | "
+        f"{found.largest_difference:.3f} | {_or_unknown(found.speed, '.2f')} |"
         for name, found in sorted(info.precision.items())
     ]
-    return "## Engines\n\n" + "\n".join(rows)
+    return "## Engines\n\nSpeed in batches, on the machine that made this package.\n\n" + "\n".join(rows)
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
 
 
 def _drift(drift: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from blastwatch import package as layout
 from blastwatch.console import say
-from blastwatch.decision import POSITIVE, Thresholds, probabilities
+from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
 from blastwatch.engines import Engine, Outputs, infer_all, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
@@ -31,7 +32,9 @@ from training.parameters import Parameters
 
 REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
-COMPARED = ("openvino-bf16", "openvino-int8", "torch-bf16")
+REFERENCE = "openvino-f32"
+COMPARED = ("openvino-f32", "openvino-bf16", "openvino-int8", "torch-bf16")
+TIMED, TIMED_RUNS = 16, 3  # cells in a batch whose time is taken, and how often
 MOST_FOR_AXES = 2000  # training cells that the projection is fitted on
 
 
@@ -163,7 +166,9 @@ class _Maker:
         """How each faster engine answers cells of patients not trained on, against float32."""
         say("Comparing the engines")
         chosen = self._some(self._side(*PARITY_SIDES), self.knobs.parity_cells)
-        expected = self._blast(chosen, "openvino-f32")
+        expected = self._blast(chosen, REFERENCE)
+        decided = self._decisions(expected)
+        plain = self._rate(chosen, "torch-f32")
         found = {}
         for name in COMPARED:
             blast = self._blast(chosen, name)
@@ -171,8 +176,24 @@ class _Maker:
                 cells=len(chosen),
                 flip_rate=float(((blast >= 0.5) != (expected >= 0.5)).mean()),
                 largest_difference=float(np.abs(blast - expected).max()),
+                decision_flip_rate=float((self._decisions(blast) != decided).mean()),
+                speed=self._rate(chosen, name) / plain,
             )
         return found
+
+    def _decisions(self, blast: NDArray[np.float64]) -> NDArray[np.str_]:
+        return np.array([decide(value, self.package.info.thresholds) for value in blast.tolist()])
+
+    def _rate(self, rows: pd.DataFrame, engine: str) -> float:
+        """Cells a second of an engine in batches of `TIMED`, the best of a few: what disturbs only slows down."""
+        inputs = self._inputs(rows.head(TIMED))
+        opened = self._open(engine)
+        times = []
+        for _ in range(TIMED_RUNS):
+            started = time.perf_counter()
+            opened.infer(inputs)
+            times.append(time.perf_counter() - started)
+        return len(inputs) / min(times)
 
     def _side(self, *sides: str) -> pd.DataFrame:
         return self.rows[self.rows["side"].isin(sides)].reset_index(drop=True)
@@ -185,17 +206,19 @@ class _Maker:
     def _inputs(self, rows: pd.DataFrame) -> NDArray[np.float32]:
         return normalise(self.packed.crops[self.packed.rows_of(rows["path"].tolist())], self.packed.preprocessing)
 
-    def _infer(self, rows: pd.DataFrame, engine: str = "openvino-f32") -> Outputs:
+    def _infer(self, rows: pd.DataFrame, engine: str = REFERENCE) -> Outputs:
         """Run cells in pieces, so that memory does not grow with their number."""
-        if engine not in self._engines:
-            self._engines[engine] = open_engine(self.package, engine)
-        parts = [
-            infer_all(self._engines[engine], self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)
-        ]
+        opened = self._open(engine)
+        parts = [infer_all(opened, self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)]
         return Outputs(
             logits=np.concatenate([part.logits for part in parts]),
             embeddings=np.concatenate([part.embeddings for part in parts]),
         )
+
+    def _open(self, engine: str) -> Engine:
+        if engine not in self._engines:
+            self._engines[engine] = open_engine(self.package, engine)
+        return self._engines[engine]
 
     def _blast(self, rows: pd.DataFrame, engine: str) -> NDArray[np.float64]:
         return probabilities(self._infer(rows, engine).logits, self.package.info.temperature)[:, POSITIVE]

@@ -65,7 +65,11 @@ def test_the_package_is_sealed_and_loads_through_pyfunc(demo, monkeypatch):
     import numpy as np
 
     package = open_package(demo.folder / "results/package")
-    assert package.info.synthetic and set(package.info.precision) == {"openvino-bf16", "openvino-int8", "torch-bf16"}
+    assert package.info.synthetic and set(package.info.precision) == {
+        "openvino-f32", "openvino-bf16", "openvino-int8", "torch-bf16",
+    }  # fmt: skip
+    assert all(0 <= row.decision_flip_rate <= 1 and row.speed > 0 for row in package.info.precision.values())
+    assert package.info.precision["openvino-f32"].flip_rate == 0
     import mlflow
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -168,7 +172,7 @@ def test_the_package_holds_golden_cells_and_the_groups_of_every_side(demo):
     package = open_package(demo.folder / "results/package")
     crops, logits = read_golden(package)
     assert (crops.shape, logits.shape) == ((8, 32, 32, 3), (8, 2))
-    for engine in ("openvino-f32", "torch-f32", *package.info.precision):
+    for engine in ("torch-f32", *package.info.precision):
         check_golden(package, open_engine(package, engine))
     gate = groups_gate(package)
     assert gate.passed, gate

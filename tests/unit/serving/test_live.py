@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blastwatch.errors import AliasNotSet, PackageError
+from blastwatch.errors import AliasNotSet, FlipsTooOften, PackageError
 from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, take_over
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +44,21 @@ def test_a_handover_of_another_package_is_refused(served, tmp_path):
     path.write_text("{")
     with pytest.raises(PackageError, match="cannot be read"):
         take_over(path)
+
+
+def test_an_engine_that_flips_too_often_does_not_serve(settings, served):
+    info = served.package.info
+    flipping = replace(info.precision["openvino-int8"], flip_rate=0.2)
+    package = replace(served.package, info=replace(info, precision={**info.precision, "openvino-int8": flipping}))
+    fast = replace(settings, engine="openvino-int8")
+    with pytest.raises(FlipsTooOften, match=r"share of 0\.01 of the cells but got 0\.2 \(openvino-int8 on 8 cells\)"):
+        open_live(replace(served, package=package), fast)
+    assert open_live(replace(served, package=package), settings).engine.name == "openvino-f32"
+    overridden = replace(served.entry, overridden=["parity"])
+    assert open_live(replace(served, package=package, entry=overridden), fast).engine.name == "openvino-int8"
+    unknown = replace(served.package, info=replace(info, precision={}))
+    with pytest.raises(FlipsTooOften, match="was not compared with float32"):
+        open_live(replace(served, package=unknown), fast)
 
 
 def test_the_engine_is_opened_and_named(settings, served):

@@ -15,6 +15,7 @@ from serving.live_folder import REASONS, LiveFolder, Refusal, Status, mark, reas
         (errors.SignatureInvalid, "signature"),
         (errors.TooLarge, "too-large"),
         (errors.GoldenMismatch, "golden"),
+        (errors.FlipsTooOften, "flips"),
         (errors.PackageError, "corrupt"),
         (errors.VersionNotFound, "registry"),
     ],

@@ -163,7 +163,8 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
     "said",
     [
         "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
-        "| openvino-int8 | 500 | 1.20% | 0.200 |", "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
+        "| openvino-int8 | 500 | 1.20% | unknown | 0.200 | unknown |",
+        "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
         "160 cells of 16 patients", "at the chosen threshold 0.400: sensitivity | 0.700", "cell area | 0.700",
         "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not",
         "| `hem` | 4 | 0.800 | 0.600 | 0.700 (0.600 to 0.800) | 0.500 to 1.000, as it does |",
