@@ -24,7 +24,9 @@ from blastwatch.settings import Settings
 from monitoring.capture import GATHER_SECONDS, Capture
 from monitoring.store import Store, StoreError, UnknownPredictions, open_store
 from serving.batcher import Row
+from serving.binding import keyless
 from serving.callers import Callers, caller_of
+from serving.guard import Guard, Keyring
 from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits, respond
 from serving.live import LiveModel
@@ -44,6 +46,7 @@ PAGES = Path(__file__).parent / "pages"
 PAGE_FILES = {
     "/": "index.html",
     "/page.js": "page.js",
+    "/key.js": "key.js",
     "/page.css": "page.css",
     "/docs": "docs.html",
     "/docs.js": "docs.js",
@@ -79,6 +82,8 @@ class Service:
         self.contest: Contest | None = None
         self.callers = Callers(settings.home)
         self.told = Told(settings)
+        keyring = Keyring(settings.api_keys, keyless=keyless())
+        self.guard = Guard(keyring, refused=lambda name: metrics.kept_out.labels(name).inc())
         metrics.tell_model(self.slot.lane)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._store: Store | None = None
@@ -187,9 +192,10 @@ def build_app(service: Service) -> ASGIApp:
             "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
         },
         # An unknown address must not become a label value of its own.
-        observe=lambda path, status, seconds: service.metrics.observe_request(
-            path if path in known else "other", status, seconds
+        observe=lambda scope, status, seconds: service.metrics.observe_request(
+            scope["path"] if scope["path"] in known else "other", status, seconds
         ),
+        admit=service.guard.admit,
     )
 
 

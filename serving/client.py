@@ -32,6 +32,8 @@ class Client:
 
     Args:
         url: for instance http://127.0.0.1:3000.
+        api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
+            use https:// to any other machine.
         timeout: seconds that one answer may take.
         attempts: how often a call is made while the service is overloaded or its database away.
         transport: another way to send requests, for tests.
@@ -41,17 +43,24 @@ class Client:
         self,
         url: str,
         *,
+        api_key: str = "",
         timeout: float = 60.0,
         attempts: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not api_key.isascii() or any(character <= " " for character in api_key):
+            raise ValueError("Expected `api_key` to be the text that `blastwatch keys add` printed, without spaces")
         if attempts < 1:
             raise ValueError(f"Expected `attempts` to be at least 1 but got {attempts}")
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
+                base_url=self.url,
+                timeout=timeout,
+                transport=transport,
+                verify=encrypted(self.url),
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             )
         except httpx.InvalidURL as error:
             raise ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.") from error

@@ -51,6 +51,10 @@ class ServiceMetrics:
         self.rejected = Counter(
             "blastwatch_rejected_images", "Images that were refused, by reason.", ["reason"], registry=registry
         )
+        self.kept_out = Counter(
+            "blastwatch_kept_out_requests", "Requests that were kept out before they were read, by problem.",
+            ["problem"], registry=registry,
+        )  # fmt: skip
         self.capture = Counter(
             "blastwatch_capture_predictions",
             "Predictions stored or dropped by the capture, and failed attempts to write.",

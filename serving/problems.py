@@ -45,6 +45,10 @@ TABLE: tuple[Kind, ...] = tuple(
         ("prediction-unknown", 404, "There is no such prediction", "Take the `id` of the service's answer."),
         ("media-type", 415, "The media type is not accepted", "Send the media type that /docs.json names."),
         ("body-too-large", 413, "The request is too large", "Send a smaller image, or fewer images a call."),
+        ("key-missing", 401, "An API key is needed", "Send Authorization: Bearer KEY; the operator makes keys."),
+        ("key-refused", 401, "The API key is not good", "Ask the operator: it is unknown here, or was revoked."),
+        ("not-permitted", 403, "The API key may not do this", "Ask the operator for a key with the permission."),
+        ("keys-unavailable", 503, "The API keys cannot be read", "Tell the operator; the log has the reason."),
         (
             "signature-refused",
             401,

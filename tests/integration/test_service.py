@@ -16,6 +16,7 @@ from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.client import Client
+from serving.keys import KeyFolder
 from tests.running import START_SECONDS, Running, environment, get, until
 from tests.service_packages import crown, make_servable, write_cell
 
@@ -257,10 +258,15 @@ def test_a_service_that_does_not_follow_serves_the_new_champion_after_a_restart(
             assert stays.followers() == []
     finally:
         assert stays.stop() == []
-    second = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0").wait_until_ready()
+    # On every address this one, so with a key.
+    key = KeyFolder(tmp_path / "keys").add("lab")
+    access = {"BLASTWATCH_API_KEYS": str(tmp_path / "keys"), "BLASTWATCH_HOST": "0.0.0.0"}
+    second = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0", **access).wait_until_ready()
     try:
-        with Client(second.url) as client:
+        with Client(second.url, api_key=key) as client:
             assert client.predict(running.cell)["model"]["version"] == entry.version
+        assert get(f"{second.url}/v1/model").json()["type"] == "/problems/key-missing"
+        assert get(f"{second.url}/metrics").status_code == 200
     finally:
         assert second.stop() == []
 
