@@ -106,6 +106,8 @@ TABLE: tuple[Setting, ...] = tuple(
         ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
         ("api_keys", "BLASTWATCH_API_KEYS", "", _optional_path, "folder of the service's API keys; empty: api-keys under home"),
         ("api_key", "BLASTWATCH_API_KEY", "", _api_key, "API key that `blastwatch predict` sends"),
+        ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
+        ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
         ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
         ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
@@ -151,6 +153,8 @@ class Settings:
     workers: int
     api_keys: Path
     api_key: str
+    rate_limit: float
+    rate_burst: int
     follow_seconds: float
     memory_limit: float
     webhook_secret: str

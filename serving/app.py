@@ -26,7 +26,7 @@ from monitoring.store import Store, StoreError, UnknownPredictions, open_store
 from serving.batcher import Row
 from serving.binding import keyless
 from serving.callers import Callers, caller_of
-from serving.guard import Guard, Keyring
+from serving.guard import open_guard
 from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits, respond
 from serving.live import LiveModel
@@ -82,8 +82,7 @@ class Service:
         self.contest: Contest | None = None
         self.callers = Callers(settings.home)
         self.told = Told(settings)
-        keyring = Keyring(settings.api_keys, keyless=keyless())
-        self.guard = Guard(keyring, refused=lambda name: metrics.kept_out.labels(name).inc())
+        self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
         metrics.tell_model(self.slot.lane)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._store: Store | None = None
@@ -158,6 +157,7 @@ class Service:
         self.capture.close()
         if self._store is not None:
             self._store.close()
+        self.guard.close()
         self.metrics.close()
 
 
@@ -218,6 +218,7 @@ async def _predict_batch(service: Service, request: Request) -> Response:
     patient = service.callers.patient(request)
     try:
         uploads = files(form, "images")
+        service.guard.charge(request.scope, len(uploads))
         with service.taken(request) as lane:  # one version answers the whole call
             for first in range(0, len(uploads), size):
                 part = [await file.read() for file in uploads[first : first + size]]

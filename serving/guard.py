@@ -1,19 +1,22 @@
-"""At the door of every /v1 address, before a byte of the body is read: who asks, and may they?
+"""At the door of every /v1 address, before a byte of the body is read: who asks, may they, and not too often?
 
 Health, metrics, pages and the description of the interface are open: they show counts, the version and how to ask,
 never a cell, a patient or the name of a key. MLflow's webhook brings a signature of its own instead of a key.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from blastwatch.settings import Settings
 from serving.keys import LABEL, PREDICT, READ, ApiKey, KeyFolder, KeysUnreadable, match
 from serving.live_folder import Mark, mark
 from serving.problems import Problem
+from serving.rate import RateLimiter, address_of
 
 GUARDED = "/v1/"
 SIGNED = ("/v1/webhook",)
@@ -82,30 +85,74 @@ class Guard:
 
     Args:
         keyring: the keys.
+        limiter: what one caller may send; None: as much as it likes.
         refused: called with the name of the problem of each request that is kept out.
     """
 
-    def __init__(self, keyring: Keyring, *, refused: Callable[[str], object] = lambda _name: None) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        limiter: RateLimiter | None = None,
+        *,
+        refused: Callable[[str], object] = lambda _name: None,
+    ) -> None:
         self._keyring = keyring
+        self._limiter = limiter
         self._refused = refused
 
     def admit(self, scope: Scope) -> None:
-        """Check one request by its head, and leave the name of its key in its state.
+        """Check one request by its head, and leave in its state the name of its key and who pays for it.
 
         Raises:
-            Problem: 401, 403 or 503.
+            Problem: 401, 403, 429 or 503.
         """
         path = scope["path"]
         if not path.startswith(GUARDED) or path in SIGNED:
             return
         try:
-            key = self._keyring.find(bearer(Headers(scope=scope)))
+            payer = f"address {address_of(scope['client'][0])}" if scope.get("client") else "address unknown"
+            try:
+                key = self._keyring.find(bearer(Headers(scope=scope)))
+            except Problem:
+                self._take(payer)  # who tries keys is slowed down by address
+                raise
             if key is not None:
-                scope["state"]["key"] = key.name
+                scope["state"]["key"], payer = key.name, f"key {key.name}"
+            scope["state"]["payer"] = payer
+            self._take(payer)
+            if key is not None:
                 _check_permission(key, NEEDED.get(path, READ))
         except Problem as problem:
             self._refused(problem.kind.name)
             raise
+
+    def charge(self, scope: Scope, cells: int) -> None:
+        """Let a call that was let in pay for its further cells."""
+        if self._limiter is not None:
+            self._limiter.charge(scope["state"]["payer"], cells - 1)
+
+    def close(self) -> None:
+        if self._limiter is not None:
+            self._limiter.close()
+
+    def _take(self, payer: str) -> None:
+        wait = self._limiter.take(payer) if self._limiter is not None else 0.0
+        if wait:
+            seconds = math.ceil(wait)
+            detail = f"Expected fewer cells or calls a second of one caller. Try again in {seconds} s."
+            raise Problem("rate-limited", detail, headers={"Retry-After": str(seconds)})
+
+
+def open_guard(settings: Settings, *, keyless: bool, refused: Callable[[str], object]) -> Guard:
+    """The guard that the settings ask for.
+
+    Raises:
+        OSError: there is a limit and its file under home cannot be made.
+    """
+    limiter = None
+    if settings.rate_limit:
+        limiter = RateLimiter(settings.home / "live", rate=settings.rate_limit, burst=settings.rate_burst)
+    return Guard(Keyring(settings.api_keys, keyless=keyless), limiter, refused=refused)
 
 
 def bearer(headers: Headers) -> str:

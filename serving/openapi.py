@@ -187,7 +187,7 @@ def _secured(paths: Json) -> Json:
         for operation in methods.values():
             operation["security"] = [{"key": []}]
             operation["description"] = f"Where keys are in use it needs one with the permission `{needed}`."
-            operation["responses"] = _answers("", "", {}, 401, 403, 503) | operation["responses"]
+            operation["responses"] = _answers("", "", {}, 401, 403, 429, 503) | operation["responses"]
     return paths
 
 
