@@ -108,6 +108,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("api_key", "BLASTWATCH_API_KEY", "", _api_key, "API key that `blastwatch predict` sends"),
         ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
         ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
+        ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
         ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
         ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
@@ -155,6 +156,7 @@ class Settings:
     api_key: str
     rate_limit: float
     rate_burst: int
+    audit_log: str
     follow_seconds: float
     memory_limit: float
     webhook_secret: str
@@ -230,6 +232,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     values["predictions_url"] = values["predictions_url"] or _embedded(home, "predictions.db")
     values["history_url"] = values["history_url"] or _embedded(home, "history.db")
     values["api_keys"] = values["api_keys"] or home / "api-keys"
+    values["audit_log"] = values["audit_log"] or str(home / "logs" / "audit.jsonl")
     # An account of MLflow's is checked by its server; a name in the environment by nobody.
     values["actor"] = source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or getpass.getuser()
     if values["threads"]:

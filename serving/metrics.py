@@ -55,6 +55,9 @@ class ServiceMetrics:
             "blastwatch_kept_out_requests", "Requests that were kept out before they were read, by problem.",
             ["problem"], registry=registry,
         )  # fmt: skip
+        self.audit_failures = Counter(
+            "blastwatch_audit_failures", "Lines of the audit log that could not be written.", registry=registry
+        )
         self.capture = Counter(
             "blastwatch_capture_predictions",
             "Predictions stored or dropped by the capture, and failed attempts to write.",
