@@ -17,6 +17,7 @@ from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.client import Client
 from serving.keys import KeyFolder
+from tests.cves import ATTACKS
 from tests.running import START_SECONDS, Running, environment, get, until
 from tests.service_packages import crown, make_servable, write_cell
 
@@ -199,6 +200,11 @@ def test_a_wrong_request_is_told_what_was_wrong(running, case):
     assert problem["request_id"] == response.headers["x-request-id"]
     assert "Traceback" not in response.text
     assert str(running.settings.home) not in response.text
+
+
+@pytest.mark.parametrize("number", sorted(ATTACKS))
+def test_what_was_a_hole_once_is_none_here(running, number, tmp_path):
+    ATTACKS[number](running.url, tmp_path)
 
 
 def test_a_truncated_image(running):
