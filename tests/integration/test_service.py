@@ -1,8 +1,10 @@
 """A real `blastwatch serve` on a loopback port: every route, every refusal, the page in a browser, the end."""
 
 import concurrent.futures
+import contextlib
 import io
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -36,8 +38,6 @@ def home(tmp_path_factory, empty_store):
 
 @pytest.fixture(scope="module")
 def running(home, tmp_path_factory):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,6 +205,26 @@ def test_a_wrong_request_is_told_what_was_wrong(running, case):
 @pytest.mark.parametrize("number", sorted(ATTACKS))
 def test_what_was_a_hole_once_is_none_here(running, number, tmp_path):
     ATTACKS[number](running.url, tmp_path)
+
+
+def test_slow_and_half_open_connections_do_not_keep_others_waiting(running, client):
+    """200 that say nothing, send half a head, or a head and a body that never ends."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+    body = head + b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b\r\n"
+    began = [b"", b"P", head, head + b"X-Slow: ", body]
+    with contextlib.ExitStack() as held:
+        lines = [held.enter_context(socket.create_connection(("127.0.0.1", running.port), 5)) for _ in range(200)]
+        for number, line in enumerate(lines):
+            line.sendall(began[number % len(began)])
+        for turn in range(5):
+            for number, line in enumerate(lines):
+                if number % len(began) > 2:
+                    line.sendall(b"x")
+            start = time.monotonic()
+            assert client.predict(running.cell)["model"]
+            assert get(f"{running.url}/readyz", timeout=5).status_code == 200
+            assert time.monotonic() - start < 5, turn
+    assert client.predict(running.cell)["model"]  # all of them went away at once
 
 
 def test_a_truncated_image(running):
