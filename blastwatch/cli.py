@@ -26,6 +26,7 @@ class LazyGroup(click.Group):
         "package": ("training.commands", "Put network, reference and evidence into a model package."),
         "registry": ("blastwatch.registry_commands", "Register, promote and roll back model versions."),
         "serve": ("serving.commands", "Start the prediction service."),
+        "keys": ("serving.key_commands", "Make, list and revoke the service's API keys."),
         "predict": ("serving.commands", "Ask the service about images."),
         "score": ("serving.commands", "Score a folder of images into a Parquet file."),
         "bento": ("serving.commands", "Build the bento of the version that serves."),

@@ -1,8 +1,9 @@
-"""Files that hold a secret: made once, readable by their owner only, there whole or not at all."""
+"""Files that hold a secret: readable by their owner only, there whole or not at all."""
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -12,6 +13,23 @@ def create_once(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    with _written_beside(path, content) as written, contextlib.suppress(FileExistsError):
+        os.link(written, path)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one step, in place of the one that may be there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _written_beside(path, content) as written:
+        written.replace(path)
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """The content in a file of another name in the same folder, on the disk; gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # made with mode 0600
     written = Path(name)
@@ -20,7 +38,6 @@ def create_once(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(written, path)
+        yield written
     finally:
-        written.unlink()
+        written.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 A version is one sealed model package. `candidate` was just registered, `champion` serves, `challenger` shadows it.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ from blastwatch.signing import TRAINER, open_signer, open_trusted
 __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Entry", "Fetched", "Registry", "check_reachable"]
 
 HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _METRIC = "blastwatch.metric."
 
 
@@ -194,6 +196,8 @@ class Registry:
 
     def fetch_entry(self, entry: Entry, *, fresh: bool = False) -> Package:
         """As `fetch`, for an entry that is known already."""
+        if not _DIGEST.fullmatch(entry.digest):  # it becomes a path, and whoever may write to MLflow wrote it
+            raise PackageError(f"Expected the SHA-256 of version {entry.version}'s package but got {entry.digest!r}.")
         kept = self.settings.packages / entry.digest
         if fresh or not kept.exists():
             self._download(entry, kept)

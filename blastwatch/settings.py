@@ -63,6 +63,12 @@ def _fraction(text: str) -> float:
     return value
 
 
+def _api_key(text: str) -> str:
+    if not text.isascii() or any(character <= " " for character in text):
+        raise ValueError("the text that `blastwatch keys add` printed is needed, without spaces")
+    return text
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -105,6 +111,11 @@ TABLE: tuple[Setting, ...] = tuple(
         ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
         ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),
         ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
+        ("api_keys", "BLASTWATCH_API_KEYS", "", _optional_path, "folder of the service's API keys; empty: api-keys under home"),
+        ("api_key", "BLASTWATCH_API_KEY", "", _api_key, "API key that `blastwatch predict` sends"),
+        ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
+        ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
+        ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
         ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
         ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
@@ -149,6 +160,11 @@ class Settings:
     host: str
     port: int
     workers: int
+    api_keys: Path
+    api_key: str
+    rate_limit: float
+    rate_burst: int
+    audit_log: str
     follow_seconds: float
     memory_limit: float
     webhook_secret: str
@@ -195,6 +211,11 @@ class Settings:
         return self.tracking_uri == _embedded(self.home, "mlflow.db")
 
 
+def _shown(setting: Setting, text: str) -> str:
+    """A value as an error may show it: a key that was mistyped is a secret still."""
+    return "(not shown)" if setting.parse is _api_key else repr(text)
+
+
 def _embedded(home: Path, name: str) -> str:
     return f"sqlite:///{home / name}"
 
@@ -213,12 +234,14 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
             values[setting.name] = setting.parse(text)
         except ValueError as error:
             raise SettingsError(
-                f"{setting.variable}={text!r} cannot be used: {error}. It is the {setting.help}."
+                f"{setting.variable}={_shown(setting, text)} cannot be used: {error}. It is the {setting.help}."
             ) from error
     home: Path = values["home"]
     values["tracking_uri"] = values["tracking_uri"] or _embedded(home, "mlflow.db")
     values["predictions_url"] = values["predictions_url"] or _embedded(home, "predictions.db")
     values["history_url"] = values["history_url"] or _embedded(home, "history.db")
+    values["api_keys"] = values["api_keys"] or home / "api-keys"
+    values["audit_log"] = values["audit_log"] or str(home / "logs" / "audit.jsonl")
     # An account of MLflow's is checked by its server; a name in the environment by nobody.
     values["actor"] = source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or getpass.getuser()
     if values["threads"]:

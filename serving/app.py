@@ -8,30 +8,33 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from blastwatch import DISCLAIMER
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from monitoring.capture import GATHER_SECONDS, Capture
 from monitoring.store import Store, StoreError, UnknownPredictions, open_store
+from serving.audit import AuditLog
 from serving.batcher import Row
+from serving.binding import keyless
 from serving.callers import Callers, caller_of
+from serving.guard import GUARDED, open_guard
 from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits, respond
 from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
 from serving.openapi import document
+from serving.page_routes import page_routes
 from serving.predictor import Prepared, prepare
-from serving.problems import KINDS, Overloaded, Problem, of_image
+from serving.problems import Overloaded, Problem, of_image
 from serving.told import Told
 from serving.uploads import files, read_files, read_object
 from serving.webhook import receive
@@ -40,17 +43,6 @@ if TYPE_CHECKING:
     from serving.contest import Contest
     from serving.following import Following
 
-PAGES = Path(__file__).parent / "pages"
-PAGE_FILES = {
-    "/": "index.html",
-    "/page.js": "page.js",
-    "/page.css": "page.css",
-    "/docs": "docs.html",
-    "/docs.js": "docs.js",
-    "/history": "history.html",
-    "/history.js": "history.js",
-}
-SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 
 _log = logging.getLogger("blastwatch.service")
@@ -79,7 +71,9 @@ class Service:
         self.contest: Contest | None = None
         self.callers = Callers(settings.home)
         self.told = Told(settings)
+        self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
         metrics.tell_model(self.slot.lane)
+        self.audit = AuditLog(settings.audit_log, failed=self._audit_failed)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._store: Store | None = None
 
@@ -97,14 +91,17 @@ class Service:
         )
 
     @contextmanager
-    def taken(self, request: Request) -> Iterator[Lane]:
+    def taken(self, request: Request, *, cells: int = 1) -> Iterator[Lane]:
         """Hold the lane that answers this caller, for one request: the champion's, or in the canary the other one."""
+        request.state.cells = cells
         canary = self.contest.canary(caller_of(request)) if self.contest else None
         if canary is None or not canary.enter():
             with self.slot.taken() as lane:
+                request.state.model_version = lane.version
                 yield lane
             return
         try:
+            request.state.model_version = canary.version
             yield canary
         finally:
             canary.leave()
@@ -147,6 +144,16 @@ class Service:
         self._store.add_labels([(identity, label, datetime.now(UTC))])
         self.metrics.labels.labels(label).inc()
 
+    def observe(self, route: str, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request that was answered, and write it into the audit log."""
+        self.metrics.observe_request(route, status, seconds)
+        if scope["path"].startswith(GUARDED):
+            self.audit.write(scope, route=route, status=status, seconds=seconds)
+
+    def _audit_failed(self, error: OSError) -> None:
+        self.metrics.audit_failures.inc()
+        _log.error("A line of the audit log is lost: %s", error)
+
     def close(self) -> None:
         """End the threads, flush the capture."""
         if self.following is not None:
@@ -158,6 +165,8 @@ class Service:
         self.capture.close()
         if self._store is not None:
             self._store.close()
+        self.guard.close()
+        self.audit.close()
         self.metrics.close()
 
 
@@ -176,9 +185,7 @@ def build_app(service: Service) -> ASGIApp:
         *webhook,
         Route("/metrics", functools.partial(_metrics, service), methods=["GET"]),
         Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
-        Route("/problems/{name}", _explain_problem, methods=["GET"]),
-        *(Route(path, functools.partial(_page, PAGES / name), methods=["GET"]) for path, name in PAGE_FILES.items()),
-        *(Route(f"/static/{name}", functools.partial(_swagger, name), methods=["GET"]) for name in SWAGGER_FILES),
+        *page_routes(),
     ]
     handlers = {Problem: _on_problem, Overloaded: _on_overload, HTTPException: _on_http, Exception: _on_failure}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
@@ -192,9 +199,10 @@ def build_app(service: Service) -> ASGIApp:
             "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
         },
         # An unknown address must not become a label value of its own.
-        observe=lambda path, status, seconds: service.metrics.observe_request(
-            path if path in known else "other", status, seconds
+        observe=lambda scope, status, seconds: service.observe(
+            scope["path"] if scope["path"] in known else "other", scope, status, seconds
         ),
+        admit=service.guard.admit,
     )
 
 
@@ -217,7 +225,8 @@ async def _predict_batch(service: Service, request: Request) -> Response:
     patient = service.callers.patient(request)
     try:
         uploads = files(form, "images")
-        with service.taken(request) as lane:  # one version answers the whole call
+        service.guard.charge(request.scope, len(uploads))
+        with service.taken(request, cells=len(uploads)) as lane:  # one version answers the whole call
             for first in range(0, len(uploads), size):
                 part = [await file.read() for file in uploads[first : first + size]]
                 prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
@@ -330,24 +339,6 @@ async def _metrics(service: Service, _request: Request) -> Response:
 
 async def _document(service: Service, _request: Request) -> Response:
     return JSONResponse(document(service.settings))
-
-
-async def _explain_problem(request: Request) -> Response:
-    kind = KINDS.get(request.path_params["name"])
-    if kind is None:
-        raise HTTPException(404)
-    return PlainTextResponse(f"{kind.title} (HTTP {kind.status})\n{kind.advice}\n")
-
-
-async def _page(path: Path, _request: Request) -> Response:
-    return FileResponse(path)
-
-
-async def _swagger(name: str, _request: Request) -> Response:
-    """Swagger UI as BentoML carries it. BentoML's own page around it loads a tag manager from the internet."""
-    from bentoml._internal import server
-
-    return FileResponse(Path(str(server.__file__)).parent / "static_content" / name)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
+    authorization,
+    check_key,
     check_positive,
     file_part,
     no_address,
@@ -36,16 +38,22 @@ class AsyncClient:
         self,
         url: str,
         *,
+        api_key: str = "",
         timeout: float = 60.0,
         attempts: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
+        check_key(api_key)
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
             self._http = httpx.AsyncClient(
-                base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
+                base_url=self.url,
+                timeout=timeout,
+                transport=transport,
+                verify=encrypted(self.url),
+                headers=authorization(api_key),
             )
         except httpx.InvalidURL as error:
             raise no_address(url) from error

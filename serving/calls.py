@@ -79,6 +79,17 @@ def no_address(url: str) -> ServiceUnreachable:
     return ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.")
 
 
+def check_key(api_key: str) -> None:
+    """Raises `ValueError` for what no key can be."""
+    if not api_key.isascii() or any(character <= " " for character in api_key):
+        raise ValueError("Expected `api_key` to be the text that `blastwatch keys add` printed, without spaces")
+
+
+def authorization(api_key: str) -> dict[str, str]:
+    """The header that carries a key; none without one."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def check_positive(**numbers: int) -> None:
     """Raises `ValueError` for the first number that is below 1."""
     for name, value in numbers.items():

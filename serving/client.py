@@ -23,6 +23,8 @@ from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
+    authorization,
+    check_key,
     check_positive,
     file_part,
     no_address,
@@ -37,6 +39,8 @@ class Client:
 
     Args:
         url: for instance http://127.0.0.1:3000.
+        api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
+            use https:// to any other machine.
         timeout: seconds that one answer may take.
         attempts: how often a call is made while the service is overloaded or its database away.
         transport: another way to send requests, for tests.
@@ -46,16 +50,22 @@ class Client:
         self,
         url: str,
         *,
+        api_key: str = "",
         timeout: float = 60.0,
         attempts: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
+        check_key(api_key)
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout, transport=transport, verify=encrypted(self.url)
+                base_url=self.url,
+                timeout=timeout,
+                transport=transport,
+                verify=encrypted(self.url),
+                headers=authorization(api_key),
             )
         except httpx.InvalidURL as error:
             raise no_address(url) from error

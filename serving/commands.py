@@ -24,11 +24,13 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     The service follows the registry: a version that is promoted or rolled back serves within seconds, no request is
     dropped. With BLASTWATCH_FOLLOW_SECONDS=0 it stays on the version that is champion now.
     """
+    from serving.binding import check_binding
     from serving.live import settle
 
     asked = {"BLASTWATCH_HOST": host, "BLASTWATCH_PORT": port, "BLASTWATCH_WORKERS": workers}
     environment = {**os.environ, **{name: str(value) for name, value in asked.items() if value is not None}}
     settings = load(environment)
+    check_binding(settings.host, settings)  # here too, for a plain word before anything is loaded
     served, variables = settle(settings, environment)
     kind = "trained on synthetic cells" if served.package.info.synthetic else "trained on real cells"
     say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
@@ -70,7 +72,8 @@ def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
 
     results: list[dict[str, Any]] = []
     refused = 0
-    with Client(url or load().service_url) as client:
+    settings = load()
+    with Client(url or settings.service_url, api_key=settings.api_key) as client:
         answers = zip(images, client.predict_many(images), strict=True)
         for path, answer in progress(answers, total=len(images), what="Asking"):
             if isinstance(answer, (ServiceError, DataError)):

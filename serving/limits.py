@@ -18,7 +18,7 @@ from serving.problems import MEDIA_TYPE, Problem
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
 # What a browser may do with an answer: the pages load nothing from elsewhere and are framed by nobody.
 SECURITY_HEADERS = {
@@ -40,7 +40,8 @@ class Limits:
     Args:
         app: what answers; it turns `Problem` into answers itself.
         body_limits: largest body in bytes by path; `SMALL_BODY` for every other path.
-        observe: called with path, HTTP status and seconds of every request.
+        observe: called with scope, HTTP status and seconds of every request.
+        admit: called with the scope of every request before its body is read; raises the `Problem` that keeps it out.
         seconds: deadline of a request.
     """
 
@@ -49,12 +50,14 @@ class Limits:
         app: ASGIApp,
         *,
         body_limits: Mapping[str, int],
-        observe: Callable[[str, int, float], None] = lambda _path, _status, _seconds: None,
+        observe: Callable[[Scope, int, float], None] = lambda _scope, _status, _seconds: None,
+        admit: Callable[[Scope], None] = lambda _scope: None,
         seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._app = app
         self._body_limits = body_limits
         self._observe = observe
+        self._admit = admit
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,9 +88,16 @@ class Limits:
             problem = Problem("timeout", f"Expected to be done within {self._seconds:g} s.")
             await respond(problem, scope)(scope, receive, send_with_headers)
         finally:
-            self._observe(scope["path"], status, time.perf_counter() - started)
+            self._observe(scope, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._admit(scope)
+        except Problem as problem:
+            if "transfer-encoding" in Headers(scope=scope):  # a body that nobody reads, and that may never end
+                problem.headers["Connection"] = "close"
+            await respond(problem, scope)(scope, receive, send)
+            return
         limit = self._body_limits.get(scope["path"], SMALL_BODY)
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > limit:

@@ -55,6 +55,13 @@ class ServiceMetrics:
         self.rejected = Counter(
             "blastwatch_rejected_images", "Images that were refused, by reason.", ["reason"], registry=registry
         )
+        self.kept_out = Counter(
+            "blastwatch_kept_out_requests", "Requests that were kept out before they were read, by problem.",
+            ["problem"], registry=registry,
+        )  # fmt: skip
+        self.audit_failures = Counter(
+            "blastwatch_audit_failures", "Lines of the audit log that could not be written.", registry=registry
+        )
         self.capture = Counter(
             "blastwatch_capture_predictions",
             "Predictions stored or dropped by the capture, and failed attempts to write.",

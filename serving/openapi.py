@@ -7,6 +7,8 @@ from blastwatch.decision import CLASS_NAMES, DECISIONS
 from blastwatch.settings import Settings
 from monitoring.statistics import STATISTICS
 from serving.canary import CALLER_HEADER, PATIENT_HEADER
+from serving.guard import GUARDED, NEEDED, SIGNED
+from serving.keys import READ
 from serving.live_folder import REASONS
 from serving.problems import MEDIA_TYPE
 from serving.webhook import DELIVERY, SIGNATURE, TIMESTAMP
@@ -179,6 +181,19 @@ def _webhook() -> Json:
     }
 
 
+def _secured(paths: Json) -> Json:
+    """The same addresses with what the door says of each: the key, and the refusals before anything is read."""
+    for path, methods in paths.items():
+        if not path.startswith(GUARDED) or path in SIGNED:
+            continue
+        needed = NEEDED.get(path, READ)
+        for operation in methods.values():
+            operation["security"] = [{"key": []}]
+            operation["description"] = f"Where keys are in use it needs one with the permission `{needed}`."
+            operation["responses"] = _answers("", "", {}, 401, 403, 429, 503) | operation["responses"]
+    return paths
+
+
 _IMAGE_REFUSALS = (400, 413, 415, 422, 429, 500, 504)
 
 
@@ -198,72 +213,81 @@ def document(settings: Settings) -> Json:
                 f"An image may have {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels."
             ),
         },
-        "paths": {
-            "/v1/predict": {
-                "post": {
-                    "operationId": "predict",
-                    "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
-                    "summary": "Read one cell.",
-                    "requestBody": _form("image", several=False),
-                    "responses": _answers(
-                        "The answer.", "application/json", _reference("Prediction"), *_IMAGE_REFUSALS
-                    ),
-                }
+        "paths": _secured(
+            {
+                "/v1/predict": {
+                    "post": {
+                        "operationId": "predict",
+                        "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
+                        "summary": "Read one cell.",
+                        "requestBody": _form("image", several=False),
+                        "responses": _answers(
+                            "The answer.", "application/json", _reference("Prediction"), *_IMAGE_REFUSALS
+                        ),
+                    }
+                },
+                "/v1/predict_batch": {
+                    "post": {
+                        "operationId": "predict_batch",
+                        "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
+                        "summary": "Read many cells; each gets its answer or its problem, in order.",
+                        "requestBody": _form("images", several=True, at_most=settings.max_batch_images),
+                        "responses": _answers(
+                            "The answers.", "application/json", results, 400, 413, 415, 429, 500, 504
+                        ),
+                    }
+                },
+                "/v1/explain": {
+                    "post": {
+                        "operationId": "explain",
+                        "parameters": _headers(CALLER_HEADER),
+                        "summary": "Draw where the network looked (Grad-CAM) over the cell.",
+                        "requestBody": _form("image", several=False),
+                        "responses": _answers(
+                            "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
+                        ),
+                    }
+                },
+                "/v1/labels": {
+                    "post": {
+                        "operationId": "add_label",
+                        "summary": "Tell the truth that came later for an earlier prediction.",
+                        "requestBody": {
+                            "required": True,
+                            "content": {"application/json": {"schema": _reference("Label")}},
+                        },
+                        "responses": _answers(
+                            "Stored.", "application/json", _reference("Label"), 400, 404, 415, 422, 500, 503
+                        ),
+                    }
+                },
+                "/v1/model": {
+                    "get": {
+                        "operationId": "model",
+                        "summary": "The model version that serves.",
+                        "responses": _answers("The facts.", "application/json", _reference("ModelFacts"), 500),
+                    }
+                },
+                "/v1/history": {
+                    "get": {
+                        "operationId": "history",
+                        "summary": "What served at a time, who made it so, on what data, and what was overridden.",
+                        "parameters": [
+                            {"name": "at", "in": "query", "schema": _TEXT, "description": "ISO 8601; default: now."}
+                        ],
+                        "responses": _answers("What served.", "application/json", _history(), 400, 503),
+                    }
+                },
+                **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),
+                "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
+                "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
+                "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},
+            }
+        ),
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "Made by `blastwatch keys add NAME`."}
             },
-            "/v1/predict_batch": {
-                "post": {
-                    "operationId": "predict_batch",
-                    "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
-                    "summary": "Read many cells; each gets its answer or its problem, in order.",
-                    "requestBody": _form("images", several=True, at_most=settings.max_batch_images),
-                    "responses": _answers("The answers.", "application/json", results, 400, 413, 415, 429, 500, 504),
-                }
-            },
-            "/v1/explain": {
-                "post": {
-                    "operationId": "explain",
-                    "parameters": _headers(CALLER_HEADER),
-                    "summary": "Draw where the network looked (Grad-CAM) over the cell.",
-                    "requestBody": _form("image", several=False),
-                    "responses": _answers(
-                        "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
-                    ),
-                }
-            },
-            "/v1/labels": {
-                "post": {
-                    "operationId": "add_label",
-                    "summary": "Tell the truth that came later for an earlier prediction.",
-                    "requestBody": {
-                        "required": True,
-                        "content": {"application/json": {"schema": _reference("Label")}},
-                    },
-                    "responses": _answers(
-                        "Stored.", "application/json", _reference("Label"), 400, 404, 415, 422, 500, 503
-                    ),
-                }
-            },
-            "/v1/model": {
-                "get": {
-                    "operationId": "model",
-                    "summary": "The model version that serves.",
-                    "responses": _answers("The facts.", "application/json", _reference("ModelFacts"), 500),
-                }
-            },
-            "/v1/history": {
-                "get": {
-                    "operationId": "history",
-                    "summary": "What served at a time, who made it so, on what data, and what was overridden.",
-                    "parameters": [
-                        {"name": "at", "in": "query", "schema": _TEXT, "description": "ISO 8601; default: now."}
-                    ],
-                    "responses": _answers("What served.", "application/json", _history(), 400, 503),
-                }
-            },
-            **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),
-            "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
-            "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
-            "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},
         },
-        "components": {"schemas": _schemas()},
     }

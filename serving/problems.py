@@ -45,6 +45,10 @@ TABLE: tuple[Kind, ...] = tuple(
         ("prediction-unknown", 404, "There is no such prediction", "Take the `id` of the service's answer."),
         ("media-type", 415, "The media type is not accepted", "Send the media type that /docs.json names."),
         ("body-too-large", 413, "The request is too large", "Send a smaller image, or fewer images a call."),
+        ("key-missing", 401, "An API key is needed", "Send Authorization: Bearer KEY; the operator makes keys."),
+        ("key-refused", 401, "The API key is not good", "Ask the operator: it is unknown here, or was revoked."),
+        ("not-permitted", 403, "The API key may not do this", "Ask the operator for a key with the permission."),
+        ("keys-unavailable", 503, "The API keys cannot be read", "Tell the operator; the log has the reason."),
         (
             "signature-refused",
             401,
@@ -54,6 +58,7 @@ TABLE: tuple[Kind, ...] = tuple(
         ("not-found", 404, "There is no such address", "The addresses are listed under /docs."),
         ("method-not-allowed", 405, "The method is not allowed here", "The methods are listed under /docs."),
         ("bad-request", 400, "The request cannot be read", "The requests are described under /docs."),
+        ("rate-limited", 429, "This caller sends too much", "Wait as long as Retry-After says and send it again."),
         ("overloaded", 429, "The service is overloaded", "Wait as long as Retry-After says and send it again."),
         ("timeout", 504, "The answer took too long", "Send fewer images a call."),
         ("store-unavailable", 503, "The database of predictions is away", "Wait and send it again."),

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 # Of a bento's own modules BentoML's supervisor finds only those that are imported here.
 from blastwatch.settings import load
+from serving.binding import asked_host, check_binding
 from serving.limits import REQUEST_SECONDS
 from serving.live import SETTLED_VARIABLE, follows, open_first, settle
 
@@ -75,7 +76,8 @@ class Blastwatch:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def pin() -> None:
-        """Before any worker starts: settle which version all of them serve at first, or do not start at all."""
+        """Before any worker starts: keep strangers out, settle which version all serve at first, or do not start."""
+        os.environ.update(check_binding(asked_host(), load()))
         if os.environ.get(SETTLED_VARIABLE) != "1":
             os.environ.update(settle(load(), os.environ)[1])
 

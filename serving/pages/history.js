@@ -62,7 +62,7 @@ function showEntries(entries, check) {
 
 async function tell(at) {
   byId("status").textContent = "Asking…";
-  const response = await fetch(at ? `v1/history?at=${encodeURIComponent(at)}` : "v1/history");
+  const response = await askWithKey(at ? `v1/history?at=${encodeURIComponent(at)}` : "v1/history");
   const answer = await response.json();
   if (!response.ok) {
     byId("status").textContent = `${answer.title}. ${answer.detail}`;
@@ -78,4 +78,5 @@ byId("ask").addEventListener("submit", (event) => {
   tell(byId("at").value ? new Date(byId("at").value).toISOString() : "");
 });
 byId("now").addEventListener("click", () => { byId("at").value = ""; tell(""); });
+onKey(() => tell(""));
 tell("");

@@ -16,7 +16,7 @@ function pairs(list, rows) {
 async function send(path, file) {
   const form = new FormData();
   form.append("image", file, file.name);
-  const response = await fetch(path, { method: "POST", body: form });
+  const response = await askWithKey(path, { method: "POST", body: form });
   if (response.ok) return response;
   let words = `The service answered HTTP ${response.status}.`;
   if ((response.headers.get("content-type") || "").startsWith("application/problem+json")) {
@@ -27,7 +27,7 @@ async function send(path, file) {
 }
 
 async function showModel() {
-  const response = await fetch("v1/model");
+  const response = await askWithKey("v1/model");
   if (!response.ok) return;
   const model = await response.json();
   byId("synthetic").hidden = !model.synthetic;
@@ -122,4 +122,5 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") ask([...event.dataTransfer.files]);
   });
 }
+onKey(showModel);
 showModel();

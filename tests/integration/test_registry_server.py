@@ -17,6 +17,7 @@ from tests.keys import add_key, private_of
 from tests.packages import make_package
 from tests.policies import lenient
 from tests.promoters import BACK, promote_at_once
+from tests.running import post
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -43,6 +44,21 @@ def start_run(uri):
     return client.create_run(known.experiment_id if known else client.create_experiment("team")).info.run_id
 
 
+def refuses_sources_that_lead_elsewhere(uri):
+    """CVE-2025-11201: MLflow's server takes no version whose files it was not given (see tests/unit/blastwatch)."""
+    run = start_run(uri)
+    for source in (
+        "/etc",
+        "file:///etc",
+        "file://localhost/etc",
+        "mlflow-artifacts:/../../etc",
+        f"runs:/{run}/../../etc",
+    ):
+        body = {"name": "blastwatch", "source": source, "run_id": run}
+        answer = post(f"{uri}/api/2.0/mlflow/model-versions/create", json=body, timeout=30)
+        assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), source
+
+
 def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
@@ -67,6 +83,7 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         assert registry.store.model().aliases == history.aliases(records)
         assert verify(registry).faults == []
         registry.ledger.close()
+        refuses_sources_that_lead_elsewhere(uri)
 
 
 def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(empty_store, free_port, tmp_path, monkeypatch):

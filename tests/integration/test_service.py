@@ -1,8 +1,10 @@
 """A real `blastwatch serve` on a loopback port: every route, every refusal, the page in a browser, the end."""
 
 import concurrent.futures
+import contextlib
 import io
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.client import Client
+from serving.keys import KeyFolder
+from tests.cves import ATTACKS
 from tests.running import START_SECONDS, Running, environment, get, until
 from tests.service_packages import crown, make_servable, write_cell
 
@@ -34,8 +38,6 @@ def home(tmp_path_factory, empty_store):
 
 @pytest.fixture(scope="module")
 def running(home, tmp_path_factory):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -200,6 +202,31 @@ def test_a_wrong_request_is_told_what_was_wrong(running, case):
     assert str(running.settings.home) not in response.text
 
 
+@pytest.mark.parametrize("number", sorted(ATTACKS))
+def test_what_was_a_hole_once_is_none_here(running, number, tmp_path):
+    ATTACKS[number](running.url, tmp_path)
+
+
+def test_slow_and_half_open_connections_do_not_keep_others_waiting(running, client):
+    """200 that say nothing, send half a head, or a head and a body that never ends."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+    body = head + b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b\r\n"
+    began = [b"", b"P", head, head + b"X-Slow: ", body]
+    with contextlib.ExitStack() as held:
+        lines = [held.enter_context(socket.create_connection(("127.0.0.1", running.port), 5)) for _ in range(200)]
+        for number, line in enumerate(lines):
+            line.sendall(began[number % len(began)])
+        for turn in range(5):
+            for number, line in enumerate(lines):
+                if number % len(began) > 2:
+                    line.sendall(b"x")
+            start = time.monotonic()
+            assert client.predict(running.cell)["model"]
+            assert get(f"{running.url}/readyz", timeout=5).status_code == 200
+            assert time.monotonic() - start < 5, turn
+    assert client.predict(running.cell)["model"]  # all of them went away at once
+
+
 def test_a_truncated_image(running):
     response = post(running, files={"image": running.cell.read_bytes()[:5000]})
     assert (response.status_code, response.json()["type"]) == (422, "/problems/image-truncated")
@@ -257,10 +284,15 @@ def test_a_service_that_does_not_follow_serves_the_new_champion_after_a_restart(
             assert stays.followers() == []
     finally:
         assert stays.stop() == []
-    second = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0").wait_until_ready()
+    # On every address this one, so with a key.
+    key = KeyFolder(tmp_path / "keys").add("lab")
+    access = {"BLASTWATCH_API_KEYS": str(tmp_path / "keys"), "BLASTWATCH_HOST": "0.0.0.0"}
+    second = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0", **access).wait_until_ready()
     try:
-        with Client(second.url) as client:
+        with Client(second.url, api_key=key) as client:
             assert client.predict(running.cell)["model"]["version"] == entry.version
+        assert get(f"{second.url}/v1/model").json()["type"] == "/problems/key-missing"
+        assert get(f"{second.url}/metrics").status_code == 200
     finally:
         assert second.stop() == []
 

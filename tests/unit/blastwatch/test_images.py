@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -72,6 +73,39 @@ def test_each_refusal_has_its_reason(picture, reason):
     with pytest.raises(ImageRejected) as caught:
         decode(refusals(picture)[reason])
     assert caught.value.reason == reason in ImageRejected.REASONS
+
+
+def tiff_with(picture, page, tag, changed):
+    """A TIFF of two pages; in one a tag's entry (number, kind, count, value), or with None the link, is another."""
+    data = bytearray(encode(picture, "TIFF", save_all=True, append_images=[picture]))
+    (at,) = struct.unpack_from("<I", data, 4)
+    for _ in range(page):
+        at = struct.unpack_from("<I", data, at + 2 + 12 * struct.unpack_from("<H", data, at)[0])[0]
+    (count,) = struct.unpack_from("<H", data, at)
+    places = {struct.unpack_from("<H", data, at + 2 + 12 * n)[0]: at + 2 + 12 * n for n in range(count)}
+    if tag is None:
+        struct.pack_into("<I", data, at + 2 + 12 * count, changed)
+    else:
+        struct.pack_into("<HHII", data, places[tag], *changed)
+    return bytes(data)
+
+
+DAMAGED_TIFFS = {
+    "a second page without a width": ("TypeError", 1, 256, (255, 4, 1, 90)),
+    "a third page that is nowhere": ("TypeError", 1, None, 0xFFFFFF),
+    "a second page of no known colours": ("SyntaxError", 1, 262, (262, 3, 1, 9999)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("fault", sorted(DAMAGED_TIFFS))
+def test_what_pillow_says_in_other_errors_is_a_refusal_too(picture, fault):
+    """Found by `tests.benchmarks.fuzzing`: each of them came through, and the service answered 500."""
+    kind, *change = DAMAGED_TIFFS[fault]
+    with pytest.raises(ImageRejected) as caught:
+        decode(tiff_with(picture, *change))
+    assert caught.value.reason == "truncated"
+    assert type(caught.value.__cause__).__name__ == kind
 
 
 def test_16_bit_and_cmyk_are_refused(picture):

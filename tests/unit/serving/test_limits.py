@@ -23,9 +23,11 @@ def call(method="POST", path="/v1/predict", *, seconds=5.0, pause=0.0, seen=None
         routes=[Route("/{path:path}", answer, methods=["GET", "POST"])], exception_handlers={Problem: on_problem}
     )
     rows = [] if seen is None else seen
-    limits = Limits(
-        app, body_limits={"/v1/predict": 1000}, seconds=seconds, observe=lambda *row: rows.append(row)
-    )  # fmt: skip
+
+    def observe(scope, status, seconds):
+        rows.append((scope["path"], status, seconds))
+
+    limits = Limits(app, body_limits={"/v1/predict": 1000}, seconds=seconds, observe=observe)
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limits), base_url="http://service") as client:

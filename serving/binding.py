@@ -1,0 +1,62 @@
+"""On which address the service may be reached without a key: on the loopback of its own machine, and nowhere else."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+
+from blastwatch.errors import UsageError
+from blastwatch.settings import Settings
+from serving.keys import KeyFolder
+
+KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
+"""Set before the workers start, not by people: 1 where the service is bound to the loopback. Without it keys are
+needed, so a worker that was started in another way is shut rather than open."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address. A name other than localhost may be anybody's."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_binding(host: str, settings: Settings) -> dict[str, str]:
+    """Refuse an address that others reach where no key would keep them out.
+
+    Returns:
+        The variable that tells the workers.
+
+    Raises:
+        UsageError: naming the command that makes a key.
+        KeysUnreadable: there are keys and they cannot be read.
+    """
+    folder = KeyFolder(settings.api_keys)
+    good = [row for row in folder.read() if not row.revoked]
+    if good:
+        folder.secret()
+    if is_loopback(host):
+        return {KEYLESS_VARIABLE: "1"}
+    if not good:
+        raise UsageError(
+            f"Expected an API key in {settings.api_keys} before others can reach the service at {host}, but there is "
+            "none. Make one: blastwatch keys add NAME. Without keys it binds to this machine alone: --host 127.0.0.1"
+        )
+    return {KEYLESS_VARIABLE: ""}
+
+
+def keyless(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this worker is bound to the loopback."""
+    return environment.get(KEYLESS_VARIABLE) == "1"
+
+
+def asked_host() -> str:
+    """The address that the running `bentoml serve` binds; every address where that cannot be told."""
+    import click
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    context = click.get_current_context(silent=True)
+    given = context.params.get("host") if context else None
+    return str(given or BentoMLContainer.http.host.get() or "0.0.0.0")  # noqa: S104  (the one to be refused)

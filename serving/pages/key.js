@@ -1,0 +1,41 @@
+"use strict";
+// Where the service needs a key it answers 401; then a field for it appears. The key stays in this tab and goes nowhere else.
+const KEY_ITEM = "blastwatch-key";
+const keyListeners = [];
+
+function onKey(call) { keyListeners.push(call); }
+
+async function askWithKey(path, options = {}) {
+  const key = sessionStorage.getItem(KEY_ITEM);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
+  return response;
+}
+
+function showKeyForm(words) {
+  let form = document.getElementById("key-form");
+  if (!form) {
+    form = document.createElement("form");
+    form.id = "key-form";
+    form.className = "notice";
+    const label = document.createElement("label"), input = document.createElement("input");
+    const button = document.createElement("button"), said = document.createElement("span");
+    label.htmlFor = input.id = "key";
+    label.textContent = "This service needs an API key";
+    input.type = "password";
+    input.autocomplete = "off";
+    button.className = "button";
+    button.textContent = "Use this key";
+    said.setAttribute("role", "status");
+    form.append(label, input, button, said);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      sessionStorage.setItem(KEY_ITEM, input.value.trim());
+      form.remove();
+      for (const call of keyListeners) call();
+    });
+    document.querySelector("main").before(form);
+  }
+  form.querySelector("span").textContent = words;
+}

@@ -1,0 +1,129 @@
+"""Rate limits: against a bucket computed in fractions, over several processes, in bounded memory, by real requests."""
+
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from serving import rate as module
+from serving.keys import KeyFolder
+from serving.rate import RateLimiter, address_of
+from tests.in_thread import front
+from tests.service_packages import write_cell
+
+ROOT = Path(__file__).parents[3]
+
+GREEDY = """
+import sys, time
+from pathlib import Path
+from serving.rate import RateLimiter
+limiter = RateLimiter(Path(sys.argv[1]), rate=200, burst=50)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.monotonic()
+taken = 0
+while time.monotonic() < start + 0.4:
+    taken += limiter.take("key lab") == 0
+print(taken, start, time.monotonic())
+"""
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    rate=st.sampled_from((0.5, 1.0, 4.0, 64.0)),
+    burst=st.integers(1, 8),
+    calls=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=40),
+)
+def test_it_is_the_token_bucket(tmp_path_factory, rate, burst, calls):
+    """Times are eighths of a second and rates powers of two, so that both computations are exact."""
+    limiter = RateLimiter(tmp_path_factory.mktemp("rate"), rate=rate, burst=burst)
+    level, now = Fraction(burst), 100.0
+    for eighths, cells in calls:
+        now += eighths / 8
+        level = min(Fraction(burst), level + Fraction(eighths, 8) * Fraction(rate))
+        wait = limiter.take("a", at=now)
+        assert (wait == 0) == (level >= 1)
+        if wait:
+            assert wait == (1 - level) / Fraction(rate)
+        else:
+            limiter.charge("a", cells - 1, at=now)
+            level -= cells
+    limiter.close()
+
+
+def test_several_processes_are_one_limit(tmp_path):
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", GREEDY, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    said = []
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=60)[0].split() for child in children]
+    taken = [int(words[0]) for words in said]
+    elapsed = max(float(words[2]) for words in said) - min(float(words[1]) for words in said)
+    assert 50 < sum(taken) <= 50 + 200 * elapsed + 1
+    assert sum(taken) > 50 + 200 * 0.2  # and it does let in what it may
+
+
+def test_the_memory_is_bounded_and_a_busy_caller_stays_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SETS", 1)
+    limiter = RateLimiter(tmp_path, rate=1, burst=2)
+    size = (path := next(tmp_path.glob("rate-*"))).stat().st_size
+    limiter.charge("busy", 100, at=5.0)
+    assert all(limiter.take(f"caller {number}", at=5.0) == 0 for number in range(500))
+    assert limiter.take("busy", at=5.0) == 99
+    assert path.stat().st_size == size == 8 * 16
+    limiter.close()
+
+
+def test_a_file_of_an_earlier_boot_goes(tmp_path):
+    (tmp_path / "rate-earlier").write_bytes(b"x" * 4096)
+    RateLimiter(tmp_path, rate=1, burst=1).close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"rate-{module._BOOT.read_text().strip()}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "caller"),
+    [("10.0.0.7", "10.0.0.7"), ("2001:db8::1", "2001:db8::/64"), ("2001:db8::9:8:7:6", "2001:db8::/64"),
+     ("2001:db8:0:1::1", "2001:db8:0:1::/64"), ("::ffff:10.0.0.7", "10.0.0.7"), ("unix", "unix")],
+)  # fmt: skip
+def test_whom_an_address_stands_for(host, caller):
+    assert address_of(host) == caller
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0), (math.nan, 1)])
+def test_a_limit_that_is_none(tmp_path, rate, burst):
+    with pytest.raises(ValueError, match="Expected a positive rate"):
+        RateLimiter(tmp_path, rate=rate, burst=burst)
+
+
+def test_real_requests_are_limited_by_key_and_guesses_by_address(served, tmp_path):
+    keys = KeyFolder(tmp_path / "home" / "api-keys")
+    first, second = keys.add("first"), keys.add("second")
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    # A token comes back each 50 s: none does while the test runs.
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="3") as door:
+        assert [door.ask("/v1/model", first).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = door.ask("/v1/model", first)
+        assert refused.json()["type"] == "/problems/rate-limited"
+        assert 1 <= int(refused.headers["retry-after"]) <= 50
+        batch = door.ask("/v1/predict_batch", second, files=[("images", cell)] * 4)
+        assert len(batch.json()["results"]) == 4  # let in with three tokens, and now one in debt
+        assert 90 <= int(door.ask("/v1/model", second).headers["retry-after"]) <= 100
+        assert [door.ask("/v1/model", "bw_guess").status_code for _ in range(4)] == [401, 401, 401, 429]
+        assert [door.ask(path).status_code for path in ("/", "/metrics", "/docs.json")] == [200, 200, 200]
+        assert door.count("blastwatch_kept_out_requests_total", problem="rate-limited") == 4
+        assert door.count("blastwatch_requests_total", route="/v1/model", outcome="overloaded") == 4
