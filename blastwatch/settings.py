@@ -115,6 +115,9 @@ TABLE: tuple[Setting, ...] = tuple(
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
         ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
         ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
+        ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", _count, "days in a window of estimated and realised performance"),
+        ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
+        ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", _fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
         ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
     )
 )  # fmt: skip
@@ -158,6 +161,9 @@ class Settings:
     drift_interval: float
     drift_window: int
     drift_minimum: int
+    performance_days: int
+    estimate_tolerance: float
+    performance_margin: float
     service_url: str
 
     @property

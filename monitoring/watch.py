@@ -19,6 +19,7 @@ from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.metrics import MonitorMetrics
+from monitoring.performance_report import report as performance_report
 from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.store import Store, open_store
@@ -65,6 +66,7 @@ class Monitor:
         current = self._store.read(model_digest=digest, limit=self._settings.drift_window)
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
+        self._tell_performance(self._store, fetched)
         self._tell_shadow(fetched.entry)
         look = self._compare(fetched, current)
         self._metrics.last_look.set(time.time())
@@ -130,6 +132,11 @@ class Monitor:
         self._metrics.labelled_cells.set(len(labelled))
         agreement = float((labelled["label"] == labelled["truth"]).mean()) if len(labelled) else float("nan")
         self._metrics.labelled_agreement.set(agreement)
+
+    def _tell_performance(self, store: Store, fetched: Fetched) -> None:
+        version = fetched.entry.version
+        found = performance_report(store, fetched.package, version=version, settings=self._settings)
+        self._metrics.tell_performance(found)
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:
