@@ -185,9 +185,7 @@ class Units:
         return draw_patients(pd.DataFrame({"group": np.arange(self.count), "label": ""}), resamples=RESAMPLES, seed=0)
 
     def _by_patient(self, top: Floats, bottom: Floats, value: float) -> tuple[float, float]:
-        above, below = (
-            np.bincount(self._codes, part, self.count).astype(np.float64) for part in (top, bottom)
-        )
+        above, below = (np.bincount(self._codes, part, self.count).astype(np.float64) for part in (top, bottom))
         if self.count > MANY_PATIENTS and np.abs(above - value * below).max() > _SPREAD:
             return _linear(above, below, value)
         sums = self._drawn @ below
