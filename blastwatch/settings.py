@@ -118,6 +118,8 @@ TABLE: tuple[Setting, ...] = tuple(
         ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", _count, "days in a window of estimated and realised performance"),
         ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
         ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", _fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
+        ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", _not_negative, "days after which the monitor deletes predictions with their labels; 0: never"),
+        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions, in MiB, beyond which the monitor deletes the oldest; 0: none"),
         ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
     )
 )  # fmt: skip
@@ -164,6 +166,8 @@ class Settings:
     performance_days: int
     estimate_tolerance: float
     performance_margin: float
+    retention_days: float
+    retention_mib: float
     service_url: str
 
     @property

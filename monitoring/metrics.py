@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from monitoring.performance import STATES
+from monitoring.retention import Deleted, Usage
 
 
 class MonitorMetrics:
@@ -72,6 +73,14 @@ class MonitorMetrics:
             "blastwatch_estimate_state", "1 for the state of the estimate after its check on labels.", ["state"],
             registry=registry,
         )  # fmt: skip
+        self.stored = Gauge("blastwatch_store_predictions", "Predictions in the database.", registry=registry)
+        self.stored_bytes = Gauge("blastwatch_store_size_bytes", "What they take.", registry=registry)
+        self.stored_oldest = Gauge(
+            "blastwatch_store_oldest_timestamp_seconds", "When the oldest of them was made.", registry=registry
+        )
+        self.deleted = Gauge(
+            "blastwatch_store_deleted_predictions", "Predictions ever deleted from it.", ["reason"], registry=registry
+        )
         self.shadow_agreement = Gauge(
             "blastwatch_shadow_agreement_ratio", "Share of the cells to which challenger and champion give one label.",
             registry=registry,
@@ -121,6 +130,14 @@ class MonitorMetrics:
             self.estimate_difference.labels(bound).set(value)
         for state in STATES:
             self.estimate_state.labels(state).set(state == labelled["check"]["state"])
+
+    def tell_store(self, usage: Usage, deleted: Mapping[str, Deleted]) -> None:
+        """What `monitoring.retention` found in the database."""
+        self.stored.set(usage.predictions)
+        self.stored_bytes.set(usage.bytes)
+        self.stored_oldest.set(usage.oldest.timestamp() if usage.oldest else float("nan"))
+        for reason, gone in deleted.items():
+            self.deleted.labels(reason).set(gone.predictions)
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""

@@ -20,6 +20,7 @@ from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance_report import report as performance_report
+from monitoring.retention import MOST_AT_ONCE, Retention, open_retention, retain
 from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.store import Store, open_store
@@ -52,6 +53,7 @@ class Monitor:
         self._fetched: Fetched | None = None
         self._store: Store | None = None
         self._shadow_store: ShadowStore | None = None
+        self._retention: Retention | None = None
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -69,12 +71,13 @@ class Monitor:
         self._tell_performance(self._store, fetched)
         self._tell_shadow(fetched.entry)
         look = self._compare(fetched, current)
+        self._retain()
         self._metrics.last_look.set(time.time())
         return look
 
     def close(self) -> None:
         """Give the database back."""
-        for store in (self._store, self._shadow_store):
+        for store in (self._store, self._shadow_store, self._retention):
             if store is not None:
                 store.close()
 
@@ -137,6 +140,12 @@ class Monitor:
         version = fetched.entry.version
         found = performance_report(store, fetched.package, version=version, settings=self._settings)
         self._metrics.tell_performance(found)
+
+    def _retain(self) -> None:
+        """After the look, so that what it compares is never cut short by what it deletes."""
+        self._retention = self._retention or open_retention(self._settings.predictions_url)
+        retain(self._retention, self._settings, most=MOST_AT_ONCE)
+        self._metrics.tell_store(self._retention.usage(), self._retention.counted())
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:
