@@ -104,7 +104,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("shadow_share", "BLASTWATCH_SHADOW_SHARE", "0", _fraction, "share of the cells that the challenger reads too, unseen by the caller"),
         ("canary_share", "BLASTWATCH_CANARY_SHARE", "0", _fraction, "share of the callers that the challenger answers"),
         ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", _port, "port of MLflow's pages under `blastwatch up`"),
-        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift gauges"),
+        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift page and gauges, on 127.0.0.1"),
         ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
         ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
         ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from blastwatch import DISCLAIMER
+from blastwatch.browsers import STYLE
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from monitoring.capture import GATHER_SECONDS, Capture
@@ -44,7 +45,6 @@ PAGES = Path(__file__).parent / "pages"
 PAGE_FILES = {
     "/": "index.html",
     "/page.js": "page.js",
-    "/page.css": "page.css",
     "/docs": "docs.html",
     "/docs.js": "docs.js",
     "/history": "history.html",
@@ -173,6 +173,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
         Route("/problems/{name}", _explain_problem, methods=["GET"]),
         *(Route(path, functools.partial(_page, PAGES / name), methods=["GET"]) for path, name in PAGE_FILES.items()),
+        Route("/page.css", functools.partial(_page, STYLE), methods=["GET"]),
         *(Route(f"/static/{name}", functools.partial(_swagger, name), methods=["GET"]) for name in SWAGGER_FILES),
     ]
     handlers = {Problem: _on_problem, Overloaded: _on_overload, HTTPException: _on_http, Exception: _on_failure}

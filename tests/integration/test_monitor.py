@@ -127,6 +127,10 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
         assert found["blastwatch_labelled_agreement_ratio"] == pytest.approx(0.9)
         realised = found['blastwatch_performance_ratio{bound="value",figure="accuracy",kind="realised"}']
         assert realised == pytest.approx(0.9) and found['blastwatch_estimate_state{state="open"}'] == 1
+        told = get(f"http://127.0.0.1:{port}/drift.json").json()  # of the same look, or the one before
+        assert told["model"] == {"version": "1", "digest": champion.digest, "synthetic": True}
+        assert [(move["version"], move["who"]) for move in told["promotions"]] == [("1", "tester")]
+        assert told["stored"]["predictions"] == 240 and told["timeline"]
         process.send_signal(signal.SIGTERM)
         output, words = process.communicate(timeout=30)
     finally:
