@@ -217,6 +217,15 @@ class Store:
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         return frame
 
+    def agreement(self, *, model_digest: str) -> tuple[int, int]:
+        """How many predictions of a version have a label, and of how many of them it is the one that was given."""
+        right = sa.func.sum(sa.case((_labels.c.label == _predictions.c.label, 1), else_=0))
+        query = sa.select(sa.func.count(), sa.func.coalesce(right, 0))
+        query = query.join_from(_labels, _predictions, _predictions.c.id == _labels.c.id)
+        with translated(), self._engine.connect() as connection:
+            count, agreeing = connection.execute(query.where(_predictions.c.model_digest == model_digest)).one()
+        return int(count), int(agreeing)
+
     def answers(
         self,
         *,

@@ -134,10 +134,9 @@ class Monitor:
         add_run(self._settings.drift / "workspace", report.snapshot, name=f"version {version}")
 
     def _tell_labels(self, store: Store, digest: str) -> None:
-        labelled = store.labelled(model_digest=digest)
-        self._metrics.labelled_cells.set(len(labelled))
-        agreement = float((labelled["label"] == labelled["truth"]).mean()) if len(labelled) else float("nan")
-        self._metrics.labelled_agreement.set(agreement)
+        labelled, agreeing = store.agreement(model_digest=digest)
+        self._metrics.labelled_cells.set(labelled)
+        self._metrics.labelled_agreement.set(agreeing / labelled if labelled else float("nan"))
 
     def _tell_performance(self, store: Store, fetched: Fetched) -> dict[str, Any]:
         version = fetched.entry.version

@@ -102,6 +102,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     words = page.inner_text("body")
     assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
     assert "3 of 14 are beyond their threshold, od_red farthest." in words
+    assert "do not rely on it before cells of the drift have labels" in words
     assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
     # For a screen reader: pictures say in words what they show, and what is announced stands in live regions.
     charts = page.get_by_role("img").all()
@@ -121,6 +122,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     page.goto(f"{serve('calm')}/drift")
     page.get_by_text("No drift since 12 Nov 2026").wait_for()
     words = page.inner_text("body")
+    assert "do not rely on it" not in words
     assert "Do not trust the estimate" in words and "history of the registry cannot be read" in words
     page.goto(f"{serve('new')}/drift")
     page.get_by_text("The monitor has not looked yet.").wait_for()

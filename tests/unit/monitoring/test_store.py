@@ -101,6 +101,8 @@ def test_labels_are_idempotent_and_the_last_word_counts(store):
     assert store.add_labels([("a", "hem", NOON)]) == 1
     found = store.labelled().set_index("id")
     assert dict(found["truth"]) == {"a": "hem", "b": "hem"}
+    assert store.add_labels([("c", "all", NOON)]) == 1
+    assert store.agreement(model_digest="d") == (3, 2) and store.agreement(model_digest="x") == (0, 0)
 
 
 def test_answers_stand_beside_the_truth_that_is_known(store):
