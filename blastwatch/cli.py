@@ -32,7 +32,8 @@ class LazyGroup(click.Group):
         "bento": ("serving.commands", "Build the bento of the version that serves."),
         "drift": ("monitoring.commands", "Compare what was predicted with the reference."),
         "shadow": ("monitoring.shadow_commands", "Compare the challenger with the champion."),
-        "labels": ("monitoring.commands", "Add labels that came later."),
+        "labels": ("monitoring.label_commands", "Add labels that came later, and tell what they say."),
+        "store": ("monitoring.store_commands", "Show what is stored; delete what is old, or a patient's."),
         "up": ("blastwatch.stack_commands", "Start registry, service, monitor and dashboards."),
         "demo": ("blastwatch.stack_commands", "Run the whole chain once, on synthetic or on your cells."),
     }

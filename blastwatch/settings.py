@@ -122,7 +122,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("shadow_share", "BLASTWATCH_SHADOW_SHARE", "0", _fraction, "share of the cells that the challenger reads too, unseen by the caller"),
         ("canary_share", "BLASTWATCH_CANARY_SHARE", "0", _fraction, "share of the callers that the challenger answers"),
         ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", _port, "port of MLflow's pages under `blastwatch up`"),
-        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift gauges"),
+        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift page and gauges, on 127.0.0.1"),
         ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
         ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
         ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
@@ -134,6 +134,11 @@ TABLE: tuple[Setting, ...] = tuple(
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
         ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
         ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
+        ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", _count, "days in a window of estimated and realised performance"),
+        ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
+        ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", _fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
+        ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", _not_negative, "days after which the monitor deletes predictions with their labels; 0: never"),
+        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions, in MiB, beyond which the monitor deletes the oldest; 0: none"),
         ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
     )
 )  # fmt: skip
@@ -183,6 +188,11 @@ class Settings:
     drift_interval: float
     drift_window: int
     drift_minimum: int
+    performance_days: int
+    estimate_tolerance: float
+    performance_margin: float
+    retention_days: float
+    retention_mib: float
     service_url: str
 
     @property

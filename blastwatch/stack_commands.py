@@ -55,6 +55,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     children.start("service", [script("blastwatch"), "serve"])
     children.start("monitor", [script("blastwatch"), "drift", "watch"])
     children.start("evidently", evidently_pages(workspace, settings.evidently_port))
+    addresses["drift"] = f"http://{host}:{settings.monitor_port}/drift"
     addresses["gauges"] = f"http://{host}:{settings.monitor_port}/metrics"
     addresses["evidently"] = f"http://{host}:{settings.evidently_port}"
     children.wait_for("service", f"{service}/readyz")

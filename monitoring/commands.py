@@ -1,16 +1,12 @@
-"""The commands `blastwatch drift` and `blastwatch labels`."""
+"""The commands `blastwatch drift`."""
 
-import csv
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
 
 from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
-from blastwatch.errors import DataError
 from blastwatch.settings import load
 
 
@@ -138,47 +134,6 @@ def calibrate(
         for name, method in found["methods"].items()
     ]
     print_table(rows)
-
-
-@click.group()
-def labels() -> None:
-    """Labels that came later, for predictions that were stored."""
-
-
-@labels.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@json_option
-def add(file: Path, as_json: bool) -> None:
-    """Store the labels of a CSV file with the columns id and label (all or hem).
-
-    All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
-    """
-    from monitoring.store import open_store
-
-    now = datetime.now(UTC)
-    rows = [(id_, label, now) for id_, label in _read_labels(file)]
-    with open_store(load().predictions_url) as store:
-        changed = store.add_labels(rows)
-    if as_json:
-        print_json({"labels": len(rows), "changed": changed})
-    else:
-        click.echo(f"{len(rows)} labels, {changed} of them new or changed.")
-
-
-def _read_labels(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            missing = [name for name in ("id", "label") if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"Expected the columns id and label in {file} but {', '.join(missing)} is missing.")
-            for row in reader:
-                id_, label = (row["id"] or "").strip(), (row["label"] or "").strip()
-                if not id_ or not label:
-                    raise DataError(f"Expected an id and a label in line {reader.line_num} of {file}.")
-                yield id_, label
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"Expected a CSV file in UTF-8 but {file} cannot be read: {error}.") from error
 
 
 def _print_report(document: dict[str, Any]) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from monitoring.performance import STATES
+from monitoring.retention import Deleted, Usage
+
 
 class MonitorMetrics:
     """The monitor's gauges; names and units stand here and nowhere else."""
@@ -50,6 +53,34 @@ class MonitorMetrics:
         self.labelled_agreement = Gauge(
             "blastwatch_labelled_agreement_ratio", "Share of these whose label the model gave.", registry=registry
         )
+        self.performance = Gauge(
+            "blastwatch_performance_ratio", "Performance of the watched version, with the bounds of its interval: "
+            "estimated on the latest predictions, realised on the latest labelled ones, reference on its reference.",
+            ["kind", "figure", "bound"], registry=registry,
+        )  # fmt: skip
+        self.performance_cells = Gauge(
+            "blastwatch_performance_cells", "Cells behind the performance.", ["kind", "unit"], registry=registry
+        )
+        self.performance_fell = Gauge(
+            "blastwatch_performance_fell", "1 where an accuracy lies below the reference's by more than the margin.",
+            ["kind"], registry=registry,
+        )  # fmt: skip
+        self.estimate_difference = Gauge(
+            "blastwatch_estimate_difference_ratio", "Realised minus expected accuracy of the labelled predictions.",
+            ["bound"], registry=registry,
+        )  # fmt: skip
+        self.estimate_state = Gauge(
+            "blastwatch_estimate_state", "1 for the state of the estimate after its check on labels.", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self.stored = Gauge("blastwatch_store_predictions", "Predictions in the database.", registry=registry)
+        self.stored_bytes = Gauge("blastwatch_store_size_bytes", "What they take.", registry=registry)
+        self.stored_oldest = Gauge(
+            "blastwatch_store_oldest_timestamp_seconds", "When the oldest of them was made.", registry=registry
+        )
+        self.deleted = Gauge(
+            "blastwatch_store_deleted_predictions", "Predictions ever deleted from it.", ["reason"], registry=registry
+        )
         self.shadow_agreement = Gauge(
             "blastwatch_shadow_agreement_ratio", "Share of the cells to which challenger and champion give one label.",
             registry=registry,
@@ -81,6 +112,32 @@ class MonitorMetrics:
             self.shadow_evidence.labels(question).set(compared[question]["e"])
         for bound, value in compared["difference"].items():
             self.shadow_difference.labels(bound).set(float("nan") if value is None else value)
+
+    def tell_performance(self, found: Mapping[str, Any]) -> None:
+        """What `monitoring.performance_report.report` found of the watched version."""
+        for gauge in (self.performance, self.performance_cells, self.performance_fell, self.estimate_difference):
+            gauge.clear()
+        latest, labelled = found["now"]["latest"], found["now"]["labelled"]
+        of_kind = {"estimated": latest["estimated"], "realised": labelled["realised"]}
+        for kind, figures in (of_kind | {"reference": found["reference"]["realised"]}).items():
+            for figure, interval in figures.items():
+                for bound, value in interval.items():
+                    self.performance.labels(kind, figure, bound).set(value)
+        for kind, part in (("estimated", latest), ("realised", labelled)):
+            self.performance_cells.labels(kind, part["unit"]).set(part["cells"])
+            self.performance_fell.labels(kind).set(bool(part["fell"][kind]))
+        for bound, value in (labelled["check"]["difference"] or {}).items():
+            self.estimate_difference.labels(bound).set(value)
+        for state in STATES:
+            self.estimate_state.labels(state).set(state == labelled["check"]["state"])
+
+    def tell_store(self, usage: Usage, deleted: Mapping[str, Deleted]) -> None:
+        """What `monitoring.retention` found in the database."""
+        self.stored.set(usage.predictions)
+        self.stored_bytes.set(usage.bytes)
+        self.stored_oldest.set(usage.oldest.timestamp() if usage.oldest else float("nan"))
+        for reason, gone in deleted.items():
+            self.deleted.labels(reason).set(gone.predictions)
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""

@@ -39,10 +39,10 @@ class ShadowRecord:
 
 COLUMNS = tuple(field.name for field in fields(ShadowRecord))
 
-_metadata = sa.MetaData()
+SHADOW = sa.MetaData()
 _shadow = sa.Table(
     "shadow",
-    _metadata,
+    SHADOW,
     # No foreign key: prediction and shadow are written by two threads, and either may come first.
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("time", UtcTime, nullable=False),
@@ -125,4 +125,4 @@ class ShadowStore:
 
 def open_shadow_store(url: str) -> ShadowStore:
     """Open the database of predictions and make its tables where they are missing; raises as `open_store`."""
-    return ShadowStore(open_database(url, METADATA, _metadata))
+    return ShadowStore(open_database(url, METADATA, SHADOW))

@@ -217,6 +217,47 @@ class Store:
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         return frame
 
+    def agreement(self, *, model_digest: str) -> tuple[int, int]:
+        """How many predictions of a version have a label, and of how many of them it is the one that was given."""
+        right = sa.func.sum(sa.case((_labels.c.label == _predictions.c.label, 1), else_=0))
+        query = sa.select(sa.func.count(), sa.func.coalesce(right, 0))
+        query = query.join_from(_labels, _predictions, _predictions.c.id == _labels.c.id)
+        with translated(), self._engine.connect() as connection:
+            count, agreeing = connection.execute(query.where(_predictions.c.model_digest == model_digest)).one()
+        return int(count), int(agreeing)
+
+    def answers(
+        self,
+        *,
+        model_digest: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        labelled: bool = False,
+    ) -> "pd.DataFrame":
+        """What was answered and what is known of the truth, oldest first; with `limit` the latest so many.
+
+        Args:
+            labelled: only predictions that have a label.
+
+        Returns:
+            The columns id, time (UTC), patient (hashed, "" for none), probability (of a blast, float64), label (said),
+            truth (None where no label came).
+        """
+        import pandas as pd
+
+        names = ("id", "time", "patient", "probability", "label")
+        wanted = [*(_predictions.c[name] for name in names), _labels.c.label.label("truth")]
+        joined = _predictions.join(_labels, _predictions.c.id == _labels.c.id, isouter=not labelled)
+        query = _between(sa.select(*wanted).select_from(joined), since, until, model_digest)
+        query = query.order_by(_predictions.c.time.desc(), _predictions.c.id.desc()).limit(limit)
+        with translated(), self._engine.connect() as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+        frame = pd.DataFrame(rows[::-1], columns=[*names, "truth"])
+        frame["time"] = pd.to_datetime(frame["time"], utc=True)
+        frame["truth"] = pd.Series([row[-1] for row in rows[::-1]], dtype=object)  # pandas would make NaN of None
+        return frame.astype({"probability": np.float64})
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()

@@ -19,8 +19,11 @@ from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.metrics import MonitorMetrics
+from monitoring.performance_report import report as performance_report
+from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
 from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
+from monitoring.status import Status
 from monitoring.store import Store, open_store
 
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
@@ -47,10 +50,12 @@ class Monitor:
         self._settings = settings
         self._metrics = metrics
         self._registry = Registry(settings)
+        self.status = Status(settings, self._registry)
         self._fetch = fetch or self._champion
         self._fetched: Fetched | None = None
         self._store: Store | None = None
         self._shadow_store: ShadowStore | None = None
+        self._retention: Retention | None = None
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -65,14 +70,17 @@ class Monitor:
         current = self._store.read(model_digest=digest, limit=self._settings.drift_window)
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
+        performance = self._tell_performance(self._store, fetched)
         self._tell_shadow(fetched.entry)
         look = self._compare(fetched, current)
+        usage = self._retain()
+        self.status.tell(fetched, look.reason, performance, usage)
         self._metrics.last_look.set(time.time())
         return look
 
     def close(self) -> None:
         """Give the database back."""
-        for store in (self._store, self._shadow_store):
+        for store in (self._store, self._shadow_store, self._retention):
             if store is not None:
                 store.close()
 
@@ -126,10 +134,23 @@ class Monitor:
         add_run(self._settings.drift / "workspace", report.snapshot, name=f"version {version}")
 
     def _tell_labels(self, store: Store, digest: str) -> None:
-        labelled = store.labelled(model_digest=digest)
-        self._metrics.labelled_cells.set(len(labelled))
-        agreement = float((labelled["label"] == labelled["truth"]).mean()) if len(labelled) else float("nan")
-        self._metrics.labelled_agreement.set(agreement)
+        labelled, agreeing = store.agreement(model_digest=digest)
+        self._metrics.labelled_cells.set(labelled)
+        self._metrics.labelled_agreement.set(agreeing / labelled if labelled else float("nan"))
+
+    def _tell_performance(self, store: Store, fetched: Fetched) -> dict[str, Any]:
+        version = fetched.entry.version
+        found = performance_report(store, fetched.package, version=version, settings=self._settings)
+        self._metrics.tell_performance(found)
+        return found
+
+    def _retain(self) -> Usage:
+        """After the look, so that what it compares is never cut short by what it deletes."""
+        self._retention = self._retention or open_retention(self._settings.predictions_url)
+        retain(self._retention, self._settings, most=MOST_AT_ONCE)
+        usage = self._retention.usage()
+        self._metrics.tell_store(usage, self._retention.counted())
+        return usage
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:
@@ -153,34 +174,29 @@ def watch_once(settings: Settings) -> Look:
 
 
 def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
-    """Look every `drift_interval` seconds and serve the gauges on the loopback address until told to stop.
+    """Look every `drift_interval` seconds and serve page and gauges on the loopback address until told to stop.
 
     SIGTERM and SIGINT end it cleanly; a look in progress is finished first.
 
     Raises:
         BlastwatchError: the port is taken.
     """
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry
+
+    from monitoring.page import PageServer, build_app
 
     metrics = MonitorMetrics(CollectorRegistry())
     stop = stop or threading.Event()
     before = _on_signals(stop)
-    try:
-        server, thread = start_http_server(settings.monitor_port, addr="127.0.0.1", registry=metrics.registry)
-    except OSError as error:
-        raise BlastwatchError(
-            f"Port {settings.monitor_port} of 127.0.0.1 cannot be bound ({error.strerror}). "
-            "Stop what uses it or set BLASTWATCH_MONITOR_PORT."
-        ) from error
     monitor = Monitor(settings, metrics)
+    server = PageServer(build_app(metrics.registry, monitor.status.document), settings.monitor_port)
     try:
-        say(f"Drift gauges: http://127.0.0.1:{settings.monitor_port}/metrics, every {settings.drift_interval:g} s")
+        address = f"http://127.0.0.1:{settings.monitor_port}"
+        say(f"Drift: {address}/drift, gauges: {address}/metrics, every {settings.drift_interval:g} s")
         _loop(monitor, metrics, settings.drift_interval, stop)
     finally:
         monitor.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -200,9 +216,11 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
             line = look.reason if look.report is None else _sentence(look.report.document)
         except AliasNotSet as error:
             line = f"Nothing to watch yet: {error}"
+            monitor.status.fail(line)
         except BlastwatchError as error:
             metrics.failures.inc()
             line = f"This look failed and will be tried again: {error}"
+            monitor.status.fail(line)
         if line != said:
             say(line)
             said = line

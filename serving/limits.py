@@ -13,25 +13,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blastwatch.browsers import SECURITY_HEADERS
 from serving.problems import MEDIA_TYPE, Problem
 
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
-
-# What a browser may do with an answer: the pages load nothing from elsewhere and are framed by nobody.
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
-        "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class Limits:

@@ -8,18 +8,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from blastwatch.browsers import STYLE
 from serving.problems import KINDS
 
 PAGES = Path(__file__).parent / "pages"
 PAGE_FILES = {
-    "/": "index.html",
-    "/page.js": "page.js",
-    "/key.js": "key.js",
-    "/page.css": "page.css",
-    "/docs": "docs.html",
-    "/docs.js": "docs.js",
-    "/history": "history.html",
-    "/history.js": "history.js",
+    "/": PAGES / "index.html",
+    "/page.js": PAGES / "page.js",
+    "/key.js": PAGES / "key.js",
+    "/page.css": STYLE,
+    "/docs": PAGES / "docs.html",
+    "/docs.js": PAGES / "docs.js",
+    "/history": PAGES / "history.html",
+    "/history.js": PAGES / "history.js",
 }
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
@@ -28,7 +29,7 @@ def page_routes() -> list[Route]:
     """Every route of this module."""
     return [
         Route("/problems/{name}", _explain_problem, methods=["GET"]),
-        *(Route(path, functools.partial(_page, PAGES / name), methods=["GET"]) for path, name in PAGE_FILES.items()),
+        *(Route(path, functools.partial(_page, file), methods=["GET"]) for path, file in PAGE_FILES.items()),
         *(Route(f"/static/{name}", functools.partial(_swagger, name), methods=["GET"]) for name in SWAGGER_FILES),
     ]
 

@@ -98,7 +98,9 @@ def unsealed_package(folder: Path, reference: pd.DataFrame) -> Package:
     return Package(folder=folder, info=info, digest="d" * 64)
 
 
-def record(id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", statistics=None, embedding=None):
+def record(
+    id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", statistics=None, embedding=None, patient=""
+):
     """One prediction, of whatever matters to a test."""
     return PredictionRecord(
         id=id_,
@@ -114,6 +116,7 @@ def record(id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", sta
         statistics=statistics or {name: float(index) for index, name in enumerate(STATISTICS)},
         embedding=np.arange(32, dtype=np.float32) if embedding is None else embedding,
         concerns=["the cell is blurred"],
+        patient=patient,
     )
 
 

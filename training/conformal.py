@@ -33,8 +33,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds
+from blastwatch.intervals import LEVEL
 from training.figures import Units
-from training.intervals import LEVEL, intervals
+from training.intervals import intervals
 
 Floats = NDArray[np.float64]
 ROUNDING = 1e-9  # of sums of weights

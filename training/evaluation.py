@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
 from blastwatch.errors import UsageError
+from blastwatch.intervals import as_interval, draw_patients
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS
@@ -18,7 +19,7 @@ from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
-from training.intervals import as_interval, draw_patients, intervals, patients_behind
+from training.intervals import intervals, patients_behind
 from training.loop import predict_logits
 from training.operating import choose_threshold
 from training.pack import open_pack

@@ -14,10 +14,11 @@ import pandas as pd
 
 from blastwatch.decision import Thresholds
 from blastwatch.errors import DataError
+from blastwatch.intervals import as_interval, draw_patients
 from blastwatch.package import PREDICTION_COLUMNS
 from training.evaluation import ece_draws, per_patient
 from training.figures import CELLS, COVERAGES, DECISIONS, PATIENTS, Units, plain, units_of
-from training.intervals import as_interval, draw_patients, intervals, patients_behind
+from training.intervals import intervals, patients_behind
 from training.parameters import EvaluateParameters
 from training.significance import compare_models
 

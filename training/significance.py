@@ -22,9 +22,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from blastwatch.errors import DataError
+from blastwatch.intervals import LEVEL, bounds, draw_patients
 from blastwatch.package import PREDICTION_COLUMNS
 from training.figures import EXACT, Units, figures, units_of
-from training.intervals import LEVEL, bounds, draw_patients, patients_behind
+from training.intervals import patients_behind
 
 COMPARED = (
     "weighted_f1", "auroc", "mean_accuracy", "specificity_over_healthy", "sensitivity_over_ill",
@@ -153,7 +154,7 @@ def paired_bootstrap(
     seed: int = 1,
     level: float = LEVEL,
 ) -> Difference:
-    """Difference of one figure with its interval by patient (`training.intervals.bounds`).
+    """Difference of one figure with its interval by patient (`blastwatch.intervals.bounds`).
 
     Args:
         first, second: tables with the columns `PREDICTION_COLUMNS`, of the same cells.

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES
+from blastwatch.intervals import as_interval, draw_patients
 from training.figures import figures, units_of
-from training.intervals import as_interval, draw_patients, intervals, patients_behind
+from training.intervals import intervals, patients_behind
 
 SHOWN = ("auroc", "weighted_f1", "accuracy", "sensitivity", "specificity")
 FEWEST = 2  # patients of each class in a part, below which it has no interval

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
+from blastwatch.intervals import draw_patients
 from tests.answers import draw_models
 from training.figures import CELLS, PATIENTS, units_of
-from training.intervals import draw_patients, intervals
+from training.intervals import intervals
 
 RESAMPLES = 1000
 PLAIN = 40  # draws that are timed the plain way

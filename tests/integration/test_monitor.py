@@ -12,10 +12,14 @@ from datetime import timedelta
 import httpx
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from blastwatch.errors import DataError
 from blastwatch.package import DIGESTS, seal
 from blastwatch.registry import Registry
+from monitoring.label_commands import labels
 from monitoring.store import open_store
 from tests.cohorts import START, as_records, draw_cohort, window_of, write_reference
 from tests.packages import make_package
@@ -121,6 +125,12 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
         assert found["blastwatch_drift_failures_total"] == 0
         assert found["blastwatch_labelled_cells"] == 10
         assert found["blastwatch_labelled_agreement_ratio"] == pytest.approx(0.9)
+        realised = found['blastwatch_performance_ratio{bound="value",figure="accuracy",kind="realised"}']
+        assert realised == pytest.approx(0.9) and found['blastwatch_estimate_state{state="open"}'] == 1
+        told = get(f"http://127.0.0.1:{port}/drift.json").json()  # of the same look, or the one before
+        assert told["model"] == {"version": "1", "digest": champion.digest, "synthetic": True}
+        assert [(move["version"], move["who"]) for move in told["promotions"]] == [("1", "tester")]
+        assert told["stored"]["predictions"] == 240 and told["timeline"]
         process.send_signal(signal.SIGTERM)
         output, words = process.communicate(timeout=30)
     finally:
@@ -165,3 +175,38 @@ def test_the_commands(settings, champion, cohort, blastwatch, tmp_path):
     done = blastwatch("labels", "add", str(truth))
     assert done.returncode == 1 and "nobody is not among them" in done.stderr
     assert blastwatch("drift", "report", "--since", "yesterday").returncode == 2
+
+
+@pytest.mark.slow
+def test_labels_are_asked_for_added_and_told(settings, champion, cohort, monkeypatch, tmp_path):
+    """In this process: each command of its own would take seconds to load."""
+    monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
+    rows = window_of(cohort, ["P012", "P013", "P014", "P015"], 120, np.random.default_rng(0))
+    with open_store(settings.predictions_url) as store:
+        store.add(as_records(rows, digest=champion.digest))
+    file = tmp_path / "review.csv"
+
+    def run(*words, code=0):
+        done = CliRunner().invoke(labels, words)
+        assert done.exit_code == code, (done.output, done.exception)
+        return done
+
+    words = json.loads(run("review", "--out", str(file), "--count", "40", "--json").stdout)
+    assert words == {"cells": 40, "reasons": {"uncertain": 20, "unlike": 20}, "patients": 0, "file": str(file)}
+    done = run("review", "--out", str(file), code=1)
+    assert isinstance(done.exception, DataError) and "Expected a new file" in str(done.exception)
+    asked = pd.read_csv(file, dtype=str, keep_default_na=False)
+    asked["label"] = np.where(np.arange(40) < 35, "all", "")
+    asked.to_csv(file, index=False)
+    done = run("add", str(file), code=1)
+    assert "passed over with --skip-empty" in str(done.exception)
+    assert run("add", "--skip-empty", str(file)).output == "35 labels, 35 of them new or changed.\n"
+    found = json.loads(run("report", "--json").stdout)
+    assert (found["now"]["latest"]["cells"], found["now"]["labelled"]["cells"]) == (120, 35)
+    assert found["now"]["labelled"]["unit"] == "cell" and found["windows"][0]["labelled"] == 35
+    called = {record.id: record.label for record in as_records(rows, digest="")}
+    right = np.mean([called[id_] == "all" for id_ in asked["id"][:35]])
+    assert found["now"]["labelled"]["realised"]["accuracy"]["value"] == pytest.approx(right)
+    lines = run("report").output
+    assert "intervals by cell" in lines and f"the estimate is {found['now']['labelled']['check']['state']}" in lines
+    assert run("report", "--until", "2020-01-01").output.count("unknown") == 7

@@ -1,15 +1,19 @@
 """The database of predictions on a real PostgreSQL server, started for this test."""
 
 import time
+import uuid
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from monitoring.capture import Capture
+from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import StoreUnavailable, UnknownPredictions, open_store
 from tests.cohorts import NOON, record, shadowed
+from tests.forgetting import fill
 
 pytestmark = pytest.mark.system
 
@@ -21,7 +25,27 @@ def wait_for(condition, seconds=30):
         time.sleep(0.02)
 
 
-def test_round_trip_labels_and_an_outage(postgres):
+def forgets(url):
+    """Age, size and one patient, as tests/unit/monitoring/test_retention.py has them on SQLite."""
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_retention(url) as retention:
+        fill(url)
+        assert retention.by_age(NOON + timedelta(days=4)) == Deleted(predictions=4, labels=4, shadow=4)
+        assert retention.forget("p") == Deleted(predictions=4, labels=4, shadow=4)
+        assert list(store.read()["id"]) == list(store.labelled()["id"]) == ["05", "07", "09", "11"]
+        assert list(shadow.read(champion="c" * 64, challenger="d" * 64)["id"]) == ["05", "07", "09", "11"]
+        store.add([record(uuid.uuid4().hex, digest="d" * 64, patient="f" * 64) for _ in range(3000)])
+        with psycopg.connect(url) as connection:
+            ((real,),) = connection.execute("SELECT pg_total_relation_size('predictions')").fetchall()
+        assert retention.usage().bytes == pytest.approx(real, rel=0.15)
+        limit = retention.usage().bytes // 2
+        gone = retention.by_size(limit)
+        assert gone.predictions == pytest.approx((1 - 0.5 * (1 - SLACK)) * 3004, rel=0.05)
+        assert retention.usage().bytes <= limit and retention.by_size(limit) == Deleted()
+        assert retention.counted()["size"] == gone
+
+
+def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres):
+    forgets(postgres.database("forgetful"))
     url = postgres.url
     with open_store(url) as store, open_store(url):
         store.add([record(str(n), time=NOON + timedelta(microseconds=n)) for n in range(10)])

@@ -101,6 +101,22 @@ def test_labels_are_idempotent_and_the_last_word_counts(store):
     assert store.add_labels([("a", "hem", NOON)]) == 1
     found = store.labelled().set_index("id")
     assert dict(found["truth"]) == {"a": "hem", "b": "hem"}
+    assert store.add_labels([("c", "all", NOON)]) == 1
+    assert store.agreement(model_digest="d") == (3, 2) and store.agreement(model_digest="x") == (0, 0)
+
+
+def test_answers_stand_beside_the_truth_that_is_known(store):
+    store.add([record(str(n), time=NOON + timedelta(minutes=n), patient="p" if n else "") for n in range(5)])
+    store.add([record("other", digest="x")])
+    store.add_labels([("1", "all", NOON), ("other", "all", NOON)])
+    found = store.answers(model_digest="d", limit=4)
+    assert list(found["id"]) == ["1", "2", "3", "4"] and list(found["truth"]) == ["all", None, None, None]
+    assert list(store.answers(model_digest="d")["patient"]) == ["", "p", "p", "p", "p"]
+    assert list(store.answers(model_digest="d", labelled=True)["id"]) == ["1"]
+    window = store.answers(model_digest="d", since=NOON + timedelta(minutes=2), until=NOON + timedelta(minutes=4))
+    assert list(window["id"]) == ["2", "3"] and set(window["label"]) == {"hem"}
+    nothing = store.answers(model_digest="nobody")
+    assert nothing.empty and nothing["probability"].dtype == np.float64
 
 
 def test_labels_of_unknown_predictions_are_named_and_nothing_is_stored(store):

@@ -7,7 +7,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from serving.limits import SECURITY_HEADERS, SMALL_BODY, Limits, respond
+from blastwatch.browsers import SECURITY_HEADERS
+from serving.limits import SMALL_BODY, Limits, respond
 from serving.problems import MEDIA_TYPE, Problem
 
 

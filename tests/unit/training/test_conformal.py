@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch.decision import decide
+from blastwatch.intervals import draw_patients
 from tests.answers import Spread, draw_models
 from training.conformal import METHODS, Scores, attainable, coverage_report, expected_coverage, fit_conformal
 from training.figures import plain, units_of
-from training.intervals import draw_patients
 
 
 def arrays(table):

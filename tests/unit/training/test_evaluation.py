@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
+from blastwatch.intervals import bounds, draw_patients
 from blastwatch.manifest import read_cells
 from blastwatch.network import build, save_weights
 from tests.answers import Spread, draw_answers, draw_models
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.evaluation import PREDICTIONS, run_evaluation, summary
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
-from training.intervals import bounds, draw_patients, intervals
+from training.intervals import intervals
 from training.parameters import EvaluateParameters, UsageError, load_parameters
 
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch.decision import Thresholds, decide
+from blastwatch.intervals import bounds, draw_patients
 from tests.answers import draw_answers
 from training.figures import DECISIONS, FORMULAS, figures, plain, units_of
-from training.intervals import bounds, draw_patients, intervals
+from training.intervals import intervals
 
 LIMITS = Thresholds(hem=0.3, all=0.8)
 

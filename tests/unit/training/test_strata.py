@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from blastwatch.intervals import draw_patients
 from monitoring.statistics import STATISTICS
 from tests.answers import draw_answers
 from training.baselines import baseline_answers, cell_statistics
-from training.intervals import draw_patients
 from training.operating import choose_threshold
 from training.strata import breakdown, levels, size_matched_auroc
 

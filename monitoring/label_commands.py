@@ -1,0 +1,176 @@
+"""The commands `blastwatch labels`."""
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blastwatch import DISCLAIMER
+from blastwatch.console import json_option, print_json, say
+from blastwatch.errors import DataError
+from blastwatch.settings import load
+from monitoring.commands import Moment, print_table
+from monitoring.performance import FIGURES
+
+
+@click.group()
+def labels() -> None:
+    """Labels that came later, for predictions that were stored."""
+
+
+@labels.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--skip-empty", is_flag=True, help="Pass over lines without a label, as in a review half done.")
+@json_option
+def add(file: Path, skip_empty: bool, as_json: bool) -> None:
+    """Store the labels of a CSV file with the columns id and label (all or hem); other columns are not read.
+
+    All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
+    """
+    from monitoring.store import open_store
+
+    now = datetime.now(UTC)
+    rows = [(id_, label, now) for id_, label in _read_labels(file, skip_empty=skip_empty)]
+    with open_store(load().predictions_url) as store:
+        changed = store.add_labels(rows)
+    if as_json:
+        print_json({"labels": len(rows), "changed": changed})
+    else:
+        click.echo(f"{len(rows)} labels, {changed} of them new or changed.")
+
+
+SINCE = click.option("--since", type=Moment(), help="First moment of the predictions (ISO 8601; without a zone: UTC).")
+UNTIL = click.option("--until", type=Moment(), help="First moment after them.")
+REF = click.option("--ref", help="Version or alias; default: the one that serves.")
+
+
+@labels.command()
+@SINCE
+@UNTIL
+@REF
+@json_option
+def report(since: datetime | None, until: datetime | None, ref: str | None, as_json: bool) -> None:
+    """Tell how well a version answers: estimated from its probabilities, and realised where labels came."""
+    from blastwatch.registry import Registry
+    from monitoring.performance_report import report as report_on
+    from monitoring.store import open_store
+
+    settings = load()
+    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    with open_store(settings.predictions_url) as store:
+        found = report_on(
+            store, fetched.package, version=fetched.entry.version, settings=settings, since=since, until=until
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print_report(found)
+
+
+@labels.command()
+@click.option("--out", "file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV file to make.")
+@click.option("--count", type=click.IntRange(1, 1000), default=50, show_default=True, help="Cells wanted.")
+@click.option(
+    "--among",
+    type=click.IntRange(1, 50_000),
+    default=5000,
+    show_default=True,
+    help="Latest predictions to choose from.",
+)
+@SINCE
+@UNTIL
+@REF
+@json_option
+def review(
+    file: Path, count: int, among: int, since: datetime | None, until: datetime | None, ref: str | None, as_json: bool
+) -> None:
+    """Write the cells to label next: the most uncertain and the most unlike, patients taking turns.
+
+    Fill in the column label (all or hem) and give the file to `blastwatch labels add --skip-empty`. No image is stored:
+    find it by the id that the service's answer gave.
+    """
+    from blastwatch.registry import Registry
+    from monitoring.review import candidates
+    from monitoring.store import open_store
+
+    if file.exists():
+        raise DataError(f"Expected a new file but {file} is there, perhaps with labels in it. Name another one.")
+    settings = load()
+    package = Registry(settings).fetch(ref or settings.model_alias).package
+    where: dict[str, Any] = {"model_digest": package.digest, "since": since, "until": until, "limit": among}
+    with open_store(settings.predictions_url) as store:
+        answers, cells = store.answers(**where), store.read(**where)
+    open_ones = answers.loc[answers["truth"].isna(), ["id", "patient"]]
+    chosen = candidates(cells.merge(open_ones, on="id"), package.reference(), count=count)
+    _write_new(file, chosen.to_csv(index=False, lineterminator="\n"))
+    reasons = {reason: int(number) for reason, number in chosen["reason"].value_counts().sort_index().items()}
+    patients = int(chosen.loc[chosen["patient"] != "", "patient"].nunique())
+    if as_json:
+        print_json({"cells": len(chosen), "reasons": reasons, "patients": patients, "file": str(file)})
+    else:
+        words = ", ".join(f"{number} {reason}" for reason, number in reasons.items()) or "no cell is left"
+        click.echo(f"{len(chosen)} cells to label, of {patients} known patients ({words}): {file}")
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a file that nobody has made meanwhile."""
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as error:
+        raise DataError(f"The file {file} cannot be made: {error.strerror}.") from error
+
+
+def _print_report(found: dict[str, Any]) -> None:
+    latest, labelled, check = found["now"]["latest"], found["now"]["labelled"], found["now"]["labelled"]["check"]
+    click.echo(f"Version {found['version']}, intervals by {latest['unit']}: {latest['assumes']}.")
+    rows = [["figure", "estimated", "realised", "on the reference"]]
+    parts = (latest["estimated"], labelled["realised"], found["reference"]["realised"])
+    rows += [[name, *(_interval(part.get(name)) for part in parts)] for name in FIGURES]
+    rows.append(["cells", str(latest["cells"]), str(labelled["cells"]), str(found["reference"]["cells"])])
+    print_table(rows)
+    click.echo(f"Realised minus expected accuracy: {_interval(check['difference'])}; the estimate is {check['state']}.")
+    rows = [["since", "cells", "estimated accuracy", "labelled", "realised accuracy", "the estimate"]]
+    rows += [
+        [
+            window["since"][:10],
+            str(window["cells"]),
+            _interval(window["estimated"].get("accuracy")),
+            str(window["labelled"]),
+            _interval(window["realised"].get("accuracy")),
+            window["check"]["state"],
+        ]
+        for window in found["windows"]
+    ]
+    print_table(rows)
+    if found["truncated"]:
+        say("The latest predictions only: name a span with --since and --until for others.")
+    say(DISCLAIMER)
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if value else "unknown"
+
+
+def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            missing = [name for name in ("id", "label") if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"Expected the columns id and label in {file} but {', '.join(missing)} is missing.")
+            for row in reader:
+                id_, label = (row["id"] or "").strip(), (row["label"] or "").strip()
+                if id_ and not label and skip_empty:
+                    continue
+                if not id_ or not label:
+                    raise DataError(
+                        f"Expected an id and a label in line {reader.line_num} of {file}. "
+                        "Lines without a label are passed over with --skip-empty."
+                    )
+                yield id_, label
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"Expected a CSV file in UTF-8 but {file} cannot be read: {error}.") from error

@@ -1,0 +1,131 @@
+"""The monitor's own port on the loopback address: `/drift` for a person, `/metrics` for Prometheus, `/livez`.
+
+A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own.
+"""
+
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blastwatch.browsers import SECURITY_HEADERS, STYLE
+from blastwatch.errors import BlastwatchError
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+HOST = "127.0.0.1"
+PAGES = Path(__file__).parent / "pages"
+FILES = {
+    "/drift": PAGES / "drift.html",
+    "/drift.js": PAGES / "drift.js",
+    "/drift.css": PAGES / "drift.css",
+    "/charts.js": PAGES / "charts.js",
+    "/page.css": STYLE,
+}
+
+
+class _Secured:
+    """ASGI middleware: the service's security headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def build_app(registry: "CollectorRegistry", status: Callable[[], dict[str, Any]]) -> ASGIApp:
+    """The routes.
+
+    Args:
+        registry: what `/metrics` exports.
+        status: gives the document of `/drift.json` (`monitoring.status`); called for each request.
+    """
+    routes = [
+        Route("/", _to_the_page, methods=["GET"]),
+        Route("/drift.json", functools.partial(_status, status), methods=["GET"]),
+        Route("/metrics", functools.partial(_metrics, registry), methods=["GET"]),
+        Route("/livez", _alive, methods=["GET"]),
+        *(Route(path, functools.partial(_file, file), methods=["GET"]) for path, file in FILES.items()),
+    ]
+    return _Secured(Starlette(routes=routes))
+
+
+async def _to_the_page(_request: Request) -> Response:
+    return RedirectResponse("/drift")
+
+
+async def _status(status: Callable[[], dict[str, Any]], _request: Request) -> Response:
+    return JSONResponse(status())
+
+
+async def _metrics(registry: "CollectorRegistry", request: Request) -> Response:
+    from prometheus_client.exposition import choose_encoder
+
+    encode, kind = choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(registry), headers={"Content-Type": kind})
+
+
+async def _alive(_request: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
+async def _file(path: Path, _request: Request) -> Response:
+    return FileResponse(path)
+
+
+class PageServer:
+    """Serves an application on a port of the loopback address from a thread, until closed.
+
+    Raises:
+        BlastwatchError: the port is taken.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        import uvicorn
+
+        self._socket = _bound(port)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="page", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what was asked, and end."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+def _bound(port: int) -> socket.socket:
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((HOST, port))
+        found.listen()
+    except OSError as error:
+        found.close()
+        raise BlastwatchError(
+            f"Port {port} of {HOST} cannot be bound ({error.strerror}). "
+            "Stop what uses it or set BLASTWATCH_MONITOR_PORT."
+        ) from error
+    return found

@@ -1,0 +1,149 @@
+"use strict";
+// Everything that comes from the monitor enters the page as text, never as markup.
+const byId = (id) => document.getElementById(id);
+const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+const interval = (value) => value
+  ? `${value.value.toFixed(3)} (${value.low.toFixed(3)} to ${value.high.toFixed(3)})` : "unknown";
+const SHOWN = 8;  // statistics before the others are folded away
+const STALE = 10;  // intervals without a look from which the page says so
+let told = null;
+
+function row(cells, kind) {
+  const line = document.createElement("tr");
+  cells.forEach((content, index) => {
+    const cell = line.appendChild(document.createElement(index ? "td" : "th"));
+    if (!index) cell.scope = "row";
+    cell.append(content);
+  });
+  if (kind) line.className = kind;
+  return line;
+}
+
+function fill(id, rows) { byId(id).replaceChildren(...rows); }
+
+function pairs(list, rows) {
+  list.replaceChildren(...rows.flatMap(([name, value]) => {
+    const term = document.createElement("dt"), text = document.createElement("dd");
+    term.textContent = name;
+    text.textContent = value;
+    return [term, text];
+  }));
+}
+
+function ratio(value) {
+  const whole = document.createElement("span"), bar = document.createElement("span");
+  bar.className = "bar";
+  bar.setAttribute("aria-hidden", "true");
+  bar.style.width = `${Math.min(value, 4) * 1.2}rem`;
+  whole.append(bar, value.toFixed(2));
+  return whole;
+}
+
+function showNow() {
+  const sentence = byId("sentence");
+  const since = told.since && `${told.since.at_least ? "at least " : ""}since ${local(told.since.at)}`;
+  const words = {
+    drift: () => `Drift ${since}: version ${told.model.version} sees other cells than it knows.`,
+    calm: () => `No drift ${since}: version ${told.model.version} sees the cells that it knows.`,
+    waiting: () => told.model ? `No verdict on version ${told.model.version} yet. ${told.note}` : told.note,
+  }[told.state]();
+  if (sentence.textContent !== words) sentence.textContent = words;  // a screen reader hears changes only
+  sentence.className = `label ${{ drift: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
+  const age = told.looked_at ? (Date.now() - Date.parse(told.looked_at)) / 1000 : 0;
+  const stale = age > STALE * told.interval_seconds
+    ? `The monitor has not managed a look for ${Math.round(age / 60)} minutes; what stands here is old.` : "";
+  byId("problem").textContent = [stale, told.problem].filter(Boolean).join(" ");
+  if (!told.model) return;
+  byId("synthetic").hidden = !told.model.synthetic;
+  const facts = [["version", told.model.version], ["package", told.model.digest]];
+  if (told.window) {
+    facts.push(["window", `${told.window.cells} cells, ${local(told.window.since)} to ${local(told.window.until)}`]);
+    facts.push(["reports alike", String(told.since.reports)]);
+  }
+  facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
+  facts.push(["stored", `${told.stored.predictions} predictions, ${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
+  pairs(byId("facts"), facts);
+}
+
+function showColumns() {
+  const rows = told.columns.map((column) => row([
+    column.name, column.drifted ? "drift" : "as known", ratio(column.ratio), column.score.toFixed(3),
+    column.threshold.toFixed(3)], column.drifted ? "is-all" : ""));
+  const moved = told.columns.filter((column) => column.drifted);
+  const most = Math.max(SHOWN, moved.length);
+  byId("moved").textContent = !told.columns.length ? "No report of this version yet."
+    : moved.length ? `${moved.length} of ${told.columns.length} are beyond their threshold, ${moved[0].name} farthest.`
+      : `None of ${told.columns.length} is beyond its threshold; ${told.columns[0].name} is nearest.`;
+  fill("columns", rows.slice(0, most));
+  fill("rest", rows.slice(most));
+  byId("more").hidden = rows.length <= most;
+}
+
+function showTimeline() {
+  const moves = told.promotions || [];
+  byId("history").textContent = told.promotions === null
+    ? "The history of the registry cannot be read, so no move of the champion is marked."
+    : `${moves.length} moves of the champion in the history.`;
+  fill("points", told.timeline.map((point) => row([local(point.at), point.version, String(point.cells),
+    point.score.toFixed(2), point.column, point.drifted ? "drift" : "no drift"],
+  point.drifted ? "is-all" : "")).reverse());
+  fill("promotions", moves.map((move) => row([local(move.at), move.version || "none", move.before || "none",
+    move.action, move.who])).reverse());
+  drawTimeline(byId("timeline"), told.timeline, moves);
+}
+
+const CHECKED = {
+  unchecked: () => "The estimate is unchecked: no label has come yet.",
+  open: (words) => `The estimate is neither confirmed nor refuted by the labels so far: ${words}.`,
+  confirmed: (words) => `The estimate is confirmed by the labels: ${words}.`,
+  untrusted: (words) => `Do not trust the estimate: ${words}.`,
+};
+
+function showPerformance() {
+  const { latest, labelled } = told.performance.now, reference = told.performance.reference;
+  const check = labelled.check, fell = [];
+  if (latest.fell.estimated) fell.push("The estimated accuracy fell below the reference's.");
+  if (labelled.fell.realised) fell.push("The realised accuracy fell below the reference's.");
+  byId("fell").textContent = fell.join(" ");
+  byId("fell").className = "label is-all";
+  byId("check").textContent = CHECKED[check.state](
+    `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
+  byId("check").className = check.state === "untrusted" ? "is-all" : "";
+  // What labels said of cells from before the drift says nothing of the cells since.
+  const early = told.state === "drift" && !(labelled.since && Date.parse(labelled.since) >= Date.parse(told.since.at));
+  byId("early").textContent = early ? "The cells have drifted, and the estimate takes for granted that the "
+    + "probabilities still hold: do not rely on it before cells of the drift have labels." : "";
+  fill("figures", [
+    ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
+      interval(labelled.realised[name]), interval(reference.realised[name])])),
+    row(["cells", String(latest.cells), String(labelled.cells), String(reference.cells)]),
+  ]);
+  byId("assumes").textContent = `Intervals are by ${latest.unit}: ${latest.assumes}.`;
+  fill("window-rows", told.performance.windows.map((window) => row([day(window.since), String(window.cells),
+    interval(window.estimated.accuracy), String(window.labelled), interval(window.realised.accuracy),
+    window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
+  drawWindows(byId("windows"), told.performance.windows);
+}
+
+function show() {
+  showNow();
+  if (!told.model) return;
+  showColumns();
+  showTimeline();
+  showPerformance();
+}
+
+async function ask() {
+  try {
+    const response = await fetch("drift.json");
+    if (!response.ok) throw new Error(`it answered ${response.status}`);
+    told = await response.json();
+    show();
+  } catch (error) {
+    byId("problem").textContent = `The monitor cannot be asked: ${error.message}. What stands here is old.`;
+  }
+}
+
+window.addEventListener("resize", () => { if (told && told.model) { showTimeline(); showPerformance(); } });
+setInterval(ask, 30000);
+ask();

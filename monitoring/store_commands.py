@@ -1,0 +1,119 @@
+"""The commands `blastwatch store`: what the database of predictions holds, and what it is to forget."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from blastwatch.console import json_option, print_json
+from blastwatch.errors import DataError, UsageError
+from blastwatch.settings import Settings, load
+
+if TYPE_CHECKING:
+    from monitoring.retention import Deleted, Usage
+
+
+@click.group()
+def store() -> None:
+    """The database of predictions: how much it holds, and what it forgets."""
+
+
+@store.command()
+@json_option
+def show(as_json: bool) -> None:
+    """Tell how many predictions are stored, what they take, and what was ever deleted."""
+    from monitoring.retention import open_retention
+
+    with open_retention(load().predictions_url) as retention:
+        usage, counted = retention.usage(), retention.counted()
+    if as_json:
+        print_json({**_usage(usage), "deleted": {reason: asdict(gone) for reason, gone in counted.items()}})
+        return
+    span = f", from {usage.oldest.isoformat()} to {usage.newest.isoformat()}" if usage.oldest and usage.newest else ""
+    click.echo(f"{usage.predictions} predictions, {usage.bytes / 2**20:.1f} MiB{span}.")
+    for reason, gone in counted.items():
+        click.echo(f"Deleted for {reason}: {_words(gone)}.")
+
+
+@store.command()
+@json_option
+def retain(as_json: bool) -> None:
+    """Delete what BLASTWATCH_RETENTION_DAYS and BLASTWATCH_RETENTION_MIB say, at once; the monitor does so by itself.
+
+    A prediction goes with its label and its shadow, the oldest first.
+    """
+    from monitoring.retention import open_retention
+    from monitoring.retention import retain as retain_in
+
+    settings = load()
+    if not settings.retention_days and not settings.retention_mib:
+        raise UsageError("Expected a limit but none is set. Set BLASTWATCH_RETENTION_DAYS or BLASTWATCH_RETENTION_MIB.")
+    with open_retention(settings.predictions_url) as retention:
+        gone, usage = retain_in(retention, settings), retention.usage()
+    if as_json:
+        print_json({"deleted": asdict(gone), "left": _usage(usage)})
+    else:
+        click.echo(f"Deleted {_words(gone)}; {usage.predictions} predictions are left.")
+
+
+@store.command()
+@click.argument("keys", type=click.File("r", encoding="utf-8"))
+@json_option
+def forget(keys: TextIO, as_json: bool) -> None:
+    """Delete all cells of the patients whose keys stand in a file, one a line; - reads them from standard input.
+
+    The keys are those that callers sent as Blastwatch-Patient. They are no argument, since other users of the machine
+    see what a command was called with. Cells that the service answered in the last seconds may still be on their way to
+    the database: call it again after a minute. What is deleted cannot be had back.
+    """
+    from monitoring.retention import Deleted, open_retention
+
+    settings = load()
+    hashed = _hashed(settings, keys)
+    with open_retention(settings.predictions_url) as retention:
+        gone = [sum((retention.forget(key) for key in same), start=Deleted()) for same in hashed]
+    unknown = gone.count(Deleted())
+    total = sum(gone, start=Deleted())
+    if as_json:
+        print_json({"patients": len(gone), "unknown": unknown, "deleted": asdict(total)})
+    else:
+        click.echo(f"Deleted {_words(total)} of {len(gone)} patients; nothing was stored of {unknown} of them.")
+
+
+def _hashed(settings: Settings, keys: TextIO) -> list[tuple[str, ...]]:
+    """Per patient the hashes that its cells may be stored under, in order.
+
+    Nothing is made: without a salt no patient was ever stored from this home.
+    """
+    from monitoring.pseudonyms import SALT, Pseudonyms
+
+    try:
+        wanted = list(dict.fromkeys(line.strip() for line in keys if line.strip()))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Expected patient keys in UTF-8, one a line, but they cannot be read: {error.reason}."
+        ) from error
+    if not wanted:
+        raise DataError("Expected patient keys, one a line, but got none.")
+    if not (settings.home / SALT).exists():
+        raise DataError(
+            f"Expected the salt of the patients at {settings.home / SALT} but there is none, and without it no cell of "
+            "theirs is found. Call this with the BLASTWATCH_HOME of the service."
+        )
+    pseudonyms = Pseudonyms(settings.home)
+    # HTTP has no encoding for a header: what a caller sent as UTF-8 arrives as Latin-1 and was hashed so.
+    spellings = [dict.fromkeys((key, key.encode().decode("latin-1"))) for key in wanted]
+    return [tuple(pseudonyms(key) for key in same) for same in spellings]
+
+
+def _usage(usage: "Usage") -> dict[str, Any]:
+    moments = {name: getattr(usage, name) for name in ("oldest", "newest")}
+    return {
+        "predictions": usage.predictions,
+        "bytes": usage.bytes,
+        **{name: moment.isoformat() if moment else None for name, moment in moments.items()},
+    }
+
+
+def _words(gone: "Deleted") -> str:
+    return f"{gone.predictions} predictions, {gone.labels} labels, {gone.shadow} cells of the shadow"

@@ -1,0 +1,120 @@
+"""What the drift page shows, made up of drawn numbers: no image, no network, no registry.
+
+    python -m tests.drift_status PORT
+
+serves the page on these numbers until it is stopped, for a look in a browser.
+"""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+from prometheus_client import CollectorRegistry
+
+from blastwatch.errors import RegistryUnreachable
+from blastwatch.settings import Settings, load
+from monitoring.metrics import MonitorMetrics
+from monitoring.page import PageServer, build_app
+from monitoring.performance import Limits, performance, reference_performance
+from monitoring.performance_report import windows
+from monitoring.retention import Usage
+from monitoring.scores import METHODS
+from monitoring.status import Status
+from tests.answered import answers
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DAYS = 28
+LIMITS = Limits(tolerance=0.02, margin=0.05)
+
+
+class Told:
+    """Stands for the registry: two promotions, or none that can be read."""
+
+    def __init__(self, *, reachable: bool = True) -> None:
+        self._reachable = reachable
+
+    def records(self):
+        if not self._reachable:
+            raise RegistryUnreachable("away")
+        moves = [("1", "", DAYS - 1), ("2", "1", 12)]
+        return [
+            SimpleNamespace(alias="champion", time=(NOW - timedelta(days=days)).isoformat(), before=before, after=after,
+                            who="tester", action="promote")
+            for after, before, days in moves
+        ]  # fmt: skip
+
+
+def report(moment: datetime, version: str, ratios: dict[str, float]) -> dict[str, object]:
+    """A drift report as `monitoring.drift` leaves it."""
+    columns = [
+        {"name": name, "score": 0.2 * value, "threshold": 0.2, "drifted": value >= 1} for name, value in ratios.items()
+    ]
+    window = {"since": (moment - timedelta(hours=8)).isoformat(), "until": moment.isoformat(), "cells": 500}
+    drifted = any(column["drifted"] for column in columns)
+    return {"version": version, "window": window, "drifted": drifted, "columns": columns, "report": ""}
+
+
+def write_reports(folder: Path, *, stained: bool = True, every: timedelta = timedelta(hours=8)) -> None:
+    """Reports of four weeks; the stain changes for two days under version 1 and, if asked, in the last two days."""
+    random = np.random.default_rng(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    moment = NOW - timedelta(days=DAYS)
+    while moment <= NOW:
+        age = NOW - moment
+        ratios = {name: float(random.uniform(0.25, 0.8)) for name in METHODS}
+        if timedelta(days=18) <= age <= timedelta(days=20) or (stained and age <= timedelta(days=2)):
+            ratios |= {"od_red": 2.6 + float(random.normal(0, 0.2)), "od_blue": 1.9, "embedding": 1.4}
+        version = "1" if age > timedelta(days=12) else "2"
+        name = f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}.json"
+        (folder / name).write_text(json.dumps(report(moment, version, ratios)))
+        moment += every
+
+
+def drawn_performance(*, sure: float = 1.0) -> dict[str, object]:
+    """Four weekly windows; the last week has no labels yet. `sure` above 1: a version that is too sure of itself."""
+    random = np.random.default_rng(3)
+    start = NOW - timedelta(days=DAYS)
+    cells = answers(random, patients=60, cells=40, distance=1.9, sure=sure, labelled=0.6)
+    cells["time"] = pd.to_datetime([start + timedelta(days=DAYS) * n / len(cells) for n in range(len(cells))], utc=True)
+    cells.loc[cells["time"] > NOW - timedelta(days=6), "truth"] = None
+    rows = answers(random, patients=20, cells=30).rename(columns={"patient": "group"})
+    known = reference_performance(rows.assign(label=rows["truth"]))
+    labelled = cells.dropna(subset=["truth"]).tail(500)
+    now = {
+        "latest": performance(cells.tail(500).assign(truth=None), LIMITS, known=known),
+        "labelled": performance(labelled, LIMITS, known=known),
+    }
+    return {"reference": known, "now": now, "windows": windows(cells, LIMITS, known, days=7)}
+
+
+def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0, reachable: bool = True) -> Status:
+    """A monitor's status after a look."""
+    write_reports(settings.drift, stained=stained)
+    status = Status(settings, Told(reachable=reachable))
+    info = SimpleNamespace(synthetic=True)
+    fetched = SimpleNamespace(
+        entry=SimpleNamespace(version="2"), package=SimpleNamespace(digest="5f3c" * 16, info=info)
+    )  # fmt: skip
+    usage = Usage(predictions=2400, bytes=1_830_000, oldest=NOW - timedelta(days=DAYS), newest=NOW)
+    status.tell(fetched, "", drawn_performance(sure=sure), usage)
+    return status
+
+
+def main() -> None:
+    with TemporaryDirectory() as home:
+        status = drawn_status(load({"BLASTWATCH_HOME": home, "BLASTWATCH_DRIFT_INTERVAL": "3600"}))
+        server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status.document), int(sys.argv[1]))
+        try:
+            time.sleep(3600)
+        except KeyboardInterrupt:
+            server.close()
+
+
+if __name__ == "__main__":
+    main()

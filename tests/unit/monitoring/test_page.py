@@ -1,0 +1,130 @@
+"""The drift page over real requests and in a browser: what it says, what it loads, who can use it."""
+
+import socket
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from blastwatch.browsers import SECURITY_HEADERS
+from blastwatch.errors import BlastwatchError
+from blastwatch.settings import load
+from monitoring.metrics import MonitorMetrics
+from monitoring.page import FILES, PageServer, build_app
+from monitoring.status import Status
+from tests.drift_status import Told, drawn_status
+from tests.running import get, post
+
+
+@pytest.fixture(scope="module")
+def statuses(tmp_path_factory):
+    """A drifted version, and a calm one that is too sure of itself and whose history is away."""
+
+    def settings():
+        home = str(tmp_path_factory.mktemp("home"))
+        return load({"BLASTWATCH_HOME": home, "BLASTWATCH_DRIFT_INTERVAL": "3600"})
+
+    return {
+        "drift": drawn_status(settings()),
+        "calm": drawn_status(settings(), stained=False, sure=3.0, reachable=False),
+        "new": Status(settings(), Told()),
+    }
+
+
+@pytest.fixture
+def serve(statuses):
+    """Serves one of them on a free port and gives its address."""
+    servers = []
+
+    def start(name):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        registry = MonitorMetrics(CollectorRegistry()).registry
+        servers.append(PageServer(build_app(registry, statuses[name].document), port))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def test_every_answer_has_the_headers_of_the_service(serve):
+    url = serve("drift")
+    paths = [*FILES, "/drift.json", "/metrics", "/livez", "/"]
+    answers = [get(f"{url}{path}") for path in paths]
+    assert [answer.status_code for answer in answers] == [200] * (len(paths) - 1) + [307]
+    answers += [get(f"{url}/nothing"), get(f"{url}/../pyproject.toml"), post(f"{url}/drift")]
+    assert [answer.status_code for answer in answers[-3:]] == [404, 404, 405]
+    for answer in answers:
+        assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert "blastwatch_drift_detected 0.0" in answers[len(FILES) + 1].text
+    assert get(f"{url}/metrics", headers={"Accept": "application/openmetrics-text"}).text.endswith("# EOF\n")
+
+
+def test_the_document_says_what_is_and_since_when(serve, statuses):
+    told = get(f"{serve('drift')}/drift.json").json()
+    assert (told["state"], told["since"]["at"], told["model"]["version"]) == ("drift", "2026-11-22T12:00:00+00:00", "2")
+    assert [column["name"] for column in told["columns"] if column["drifted"]] == ["od_red", "od_blue", "embedding"]
+    assert [move["version"] for move in told["promotions"]] == ["1", "2"]
+    assert told["performance"]["now"]["labelled"]["check"]["state"] == "open" and told["problem"] is None
+    calm = statuses["calm"]
+    assert (calm.document()["state"], calm.document()["promotions"]) == ("calm", None)
+    new = get(f"{serve('new')}/drift.json").json()
+    assert (new["state"], new["looked_at"]) == ("waiting", None)
+
+
+def test_a_failed_look_keeps_what_was_known_and_says_why(statuses, tmp_path):
+    status = drawn_status(load({"BLASTWATCH_HOME": str(tmp_path)}))
+    status.fail("the database is away")
+    assert status.document()["problem"] == "the database is away" and status.document()["state"] == "drift"
+
+
+def test_a_port_that_is_taken(free_port):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(BlastwatchError, match="cannot be bound .* set BLASTWATCH_MONITOR_PORT"):
+            PageServer(lambda *_: None, other.getsockname()[1])
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(serve, browser, tmp_path):
+    url, asked, faults = serve("drift"), [], []
+    for width in (400, 1280):
+        page = browser.new_page(viewport={"width": width, "height": 900}, timezone_id="UTC", locale="en-GB")
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text))
+        page.goto(f"{url}/drift")
+        page.get_by_text("Drift since 22 Nov 2026, 12:00: version 2 sees other cells than it knows.").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.screenshot(path=tmp_path / f"drift-{width}.png", full_page=True)
+    words = page.inner_text("body")
+    assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
+    assert "3 of 14 are beyond their threshold, od_red farthest." in words
+    assert "do not rely on it before cells of the drift have labels" in words
+    assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
+    # For a screen reader: pictures say in words what they show, and what is announced stands in live regions.
+    charts = page.get_by_role("img").all()
+    assert ["2 moves of the champion" in charts[0].get_attribute("aria-label"), len(charts)] == [True, 2]
+    assert page.get_by_role("status").count() == 2 and page.get_by_role("heading", level=2).count() == 4
+    # By keyboard: the first stop leads past the head, every table that may scroll and every fold can be reached.
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to what is now"
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent"))
+    assert {"Performance now", "The same as tables", "The other statistics"} <= reached
+    page.get_by_text("The same as tables").press("Enter")
+    page.get_by_role("region", name="Moves of the champion").wait_for()
+    assert page.locator(".chart .move").count() == 2 and page.locator(".chart .beyond").count() == 14
+    page.goto(f"{serve('calm')}/drift")
+    page.get_by_text("No drift since 12 Nov 2026").wait_for()
+    words = page.inner_text("body")
+    assert "do not rely on it" not in words
+    assert "Do not trust the estimate" in words and "history of the registry cannot be read" in words
+    page.goto(f"{serve('new')}/drift")
+    page.get_by_text("The monitor has not looked yet.").wait_for()
+    assert not faults
+    assert all(address.startswith(("http://127.0.0.1:", "data:")) for address in asked)

@@ -1,0 +1,210 @@
+"""Estimated and realised performance against enumeration, scikit-learn and scipy, and what the check finds."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from scipy import stats
+from sklearn import metrics
+
+from monitoring.metrics import MonitorMetrics
+from monitoring.performance import (
+    CELL,
+    CONFIRMED,
+    OPEN,
+    PATIENT,
+    UNCHECKED,
+    UNTRUSTED,
+    Limits,
+    Units,
+    performance,
+    reference_performance,
+)
+from monitoring.performance_report import windows
+from tests.answered import accuracy, answers
+
+LIMITS = Limits(tolerance=0.02, margin=0.05)
+KNOWN = {
+    kind: {"accuracy": {"value": accuracy(2.0), "low": 0.9, "high": 0.97}} for kind in ("estimated", "realised")
+}  # fmt: skip
+
+
+def drawn(seed=0, **options):
+    return answers(np.random.default_rng(seed), **options)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=7))
+def test_the_estimate_is_the_mean_over_every_truth_that_there_could_be(blast):
+    """Every assignment of labels, weighed by its probability; the figure of each by plain counting."""
+    blast = np.array(blast)
+    said = blast >= 0.5
+    weights, right, hits, blasts = [], [], [], []
+    for bits in itertools.product((0, 1), repeat=len(blast)):
+        truth = np.array(bits, bool)
+        weights.append(np.where(truth, blast, 1 - blast).prod())
+        right.append((truth == said).mean())
+        hits.append((truth & said).sum())
+        blasts.append(truth.sum())
+    table = pd.DataFrame(
+        {"id": [str(n) for n in range(len(blast))], "patient": "", "probability": blast,
+         "label": np.where(said, "all", "hem"), "truth": None}
+    )  # fmt: skip
+    found = performance(table, LIMITS)["estimated"]
+    assert found["accuracy"]["value"] == pytest.approx(np.dot(weights, right))
+    assert found["sensitivity"]["value"] == pytest.approx(np.dot(weights, hits) / np.dot(weights, blasts))
+
+
+def test_the_realised_figures_are_those_of_scikit_learn():
+    cells = drawn(labelled=0.5)
+    known = cells.dropna(subset=["truth"])
+    found = performance(cells, LIMITS)
+    assert found["labelled"] == len(known) and found["cells"] == len(cells)
+    values = {name: interval["value"] for name, interval in found["realised"].items()}
+    assert values == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(known["truth"], known["label"]),
+            "sensitivity": metrics.recall_score(known["truth"], known["label"], pos_label="all"),
+            "specificity": metrics.recall_score(known["truth"], known["label"], pos_label="hem"),
+        }
+    )
+
+
+def test_intervals_by_cell_are_those_of_scipy():
+    cells = drawn(keyed=False, patients=10)
+    found = performance(cells, LIMITS)
+    assert found["unit"] == CELL and "too narrow" in found["assumes"] and found["patients"] is None
+    ill = cells[cells["truth"] == "all"]
+    for figure, part in (("accuracy", cells), ("sensitivity", ill)):
+        hits = int((part["truth"] == part["label"]).sum())
+        wanted = stats.binomtest(hits, len(part)).proportion_ci(0.95, "exact")
+        interval = found["realised"][figure]
+        assert (interval["low"], interval["high"]) == pytest.approx((wanted.low, wanted.high))
+    sure = np.maximum(cells["probability"], 1 - cells["probability"])
+    gaps = (cells["truth"] == cells["label"]) - sure
+    wanted = stats.t.interval(0.95, len(gaps) - 1, gaps.mean(), stats.sem(gaps))
+    difference = found["check"]["difference"]
+    assert (difference["low"], difference["high"]) == pytest.approx(wanted)
+
+
+def test_intervals_by_patient_hold_and_those_by_cell_do_not():
+    held = {PATIENT: 0, CELL: 0}
+    for seed in range(150):
+        cells = drawn(seed, patients=30, cells=20, distance=1.5)
+        right = (cells["truth"] == cells["label"]).to_numpy(np.float64)
+        for unit, keys in ((PATIENT, cells["patient"]), (CELL, cells["id"])):
+            interval = Units(keys, unit).ratio(right, np.ones(len(right)))
+            held[unit] += interval["low"] <= accuracy(1.5) <= interval["high"]
+    assert held[PATIENT] >= 132 and held[CELL] < 110
+
+
+def test_with_many_patients_the_interval_is_the_one_of_the_bootstrap(monkeypatch):
+    cells = drawn(patients=300, cells=6)
+    at_once = performance(cells, LIMITS)
+    monkeypatch.setattr("monitoring.performance.MANY_PATIENTS", 1000)
+    drawn_ones = performance(cells, LIMITS)
+    for kind in ("estimated", "realised"):
+        for figure, interval in at_once[kind].items():
+            assert interval == pytest.approx(drawn_ones[kind][figure], abs=0.005) and interval["low"] < interval["high"]
+
+
+def test_where_no_cell_is_wrong_patients_are_counted_and_the_interval_has_a_width():
+    cells = drawn(distance=9, patients=12)
+    interval = performance(cells, LIMITS)["realised"]["accuracy"]
+    assert interval == pytest.approx({"value": 1, "low": stats.binomtest(12, 12).proportion_ci().low, "high": 1})
+    interval = performance(drawn(distance=9, patients=201, cells=2), LIMITS)["realised"]["accuracy"]
+    assert interval == pytest.approx({"value": 1, "low": stats.binomtest(201, 201).proportion_ci().low, "high": 1})
+
+
+@pytest.mark.parametrize("distance", [2.0, 1.2, 0.8])
+def test_a_harder_mix_is_seen_without_a_label_and_the_estimate_stands(distance):
+    cells = drawn(distance=distance, patients=400)
+    found = performance(cells, LIMITS, known=KNOWN)
+    estimated, realised = found["estimated"]["accuracy"]["value"], found["realised"]["accuracy"]["value"]
+    assert abs(estimated - realised) < 0.02 and abs(estimated - accuracy(distance)) < 0.02
+    assert found["check"]["state"] in (OPEN, CONFIRMED)
+    assert found["fell"]["estimated"] == (distance < 2)
+
+
+def test_a_version_that_is_too_sure_is_untrusted_once_labels_come():
+    cells = drawn(distance=1.0, sure=3.0, patients=100)
+    before = performance(cells.assign(truth=None), LIMITS, known=KNOWN)
+    assert before["check"] == {"state": UNCHECKED, "difference": None, "tolerance": 0.02}
+    assert before["fell"] == {"estimated": False, "realised": None}  # the blind spot of the estimate
+    after = performance(cells, LIMITS, known=KNOWN)
+    assert after["check"]["state"] == UNTRUSTED and after["check"]["difference"]["high"] < -0.02
+    assert after["fell"]["realised"]
+
+
+def test_labels_for_the_most_uncertain_cells_are_no_fall():
+    cells = drawn(patients=100)
+    sure = (cells["probability"] - 0.5).abs()
+    chosen = cells.assign(truth=cells["truth"].where(sure < sure.quantile(0.1)))
+    found = performance(chosen, LIMITS, known=KNOWN)
+    assert found["realised"]["accuracy"]["high"] < KNOWN["realised"]["accuracy"]["value"] - LIMITS.margin
+    assert found["fell"]["realised"] is False and found["check"]["state"] != UNTRUSTED
+
+
+def test_enough_labels_confirm_and_few_leave_it_open():
+    cells = drawn(patients=800, cells=4, distance=3.0)
+    assert performance(cells, LIMITS)["check"]["state"] == CONFIRMED
+    wrong = cells.assign(truth=np.where(cells["label"] == "all", "hem", "all"))
+    few = wrong[wrong["patient"].isin(wrong["patient"].unique()[:4])]
+    assert performance(few, LIMITS, known=KNOWN)["check"]["state"] == OPEN
+    assert performance(few, LIMITS, known=KNOWN)["fell"] == {"estimated": None, "realised": None}
+    assert performance(wrong, LIMITS)["check"]["state"] == UNTRUSTED
+
+
+def test_the_unit_is_said_and_what_is_left_out_is_counted():
+    cells = drawn(patients=10, cells=10)
+    cells.loc[:39, "patient"] = ""
+    found = performance(cells, LIMITS)
+    assert (found["unit"], found["cells"], found["cells_left_out"]) == (PATIENT, 60, 40)
+    cells.loc[:59, "patient"] = ""
+    found = performance(cells, LIMITS)
+    assert (found["unit"], found["cells"], found["cells_left_out"]) == (CELL, 100, 0)
+
+
+def test_no_cells_and_one_class():
+    nothing = performance(drawn().iloc[:0], LIMITS, known=KNOWN)
+    assert nothing["cells"] == 0 and nothing["realised"] == {} and nothing["estimated"] == {}
+    healthy = drawn()[lambda rows: rows["truth"] == "hem"]
+    assert set(performance(healthy, LIMITS)["realised"]) == {"accuracy", "specificity"}
+
+
+def test_windows_begin_at_midnight_and_share_nothing():
+    cells = drawn(patients=100, cells=40)  # 4,000 minutes
+    found = windows(cells, LIMITS, KNOWN, days=1)
+    assert [window["since"][:10] for window in found] == ["2026-11-02", "2026-11-03", "2026-11-04"]
+    assert [window["cells"] for window in found] == [1440, 1440, 1120]
+    assert found[0]["until"] == found[1]["since"]
+    assert windows(cells.iloc[:0], LIMITS, KNOWN, days=7) == []
+
+
+def test_the_gauges_say_what_was_found():
+    cells = drawn(distance=1.0, sure=3.0, patients=100)
+    reference = cells.rename(columns={"patient": "group"}).assign(label=cells["truth"])
+    known = reference_performance(reference)
+    assert known["realised"]["accuracy"]["value"] == (cells["truth"] == cells["label"]).mean()
+    part = performance(cells, LIMITS, known=KNOWN)
+    told = MonitorMetrics(CollectorRegistry())
+    told.tell_performance({"now": {"latest": part, "labelled": part}, "reference": known})
+
+    def value(name, **labels):
+        return told.registry.get_sample_value(f"blastwatch_{name}", labels)
+
+    accuracy_ = {"figure": "accuracy", "bound": "low"}
+    assert value("performance_ratio", kind="realised", **accuracy_) == part["realised"]["accuracy"]["low"]
+    assert value("performance_ratio", kind="estimated", **accuracy_) == part["estimated"]["accuracy"]["low"]
+    assert value("performance_cells", kind="estimated", unit="patient") == len(cells)
+    assert value("performance_fell", kind="realised") == 1 and value("performance_fell", kind="estimated") == 0
+    assert value("estimate_state", state="untrusted") == 1 and value("estimate_state", state="open") == 0
+    assert value("estimate_difference_ratio", bound="high") < -0.02
+    nothing = performance(cells.iloc[:0], LIMITS, known=KNOWN)
+    told.tell_performance({"now": {"latest": nothing, "labelled": nothing}, "reference": known})
+    assert value("performance_ratio", kind="realised", **accuracy_) is None
+    assert value("estimate_state", state="unchecked") == 1 and value("performance_fell", kind="realised") == 0

@@ -1,0 +1,151 @@
+"""What the database forgets, and that nothing is ever half forgotten; on PostgreSQL in tests/integration."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from blastwatch.errors import DataError, UsageError
+from blastwatch.settings import load
+from monitoring.pseudonyms import Pseudonyms
+from monitoring.retention import AGE, BATCH, PATIENT, SIZE, SLACK, Deleted, open_retention, retain
+from monitoring.shadow_store import open_shadow_store
+from monitoring.store import open_store
+from monitoring.store_commands import store as commands
+from tests.cohorts import NOON, record, shadowed
+from tests.forgetting import CELLS, fill
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'predictions.db'}"
+
+
+@pytest.fixture
+def retention(url):
+    with open_retention(url) as opened:
+        yield opened
+
+
+def ids(url):
+    with open_store(url) as store, open_shadow_store(url) as shadow:
+        pair = {"champion": "c" * 64, "challenger": "d" * 64}
+        return list(store.read()["id"]), list(store.labelled()["id"]), list(shadow.read(**pair)["id"])
+
+
+def test_by_age_the_old_go_with_all_that_hangs_on_them(url, retention):
+    fill(url)
+    with open_shadow_store(url) as shadow:
+        shadow.add([shadowed("dropped", time=NOON), shadowed("on its way", time=NOON + timedelta(days=30))])
+    gone = retention.by_age(NOON + timedelta(days=5))
+    assert gone == Deleted(predictions=5, labels=5, shadow=6)
+    kept = [f"{number:02d}" for number in range(5, CELLS)]
+    assert ids(url) == (kept, kept, [*kept, "on its way"])
+    assert retention.by_age(NOON + timedelta(days=5)) == Deleted()
+    assert retention.counted() == {AGE: gone, SIZE: Deleted(), PATIENT: Deleted()}
+
+
+def test_a_look_deletes_so_many_at_most_and_the_oldest_first(url, retention):
+    with open_store(url) as store:
+        store.add([record(f"{n:04d}", time=NOON + timedelta(seconds=n)) for n in range(BATCH + 60)])
+        assert retention.by_age(NOON + timedelta(days=1), most=BATCH + 50).predictions == BATCH + 50
+        assert list(store.read()["id"]) == [f"{n:04d}" for n in range(BATCH + 50, BATCH + 60)]
+    assert retention.usage().oldest == NOON + timedelta(seconds=BATCH + 50)
+
+
+def test_by_size_the_rest_fits_and_no_more_goes_than_must(url, retention):
+    with open_store(url) as store:
+        store.add([record(f"{n:04d}", time=NOON + timedelta(seconds=n)) for n in range(1500)])
+    before = retention.usage()
+    limit = int(0.8 * before.bytes)
+    gone = retention.by_size(limit)
+    after = retention.usage()
+    assert after.bytes <= limit and after.predictions == 1500 - gone.predictions
+    assert gone.predictions == pytest.approx((1 - 0.8 * (1 - SLACK)) * 1500, abs=1)
+    assert retention.by_size(limit) == Deleted()
+    assert ids(url)[0][0] == f"{gone.predictions:04d}"
+
+
+def test_a_patient_is_gone_from_the_file_itself(url, retention, tmp_path):
+    key = "f00d" * 16
+    with open_store(url) as store, open_shadow_store(url) as shadow:
+        store.add([record("a", patient=key), record("b", patient="other"), record("c")])
+        store.add_labels([("a", "all", NOON), ("b", "all", NOON)])
+        shadow.add([shadowed("a", patient=key), shadowed("early", patient=key), shadowed("b", patient="other")])
+    assert retention.forget(key) == Deleted(predictions=1, labels=1, shadow=2)
+    assert ids(url) == (["b", "c"], ["b"], ["b"])
+    files = [path.read_bytes() for path in tmp_path.glob("predictions.db*")]
+    assert not any(key.encode() in content for content in files)
+    assert any(b"other" in content for content in files)
+    assert retention.forget(key) == Deleted() and retention.counted()[PATIENT].predictions == 1
+    with pytest.raises(ValueError, match="hashed patient key"):
+        retention.forget("")
+
+
+def test_a_kill_before_any_statement_leaves_no_half_of_a_cell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.forgetting", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    every = {f"{number:02d}" for number in range(CELLS)}
+    going = {
+        "age": {id_ for id_ in every if int(id_) < CELLS // 2},
+        "patient": {id_ for id_ in every if int(id_) % 2 == 0},
+    }
+    for what, told in json.loads(done.stdout).items():
+        assert len(told) >= 6
+        for state in told:
+            kept = set(state["predictions"])
+            assert kept in (every, every - going[what])
+            assert all(set(state[table]) == kept for table in ("labels", "label_words", "shadow"))
+            assert state["counted"] == len(every - kept)
+        assert set(told[0]["predictions"]) == every and set(told[-1]["predictions"]) == every - going[what]
+
+
+def test_the_settings_say_what_goes(url, retention):
+    now = datetime.now(UTC)
+    with open_store(url) as store:
+        store.add([record("old", time=now - timedelta(days=3)), record("new", time=now - timedelta(hours=1))])
+    assert retain(retention, load({})) == Deleted()
+    assert retain(retention, load({"BLASTWATCH_RETENTION_DAYS": "1"})) == Deleted(predictions=1)
+    assert retain(retention, load({"BLASTWATCH_RETENTION_MIB": "0.001"})) == Deleted(predictions=1)
+    assert retention.usage().predictions == 0 and retention.usage().oldest is None
+
+
+def test_the_commands(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("BLASTWATCH_HOME", str(home))
+    url = load().predictions_url
+
+    def run(*words, given=None):
+        return CliRunner().invoke(commands, words, input=given)
+
+    refused = run("forget", "-", given="ward 3\n")
+    assert isinstance(refused.exception, DataError) and "patient.salt" in str(refused.exception)
+    assert "Set BLASTWATCH_RETENTION_DAYS" in str(run("retain").exception)
+    assert isinstance(run("retain").exception, UsageError)
+    pseudonyms = Pseudonyms(home)
+    latin = "Müller".encode().decode("latin-1")  # as a header in UTF-8 reaches the service
+    with open_store(url) as store:
+        store.add([record("a", patient=pseudonyms("ward 3")), record("b", patient=pseudonyms(latin)), record("c")])
+    told = run("forget", "-", "--json", given="Müller\nnobody\n\n")
+    wanted = {"patients": 2, "unknown": 1, "deleted": {"predictions": 1, "labels": 0, "shadow": 0}}
+    assert json.loads(told.stdout) == wanted
+    assert "Deleted 1 predictions" in run("forget", "-", given="ward 3\n").output
+    assert isinstance(run("forget", "-", given="\n").exception, DataError)
+    shown = json.loads(run("show", "--json").stdout)
+    assert shown["predictions"] == 1 and shown["deleted"]["patient"]["predictions"] == 2
+    assert shown["oldest"] == shown["newest"] == NOON.isoformat()
+    assert "1 predictions" in run("show").output and "Deleted for patient: 2 predictions" in run("show").output
+    monkeypatch.setenv("BLASTWATCH_RETENTION_DAYS", "0.5")
+    with open_store(url) as store:
+        store.add([record("d", time=datetime.now(UTC) - timedelta(days=1))])
+    left = json.loads(run("retain", "--json").stdout)["left"]["predictions"]
+    assert left == (0 if datetime.now(UTC) - NOON > timedelta(hours=12) else 1)
