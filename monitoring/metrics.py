@@ -115,7 +115,8 @@ class MonitorMetrics:
 
     def tell_performance(self, found: Mapping[str, Any]) -> None:
         """What `monitoring.performance_report.report` found of the watched version."""
-        for gauge in (self.performance, self.performance_cells, self.performance_fell, self.estimate_difference):
+        # What an alert waits on is never cleared: a scrape in between would start its waiting anew.
+        for gauge in (self.performance, self.performance_cells, self.estimate_difference):
             gauge.clear()
         latest, labelled = found["now"]["latest"], found["now"]["labelled"]
         of_kind = {"estimated": latest["estimated"], "realised": labelled["realised"]}

@@ -113,7 +113,7 @@ class Retention:
         with self._transaction(PATIENT) as (connection, counted):
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")  # what is freed is overwritten with zeros
-            gone = _cells(connection, self._locked(connection, _predictions.c.patient == patient, None))
+            gone = _cells(connection, _locked(connection, _predictions.c.patient == patient))
             orphans = _delete(connection, _shadow, _shadow.c.patient == patient)
             counted.append(gone + Deleted(shadow=orphans))
         if self._engine.dialect.name == "sqlite":
@@ -147,11 +147,17 @@ class Retention:
         """Delete the oldest cells of a kind, in transactions of `BATCH`."""
         gone = Deleted()
         while gone.predictions < most:
-            with self._transaction(reason) as (connection, counted):
-                batch = int(min(BATCH, most - gone.predictions))
-                counted.append(_cells(connection, self._locked(connection, which, batch)))
-            gone += counted[0]
-            if counted[0].predictions < batch:
+            # Which cells are the oldest takes a look through the whole table: once for many transactions.
+            wanted = int(min(MOST_AT_ONCE, most - gone.predictions))
+            query = sa.select(_predictions.c.id).where(which).order_by(_predictions.c.time, _predictions.c.id)
+            with translated(), self._engine.connect() as connection:
+                ids = list(connection.execute(query.limit(wanted)).scalars())
+            for start in range(0, len(ids), BATCH):
+                part = _predictions.c.id.in_(ids[start : start + BATCH])
+                with self._transaction(reason) as (connection, counted):
+                    counted.append(_cells(connection, _locked(connection, part)))
+                gone += counted[0]
+            if len(ids) < wanted:
                 break
         return gone
 
@@ -166,12 +172,6 @@ class Retention:
                 row = {"time": datetime.now(UTC), "reason": reason, "predictions": gone.predictions}
                 row |= {"labels": gone.labels, "shadow": gone.shadow}
                 connection.execute(sa.insert(_deletions), [row])
-
-    @staticmethod
-    def _locked(connection: sa.Connection, which: sa.ColumnElement[bool], most: int | None) -> list[str]:
-        """Ids of the oldest cells of a kind. PostgreSQL locks them: a label that comes now waits, and is refused."""
-        query = sa.select(_predictions.c.id).where(which).order_by(_predictions.c.time, _predictions.c.id)
-        return list(connection.execute(query.limit(most).with_for_update()).scalars())
 
     def _bytes(self, connection: sa.Connection, count: int) -> int:
         if self._engine.dialect.name == "sqlite":
@@ -198,6 +198,13 @@ def retain(retention: Retention, settings: Settings, *, most: int | None = None)
 def open_retention(url: str) -> Retention:
     """Open the database of predictions and make its tables where they are missing; raises as `open_store`."""
     return Retention(open_database(url, METADATA, SHADOW, _metadata))
+
+
+def _locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
+    """Ids of the cells of a kind that are still there. PostgreSQL locks them: a label that comes now waits, and is
+    refused."""
+    query = sa.select(_predictions.c.id).where(which).order_by(_predictions.c.id).with_for_update()
+    return list(connection.execute(query).scalars())
 
 
 def _cells(connection: sa.Connection, ids: Sequence[str]) -> Deleted:

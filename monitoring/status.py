@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from blastwatch import DISCLAIMER
-from blastwatch.errors import RegistryError
+from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
@@ -73,7 +73,7 @@ class Status:
         """Every move of the champion, oldest first; None where the history cannot be read."""
         try:
             records = self._registry.records()
-        except RegistryError:
+        except (RegistryError, HistoryBroken):
             return None
         return [
             {"at": record.time, "version": record.after, "before": record.before, "who": record.who,

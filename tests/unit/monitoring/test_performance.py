@@ -93,13 +93,13 @@ def test_intervals_by_cell_are_those_of_scipy():
 
 def test_intervals_by_patient_hold_and_those_by_cell_do_not():
     held = {PATIENT: 0, CELL: 0}
-    for seed in range(150):
+    for seed in range(100):
         cells = drawn(seed, patients=30, cells=20, distance=1.5)
         right = (cells["truth"] == cells["label"]).to_numpy(np.float64)
         for unit, keys in ((PATIENT, cells["patient"]), (CELL, cells["id"])):
             interval = Units(keys, unit).ratio(right, np.ones(len(right)))
             held[unit] += interval["low"] <= accuracy(1.5) <= interval["high"]
-    assert held[PATIENT] >= 132 and held[CELL] < 110
+    assert held[PATIENT] >= 88 and held[CELL] < 75
 
 
 def test_with_many_patients_the_interval_is_the_one_of_the_bootstrap(monkeypatch):
