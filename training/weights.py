@@ -10,6 +10,11 @@ from blastwatch.network import build, head_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Of the running statistics of batch normalisation, a step. torchvision gives MobileNetV3 0.01, made for hundreds of
+# epochs: after the few hundred steps of a short training its running variance still holds what it began with, and the
+# network answers every cell alike.
+LEAST_MOMENTUM = 0.1
+
 
 def first_network(architecture: str, weights: str, weights_file: str, *, seed: int) -> "nn.Module":
     """The network before training; its last layer is always fresh.
@@ -26,6 +31,9 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
     elif weights == "file":
         fill(network, read_state(Path(weights_file)), weights_file)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.momentum is not None:
+            module.momentum = max(module.momentum, LEAST_MOMENTUM)
     return network
 
 

@@ -155,3 +155,20 @@ def test_a_changed_pack_is_refused(cohort, tmp_path):
         file.write(b"\x01")
     with pytest.raises(DataError, match="was changed"):
         open_pack(tmp_path / "pack", read_cells(cohort / "cells"))
+
+
+def test_a_short_training_fills_the_running_statistics_of_every_network():
+    """MobileNetV3 as torchvision makes it still holds the variances that it began with after so few steps."""
+    network = first_network("mobilenet_v3_large", "scratch", "", seed=1).train()
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    seen = {}
+    for layer in layers:
+        layer.register_forward_pre_hook(
+            lambda module, inputs: seen.update({module: inputs[0].var(dim=(0, 2, 3)).mean().item()})
+        )
+    cells = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(150):
+            network(cells)
+    ratios = [layer.running_var.mean().item() / seen[layer] for layer in layers]
+    assert max(abs(math.log(ratio)) for ratio in ratios) < 0.5
