@@ -1,30 +1,37 @@
-"""`python -m tests.benchmarks.averaging --split DIR --pack DIR --trained DIR DIR ...`: does it help on patients never
-seen to average a network's answers over turned and mirrored views of a cell, or the answers of several networks?
+"""Does averaging help on patients never seen? Of one network over turned and mirrored views of a cell:
 
-Every variant gets its own temperature from the calibration patients. Printed as Markdown: the figures on the test
-patients, and each variant against the network's plain answers (paired, Holm over the variants). Nothing is chosen here:
-the test patients are read, so what is seen is a result and no search.
+    python -m tests.benchmarks.averaging views --split DIR --pack DIR --trained DIR [--views 8]
+
+and of several models, among them the boosted trees on image statistics, from the answers that evaluations left:
+
+    python -m tests.benchmarks.averaging models results/resnet50 results/resnet18
+
+Printed as Markdown: figures on the test patients with intervals by patient, and each average against the plain answers
+(paired, with Holm's correction). Nothing is chosen here: the test patients are read, so it is a result and no search.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from blastwatch.images import normalise
+from blastwatch.intervals import draw_patients
 from blastwatch.manifest import read_cells, read_split
-from training.evaluation import fit, prediction_table, read_trained
+from training.evaluation import fit, prediction_table, read_answers, read_trained
 from training.figures import CELLS, PATIENTS, units_of
-from training.intervals import draw_patients, intervals
+from training.intervals import intervals
 from training.pack import Packed, open_pack
 from training.parameters import EvaluateParameters
 from training.significance import compare_models
 
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "ece", "mean_accuracy", "worst_quarter_accuracy")
-COMPARED = ("auroc", "mean_accuracy", "specificity_over_healthy")
-VIEWS = 8  # of a square: four quarter turns, each also mirrored
+COMPARED = ("auroc", "mean_accuracy", "worst_quarter_accuracy")
+SURE = 1e-6  # probabilities are kept this far from 0 and 1, so that their odds are finite
 BATCH = 64
 
 
@@ -35,62 +42,91 @@ def view(inputs: torch.Tensor, number: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def logits_of(network: torch.nn.Module, packed: Packed, rows: np.ndarray) -> np.ndarray:
+def logits_of(network: torch.nn.Module, packed: Packed, rows: np.ndarray, views: int) -> np.ndarray:
     """Logits of every view, float32, shape (views, n, classes)."""
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last)
     parts = []
     for start in range(0, len(rows), BATCH):
         inputs = torch.from_numpy(normalise(packed.crops[rows[start : start + BATCH]], packed.preprocessing))
-        parts.append(torch.stack([network(view(inputs, number)).float() for number in range(VIEWS)]).numpy())
+        parts.append(torch.stack([network(view(inputs, number)).float() for number in range(views)]).numpy())
     return np.concatenate(parts, axis=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=Path, default=Path("data/cells"))
-    parser.add_argument("--split", type=Path, default=Path("data/split"))
-    parser.add_argument("--pack", type=Path, default=Path("data/pack"))
-    parser.add_argument("--trained", type=Path, nargs="+", required=True, help="folders of blastwatch train")
-    parser.add_argument("--resamples", type=int, default=1000)
-    given = parser.parse_args()
-    parameters = EvaluateParameters(resamples=given.resamples)
+def of_views(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Answers of one view and of their average, each with a temperature of its own from the calibration patients."""
     packed = open_pack(given.pack, read_cells(given.cells))
     rows = read_split(given.cells, given.split).sort_values("path", ignore_index=True)
     held, tested = (rows[rows["side"] == side].reset_index(drop=True) for side in ("calibration", "test"))
-    positions = [packed.rows_of(part["path"].tolist()) for part in (held, tested)]
+    network, _ = read_trained(given.trained)
+    started = time.perf_counter()
+    every = [logits_of(network, packed, packed.rows_of(part["path"].tolist()), given.views) for part in (held, tested)]
+    rate = given.views * len(rows[rows["side"].isin(("calibration", "test"))]) / (time.perf_counter() - started)
+    print(f"{rate:.0f} views/s; an answer of {given.views} views costs {given.views} times one\n")
+    found = {}
+    for name, (calibrating, testing) in {
+        "one view": [part[0] for part in every],
+        f"{given.views} views": [part.mean(axis=0) for part in every],
+    }.items():
+        temperature = fit(held, calibrating, EvaluateParameters()).temperature
+        found[name] = prediction_table(tested, testing, temperature)
+    return found
 
-    answers: dict[str, list[np.ndarray]] = {}
-    for folder in given.trained:
-        network, facts = read_trained(folder)
-        started = time.perf_counter()
-        every = [logits_of(network, packed, part) for part in positions]
-        seconds = time.perf_counter() - started
-        name = facts["architecture"]
-        print(f"{name}: {VIEWS * sum(map(len, positions)) / seconds:.0f} views/s, {VIEWS} views cost {VIEWS} passes")
-        answers[name] = [logits[0] for logits in every]
-        answers[f"{name}, {VIEWS} views"] = [logits.mean(axis=0) for logits in every]
-    names = list(answers)
-    for label, chosen in (("all networks", names[::2]), (f"all networks, {VIEWS} views", names[1::2])):
-        if len(chosen) > 1:
-            answers[label] = [np.mean([answers[name][side] for name in chosen], axis=0) for side in (0, 1)]
 
-    tables, figures = {}, {}
-    for name, (calibrating, testing) in answers.items():
-        tables[name] = prediction_table(tested, testing, fit(held, calibrating, parameters).temperature)
-        units = units_of(tables[name])
-        draws = draw_patients(tables[name], resamples=given.resamples, seed=1)
-        figures[name] = intervals(units, (*CELLS, *PATIENTS), draws)
-    print("\n| answers of | " + " | ".join(SHOWN) + " |\n|" + "---|" * (len(SHOWN) + 1))
-    for name, found in figures.items():
+def of_models(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Each model's calibrated answers, and averages of their log odds: of all networks, and with the boosted trees."""
+    tables = {name: table.sort_values("path", ignore_index=True) for name, table in read_answers(given.folders).items()}
+    networks = [name for name in tables if name not in ("sizes", "boosted")]
+    groups = {f"{name} + boosted": [name, "boosted"] for name in networks}
+    if len(networks) > 1:
+        groups |= {"all networks": networks, "all networks + boosted": [*networks, "boosted"]}
+    for label, names in groups.items():
+        odds = [_odds(tables[name]["probability"].to_numpy()) for name in names]
+        mean = np.mean(odds, axis=0)
+        # The networks together weigh as much as the trees.
+        if label == "all networks + boosted":
+            mean = (np.mean(odds[:-1], axis=0) + odds[-1]) / 2
+        tables[label] = tables[networks[0]].assign(probability=1 / (1 + np.exp(-mean)))
+    return tables
+
+
+def _odds(probability: np.ndarray) -> np.ndarray:
+    kept = probability.clip(SURE, 1 - SURE)
+    return np.log(kept / (1 - kept))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(required=True)
+    views = kinds.add_parser("views")
+    views.add_argument("--cells", type=Path, default=Path("data/cells"))
+    views.add_argument("--split", type=Path, default=Path("data/split"))
+    views.add_argument("--pack", type=Path, default=Path("data/pack"))
+    views.add_argument("--trained", type=Path, required=True)
+    views.add_argument("--views", type=int, choices=range(2, 9), default=8)
+    views.set_defaults(tables=of_views)
+    models = kinds.add_parser("models")
+    models.add_argument("folders", type=Path, nargs="+")
+    models.set_defaults(tables=of_models)
+    for kind in (views, models):
+        kind.add_argument("--resamples", type=int, default=1000)
+    given = parser.parse_args()
+
+    tables = given.tables(given)
+    print("| answers of | " + " | ".join(SHOWN) + " |\n|" + "---|" * (len(SHOWN) + 1))
+    for name, table in tables.items():
+        draws = draw_patients(table, resamples=given.resamples, seed=1)
+        found = intervals(units_of(table), (*CELLS, *PATIENTS), draws)
         cells = [f"{found[key]['value']:.3f} ({found[key]['low']:.3f} to {found[key]['high']:.3f})" for key in SHOWN]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    print()
-    for number in range(0, len(names), 2):
-        others = {name: tables[name] for name in (names[number + 1], *list(answers)[len(names) :])}
-        found = compare_models(
-            {names[number]: tables[names[number]], **others}, names[number], metrics=COMPARED, resamples=given.resamples
+    reference = next(iter(tables))
+    rows = compare_models(tables, reference, metrics=COMPARED, resamples=given.resamples)
+    print(f"\n{reference} less the others:")
+    for metric, other in itertools.product(COMPARED, [name for name in tables if name != reference]):
+        row = rows[(rows["metric"] == metric) & (rows["baseline"] == other)].iloc[0]
+        print(
+            f"{metric:<24} {other:<32} {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), "
+            f"p {row['p_holm']:.3f}"
         )
-        print(found.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
 if __name__ == "__main__":
