@@ -146,6 +146,8 @@ def _print_report(document: dict[str, Any]) -> None:
         for column in document["columns"]
     ]
     print_table(rows)
+    for cause in document["causes"]:
+        click.echo(f"Probable cause: {cause['cause']} ({cause['evidence']})")
     click.echo(f"{verdict}: {document['report']}")
     say(DISCLAIMER)
 

@@ -20,6 +20,7 @@ from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import Package
 from monitoring.calibration import thresholds_for
 from monitoring.scores import EMBEDDING_SCORE, LABEL, NUMERIC
+from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def compare(
     columns = _verdicts(snapshot, thresholds)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
+    drifted = any(column["drifted"] for column in columns)
     document = {
         "version": version,
         "window": {
@@ -96,8 +98,9 @@ def compare(
             "until": current["time"].max().isoformat(),
             "cells": len(current),
         },
-        "drifted": any(column["drifted"] for column in columns),
+        "drifted": drifted,
         "columns": columns,
+        "causes": name_causes(calibration.get("signatures"), current) if drifted else [],
         "report": str(stem.with_name(f"{stem.name}.html")),
     }
     with _refusals():

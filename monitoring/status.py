@@ -63,6 +63,8 @@ class Status:
             "since": None if known is None else since(points),
             "window": None if known is None else known["window"],
             "columns": [] if known is None else _columns(known),
+            # A report of an earlier release names none.
+            "causes": [] if known is None else known.get("causes", []),
             "timeline": thinned(points),
             "promotions": self._promotions(),
             "performance": performance,

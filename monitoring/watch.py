@@ -230,7 +230,8 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
 def _sentence(document: dict[str, Any]) -> str:
     drifted = [column["name"] for column in document["columns"] if column["drifted"]]
     cells, version = document["window"]["cells"], document["version"]
-    verdict = f"drift in {', '.join(drifted)}" if drifted else "no drift"
+    causes = ", ".join(cause["cause"] for cause in document["causes"])
+    verdict = f"drift in {', '.join(drifted)} (probably {causes})" if drifted else "no drift"
     return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
 
 

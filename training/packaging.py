@@ -23,6 +23,7 @@ from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, r
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision, Projection
 from monitoring.reference import EMBEDDING_SIZE, build_reference, calibrate, quality_limits
+from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.card import model_card
 from training.export import export_onnx, quantize
@@ -153,6 +154,8 @@ class _Maker:
             resamples=self.knobs.drift_resamples,
             seed=self.knobs.seed,
         )
+        crops = self.packed.crops[self.packed.rows_of(known["path"].tolist())]
+        drift["signatures"] = measure_signatures(reference, crops, info.preprocessing, seed=self.knobs.seed)
         (folder / layout.DRIFT).write_text(json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n")
         return reference, drift
 

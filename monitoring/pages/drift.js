@@ -74,6 +74,12 @@ function showColumns() {
   byId("moved").textContent = !told.columns.length ? "No report of this version yet."
     : moved.length ? `${moved.length} of ${told.columns.length} are beyond their threshold, ${moved[0].name} farthest.`
       : `None of ${told.columns.length} is beyond its threshold; ${told.columns[0].name} is nearest.`;
+  byId("causes").replaceChildren(...told.causes.map((cause) => {
+    const item = document.createElement("li");
+    item.textContent = `${cause.cause}: ${cause.evidence}`;
+    return item;
+  }));
+  byId("causes").hidden = !told.causes.length;
   fill("columns", rows.slice(0, most));
   fill("rest", rows.slice(most));
   byId("more").hidden = rows.length <= most;

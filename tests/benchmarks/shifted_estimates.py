@@ -19,11 +19,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.manifest import read_cells
 from monitoring.performance import Limits, performance
+from monitoring.stain import restain
 from monitoring.statistics import STATISTICS, image_statistics
 from training.baselines import BASELINES
 from training.calibration import fit_temperature, patient_weights
 from training.pack import Packed, open_pack
-from training.staining import restain
 
 LIMITS = Limits(tolerance=0.02, margin=0.05)
 MOST_CELLS = 40  # of one patient

@@ -19,8 +19,8 @@ from PIL import Image, ImageFilter
 from blastwatch.engines import open_engine
 from blastwatch.manifest import read_json, read_split
 from blastwatch.package import open_package
+from monitoring.stain import restain
 from serving.predictor import Judge, Prepared, prepare
-from training.staining import restain
 
 PHOTOGRAPHS = (
     "chelsea.png", "astronaut.png", "coffee.png", "retina.jpg", "ihc.png", "rocket.jpg", "hubble_deep_field.jpg",

@@ -42,7 +42,8 @@ def report(package, window, tmp_path_factory):
 
 def test_the_document(report):
     document = report.document
-    assert list(document) == ["version", "window", "drifted", "columns", "report"]
+    assert list(document) == ["version", "window", "drifted", "columns", "causes", "report"]
+    assert document["causes"] == []
     assert document["version"] == "3" and document["window"]["cells"] == 120
     assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"
     assert document["drifted"] is False

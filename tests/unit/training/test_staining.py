@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from blastwatch.errors import DataError, UsageError
-from training.staining import restain, restain_files, stain_map
+from monitoring.stain import restain, stain_map
+from training.staining import restain_files
 from training.synthesis import draw_style
 from training.synthesis_cell import draw_cell
 

@@ -1,0 +1,245 @@
+"""What probably happened: the cause whose simulated shift moved the image statistics the same way as a window did.
+
+When a version is packaged, a few of its reference cells are shifted (`monitoring.shifts`) and measured: the mean
+movement of the statistics is the signature of that cause, on this version's own cells. A window that alarms is a
+movement too, and its cause is the signature with the largest cosine to it.
+
+    1. Sizes, contrast and focus are compared by their logarithm, since they change by factors.
+    2. Movements are counted in spreads between patients: a step of the size by which patients differ anyway says
+       little. Statistics of patients move together (a dark stain is dark in three channels), so the spread is the
+       covariance of patients' means, shrunk (Ledoit & Wolf 2004, J Multivar Anal 88:365), and movements are whitened
+       by it. The cosine is then that of Mahalanobis's geometry.
+    3. Where no signature has a cosine of `NEAR`, the cause is `unknown`.
+
+A crop is smaller than the camera's image, so it is enlarged to the camera's pixels, shifted, and cropped again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from blastwatch.images import Pixels, Preprocessing, crop_cell
+from monitoring.shifts import SHIFTS, field, shift
+from monitoring.statistics import BACKGROUND_LEVEL, STATISTICS, TABLE, image_statistics
+
+Floats = NDArray[np.float64]
+
+FORMAT = 1
+STRENGTH = 0.5  # of the simulated shifts
+CELLS = 24  # that are shifted; before and after are the same cells, so a few tell the direction
+NEAR = 0.6
+CLOSE = 0.1  # causes whose cosine is this near to the best one's are named beside it
+MOST = 3
+UNKNOWN = "unknown"
+
+FRINGE = 2  # px of a crop over which its resampling mixed the cell with the background
+CONTINUED = 2.0  # px of a crop, standard deviation of the average that continues the cell over its outline
+SMALLEST_SPREAD = 0.005  # a step of half a per cent says nothing, however alike the patients are
+_SMALLEST_VALUE = 1e-3  # whose logarithm is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """word: what is said; both_ways: whether the opposite movement is of the same cause (paler or darker, say)."""
+
+    word: str
+    both_ways: bool
+
+
+DISEASE_MIX, FIELD = "disease_mix", "field"
+CAUSES: dict[str, Cause] = {
+    "stain": Cause(word="stain", both_ways=True),
+    "white_balance": Cause(word="white balance", both_ways=True),
+    "defocus": Cause(word="focus", both_ways=False),
+    "darker": Cause(word="illumination", both_ways=True),
+    "uneven": Cause(word="illumination", both_ways=False),
+    "jpeg": Cause(word="compression", both_ways=False),
+    "pixel_size": Cause(word="pixel size", both_ways=True),
+    "noise": Cause(word="noise", both_ways=False),
+    DISEASE_MIX: Cause(word="disease mix", both_ways=True),
+    FIELD: Cause(word="another kind of image", both_ways=False),
+}
+"""What is said of each signature; two signatures may have one word."""
+
+
+def transform(frame: pd.DataFrame) -> Floats:
+    """The statistics as they are compared: the logarithm of those that change by factors; shape (n, statistics)."""
+    values = frame[list(STATISTICS)].to_numpy(dtype=np.float64, copy=True)
+    factors = [index for index, row in enumerate(TABLE) if row.ratio]
+    values[:, factors] = np.log(np.maximum(values[:, factors], _SMALLEST_VALUE))
+    return values
+
+
+def measure_signatures(
+    reference: pd.DataFrame, crops: Pixels, preprocessing: Preprocessing, *, cells: int = CELLS, seed: int = 0
+) -> dict[str, Any]:
+    """Measure every cause's signature on the reference; the result stands in `drift.json` as `signatures`.
+
+    Args:
+        reference: the columns of `monitoring.reference.reference_columns`, n rows of two groups or more.
+        crops: uint8, shape (n, size, size, 3), as the network sees them, in the order of the rows.
+        cells: of them that are shifted, taken evenly from the groups.
+
+    Returns:
+        `format`, `columns` (of the statistics), `centre` (mean of the patients' means) and `spread` (their standard
+        deviation), `whitening` (a matrix) and `causes`: by name the whitened movement as a vector of length 1. A
+        disease mix is there only where both classes are.
+
+    Raises:
+        ValueError: where rows and crops do not fit, or there is one group.
+    """
+    if len(reference) != len(crops):
+        raise ValueError(f"Expected a crop for each of {len(reference)} rows but got {len(crops)}")
+    values = transform(reference)
+    centre, spread, whitening = _between_patients(values, reference["group"])
+    random = np.random.default_rng(seed)
+    chosen = _spread_over(reference["group"], cells, random)
+    movements = _shifted(crops[np.sort(chosen)], preprocessing, random)
+    if reference["label"].nunique() > 1:
+        ill = (reference["label"] == "all").to_numpy()
+        movements[DISEASE_MIX] = values[ill].mean(axis=0) - values[~ill].mean(axis=0)
+    vectors = {name: _unit((movement / spread) @ whitening) for name, movement in movements.items()}
+    return {
+        "format": FORMAT,
+        "columns": list(STATISTICS),
+        "centre": centre.tolist(),
+        "spread": spread.tolist(),
+        "whitening": whitening.tolist(),
+        "causes": {name: vector.tolist() for name, vector in vectors.items() if vector.any()},
+    }
+
+
+def rank(signatures: dict[str, Any], mean: Floats) -> list[tuple[str, float]]:
+    """Each word of `CAUSES` with its largest cosine to a window's movement, the largest first.
+
+    Args:
+        signatures: from `measure_signatures`.
+        mean: of the window's `transform`, shape (statistics,).
+
+    Returns:
+        Cosines from -1 to 1; all 0 where the window lies exactly on the reference's centre.
+    """
+    moved = _unit(_moved(signatures, mean) @ np.array(signatures["whitening"]))
+    best: dict[str, float] = {}
+    for name, vector in signatures["causes"].items():
+        cosine = float(moved @ np.array(vector))
+        cause = CAUSES[name]
+        best[cause.word] = max(abs(cosine) if cause.both_ways else cosine, best.get(cause.word, -1.0))
+    return sorted(best.items(), key=lambda item: -item[1])
+
+
+def name_causes(signatures: dict[str, Any] | None, window: pd.DataFrame) -> list[dict[str, str]]:
+    """What probably happened to a window that alarmed, the likeliest first.
+
+    Args:
+        signatures: None for a package that was made before there were any.
+        window: rows with the columns `STATISTICS`.
+
+    Returns:
+        One to three of {"cause": a word of `CAUSES` or "unknown", "evidence": a sentence}.
+    """
+    if signatures is None:
+        evidence = "this version was packaged before causes were measured; one that is packaged anew names them"
+        return [{"cause": UNKNOWN, "evidence": evidence}]
+    if signatures.get("format") != FORMAT or signatures["columns"] != list(STATISTICS):
+        evidence = "this version's signatures are of other statistics than those that are measured now"
+        return [{"cause": UNKNOWN, "evidence": evidence}]
+    mean = transform(window).mean(axis=0)
+    ranked = rank(signatures, mean)
+    most = _most_moved(_moved(signatures, mean))
+    word, largest = ranked[0]
+    if largest < NEAR:
+        evidence = (
+            f"no simulated cause moves the statistics alike; the nearest is {word} (cosine {largest:.2f}); {most}"
+        )
+        return [{"cause": UNKNOWN, "evidence": evidence}]
+    return [
+        {"cause": word, "evidence": f"the statistics moved as under a simulated change (cosine {cosine:.2f}); {most}"}
+        for word, cosine in ranked[:MOST]
+        if cosine >= max(NEAR, largest - CLOSE)
+    ]
+
+
+def _moved(signatures: dict[str, Any], mean: Floats) -> Floats:
+    """Distance from the reference's centre, in spreads between patients, statistic by statistic."""
+    return np.asarray((mean - np.array(signatures["centre"])) / np.array(signatures["spread"]))
+
+
+def _most_moved(moved: Floats, shown: int = 3) -> str:
+    order = np.argsort(-np.abs(moved))[:shown]
+    parts = [f"{STATISTICS[index]} {abs(moved[index]):.1f} {'up' if moved[index] > 0 else 'down'}" for index in order]
+    return f"in spreads between patients: {', '.join(parts)}"
+
+
+def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats, Floats]:
+    """Centre and spread of the patients' means, and the symmetric inverse root of their shrunk correlation."""
+    from sklearn.covariance import ledoit_wolf
+
+    means = pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy()
+    if len(means) < 2:
+        raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
+    centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), SMALLEST_SPREAD)
+    covariance, _ = ledoit_wolf((means - centre) / spread)
+    # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
+    roots, axes = np.linalg.eigh(covariance)
+    return centre, spread, np.asarray(axes @ np.diag(1 / np.sqrt(np.maximum(roots, 0.01))) @ axes.T)
+
+
+def _spread_over(groups: pd.Series, cells: int, random: np.random.Generator) -> NDArray[np.intp]:
+    """Positions of so many cells, the groups in turn, in each by chance."""
+    order = random.permutation(len(groups))
+    turn = pd.Series(order).groupby(groups.to_numpy()[order]).cumcount().to_numpy()
+    return np.asarray(order[np.argsort(turn, kind="stable")[:cells]])
+
+
+def _shifted(crops: Pixels, preprocessing: Preprocessing, random: np.random.Generator) -> dict[str, Floats]:
+    """By shift, how far the statistics of the same cells move in the mean."""
+    side = preprocessing.crop
+    images = [enlarged(crop, side) for crop in crops]
+    plain = _mean(images, preprocessing)
+    found = {
+        name: _mean([shift(image, name, STRENGTH, random=random) for image in images], preprocessing) - plain
+        for name in SHIFTS
+    }
+    fields = [field(np.stack(images), random=random) for _ in range(min(len(images), 8))]
+    return found | {FIELD: _mean(fields, preprocessing) - plain}
+
+
+def enlarged(crop: Pixels, side: int) -> Pixels:
+    """A crop at the camera's size, with the sharp outline on exact black that segmented cells have.
+
+    Enlarging alone would smear the outline into a wide dark ring, which every shift would then move. So the cell is
+    continued over its outline first, by its own nearest colours, and cut out again afterwards.
+
+    Args:
+        crop: uint8, shape (size, size, 3); side: px of the result.
+    """
+    from scipy.ndimage import binary_erosion, gaussian_filter
+
+    mask = crop.max(axis=2) > BACKGROUND_LEVEL
+    inside = binary_erosion(mask, iterations=FRINGE)
+    if not inside.any():
+        inside = mask
+    levels = np.where(inside[..., None], crop, 0).astype(np.float32)
+    share = gaussian_filter(inside.astype(np.float32), CONTINUED)
+    near = gaussian_filter(levels, (CONTINUED, CONTINUED, 0)) / np.maximum(share, 1e-6)[..., None]
+    whole = np.where(inside[..., None], levels, near).clip(1, 255).round().astype(np.uint8)
+    grown = np.array(Image.fromarray(whole).resize((side, side), Image.Resampling.BICUBIC))
+    cut = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
+    grown[np.asarray(cut) < 128] = 0
+    return grown
+
+
+def _mean(images: Sequence[Pixels], preprocessing: Preprocessing) -> Floats:
+    rows = [image_statistics(crop_cell(image, preprocessing), preprocessing) for image in images]
+    return np.asarray(transform(pd.DataFrame(rows)).mean(axis=0))
+
+
+def _unit(vector: Floats) -> Floats:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else np.zeros_like(vector)

@@ -1,0 +1,108 @@
+"""`python -m tests.benchmarks.shifts [DATA] [--fields FOLDER] [--cache FILE]`: what drift detection finds.
+
+DATA is a folder with `cells` (an import) and, where there is one, `audit`; by default a synthetic cohort is drawn. The
+cells are shifted as the camera's images (`monitoring.shifts`), cropped, and measured. Then, over and over, the patients
+are dealt anew into those that a linear model on image statistics learns from (it stands in the network's place), those
+of the reference, and those held out; windows of 200 cells of four held-out patients are held against the calibrated
+thresholds and against Evidently's defaults. Prints Markdown tables.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from blastwatch.images import Preprocessing, crop_cell, decode
+from blastwatch.manifest import read_cells
+from monitoring.shifts import SHIFTS, field, shift
+from monitoring.statistics import image_statistics
+from tests.benchmarks.shift_windows import tables
+
+STRENGTHS = (0.1, 0.2, 0.35, 0.6, 1.0)
+CAMERA = Preprocessing(crop=320, size=320)
+SEEN = Preprocessing(crop=320, size=128)
+SHIFTED_CELLS, PLAIN_CELLS = 50, 150  # of each patient
+FIELDS = 120
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="?", type=Path)
+    parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
+    parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
+    parser.add_argument("--deals", type=int, default=8, help="how often the patients are dealt anew")
+    parser.add_argument("--plot", type=Path, help="write the curves of power into this PNG file")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = given.cache is not None and given.cache.is_file() and pd.read_parquet(given.cache)
+        if rows is False:
+            data = given.data or synthetic(Path(scratch))
+            rows = measured(data, given.fields)
+            if given.cache:
+                rows.to_parquet(given.cache)
+    print(tables(rows, deals=given.deals, plot=given.plot))
+
+
+def synthetic(folder: Path) -> Path:
+    from training.importing import import_cells
+    from training.synthesis import synthesise
+
+    synthesise(folder / "source", patients=36, cells=60, seed=0, duplicates=0)
+    import_cells(folder / "source", kind="cnmc", out=folder / "cells")
+    return folder
+
+
+def measured(data: Path, fields: Path | None) -> pd.DataFrame:
+    """One row a cell, shift and strength: label, group, shift ("" for none), strength, the statistics, and the crop."""
+    cells = read_cells(data / "cells")
+    rows = cells.rows.sort_values("path").reset_index(drop=True)
+    rows["group"] = groups_of(data, rows["subject"])
+    tasks = []
+    for number, (group, members) in enumerate(rows.groupby("group")):
+        chosen = members.sample(min(len(members), PLAIN_CELLS), random_state=number)
+        for place, row in enumerate(chosen.itertuples()):
+            tasks.append((cells.root / row.path, str(group), row.label, place < SHIFTED_CELLS, len(tasks)))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = [row for part in pool.map(measure, tasks, chunksize=20) for row in part]
+    return pd.DataFrame(found + whole_fields(fields, [task[0] for task in tasks]))
+
+
+def groups_of(data: Path, subjects: pd.Series) -> list[str]:
+    """Of each row the group of patients that the audit found, or the subject where there is no audit."""
+    path = data / "audit" / "audit.json"
+    found = json.loads(path.read_text())["groups"] if path.is_file() else []
+    known = {subject: group[0] for group in found for subject in group}
+    return [known.get(str(subject), str(subject)) for subject in subjects]
+
+
+def measure(task: tuple[Path, str, str, bool, int]) -> list[dict]:
+    path, group, label, is_shifted, number = task
+    image = crop_cell(decode(path.read_bytes()), CAMERA)
+    wanted = [("", 0.0)] + [(name, strength) for name in SHIFTS for strength in STRENGTHS if is_shifted]
+    random = np.random.default_rng(number)
+    rows = []
+    for name, strength in wanted:
+        seen = crop_cell(shift(image, name, strength, random=random) if name else image, SEEN)
+        facts = {"group": group, "label": label, "shift": name, "strength": strength, "shifted": is_shifted}
+        rows.append(facts | image_statistics(seen, SEEN) | {"path": str(path)})
+    return rows
+
+
+def whole_fields(folder: Path | None, cells: list[Path]) -> list[dict]:
+    random = np.random.default_rng(0)
+    if folder:
+        images = [decode(path.read_bytes()) for path in sorted(folder.glob("*.jpg"))[:FIELDS]]
+    else:
+        some = np.stack([crop_cell(decode(path.read_bytes()), CAMERA) for path in cells[:: max(len(cells) // 20, 1)]])
+        images = [field(some, random=random) for _ in range(FIELDS)]
+    facts = {"group": "", "label": "", "shift": "field", "strength": 1.0, "shifted": False, "path": ""}
+    return [facts | image_statistics(crop_cell(image, SEEN), SEEN) for image in images]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Causes of drift: each simulated shift of other cells is told by the signatures of the reference."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial.distance import cosine
+
+from blastwatch.images import Preprocessing, crop_cell
+from monitoring.shifts import SHIFTS, shift
+from monitoring.signatures import CAUSES, NEAR, UNKNOWN, measure_signatures, name_causes, rank, transform
+from monitoring.statistics import STATISTICS, image_statistics
+from training.synthesis import draw_style
+from training.synthesis_cell import draw_cell
+
+SEEN = Preprocessing(crop=320, size=128)
+PATIENTS, EACH = 10, 5
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Synthetic cells of patients who differ, as crops, the images behind them, and the reference's columns."""
+    random = np.random.default_rng(5)
+    images, rows = [], []
+    for patient in range(PATIENTS):
+        label = "all" if patient % 2 else "hem"
+        style = draw_style(label, random)
+        for _ in range(EACH):
+            images.append(crop_cell(draw_cell(style, random), Preprocessing(crop=320, size=320)))
+            crop = crop_cell(images[-1], SEEN)
+            rows.append({"group": f"P{patient}", "label": label, **image_statistics(crop, SEEN)})
+    return images, np.stack([crop_cell(image, SEEN) for image in images]), pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def signatures(cells):
+    _, crops, reference = cells
+    return measure_signatures(reference, crops, SEEN, cells=20)
+
+
+def window_of(cells, name, strength=0.6):
+    """The statistics of the cells that the signatures were not measured on alone, under a shift."""
+    random = np.random.default_rng(7)
+    images = [shift(image, name, strength, random=random) for image in cells[0]]
+    return pd.DataFrame([image_statistics(crop_cell(image, SEEN), SEEN) for image in images])
+
+
+@pytest.mark.parametrize("name", [name for name in SHIFTS if name != "jpeg"])
+def test_a_simulated_shift_is_among_the_causes(cells, signatures, name):
+    causes = name_causes(signatures, window_of(cells, name))
+    assert CAUSES[name].word in [cause["cause"] for cause in causes], causes
+    assert "in spreads between patients" in causes[0]["evidence"]
+
+
+def test_compression_moves_no_statistic_by_more_than_patients_differ(cells, signatures):
+    """So it neither alarms nor is told: what docs/drift.md calls weak."""
+    mean = transform(window_of(cells, "jpeg")).mean(axis=0)
+    assert np.abs((mean - np.array(signatures["centre"])) / np.array(signatures["spread"])).max() < 0.5
+
+
+def test_a_movement_that_no_shift_makes_is_unknown(cells, signatures):
+    window = cells[2].assign(elongation=cells[2]["elongation"] * 3, border=0.0)
+    (cause,) = name_causes(signatures, window)
+    assert cause["cause"] == UNKNOWN
+    assert "no simulated cause" in cause["evidence"]
+
+
+def test_cosines_are_those_of_the_whitened_movement(cells, signatures):
+    mean = transform(window_of(cells, "defocus")).mean(axis=0)
+    moved = (mean - np.array(signatures["centre"])) / np.array(signatures["spread"]) @ np.array(signatures["whitening"])
+    ranked = dict(rank(signatures, mean))
+    assert ranked["focus"] == pytest.approx(1 - cosine(moved, signatures["causes"]["defocus"]))
+    assert ranked["focus"] >= NEAR
+    assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in ranked.values())
+
+
+def test_signatures_travel_as_json(cells, signatures):
+    again = json.loads(json.dumps(signatures, allow_nan=False))
+    window = window_of(cells, "stain")
+    assert name_causes(again, window) == name_causes(signatures, window)
+
+
+def test_a_package_without_signatures_says_so(cells, signatures):
+    (cause,) = name_causes(None, cells[2])
+    assert cause["cause"] == UNKNOWN and "packaged anew" in cause["evidence"]
+    other = signatures | {"columns": list(STATISTICS)[:-1]}
+    assert "other statistics" in name_causes(other, cells[2])[0]["evidence"]
+
+
+def test_bad_input(cells):
+    _, crops, reference = cells
+    with pytest.raises(ValueError, match="a crop for each of 50 rows but got 3"):
+        measure_signatures(reference, crops[:3], SEEN)
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        measure_signatures(reference.assign(group="one"), crops, SEEN)
