@@ -101,8 +101,9 @@ def measure_signatures(
     chosen = _spread_over(reference["group"], cells, random)
     movements = _shifted(crops[np.sort(chosen)], preprocessing, random)
     if reference["label"].nunique() > 1:
-        ill = (reference["label"] == "all").to_numpy()
-        movements[DISEASE_MIX] = values[ill].mean(axis=0) - values[~ill].mean(axis=0)
+        # Each patient weighs the same, as in centre and spread.
+        ill, well = (_by_patient(values, reference, label) for label in ("all", "hem"))
+        movements[DISEASE_MIX] = ill.mean(axis=0) - well.mean(axis=0)
     vectors = {name: _unit((movement / spread) @ whitening) for name, movement in movements.items()}
     return {
         "format": FORMAT,
@@ -188,6 +189,13 @@ def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats
     # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
     roots, axes = np.linalg.eigh(covariance)
     return centre, spread, np.asarray(axes @ np.diag(1 / np.sqrt(np.maximum(roots, 0.01))) @ axes.T)
+
+
+def _by_patient(values: Floats, reference: pd.DataFrame, label: str) -> Floats:
+    """Mean of each patient's cells of one label; shape (patients, statistics)."""
+    chosen = (reference["label"] == label).to_numpy()
+    groups = reference.loc[chosen, "group"].to_numpy()
+    return np.asarray(pd.DataFrame(values[chosen]).groupby(groups).mean().to_numpy(), dtype=np.float64)
 
 
 def _spread_over(groups: pd.Series, cells: int, random: np.random.Generator) -> NDArray[np.intp]:

@@ -106,7 +106,8 @@ def signatures_of(reference: pd.DataFrame, some: pd.DataFrame, crops: np.ndarray
 
 
 class Lazy:
-    """An array of crops of which only the first were read; `measure_signatures` takes the groups in turn, two each."""
+    """Stands for the crops of all rows, of which few were read: another one of those is given for a row without. Before
+    and after a shift the same crop is measured, so a movement is that of the crops that were read."""
 
     def __init__(self, crops: np.ndarray, length: int) -> None:
         self.crops, self.length = crops, length

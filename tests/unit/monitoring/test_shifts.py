@@ -1,9 +1,12 @@
 """Simulated shifts: what they leave alone, and that each moves what it is named after."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from blastwatch.images import Preprocessing, crop_cell
 from monitoring.shifts import OF_THE_FRAME, SHIFTS, field, shift
@@ -58,6 +61,30 @@ def test_every_strength_gives_an_image(cell, name, strength):
 def test_what_a_shift_is_named_after_moves(cell, name, column, factor):
     before, after = measured(cell), measured(shift(cell, name, 1.0, random=drawn()))
     assert factor[0] < after[column] / before[column] < factor[1]
+
+
+def test_less_light_adds_density_as_beer_and_lambert_say(cell):
+    """0.6 of the light is -log10(0.6) = 0.222 more density in every channel."""
+    before, after = measured(cell), measured(shift(cell, "darker", 1.0, random=drawn()))
+    for name in ("od_red", "od_green", "od_blue"):
+        assert after[name] - before[name] == pytest.approx(-np.log10(0.6), abs=0.01)
+
+
+def test_blur_is_scikit_images_away_from_the_outline():
+    from skimage.filters import gaussian
+
+    image = drawn().integers(50, 200, (64, 64, 3), dtype=np.uint8)
+    theirs = gaussian(image, sigma=1.5, channel_axis=2, preserve_range=True)
+    ours = shift(image, "defocus", 0.5, random=drawn())
+    assert np.abs(ours[12:-12, 12:-12] - theirs[12:-12, 12:-12]).max() <= 0.5 + 1e-3
+
+
+def test_jpeg_is_pillows_at_quality_50():
+    image = drawn().integers(1, 255, (48, 48, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=50, subsampling=2)
+    found = shift(image, "jpeg", 1.0, random=drawn())
+    assert np.array_equal(found, np.maximum(np.asarray(Image.open(buffer)), 1))
 
 
 def test_light_falls_off_from_left_to_right(cell):
