@@ -6,15 +6,12 @@ from itertools import combinations
 from typing import Any
 
 from blastwatch import DISCLAIMER
-from blastwatch.engines import REFERENCE_ENGINES
 from blastwatch.errors import PackageError
-from blastwatch.gate import OFF, Gate
+from blastwatch.gate import MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
 from blastwatch.package import Package
 from blastwatch.patients import read_patients
 from blastwatch.policy import Policy
-
-MISSING = "not in the evidence"
 
 
 def audit_gate(package: Package) -> Gate:
@@ -76,25 +73,14 @@ def floor_gates(package: Package, policy: Policy) -> list[Gate]:
         ("sensitivity", "sensitivity_over_ill", policy.floors.sensitivity),
         ("specificity", "specificity_over_healthy", policy.floors.specificity),
     )
-    return [_at_least(name, _number(patients.get(key), "value"), limit, _interval(patients.get(key)))
+    return [at_least(name, _number(patients.get(key), "value"), limit, _interval(patients.get(key)))
             for name, key, limit in rows]  # fmt: skip
 
 
 def calibration_gate(package: Package, policy: Policy) -> Gate:
     """Probabilities mean what they say: expected calibration error after temperature scaling, on test cells."""
     value = _number(package.metrics().get("calibration"), "ece_after")
-    return _at_most("calibration", value, policy.calibration.largest_ece)
-
-
-def parity_gate(package: Package, policy: Policy, engine: str) -> Gate:
-    """How often the engine that serves here says another label than float32 did, measured when packaged."""
-    limit = policy.engine.largest_flip_rate
-    if engine in REFERENCE_ENGINES:
-        return _at_most("parity", 0.0, limit, f"{engine} is the reference")
-    measured = package.info.precision.get(engine)
-    if measured is None:
-        return _at_most("parity", None, limit, f"{engine} was not compared with float32")
-    return _at_most("parity", measured.flip_rate, limit, f"{engine} on {measured.cells} cells")
+    return at_most("calibration", value, policy.calibration.largest_ece)
 
 
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:
@@ -104,8 +90,8 @@ def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     cells, groups = (float(len(reference)), float(reference["group"].nunique())) if usable else (None, None)
     note = "" if usable else "drift.json has no thresholds for this reference"
     return [
-        _at_least("reference-cells", cells, limits.least_cells, note),
-        _at_least("reference-groups", groups, limits.least_groups, note),
+        at_least("reference-cells", cells, limits.least_cells, note),
+        at_least("reference-groups", groups, limits.least_groups, note),
     ]
 
 
@@ -122,26 +108,6 @@ def card_gate(text: str, policy: Policy) -> Gate:
         missing.append("the disclaimer")
     value = f"missing: {', '.join(missing)}" if missing else "complete"
     return Gate(name="card", passed=not missing, value=value, limit=limit)
-
-
-def _at_least(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
-    return _judged(name, value, limit, value is not None and limit is not None and value >= limit, note)
-
-
-def _at_most(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
-    return _judged(name, value, limit, value is not None and limit is not None and value <= limit, note)
-
-
-def _judged(name: str, value: float | None, limit: float | None, passed: bool, note: str) -> Gate:
-    """A figure that is not there fails, unless the gate is off."""
-    off = limit is None
-    return Gate(
-        name=name,
-        passed=off or passed,
-        value=MISSING if value is None else value,
-        limit=OFF if limit is None else float(limit),
-        note=note,
-    )
 
 
 def _number(row: Any, key: str) -> float | None:

@@ -26,6 +26,7 @@ NEVER_OVERRIDDEN = ("digests", "signature")
 """Without these two nothing else that is known of a version holds."""
 
 OFF = "off by policy"
+MISSING = "not in the evidence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +54,25 @@ class Gate:
         verdict = "passed" if self.passed else ("OVERRIDDEN" if self.overridden else "FAILED")
         note = f"; {self.note}" if self.note else ""
         return f"{verdict}  {self.name}: {value} (limit: {limit}){note}"
+
+
+def at_least(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+    """A figure that must not be below its limit; None as limit switches the gate off, None as value fails it."""
+    return _judged(name, value, limit, value is not None and limit is not None and value >= limit, note)
+
+
+def at_most(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+    """A figure that must not be above its limit; as `at_least`."""
+    return _judged(name, value, limit, value is not None and limit is not None and value <= limit, note)
+
+
+def _judged(name: str, value: float | None, limit: float | None, passed: bool, note: str) -> Gate:
+    """A figure that is not there fails, unless the gate is off."""
+    off = limit is None
+    return Gate(
+        name=name,
+        passed=off or passed,
+        value=MISSING if value is None else value,
+        limit=OFF if limit is None else float(limit),
+        note=note,
+    )

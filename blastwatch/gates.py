@@ -16,13 +16,13 @@ from blastwatch.evidence_gates import (
     card_gate,
     floor_gates,
     groups_gate,
-    parity_gate,
     reference_gates,
     split_gate,
 )
 from blastwatch.gate import GATES, OFF, Gate
 from blastwatch.manifest import read_cells
 from blastwatch.package import CARD, Package
+from blastwatch.parity import parity_gate
 from blastwatch.policy import NonInferiority, Policy
 from blastwatch.registry import CHAMPION, Entry, Registry
 

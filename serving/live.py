@@ -22,9 +22,9 @@ import numpy as np
 
 from blastwatch.engines import Engine, choose, open_engine
 from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, FlipsTooOften, PackageError, RegistryError
-from blastwatch.evidence_gates import parity_gate
 from blastwatch.golden import check_golden
 from blastwatch.package import Package, open_package
+from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings

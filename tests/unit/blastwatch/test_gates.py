@@ -16,13 +16,13 @@ from blastwatch.evidence_gates import (
     card_gate,
     floor_gates,
     groups_gate,
-    parity_gate,
     reference_gates,
     split_gate,
 )
 from blastwatch.gate import GATES, OFF, Gate
 from blastwatch.gates import evaluate
 from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, Package, Precision, open_package
+from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
 from blastwatch.registry import Registry
 from tests.packages import make_package
