@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-STYLE = Path(__file__).parent / "pages" / "page.css"
+PAGES = Path(__file__).parent / "pages"
+FILES = {"/page.css": PAGES / "page.css", "/entries.js": PAGES / "entries.js"}
+"""What every page loads, by its path."""
 
 # What a browser may do with an answer: the pages load nothing from elsewhere and are framed by nobody.
 SECURITY_HEADERS = {

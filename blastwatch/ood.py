@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.errors import PackageError
-from blastwatch.package import OOD, Package, Projection
+from blastwatch.package import OOD, SINCE, Package, Projection
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def read_ood(package: Package) -> OodScore | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if package.info.format < 4:
+    if package.info.format < SINCE[OOD]:
         return None
     projection = package.projection()
     size = len(projection.components) + 1

@@ -17,7 +17,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blastwatch.browsers import SECURITY_HEADERS, STYLE
+from blastwatch.browsers import FILES as SHARED
+from blastwatch.browsers import SECURITY_HEADERS
 from blastwatch.errors import BlastwatchError
 
 if TYPE_CHECKING:
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PAGES = Path(__file__).parent / "pages"
-FILES = {
+FILES = SHARED | {
     "/drift": PAGES / "drift.html",
     "/drift.js": PAGES / "drift.js",
     "/drift.css": PAGES / "drift.css",
     "/charts.js": PAGES / "charts.js",
-    "/page.css": STYLE,
 }
 
 

@@ -14,15 +14,13 @@ from typing import Any
 
 import httpx
 
-from blastwatch.addresses import encrypted
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
-    authorization,
-    check_key,
     check_positive,
+    connection,
     file_part,
     no_address,
     pause_before_next,
@@ -44,16 +42,11 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
-        check_key(api_key)
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
             self._http = httpx.AsyncClient(
-                base_url=self.url,
-                timeout=timeout,
-                transport=transport,
-                verify=encrypted(self.url),
-                headers=authorization(api_key),
+                transport=transport, **connection(self.url, api_key=api_key, timeout=timeout)
             )
         except httpx.InvalidURL as error:
             raise no_address(url) from error

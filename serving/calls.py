@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from blastwatch.addresses import encrypted
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
 
 Image = bytes | str | os.PathLike[str]
@@ -79,15 +80,24 @@ def no_address(url: str) -> ServiceUnreachable:
     return ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.")
 
 
-def check_key(api_key: str) -> None:
-    """Raises `ValueError` for what no key can be."""
+def _check_key(api_key: str) -> None:
     if not api_key.isascii() or any(character <= " " for character in api_key):
         raise ValueError("Expected `api_key` to be the text that `blastwatch keys add` printed, without spaces")
 
 
-def authorization(api_key: str) -> dict[str, str]:
-    """The header that carries a key; none without one."""
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
+    """How httpx connects to a service, whichever of its clients it is.
+
+    Raises:
+        ValueError: for what no key can be.
+    """
+    _check_key(api_key)
+    return {
+        "base_url": url,
+        "timeout": timeout,
+        "verify": encrypted(url),
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+    }
 
 
 def check_positive(**numbers: int) -> None:

@@ -17,15 +17,13 @@ from typing import Any
 
 import httpx
 
-from blastwatch.addresses import encrypted
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
-    authorization,
-    check_key,
     check_positive,
+    connection,
     file_part,
     no_address,
     pause_before_next,
@@ -56,17 +54,10 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
-        check_key(api_key)
         self.url = url.rstrip("/")
         self._attempts = attempts
         try:
-            self._http = httpx.Client(
-                base_url=self.url,
-                timeout=timeout,
-                transport=transport,
-                verify=encrypted(self.url),
-                headers=authorization(api_key),
-            )
+            self._http = httpx.Client(transport=transport, **connection(self.url, api_key=api_key, timeout=timeout))
         except httpx.InvalidURL as error:
             raise no_address(url) from error
 

@@ -8,15 +8,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from blastwatch.browsers import STYLE
+from blastwatch.browsers import FILES as SHARED
 from serving.problems import KINDS
 
 PAGES = Path(__file__).parent / "pages"
-PAGE_FILES = {
+PAGE_FILES = SHARED | {
     "/": PAGES / "index.html",
     "/page.js": PAGES / "page.js",
     "/key.js": PAGES / "key.js",
-    "/page.css": STYLE,
     "/docs": PAGES / "docs.html",
     "/docs.js": PAGES / "docs.js",
     "/history": PAGES / "history.html",

@@ -1,6 +1,4 @@
 "use strict";
-// Everything that comes from the monitor enters the page as text, never as markup.
-const byId = (id) => document.getElementById(id);
 const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 const interval = (value) => value
   ? `${value.value.toFixed(3)} (${value.low.toFixed(3)} to ${value.high.toFixed(3)})` : "unknown";
@@ -20,15 +18,6 @@ function row(cells, kind) {
 }
 
 function fill(id, rows) { byId(id).replaceChildren(...rows); }
-
-function pairs(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, value]) => {
-    const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name;
-    text.textContent = value;
-    return [term, text];
-  }));
-}
 
 function ratio(value) {
   const whole = document.createElement("span"), bar = document.createElement("span");

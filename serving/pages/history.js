@@ -1,6 +1,4 @@
 "use strict";
-// Everything that comes from the service enters the page as text, never as markup.
-const byId = (id) => document.getElementById(id);
 const short = (digest) => (digest ? digest.slice(0, 12) : "unknown");
 const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const figure = (value) => (typeof value === "number" ? value.toFixed(4) : value);
@@ -10,15 +8,6 @@ function row(cells, kind) {
   for (const text of cells) line.appendChild(document.createElement("td")).textContent = text;
   if (kind) line.className = kind;
   return line;
-}
-
-function pairs(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, value]) => {
-    const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name;
-    text.textContent = value;
-    return [term, text];
-  }));
 }
 
 function quoted(who, why) { return why ? `${who}: “${why}”` : who; }

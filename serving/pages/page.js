@@ -1,17 +1,6 @@
 "use strict";
-// Everything that comes from a file or the service enters the page as text, never as markup.
 const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
 const DECISIONS = { all: "decision: blast", hem: "decision: normal", refer: "decision: refer to a person" };
-const byId = (id) => document.getElementById(id);
-
-function pairs(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, value]) => {
-    const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name;
-    text.textContent = value;
-    return [term, text];
-  }));
-}
 
 async function send(path, file) {
   const form = new FormData();
