@@ -1,83 +1,49 @@
-"""`python -m tests.benchmarks.shifted_estimates --cells DIR --split DIR --pack DIR`: estimated against realised
+"""`python -m tests.benchmarks.shifted_estimates --cells DIR --split DIR`: estimated against realised
 accuracy on real cells of patients that the model never saw, as they are and after shifts, as a Markdown table.
 
 A logistic regression on the image statistics stands in the network's place, fitted and calibrated as a network is:
 three fifths of the patients, each weighing the same within its class, a temperature on one fifth, tested on the last,
-in five turns. The shifts are applied to the packed crops of the tested cells alone.
+in five turns. The shifts (`monitoring.shifts`) are applied to the camera's images of the tested cells alone.
 """
 
 import argparse
-import io
-from collections.abc import Callable
+import os
+import zlib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageFilter
 from sklearn.model_selection import StratifiedGroupKFold
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
+from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
 from monitoring.performance import Limits, performance
-from monitoring.stain import restain
+from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
 from training.baselines import BASELINES
 from training.calibration import fit_temperature, patient_weights
-from training.pack import Packed, open_pack
 
 LIMITS = Limits(tolerance=0.02, margin=0.05)
+PLAIN = "as they are"
+STRENGTHS = (0.5, 1.0)
+LOOKED_AT = [("", 0.0), *((name, strength) for name in SHIFTS for strength in STRENGTHS)]
+CAMERA, SEEN = Preprocessing(crop=320, size=320), Preprocessing(crop=320, size=128)
 MOST_CELLS = 40  # of one patient
 TURNS = 5
-
-
-def on_cell(image: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """The change on the cell alone; the background stays black."""
-    inside = image.max(axis=2, keepdims=True) > 0
-    return np.where(inside, np.clip(np.rint(changed), 1, 255), 0).astype(np.uint8)
-
-
-def blurred(image: np.ndarray) -> np.ndarray:
-    return on_cell(image, np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5))))
-
-
-def jpeg(image: np.ndarray) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=50)
-    return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def larger(image: np.ndarray) -> np.ndarray:
-    """A pixel of four fifths of the size: the cell takes more of them."""
-    side = image.shape[0]
-    cut = round(0.1 * side)
-    square = Image.fromarray(image).crop((cut, cut, side - cut, side - cut))
-    return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
-
-
-def noisy(image: np.ndarray) -> np.ndarray:
-    return on_cell(image, image + np.random.default_rng(int(image.sum())).normal(0, 12, image.shape))
-
-
-SHIFTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "as they are": lambda image: image,
-    "stain of another laboratory": lambda image: restain(image, strength=1.0),
-    "white balance, red 0.9 and blue 1.1": lambda image: on_cell(image, image * np.array([0.9, 1.0, 1.1])),
-    "light 0.8": lambda image: on_cell(image, image * 0.8),
-    "defocus, 1.5 px of the crop": blurred,
-    "JPEG 50": jpeg,
-    "pixel size 0.8": larger,
-    "noise of 12 grey levels": noisy,
-}
 
 
 def chosen(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.groupby("group", group_keys=False).sample(frac=1, random_state=1).groupby("group").head(MOST_CELLS)
 
 
-def measured(paths: pd.Series, packed: Packed, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    rows = packed.rows_of(list(paths))
-    found = [image_statistics(change(np.asarray(packed.crops[row])), packed.preprocessing) for row in rows]
-    return pd.DataFrame(found)[list(STATISTICS)].to_numpy(np.float64)
+def measured(path: Path) -> list[dict[str, float]]:
+    """The statistics of one cell under every shift, in their order: shifted as the camera's image, then cropped."""
+    image = crop_cell(decode(path.read_bytes()), CAMERA)
+    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    changed = [shift(image, name, strength, random=random) if name else image for name, strength in LOOKED_AT]
+    return [image_statistics(crop_cell(one, SEEN), SEEN) for one in changed]
 
 
 def answers_of(cells: pd.DataFrame, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,7 +52,7 @@ def answers_of(cells: pd.DataFrame, values: dict[str, np.ndarray]) -> dict[str, 
     groups = cells["group"].to_numpy()
     folds = list(StratifiedGroupKFold(TURNS, shuffle=True, random_state=0).split(groups, truth, groups))
     found = {name: np.full(len(cells), np.nan) for name in values}
-    plain, (_, fit) = values["as they are"], BASELINES["sizes"]
+    plain, (_, fit) = values[PLAIN], BASELINES["sizes"]
     for turn, (_, tested) in enumerate(folds):
         tuned = folds[(turn + 1) % TURNS][1]
         fitted = np.setdiff1d(np.arange(len(cells)), np.concatenate([tested, tuned]))
@@ -117,19 +83,25 @@ def row(name: str, cells: pd.DataFrame, blast: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("cells", "split", "pack"):
+    for name in ("cells", "split"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     paths = parser.parse_args()
     every = read_cells(paths.cells)
     split = pd.read_parquet(paths.split / "split.parquet")
     cells = chosen(every.rows.merge(split[["path", "group"]], on="path")).reset_index(drop=True)
-    packed = open_pack(paths.pack, every)
-    values = {name: measured(cells["path"], packed, change) for name, change in SHIFTS.items()}
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(measured, [every.root / path for path in cells["path"]], chunksize=20))
+    values = {
+        f"{name.replace('_', ' ')}, {strength:g}" if name else PLAIN: pd.DataFrame([rows[number] for rows in found])[
+            list(STATISTICS)
+        ].to_numpy(np.float64)
+        for number, (name, strength) in enumerate(LOOKED_AT)
+    }
     print("| shift | cells | patients | estimated accuracy | realised | realised less estimated, points | the check |")
     print("|---|---|---|---|---|---|---|")
     for name, blast in answers_of(cells, values).items():
         print(row(name, cells, blast), flush=True)
-        if name == "as they are":
+        if name == PLAIN:
             ill = cells["label"] == "all"
             for share, kept in (("a sixth of the ill patients", ill), ("a sixth of the healthy ones", ~ill)):
                 thin = cells["group"].isin(sorted(cells.loc[kept, "group"].unique())[::6])
