@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from blastwatch.explanation import Explainer
 from blastwatch.registry import Entry
 from blastwatch.settings import Settings
-from serving.batcher import Batcher, Row
+from serving.batcher import Batcher, Cell, Row
 from serving.live import LiveModel, Served
 from serving.live_folder import now
 from serving.predictor import Predictor, Prepared
@@ -62,13 +62,19 @@ class Lane:
     async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
         """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as
         `Batcher.run`."""
-        known = {cell.pixel_sha256: self._remembered.find(cell.pixel_sha256) for cell in cells}
-        new = {cell.pixel_sha256: cell.input for cell in cells if known[cell.pixel_sha256] is None}
+        known: dict[str, Row] = {}
+        new: dict[str, Cell] = {}
+        for cell in cells:
+            row = self._remembered.find(cell.pixel_sha256)
+            if row is None:
+                new[cell.pixel_sha256] = cell.input
+            else:
+                known[cell.pixel_sha256] = row
         rows = await self.batcher.run(list(new.values()), patient=patient) if new else []
-        for digest, found in zip(new, rows, strict=True):
-            known[digest] = found
-            self._remembered.keep(digest, found)
-        return [row for cell in cells if (row := known[cell.pixel_sha256]) is not None]
+        for digest, row in zip(new, rows, strict=True):
+            known[digest] = row
+            self._remembered.keep(digest, row)
+        return [known[cell.pixel_sha256] for cell in cells]
 
     def tell(self, entry: Entry) -> None:
         """Take newer facts of the registry about the same version."""
