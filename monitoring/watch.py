@@ -231,7 +231,7 @@ def _sentence(document: dict[str, Any]) -> str:
     drifted = [column["name"] for column in document["columns"] if column["drifted"]]
     cells, version = document["window"]["cells"], document["version"]
     causes = ", ".join(cause["cause"] for cause in document["causes"])
-    verdict = f"drift in {', '.join(drifted)} (probably {causes})" if drifted else "no drift"
+    verdict = f"drift in {', '.join(drifted)}; probable cause: {causes}" if drifted else "no drift"
     return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
 
 
