@@ -12,7 +12,7 @@ and MLflow one run, with a child a recipe and fold. What is done stays done whil
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from training.pages import render
 from training.pooled import aimed_coverage, compare, pool, pooled_figures, write_pooled
 from training.pretraining import check_unseen
 from training.recipes import Recipe
+from training.side_by_side import Turn, answers_side_by_side
 from training.steps import alone
 from training.tracking import flat, open_parent
 
@@ -50,12 +51,14 @@ def run_crossvalidation(
     pack: Path,
     out: Path,
     reference: str = "",
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Train and test every recipe on every fold, pool the answers, compare, and write all of it into `out`.
 
     Args:
         recipes: with the same `split` and `image` parameters. reference: the recipe that claims to be better than the
             others and the baselines; the first if not given.
+        processes: trainings at a time.
 
     Returns:
         What `crossvalidation.json` says.
@@ -79,7 +82,6 @@ def run_crossvalidation(
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):
         folders = write_folds(splits, manifest, found, base.split, out / "folds")
-        folds = Folds(cells=cells, pack=pack, packed=packed, splits=folders, digests=digests, out=out / "recipes")
         shared = flat({"split": asdict(base.split), "image": asdict(base.image)})
         del shared["split.fold"]  # every one has its turn
         with open_parent(
@@ -89,7 +91,16 @@ def run_crossvalidation(
             tags=_tags(digests, synthetic=manifest.synthetic),
             parameters=shared,
         ) as run:
-            answers = _networks(recipes, folds, settings) | baseline_folds(base, folds)
+            folds = Folds(
+                cells=cells,
+                pack=pack,
+                packed=packed,
+                splits=folders,
+                digests=digests,
+                out=out / "recipes",
+                run_id=run.info.run_id,
+            )
+            answers = _networks(recipes, folds, settings, processes) | baseline_folds(base, folds)
             tables, figures = _figures(recipes, answers, manifest)
             facts = {
                 "run_id": run.info.run_id,
@@ -116,19 +127,28 @@ def _check_weights(recipes: Sequence[Recipe], splits: Sequence[pd.DataFrame]) ->
                 check_unseen(Path(train.weights_file), rows)
 
 
-def _networks(recipes: Sequence[Recipe], folds: Folds, settings: Settings) -> dict[str, dict[int, Answers]]:
+def _networks(
+    recipes: Sequence[Recipe], folds: Folds, settings: Settings, processes: int
+) -> dict[str, dict[int, Answers]]:
     """Answers by recipe and fold; says how far it is."""
     turns = [(recipe, fold) for recipe in recipes for fold in range(len(folds.splits))]
     answers: dict[str, dict[int, Answers]] = {recipe.name: {} for recipe in recipes}
-    seconds: list[float] = []  # of those that were not done before
-    for number, (recipe, fold) in enumerate(turns):
-        left = f", about {sum(seconds) / len(seconds) * (len(turns) - number) / 60:.0f} min left" if seconds else ""
-        say(f"[{number + 1}/{len(turns)}] {recipe.name}, fold {fold}{left}")
-        started = time.monotonic()
-        found = answers[recipe.name][fold] = network_answers(recipe, fold, folds, settings)
-        if found.anew:
-            seconds.append(time.monotonic() - started)
-    return answers
+    started, anew = time.monotonic(), 0
+    for number, ((recipe, fold), found) in enumerate(_answered(turns, folds, settings, processes), start=1):
+        answers[recipe.name][fold] = found
+        anew += found.anew
+        seconds = (time.monotonic() - started) / anew * (len(turns) - number) if anew else 0
+        left = f"; about {seconds / 60:.0f} min left" if seconds else ""
+        say(f"[{number}/{len(turns)}] {recipe.name}, fold {fold}: {'done' if found.anew else 'done before'}{left}")
+    return {name: dict(sorted(by_fold.items())) for name, by_fold in answers.items()}
+
+
+def _answered(
+    turns: Sequence[Turn], folds: Folds, settings: Settings, processes: int
+) -> Iterable[tuple[Turn, Answers]]:
+    if processes == 1:
+        return ((turn, network_answers(*turn, folds, settings)) for turn in turns)
+    return answers_side_by_side(turns, folds, settings, processes=processes)
 
 
 def _figures(

@@ -19,6 +19,10 @@ OBJECTIVES = ("mean_accuracy", "worst_quarter_accuracy", "auroc", "loss")
 @click.option(
     "--reference", default="", metavar="NAME", help="What is held against the others; the first if not given."
 )
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True,
+    help="Trainings at a time, for a GPU that one leaves waiting, or for many cores.",
+)  # fmt: skip
 @parameter_options
 @folders(cells="data/cells", audit="data/audit", pack="data/pack", out="results/crossvalidation")
 @json_option
@@ -26,6 +30,7 @@ def crossvalidate(
     architectures: str,
     named: tuple[str, ...],
     reference: str,
+    processes: int,
     params: Path,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -37,7 +42,7 @@ def crossvalidate(
     from training.recipes import read_recipes
 
     recipes = read_recipes(params, overrides, architectures=architectures, named=named, taken=("baselines", *BASELINES))
-    facts = run_crossvalidation(recipes, load(), **places, reference=reference)
+    facts = run_crossvalidation(recipes, load(), **places, reference=reference, processes=processes)
     if as_json:
         print_json(facts)
         return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,20 @@ class Progress:
 
 def validate(network: nn.Module, packed: Packed, cells: Side, precision: Precision) -> dict[str, float]:
     """Loss with every subject weighing the same, accuracy as the mean over subjects and over the worst quarter of
-    them, and AUROC over cells; in the numbers that the network is trained in."""
+    them, and AUROC over cells; in the numbers that the network is trained in.
+
+    Raises:
+        TrainingDiverged: where an answer is no number.
+    """
     from sklearn.metrics import roc_auc_score
 
     with precision.autocast():
         logits = predict_logits(network, packed, cells.rows)
+    if not np.isfinite(logits).all():
+        raise TrainingDiverged(
+            "The network answers to validation cells with values that are no numbers. Lower train.learning_rate or set "
+            "train.precision=fp32. The last checkpoint stays."
+        )
     losses = functional.cross_entropy(torch.tensor(logits), torch.tensor(cells.labels), reduction="none")
     right = pd.Series(logits.argmax(1) == cells.labels).groupby(cells.subjects).mean().sort_values()
     return {
@@ -104,12 +114,7 @@ class Fit:
         if not self.trainer.world.first:
             return {}
         trainer = self.trainer
-        row = validate(trainer.judged, trainer.packed, self.validation, trainer.precision)
-        if not math.isfinite(row["validation_loss"]):
-            raise TrainingDiverged(
-                f"The validation loss became {row['validation_loss']} in epoch {self.done.epoch + 1}."
-            )
-        return row
+        return validate(trainer.judged, trainer.packed, self.validation, trainer.precision)
 
     def _keep(self, row: dict[str, float]) -> None:
         done = self.done

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from blastwatch.console import say
 from blastwatch.decision import Thresholds
 from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, UsageError
@@ -47,7 +46,11 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Folds:
-    """What all recipes share. splits: folder of each fold's split; digests: of data, split (all folds) and pack."""
+    """What all recipes share.
+
+    packed: the pack, open; splits: folder of each fold's split; digests: of data, split (all folds) and pack;
+    run_id: of the MLflow run above those of the folds.
+    """
 
     cells: Path
     pack: Path
@@ -55,6 +58,7 @@ class Folds:
     splits: list[Path]
     digests: Mapping[str, str]
     out: Path
+    run_id: str
 
 
 def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
@@ -82,7 +86,7 @@ def for_fold(parameters: Parameters, fold: int) -> Parameters:
 
 
 def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings) -> Answers:
-    """Train and evaluate within the open MLflow run, each as its inputs ask for it."""
+    """Train and evaluate below the MLflow run of `folds`, each as its inputs ask for it."""
     what, split = f"{recipe.name}, fold {fold}", folds.splits[fold]
     trained, evaluated = (folds.out / recipe.name / str(fold) / part for part in ("train", "evaluate"))
     places = {"cells": folds.cells, "split": split, "pack": folds.pack}
@@ -91,9 +95,9 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     digest = read_json(split / SPLIT_FACTS, made_by="blastwatch crossvalidate")["digest"]
 
     def train() -> None:
-        labels = {NAME: what, RECIPE: recipe.name, FOLD: str(fold)}
+        labels = {NAME: what, PARENT: folds.run_id, RECIPE: recipe.name, FOLD: str(fold)}
         facts = run_training(parameters, settings, Within(labels=labels), **places, out=trained)
-        _supersede(recipe.name, fold, facts["run_id"])
+        _supersede(recipe.name, fold, parent=folds.run_id, kept=facts["run_id"])
 
     def evaluate() -> None:
         found = network_table(trained, read_split(folds.cells, split), folds.packed, parameters.evaluate)
@@ -112,8 +116,6 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS)}
     inputs |= flat({"evaluate": {key: value for key, value in sections["evaluate"].items() if key not in DRAWN}})
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
-    if not anew:
-        say(f"{what}: done before")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
     return read_answers(evaluated, kept, anew=anew)
@@ -164,16 +166,15 @@ def read_answers(folder: Path, facts: Mapping[str, Any], *, anew: bool) -> Answe
     )
 
 
-def _supersede(recipe: str, fold: int, run_id: str) -> None:
-    """Mark the earlier children of the open run that had the same recipe and fold."""
+def _supersede(recipe: str, fold: int, *, parent: str, kept: str) -> None:
+    """Mark the earlier children of a run that had the same recipe and fold."""
     import mlflow
 
-    parent = mlflow.active_run()
-    assert parent is not None, "called within the run of the cross-validation"
     client = mlflow.MlflowClient()
-    wanted = f"tags.`{PARENT}` = '{parent.info.run_id}' and tags.`{RECIPE}` = '{recipe}' and tags.`{FOLD}` = '{fold}'"
-    for child in client.search_runs([parent.info.experiment_id], wanted):
-        if child.info.run_id != run_id:
+    experiment = client.get_run(parent).info.experiment_id
+    wanted = f"tags.`{PARENT}` = '{parent}' and tags.`{RECIPE}` = '{recipe}' and tags.`{FOLD}` = '{fold}'"
+    for child in client.search_runs([experiment], wanted):
+        if child.info.run_id != kept:
             client.set_tag(child.info.run_id, SUPERSEDED, "true")
 
 

@@ -63,7 +63,8 @@ class Trainer:
                 learning_rate=parameters.learning_rate,
                 weight_decay=parameters.weight_decay,
                 layer_decay=parameters.layer_decay,
-            )
+            ),
+            fused=self.device.type == "cuda",  # one kernel for all weights, where each costs a launch
         )
         self.steps = -(-len(cells.rows) // parameters.batch_size)
         head, rest = probing(
@@ -145,7 +146,7 @@ class Trainer:
         draws, mixing = self._draw(number)
         count = len(chosen) * self.world.size
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        told = torch.empty(len(chosen))
+        told = torch.empty(len(chosen), device=self.device)
         edges = range(0, len(chosen) + 1, self.piece)
         for low, high in pairwise(edges):
             rows = slice(low, high)
@@ -156,7 +157,7 @@ class Trainer:
                 # DistributedDataParallel takes the mean over the processes, the loss is a sum over them.
                 self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.detach()
-            told[rows] = own.cpu()
+            told[rows] = own
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

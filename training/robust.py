@@ -27,12 +27,13 @@ class GroupWeights:
         """Shift weight to the groups of a batch with high losses. Groups without a cell in the batch keep theirs.
 
         Args:
-            groups, losses: of this process's share of the batch, shape (n,), on the CPU.
+            groups, losses: of this process's share of the batch, shape (n,); the losses may lie on a GPU, which is
+                waited for only where weights are learnt.
         """
         if self.step == 0:
             return
         sums = torch.zeros(2, self.count, dtype=torch.float64)
-        sums[0].index_add_(0, groups, losses.double())
+        sums[0].index_add_(0, groups, losses.cpu().double())
         sums[1].index_add_(0, groups, torch.ones(len(groups), dtype=torch.float64))
         total, cells = world.sum(sums)
         grown = self.values * torch.exp(self.step * total / cells.clamp(min=1))

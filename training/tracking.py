@@ -1,5 +1,6 @@
 """The MLflow run behind a model: where it is kept, how it is found again, and how it ends."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,8 +102,12 @@ def flat(parameters: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str:
-    """The commit of the checkout around a folder, with `+` where files differ from it; "" outside of one."""
-    call = ["git", "-C", str(folder)]
+    """The commit of the checkout around a folder, with `+` where files differ from it; "" outside of one, and where
+    there is no git."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    call = [git, "-C", str(folder)]
     head = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603
     if head.returncode:
         return ""

@@ -23,7 +23,7 @@ from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
 from training.sampling import side_of
 from training.splitting import check_leak
-from training.tracking import flat, git_commit, open_run, unfinished_run
+from training.tracking import NAME, flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
 
 WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
@@ -99,7 +99,7 @@ def run_training(
                 mlflow.log_params(flat(parameters.to_dict()))
 
             def told(row: Row) -> None:
-                _tell(row)
+                _tell(row, within.labels.get(NAME, ""))
                 within.on_epoch(row)
 
             done = _fit(parameters.train, rows, packed, checkpoint, world).run(told)
@@ -131,13 +131,16 @@ def _say_nothing(row: Row) -> None:
     """What processes beside the first one tell of an epoch."""
 
 
-def _tell(row: Row) -> None:
+def _tell(row: Row, name: str) -> None:
+    """Log the figures of an epoch, and say them, with the name of the training where it is one of many."""
     import mlflow
 
     mlflow.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
+    told = f"{name}: " if name else ""
     say(
-        f"epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss {row['validation_loss']:.3f}, "
-        f"accuracy by subject {row['validation_subject_accuracy']:.3f}, AUROC {row['validation_auroc']:.3f}"
+        f"{told}epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss "
+        f"{row['validation_loss']:.3f}, accuracy by subject {row['validation_subject_accuracy']:.3f}, "
+        f"AUROC {row['validation_auroc']:.3f}"
     )
 
 

@@ -20,6 +20,7 @@ from training.crossvalidation import FIGURES, PAGE, PREDICTIONS, run_crossvalida
 from training.evaluation import PREDICTIONS as PREDICTIONS_OF_ONE
 from training.evaluation import run_evaluation
 from training.experiment_commands import crossvalidate
+from training.loop import TrainingDiverged
 from training.parameters import EvaluateParameters
 from training.recipes import read_recipes
 from training.training_run import Within
@@ -248,3 +249,27 @@ def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
     with pytest.raises(DataError, match=r"image\.size=64"):
         work.run("image.size=64")
     assert not trained and not work.out.exists()
+
+
+def test_folds_are_trained_side_by_side(make, capfd):
+    work = make()
+    quick = ("train.architecture=mobilenet_v3_large", "train.epochs=1", "train.keep=last")
+    recipes = read_recipes(None, [*SMALL, *quick])
+    places = {name: work.cohort / name for name in ("cells", "audit", "pack")}
+    facts = run_crossvalidation(recipes, work.settings, **places, out=work.out, processes=2)
+    told = capfd.readouterr().err
+    assert "mobilenet_v3_large, fold 2: epoch 1  loss" in told and "[3/3] mobilenet_v3_large" in told
+    parent, children = runs_of(work)
+    assert [child.info.status for child in children] == ["FINISHED"] * 3 and parent.info.status == "FINISHED"
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {facts["run_id"]}
+    # What processes of their own made is what one process finds done, to the last digit.
+    assert run_crossvalidation(recipes, work.settings, **places, out=work.out) == facts
+    assert capfd.readouterr().err.count("done before") == 3
+
+
+def test_an_error_in_one_of_the_processes_is_raised(make):
+    work = make()
+    recipes = read_recipes(None, [*SMALL, "train.architecture=mobilenet_v3_large", "train.learning_rate=1e9"])
+    places = {name: work.cohort / name for name in ("cells", "audit", "pack")}
+    with pytest.raises(TrainingDiverged, match="Lower train.learning_rate"):
+        run_crossvalidation(recipes, work.settings, **places, out=work.out, processes=2)

@@ -1,0 +1,70 @@
+"""Several trainings of a cross-validation at a time, each in a process of its own.
+
+A small network leaves a GPU waiting for the next kernel, and a machine with many cores gains little from giving all of
+them to one small batch. Who has both trains several folds side by side.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from blastwatch.manifest import read_cells
+from blastwatch.settings import Settings
+from training.fold_answers import Answers, Folds, network_answers
+from training.pack import open_pack
+from training.recipes import Recipe
+
+Turn = tuple[Recipe, int]  # what is trained, and the fold that it does not see
+
+
+@dataclass
+class _Process:
+    """What a process opens once."""
+
+    folds: Folds
+    settings: Settings
+
+
+_opened: list[_Process] = []
+
+
+def answers_side_by_side(
+    turns: Sequence[Turn], folds: Folds, settings: Settings, *, processes: int
+) -> Iterator[tuple[Turn, Answers]]:
+    """Train and evaluate each turn; yields its answers as it is done, in whatever order that is.
+
+    The first error is raised as it came; turns that have not begun are then left out, those that have are finished.
+
+    Args:
+        processes: how many at a time; each takes its share of the cores.
+    """
+    context = get_context("forkserver")  # a process that has touched a GPU cannot be forked
+    context.set_forkserver_preload([__name__])
+    # The pack is a memory map: each process opens it anew and shares the pages, where pickling would copy it.
+    shared = {field.name: getattr(folds, field.name) for field in fields(folds) if field.name != "packed"}
+    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_open, initargs=(shared, settings, share)
+    ) as pool:
+        waiting = {pool.submit(_take, turn): turn for turn in turns}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _open(shared: dict[str, Any], settings: Settings, threads: int) -> None:
+    torch.set_num_threads(threads)
+    packed = open_pack(shared["pack"], read_cells(shared["cells"]))
+    _opened.append(_Process(Folds(packed=packed, **shared), settings))
+
+
+def _take(turn: Turn) -> Answers:
+    [process] = _opened
+    return network_answers(*turn, process.folds, process.settings)
