@@ -1,11 +1,13 @@
 """Inference engines: one interface over OpenVINO and torch, each opened from a verified model package.
 
 The float32 graph is the reference. A faster engine is chosen by name only, and how often it decides otherwise
-stands in the package's `precision`.
+stands in the package's `precision`. torch-bf16 on a GPU is `blastwatch.graph_engine`.
 """
 
 import ctypes
 import os
+import threading
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,13 +68,11 @@ class OpenVinoEngine:
 class TorchEngine:
     """torch eager in channels_last, rebuilt from the weights on whatever device is at hand."""
 
-    def __init__(self, package: Package, name: str, *, threads: int | None) -> None:
+    def __init__(self, package: Package, name: str) -> None:
         import torch
 
         from blastwatch.network import build, load_weights
 
-        if threads is not None:  # the number holds for the whole process, so nobody's OMP_NUM_THREADS is overruled
-            torch.set_num_threads(threads)
         self.name = name
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = torch.bfloat16 if name == "torch-bf16" else None
@@ -80,6 +80,7 @@ class TorchEngine:
         load_weights(network, package.folder / WEIGHTS)
         moved: Any = network.eval().to(self._device)
         self._network = moved.to(memory_format=torch.channels_last)
+        self._lock = threading.Lock()
 
     def infer(self, inputs: Inputs) -> Outputs:
         import torch
@@ -88,9 +89,22 @@ class TorchEngine:
 
         cells = torch.from_numpy(np.ascontiguousarray(inputs)).to(self._device)
         cells = cells.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None):
+        autocast = torch.autocast(self._device, dtype=self._dtype, enabled=self._dtype is not None)
+        with torch.inference_mode(), autocast, self._whole_float32():
             logits, embeddings = forward_with_embedding(self._network, cells)
         return Outputs(logits=logits.float().cpu().numpy(), embeddings=embeddings.float().cpu().numpy())
+
+    def _whole_float32(self) -> AbstractContextManager[object]:
+        """On a GPU torch rounds what it convolves to the 10 bits of TF32 unless it is told not to, and the reference
+        must not be rounded. What it is told holds for the process, so one batch is computed at a time."""
+        import torch
+
+        if self._device == "cpu" or self._dtype is not None:
+            return nullcontext()
+        entered = ExitStack()
+        entered.enter_context(self._lock)
+        entered.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+        return entered
 
 
 def choose(name: str) -> str:
@@ -126,12 +140,24 @@ def open_engine(package: Package, name: str = "auto", *, threads: int | None = N
         raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
     chosen = choose(name)
     if chosen.startswith("torch"):
-        return TorchEngine(package, chosen, threads=threads)
+        return _open_torch(package, chosen, threads)
     graph = package.folder / (ONNX_INT8 if chosen == "openvino-int8" else ONNX)
     try:
         return OpenVinoEngine(graph, chosen, threads=threads or len(os.sched_getaffinity(0)))
     except RuntimeError as error:
         raise PackageError(f"{graph.name} of the package cannot be compiled by OpenVINO: {error}.") from error
+
+
+def _open_torch(package: Package, name: str, threads: int | None) -> Engine:
+    import torch
+
+    if threads is not None:  # the number holds for the whole process, so nobody's OMP_NUM_THREADS is overruled
+        torch.set_num_threads(threads)
+    if name == "torch-bf16" and torch.cuda.is_available():
+        from blastwatch.graph_engine import open_graph_engine
+
+        return open_graph_engine(package, name)
+    return TorchEngine(package, name)
 
 
 def infer_all(engine: Engine, inputs: Inputs, *, batch_size: int = 32) -> Outputs:

@@ -154,12 +154,17 @@ def normalise(crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32
     """
     if crops.ndim != 4 or crops.shape[-1] != 3 or crops.dtype != np.uint8:
         raise ValueError(f"Expected uint8 of shape (n, size, size, 3) but got {crops.dtype} of shape {crops.shape}")
-    levels = np.arange(256, dtype=np.float64) / 255.0
     out = np.empty((len(crops), 3, *crops.shape[1:3]), dtype=np.float32)
-    for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
-        table = ((levels - mean) / std).astype(np.float32)
+    for channel, table in enumerate(levels(preprocessing)):
         np.take(table, crops[..., channel], out=out[:, channel])
     return out
+
+
+def levels(preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """What `normalise` makes of each of the 256 values: float32, shape (3, 256), one row a channel (R, G, B)."""
+    values = np.arange(256, dtype=np.float64) / 255.0
+    rows = [(values - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
+    return np.stack(rows).astype(np.float32)
 
 
 def to_input(data: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -15,13 +15,17 @@ MAY_IMPORT = {
     "serving": {"blastwatch", "monitoring", "serving"},
 }
 MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
-# The loop is made of torch, and is loaded when a command trains or measures.
-OF_TORCH = tuple(
-    f"training.{name}"
-    for name in (
-        "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers", "loop",
-        "optimizing", "pooled", "precision", "pretraining", "robust", "search", "training_run",
-    )
+# The loop is made of torch, and is loaded when a command trains or measures; so is the engine of a GPU.
+OF_TORCH = (
+    "blastwatch.folding",
+    "blastwatch.graph_engine",
+    *(
+        f"training.{name}"
+        for name in (
+            "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers",
+            "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search", "training_run",
+        )
+    ),
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "mlflow", "bentoml", "evidently", "openvino", "nncf", "onnx", "matplotlib", "dvc")
 
