@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blastwatch.addresses import encrypted
+from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
 from blastwatch.package import Package
 from blastwatch.settings import Settings
@@ -177,8 +178,6 @@ class ModelStore:
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
-        if self.settings.embedded_registry:
-            self.settings.home.mkdir(parents=True, exist_ok=True)
         return MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
 
     def _uri(self, number: str) -> str:
@@ -193,7 +192,7 @@ class ModelStore:
 
     @contextmanager
     def _reaching(self) -> Iterator["MlflowClient"]:
-        check_reachable(self.settings.tracking_uri)
+        check_reachable(self.settings)
         from mlflow.exceptions import MlflowException
 
         try:
@@ -212,8 +211,14 @@ class ModelStore:
         return RegistryError(f"MLflow at {where} refused: {error.message} ({error.error_code}).")
 
 
-def check_reachable(tracking_uri: str) -> None:
-    """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes."""
+def check_reachable(settings: Settings) -> None:
+    """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes.
+
+    The embedded store is made where it is missing.
+    """
+    tracking_uri = settings.tracking_uri
+    if settings.embedded_registry:
+        open_embedded(settings)
     if not tracking_uri.startswith(("http://", "https://")):
         return
     import httpx

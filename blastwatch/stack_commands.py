@@ -9,6 +9,7 @@ import click
 
 from blastwatch import DISCLAIMER
 from blastwatch.console import say
+from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import BlastwatchError
 from blastwatch.settings import Settings, load
 
@@ -48,6 +49,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     service = f"http://{settings.host}:{settings.port}"
     addresses = {"service": service}
     if settings.embedded_registry:
+        open_embedded(settings)  # before three processes open it at once
         children.start("mlflow", mlflow_server(settings.home, settings.artifacts, settings.mlflow_port))
         addresses["mlflow"] = f"http://{host}:{settings.mlflow_port}"
     else:

@@ -30,12 +30,10 @@ def open_run(
     Raises:
         RegistryUnreachable, RegistryError: where MLflow cannot be used.
     """
-    check_reachable(settings.tracking_uri)
+    check_reachable(settings)
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    if settings.embedded_registry:
-        settings.home.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.tracking_uri)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_INTERVAL)  # type: ignore[no-untyped-call]
@@ -85,7 +83,7 @@ def _experiment(settings: Settings) -> None:
 
 def unfinished_run(settings: Settings, key: str) -> str | None:
     """The latest run with the tag `blastwatch.key`: what a stopped training left behind."""
-    check_reachable(settings.tracking_uri)
+    check_reachable(settings)
     import mlflow
 
     client = mlflow.MlflowClient(settings.tracking_uri)
