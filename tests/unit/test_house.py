@@ -23,7 +23,8 @@ OF_TORCH = (
         f"training.{name}"
         for name in (
             "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers",
-            "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search", "training_run",
+            "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search", "side_by_side",
+            "training_run",
         )
     ),
 )  # fmt: skip
