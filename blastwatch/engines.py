@@ -111,10 +111,10 @@ def choose(name: str) -> str:
     """What `auto` means on this machine; any other name is returned as it is."""
     if name != "auto":
         return name
-    return "torch-bf16" if _has_gpu() else "openvino-f32"
+    return "torch-bf16" if has_gpu() else "openvino-f32"
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Whether torch finds a GPU. It is asked only where NVIDIA's driver is: loading torch takes seconds and 0.5 GB."""
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -133,7 +133,7 @@ def open_engine(package: Package, name: str = "auto", *, threads: int | None = N
         threads: inference threads; None takes every core this process may use, and leaves torch's number as it is.
 
     Raises:
-        UsageError: for an unknown name.
+        UsageError: for an unknown name, and for an engine that needs a GPU where there is none.
         PackageError: where the package lacks the graph or it cannot be compiled.
     """
     if name not in ENGINES:
@@ -153,7 +153,11 @@ def _open_torch(package: Package, name: str, threads: int | None) -> Engine:
 
     if threads is not None:  # the number holds for the whole process, so nobody's OMP_NUM_THREADS is overruled
         torch.set_num_threads(threads)
-    if name == "torch-bf16" and torch.cuda.is_available():
+    if name.endswith("-graphs"):
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"Expected an NVIDIA GPU for the engine {name} but torch finds none. Take openvino-f32 or torch-bf16."
+            )
         from blastwatch.graph_engine import open_graph_engine
 
         return open_graph_engine(package, name)

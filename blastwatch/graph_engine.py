@@ -28,7 +28,7 @@ from blastwatch.package import WEIGHTS, Package
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that have a graph; a larger batch goes in parts of the largest."""
 
-DTYPES = {"torch-bf16": torch.bfloat16, "torch-f16": torch.float16}
+DTYPES = {"torch-bf16-graphs": torch.bfloat16, "torch-f16-graphs": torch.float16}
 JOIN_RELU = False
 """Whether ReLUs are computed by cuDNN within the convolution; `tests/benchmarks/gpu.py` measures both ways."""
 

@@ -89,7 +89,7 @@ class Setting:
     help: str
 
 
-ENGINES = ("auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16")
+ENGINES = ("auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs")
 
 TABLE: tuple[Setting, ...] = tuple(
     Setting(name=name, variable=variable, default=default, parse=parse, help=text)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
-from blastwatch.engines import Engine, Outputs, infer_all, open_engine
+from blastwatch.engines import Engine, Outputs, has_gpu, infer_all, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
 from blastwatch.images import normalise
@@ -35,6 +35,7 @@ REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
 REFERENCE = "openvino-f32"
 COMPARED = ("openvino-f32", "openvino-bf16", "openvino-int8", "torch-bf16")
+COMPARED_ON_GPU = ("torch-bf16-graphs",)
 TIMED, TIMED_RUNS = 16, 3  # cells in a batch whose time is taken, and how often
 MOST_FOR_AXES = 2000  # training cells that the projection is fitted on
 
@@ -173,7 +174,7 @@ class _Maker:
         decided = self._decisions(expected)
         plain = self._rate(chosen, "torch-f32")
         found = {}
-        for name in COMPARED:
+        for name in (*COMPARED, *COMPARED_ON_GPU) if has_gpu() else COMPARED:
             blast = self._blast(chosen, name)
             found[name] = Precision(
                 cells=len(chosen),

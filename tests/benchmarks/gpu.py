@@ -42,11 +42,11 @@ ONE_BY_ONE = 300  # cells that are also answered alone, in the graph of one cell
 SEED = 0
 
 VARIANTS: dict[str, tuple[str, dict[str, bool]]] = {
-    "graphs bf16": ("torch-bf16", {"join_relu": False, "search": False}),
-    "graphs bf16, searched": ("torch-bf16", {"join_relu": False, "search": True}),
-    "graphs bf16, ReLU joined": ("torch-bf16", {"join_relu": True, "search": False}),
-    "graphs bf16, ReLU joined, searched": ("torch-bf16", {"join_relu": True, "search": True}),
-    "graphs f16": ("torch-f16", {"join_relu": False, "search": False}),
+    "graphs bf16": ("torch-bf16-graphs", {"join_relu": False, "search": False}),
+    "graphs bf16, searched": ("torch-bf16-graphs", {"join_relu": False, "search": True}),
+    "graphs bf16, ReLU joined": ("torch-bf16-graphs", {"join_relu": True, "search": False}),
+    "graphs bf16, ReLU joined, searched": ("torch-bf16-graphs", {"join_relu": True, "search": True}),
+    "graphs f16": ("torch-f16-graphs", {"join_relu": False, "search": False}),
 }
 
 
@@ -108,7 +108,7 @@ class Bench:
             found.append(calls * items / (time.perf_counter() - started))
         return statistics.median(found)
 
-    def graph_engine(self, label: str, name: str = "torch-bf16", **options: Any) -> GraphEngine:
+    def graph_engine(self, label: str, name: str = "torch-bf16-graphs", **options: Any) -> GraphEngine:
         """A fresh engine, and the seconds that it took to open."""
         started = time.perf_counter()
         options = {"sizes": self.batches, "device": self.asked.device} | options
@@ -303,6 +303,8 @@ def report(bench: Bench) -> None:
     )
     print("|---" * (2 + len(bench.found["batches"])) + "|")
     for name, row in found["raw"].items():
+        if not row:
+            continue  # it was cut off within this one
         shown = " | ".join(f"{row[str(size)]:.0f}" if str(size) in row else "" for size in bench.found["batches"])
         share = max(row.values()) * RESNET50_FLOP / (top * 1e12)
         known = bench.asked.architecture == "resnet50" and bench.shape.size == 224

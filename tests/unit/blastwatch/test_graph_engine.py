@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from blastwatch import engines
-from blastwatch.engines import TorchEngine, open_engine
+from blastwatch.engines import open_engine
+from blastwatch.errors import UsageError
 from blastwatch.folding import ConvRelu, fold
 from blastwatch.graph_engine import DTYPES, GraphEngine, HalfNetwork
 from blastwatch.images import Preprocessing, normalise
@@ -42,7 +42,7 @@ def crops():
 
 @pytest.fixture(scope="module")
 def engine():
-    return GraphEngine(lived_in("resnet18"), SHAPE, "torch-bf16", device="cpu", sizes=(1, 4), join_relu=True)
+    return GraphEngine(lived_in("resnet18"), SHAPE, "torch-bf16-graphs", device="cpu", sizes=(1, 4), join_relu=True)
 
 
 @pytest.mark.parametrize(("architecture", "left", "joined"), [
@@ -113,12 +113,13 @@ def test_float16_keeps_closer_to_float32(crops):
             expected = lived_in("resnet18")(cells)
             got, _ = HalfNetwork(lived_in("resnet18"), dtype, join_relu=False)(cells.to(dtype))
         apart[name] = float((got - expected).abs().max())
-    assert apart["torch-f16"] < apart["torch-bf16"] / 3
+    assert apart["torch-f16-graphs"] < apart["torch-bf16-graphs"] / 3
 
 
-def test_a_gpu_gets_the_engine_of_graphs(monkeypatch, tmp_path):
+def test_the_engine_of_graphs_is_for_a_gpu(monkeypatch, tmp_path):
     package = open_package(make_servable(tmp_path / "package"))
-    assert type(open_engine(package, "torch-bf16")) is TorchEngine
+    with pytest.raises(UsageError, match="Expected an NVIDIA GPU for the engine torch-bf16-graphs"):
+        open_engine(package, "torch-bf16-graphs")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("blastwatch.graph_engine.open_graph_engine", lambda package, name: (package.digest, name))
-    assert engines.open_engine(package, "torch-bf16") == (package.digest, "torch-bf16")
+    assert open_engine(package, "torch-bf16-graphs") == (package.digest, "torch-bf16-graphs")
