@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from blastwatch.settings import load
 from monitoring.capture import Capture
 from serving.app import Service, build_app
-from serving.live import open_live
+from serving.live import LiveModel, open_live
 from serving.metrics import ServiceMetrics
 
 
@@ -39,13 +39,14 @@ class Front:
 
 
 @contextmanager
-def front(served, home, **variables):
-    """Serve one version until the block ends; `variables` are settings."""
+def front(served, home, *, engine=None, **variables):
+    """Serve one version until the block ends; `variables` are settings, `engine` answers in place of the version's."""
     settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_THREADS": "1", **variables})
     settings.home.mkdir(exist_ok=True)
     capture = Capture(settings.predictions_url, queue_size=100)
     metrics = ServiceMetrics(CollectorRegistry())
-    service = Service(open_live(served, settings), settings, metrics, capture, threads=2)
+    live = LiveModel(served=served, engine=engine) if engine else open_live(served, settings)
+    service = Service(live, settings, metrics, capture, threads=2)
     config = uvicorn.Config(build_app(service), host="127.0.0.1", port=0, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
