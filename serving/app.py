@@ -25,7 +25,7 @@ from monitoring.store import Store, StoreError, UnknownPredictions, open_store
 from serving.audit import AuditLog
 from serving.batcher import Row
 from serving.binding import keyless
-from serving.callers import Callers, caller_of
+from serving.callers import Callers, caller_of, check_headers
 from serving.guard import GUARDED, open_guard
 from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits, respond
@@ -184,6 +184,8 @@ def build_app(service: Service) -> ASGIApp:
         Route("/v1/history", functools.partial(_history, service), methods=["GET"]),
         *webhook,
         Route("/metrics", functools.partial(_metrics, service), methods=["GET"]),
+        # BentoML answers these two, and leaves to this application whatever is no GET.
+        *(Route(path, _alive, methods=["GET"]) for path in ("/livez", "/readyz")),
         Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
         *page_routes(),
     ]
@@ -191,18 +193,25 @@ def build_app(service: Service) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
     known = {route.path for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
+    limits = {
+        "/v1/predict": one,
+        "/v1/explain": one,
+        "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
+    }
+
+    def admit(scope: Scope) -> None:
+        service.guard.admit(scope)
+        if scope["path"] in limits:
+            check_headers(scope)
+
     return Limits(
         app,
-        body_limits={
-            "/v1/predict": one,
-            "/v1/explain": one,
-            "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
-        },
+        body_limits=limits,
         # An unknown address must not become a label value of its own.
         observe=lambda scope, status, seconds: service.observe(
             scope["path"] if scope["path"] in known else "other", scope, status, seconds
         ),
-        admit=service.guard.admit,
+        admit=admit,
     )
 
 
@@ -337,8 +346,12 @@ async def _metrics(service: Service, _request: Request) -> Response:
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+async def _alive(_request: Request) -> Response:
+    return Response(status_code=200)
+
+
 async def _document(service: Service, _request: Request) -> Response:
-    return JSONResponse(document(service.settings))
+    return JSONResponse(document(service.settings, keyed=service.guard.wants_keys()))
 
 
 # -- errors -----------------------------------------------------------------------------------------------------

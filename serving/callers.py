@@ -3,13 +3,26 @@
 import logging
 from pathlib import Path
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import Scope
 
 from blastwatch.errors import BlastwatchError
 from monitoring.pseudonyms import Pseudonyms
-from serving.canary import CALLER_HEADER, PATIENT_HEADER
+from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
+from serving.problems import Problem
 
 _log = logging.getLogger("blastwatch.service")
+
+
+def check_headers(scope: Scope) -> None:
+    """Raise the `Problem` of a header that is longer than /docs.json allows."""
+    for name in (CALLER_HEADER, PATIENT_HEADER):
+        length = len(Headers(scope=scope).get(name, ""))
+        if length > LONGEST_HEADER:
+            raise Problem(
+                "header-too-long", f"Expected at most {LONGEST_HEADER} characters in {name} but got {length}."
+            )
 
 
 def caller_of(request: Request) -> str:

@@ -4,6 +4,7 @@ import hashlib
 
 CALLER_HEADER = "Blastwatch-Caller"
 PATIENT_HEADER = "Blastwatch-Patient"
+LONGEST_HEADER = 1024  # characters of each
 
 
 def position(*words: str) -> float:

@@ -59,6 +59,14 @@ class Keyring:
             raise _unauthorized("key-refused", "Expected a key that is good but got another.")
         return found
 
+    def in_use(self) -> bool:
+        """Whether a key is needed now; it is where the keys cannot be read."""
+        try:
+            self._follow()
+        except Problem:
+            return True
+        return not self._open
+
     def _follow(self) -> None:
         """Read the files again where the list was replaced."""
         now = mark(self._folder.list_file)
@@ -125,6 +133,10 @@ class Guard:
         except Problem as problem:
             self._refused(problem.kind.name)
             raise
+
+    def wants_keys(self) -> bool:
+        """Whether requests need a key now."""
+        return self._keyring.in_use()
 
     def charge(self, scope: Scope, cells: int) -> None:
         """Let a call that was let in pay for its further cells."""

@@ -6,7 +6,7 @@ from blastwatch import DISCLAIMER, __version__
 from blastwatch.decision import CLASS_NAMES, DECISIONS
 from blastwatch.settings import Settings
 from monitoring.statistics import STATISTICS
-from serving.canary import CALLER_HEADER, PATIENT_HEADER
+from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 from serving.guard import GUARDED, NEEDED, SIGNED
 from serving.keys import READ
 from serving.live_folder import REASONS
@@ -32,6 +32,11 @@ def _object(properties: Json, *, required: tuple[str, ...] | None = None) -> Jso
         "properties": properties,
         "required": list(properties) if required is None else list(required),
     }
+
+
+def _closed(properties: Json) -> Json:
+    """What a caller sends: these members, all of them, and no more."""
+    return _object(properties) | {"additionalProperties": False}
 
 
 def _reference(name: str) -> Json:
@@ -120,7 +125,7 @@ def _schemas() -> Json:
                 "disclaimer": _TEXT,
             }
         ),
-        "Label": _object({"id": _TEXT, "label": {"type": "string", "enum": list(CLASS_NAMES)}}),
+        "Label": _closed({"id": _TEXT, "label": {"type": "string", "enum": list(CLASS_NAMES)}}),
         "Problem": _object(
             {
                 "type": _TEXT | {"format": "uri-reference"},
@@ -137,7 +142,7 @@ def _schemas() -> Json:
 def _form(field: str, *, several: bool, at_most: int = 1) -> Json:
     file = {"type": "string", "format": "binary"}
     schema = {"type": "array", "items": file, "minItems": 1, "maxItems": at_most} if several else file
-    content = {"multipart/form-data": {"schema": _object({field: schema})}}
+    content = {"multipart/form-data": {"schema": _closed({field: schema})}}
     return {"required": True, "content": content}
 
 
@@ -147,7 +152,7 @@ def _headers(*names: str) -> list[Json]:
             "name": name,
             "in": "header",
             "required": False,
-            "schema": _TEXT | {"maxLength": 1024},
+            "schema": _TEXT | {"maxLength": LONGEST_HEADER},
             "description": _HEADERS[name],
         }
         for name in names
@@ -166,6 +171,14 @@ def _answers(description: str, media_type: str, schema: Json, *refusals: int) ->
     return answers
 
 
+def _linked(answers: Json) -> Json:
+    """The same answers, the good one with the way from it to the label that comes later."""
+    body = {"id": "$response.body#/id", "label": CLASS_NAMES[0]}
+    link = {"operationId": "add_label", "requestBody": body, "description": "The truth of this cell."}
+    answers["200"]["links"] = {"truth": link}
+    return answers
+
+
 def _webhook() -> Json:
     headers = [
         {"name": name, "in": "header", "required": True, "schema": _TEXT} for name in (SIGNATURE, TIMESTAMP, DELIVERY)
@@ -181,14 +194,14 @@ def _webhook() -> Json:
     }
 
 
-def _secured(paths: Json) -> Json:
+def _secured(paths: Json, *, keyed: bool) -> Json:
     """The same addresses with what the door says of each: the key, and the refusals before anything is read."""
     for path, methods in paths.items():
         if not path.startswith(GUARDED) or path in SIGNED:
             continue
         needed = NEEDED.get(path, READ)
         for operation in methods.values():
-            operation["security"] = [{"key": []}]
+            operation["security"] = [{"key": []}] if keyed else [{"key": []}, {}]
             operation["description"] = f"Where keys are in use it needs one with the permission `{needed}`."
             operation["responses"] = _answers("", "", {}, 401, 403, 429, 503) | operation["responses"]
     return paths
@@ -197,8 +210,12 @@ def _secured(paths: Json) -> Json:
 _IMAGE_REFUSALS = (400, 413, 415, 422, 429, 500, 504)
 
 
-def document(settings: Settings) -> Json:
-    """The document, OpenAPI 3.1, with this service's limits in it."""
+def document(settings: Settings, *, keyed: bool) -> Json:
+    """The document, OpenAPI 3.1, with this service's limits in it.
+
+    Args:
+        keyed: whether requests need a key.
+    """
     plain = {"200": {"description": "Yes.", "content": {"text/plain": {"schema": _TEXT}}}}
     results = _object(
         {"results": {"type": "array", "items": {"anyOf": [_reference("Prediction"), _reference("Problem")]}}}
@@ -221,8 +238,8 @@ def document(settings: Settings) -> Json:
                         "parameters": _headers(CALLER_HEADER, PATIENT_HEADER),
                         "summary": "Read one cell.",
                         "requestBody": _form("image", several=False),
-                        "responses": _answers(
-                            "The answer.", "application/json", _reference("Prediction"), *_IMAGE_REFUSALS
+                        "responses": _linked(
+                            _answers("The answer.", "application/json", _reference("Prediction"), *_IMAGE_REFUSALS)
                         ),
                     }
                 },
@@ -282,7 +299,8 @@ def document(settings: Settings) -> Json:
                 "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
                 "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
                 "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},
-            }
+            },
+            keyed=keyed,
         ),
         "components": {
             "schemas": _schemas(),

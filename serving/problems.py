@@ -55,6 +55,7 @@ TABLE: tuple[Kind, ...] = tuple(
             "The message is not signed as it must be",
             "Sign it with the secret both ends know.",
         ),
+        ("header-too-long", 400, "A header is too long", "Send a shorter name of the caller or the patient."),
         ("not-found", 404, "There is no such address", "The addresses are listed under /docs."),
         ("method-not-allowed", 405, "The method is not allowed here", "The methods are listed under /docs."),
         ("bad-request", 400, "The request cannot be read", "The requests are described under /docs."),

@@ -21,6 +21,7 @@ from serving.client import Client
 from serving.keys import KeyFolder
 from tests.cves import ATTACKS
 from tests.running import START_SECONDS, Running, environment, get, until
+from tests.schemathesis_run import run_schemathesis
 from tests.service_packages import crown, make_servable, write_cell
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -69,6 +70,13 @@ def test_predict_answers_and_is_captured(running, client):
         row = store.read().set_index("id").loc[answer["id"]]
     assert row["probability"] == answer["probability"]
     assert row["cell_area"] == answer["quality"]["statistics"]["cell_area"]
+
+
+@pytest.mark.slow
+def test_the_service_does_what_its_document_says(running):
+    """Each constraint of /docs.json kept and broken once, a few random requests, and labels for what was answered."""
+    found, said = run_schemathesis(running.url, examples=3)
+    assert found == 0, said
 
 
 def test_a_batch_answers_in_order_and_a_bad_image_spoils_only_itself(running, client):

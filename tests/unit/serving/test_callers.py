@@ -2,10 +2,12 @@
 
 import logging
 
+import pytest
 from starlette.requests import Request
 
 from monitoring.pseudonyms import SALT
-from serving.callers import Callers, caller_of
+from serving.callers import Callers, caller_of, check_headers
+from serving.problems import Problem
 
 
 def request(**headers):
@@ -17,6 +19,13 @@ def test_a_caller_is_its_header_else_its_address():
     assert caller_of(request(caller="lab 3")) == "lab 3"
     assert caller_of(request()) == "10.0.0.7"
     assert caller_of(Request({"type": "http", "headers": [], "client": None})) == ""
+
+
+@pytest.mark.parametrize("name", ["caller", "patient"])
+def test_a_header_longer_than_the_document_allows_is_refused(name):
+    check_headers(request(**{name: "x" * 1024}).scope)
+    with pytest.raises(Problem, match=f"at most 1024 characters in Blastwatch-{name.title()} but got 1025"):
+        check_headers(request(**{name: "x" * 1025}).scope)
 
 
 def test_a_patient_is_hashed(tmp_path):
