@@ -69,6 +69,12 @@ def _api_key(text: str) -> str:
     return text
 
 
+def _span_target(text: str) -> str:
+    if text not in ("", "console") and not text.startswith(("http://", "https://")):
+        raise ValueError("console, or an address that begins with http:// or https://, is needed")
+    return text
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -116,6 +122,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
         ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
         ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
+        ("traces", "BLASTWATCH_TRACES", "", _span_target, "where OpenTelemetry spans of requests go: console, or the address of an OTLP/HTTP collector; empty: none are made"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
         ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
         ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
@@ -170,6 +177,7 @@ class Settings:
     rate_limit: float
     rate_burst: int
     audit_log: str
+    traces: str
     follow_seconds: float
     memory_limit: float
     webhook_secret: str

@@ -1,17 +1,17 @@
 """The routes of the service, as one Starlette application that BentoML mounts."""
 
 import asyncio
+import contextvars
 import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -27,14 +27,15 @@ from serving.batcher import Row
 from serving.binding import keyless
 from serving.callers import Callers, caller_of, check_headers
 from serving.guard import GUARDED, open_guard
+from serving.handlers import HANDLERS
 from serving.lane import Lane, Slot
-from serving.limits import SMALL_BODY, Limits, respond
+from serving.limits import SMALL_BODY, Limits
 from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
 from serving.openapi import document
 from serving.page_routes import page_routes
 from serving.predictor import Prepared, prepare
-from serving.problems import Overloaded, Problem, of_image
+from serving.problems import Problem, of_image
 from serving.told import Told
 from serving.uploads import files, read_files, read_object
 from serving.webhook import receive
@@ -42,6 +43,7 @@ from serving.webhook import receive
 if TYPE_CHECKING:
     from serving.contest import Contest
     from serving.following import Following
+    from serving.tracing import Traces
 
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 
@@ -66,6 +68,7 @@ class Service:
         self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, *, threads: int
     ) -> None:
         self.settings, self.metrics, self.capture = settings, metrics, capture
+        self.traces = _open_traces(settings)
         self.slot = Slot(live.served.alias, self.open_lane(live))
         self.following: Following | None = None
         self.contest: Contest | None = None
@@ -88,6 +91,7 @@ class Service:
             self.settings,
             on_batch=self.metrics.observe_batch,
             on_lookup=lambda outcome: self.metrics.cache.labels(outcome).inc(),
+            traces=self.traces,
         )
 
     @contextmanager
@@ -109,18 +113,26 @@ class Service:
     async def in_thread(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Run work that would hold up the other requests."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, functools.partial(call, *arguments, **named))
+        work = functools.partial(call, *arguments, **named)
+        if self.traces is not None:
+            work = functools.partial(contextvars.copy_context().run, work)
+        return await loop.run_in_executor(self._pool, work)
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """A span of the current request, where spans are made."""
+        return nullcontext() if self.traces is None else self.traces.step(name)
 
     def prepare(self, lane: Lane, data: bytes) -> Prepared:
         """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
         started = time.perf_counter()
         try:
-            return prepare(
-                data,
-                lane.predictor.package,
-                max_bytes=self.settings.max_image_bytes,
-                max_pixels=self.settings.max_image_pixels,
-            )
+            with self.step("decode"):
+                return prepare(
+                    data,
+                    lane.predictor.package,
+                    max_bytes=self.settings.max_image_bytes,
+                    max_pixels=self.settings.max_image_pixels,
+                )
         except ImageRejected as error:
             self.metrics.rejected.labels(error.reason).inc()
             raise of_image(error) from error
@@ -132,7 +144,8 @@ class Service:
         seconds = time.perf_counter() - started
         answer, record = lane.predictor.answer(cell.prepared, *row, seconds=seconds, patient=patient)
         self.metrics.predictions.labels(record.label, record.decision).inc()
-        self.capture.submit(record)
+        with self.step("capture"):
+            self.capture.submit(record)
         if self.contest is not None:
             self.contest.answered(lane, record, cell.file)
         return answer
@@ -147,6 +160,8 @@ class Service:
     def observe(self, route: str, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that was answered, and write it into the audit log."""
         self.metrics.observe_request(route, status, seconds)
+        if self.traces is not None:
+            self.traces.end(scope, route, status)
         if scope["path"].startswith(GUARDED):
             self.audit.write(scope, route=route, status=status, seconds=seconds)
 
@@ -168,6 +183,16 @@ class Service:
         self.guard.close()
         self.audit.close()
         self.metrics.close()
+        if self.traces is not None:
+            self.traces.close()
+
+
+def _open_traces(settings: Settings) -> "Traces | None":
+    if not settings.traces:
+        return None
+    from serving.tracing import open_traces
+
+    return open_traces(settings.traces)
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -189,8 +214,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
         *page_routes(),
     ]
-    handlers = {Problem: _on_problem, Overloaded: _on_overload, HTTPException: _on_http, Exception: _on_failure}
-    app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
     known = {route.path for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
     limits = {
@@ -200,6 +224,8 @@ def build_app(service: Service) -> ASGIApp:
     }
 
     def admit(scope: Scope) -> None:
+        if service.traces is not None:
+            service.traces.begin(scope)
         service.guard.admit(scope)
         if scope["path"] in limits:
             check_headers(scope)
@@ -352,31 +378,3 @@ async def _alive(_request: Request) -> Response:
 
 async def _document(service: Service, _request: Request) -> Response:
     return JSONResponse(document(service.settings, keyed=service.guard.wants_keys()))
-
-
-# -- errors -----------------------------------------------------------------------------------------------------
-
-
-async def _on_problem(request: Request, error: Problem) -> Response:
-    return respond(error, request.scope)
-
-
-async def _on_overload(request: Request, error: Overloaded) -> Response:
-    return respond(error.problem(), request.scope)
-
-
-async def _on_http(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    if error.status_code == 404:
-        return respond(Problem("not-found", f"There is nothing at {request.url.path[:128]}."), request.scope)
-    if error.status_code == 405:
-        allowed = headers.get("Allow", "")
-        detail = f"Expected {allowed or 'another method'} but got {request.method}."
-        return respond(Problem("method-not-allowed", detail, headers=headers), request.scope)
-    return respond(Problem("bad-request", "The request cannot be read."), request.scope)
-
-
-async def _on_failure(request: Request, _error: Exception) -> Response:
-    """Starlette logs the traceback through the server; the caller learns only the request id."""
-    _log.error("Request %s failed", request.state.request_id)
-    return respond(Problem("internal", "The answer could not be made."), request.scope)

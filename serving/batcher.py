@@ -13,12 +13,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.engines import Outputs
 from serving.problems import Overloaded
+
+if TYPE_CHECKING:
+    from serving.tracing import Mark, Traces
 
 Cell = NDArray[np.float32]
 Row = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -33,6 +37,7 @@ class _Waiting:
     since: float
     patient: bool
     done: "asyncio.Future[Row]"
+    mark: "Mark | None"
 
 
 class Batcher:
@@ -43,6 +48,7 @@ class Batcher:
         max_batch_size: cells in one call of `infer`.
         longest_wait: seconds that a cell may wait for its batch before `Overloaded` is raised.
         on_batch: called with the number of cells and the seconds of each batch.
+        traces: where the spans of batches go.
     """
 
     def __init__(
@@ -52,11 +58,13 @@ class Batcher:
         max_batch_size: int,
         longest_wait: float,
         on_batch: Callable[[int, float], None] = lambda _cells, _seconds: None,
+        traces: "Traces | None" = None,
     ) -> None:
         self._infer = infer
         self._max_batch_size = max_batch_size
         self._longest_wait = longest_wait
         self._on_batch = on_batch
+        self._traces = traces
         self._queue: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._pump: asyncio.Task[None] | None = None
@@ -76,7 +84,8 @@ class Batcher:
         if not patient and expected > self._longest_wait:
             raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=len(self._queue))
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        waiting = [_Waiting(cell, now, patient, loop.create_future()) for cell in cells]
+        mark = None if self._traces is None else self._traces.mark()
+        waiting = [_Waiting(cell, now, patient, loop.create_future(), mark) for cell in cells]
         self._queue.extend(waiting)
         if self._pump is None or self._pump.done():
             self._pump = loop.create_task(self._drain())
@@ -90,8 +99,11 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
             cells = np.stack([row.cell for row in batch])
+            began = time.monotonic()
             running = loop.run_in_executor(self._thread, self._timed, cells)
             await asyncio.wait([running])
+            if self._traces is not None:
+                self._traces.batch([row.mark for row in batch if row.mark], began, time.monotonic())
             error = running.exception()
             for index, row in enumerate(batch):
                 if row.done.done():

@@ -6,6 +6,7 @@ Everything here may be called from any thread.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from blastwatch.explanation import Explainer
 from blastwatch.registry import Entry
@@ -16,6 +17,9 @@ from serving.live_folder import now
 from serving.predictor import Predictor, Prepared
 from serving.remembered import Remembered
 
+if TYPE_CHECKING:
+    from serving.tracing import Traces
+
 
 class Lane:
     """Version, engine, batcher. It ends once it is retired and nothing is in flight on it.
@@ -23,6 +27,7 @@ class Lane:
     Args:
         on_batch: called with the number of cells and the seconds of each batch.
         on_lookup: see `Remembered`.
+        traces: where the spans of batches go.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Lane:
         *,
         on_batch: Callable[[int, float], None] = lambda _n, _s: None,
         on_lookup: Callable[[str], None] = lambda _outcome: None,
+        traces: "Traces | None" = None,
     ) -> None:
         self.served = live.served
         self.since = now()
@@ -43,6 +49,7 @@ class Lane:
             max_batch_size=settings.max_batch_size,
             longest_wait=settings.max_latency_ms / 1000,
             on_batch=on_batch,
+            traces=traces,
         )
         self._remembered = Remembered(settings.answer_cache, on_lookup=on_lookup)
         self.ended = threading.Event()

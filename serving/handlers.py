@@ -1,0 +1,45 @@
+"""What becomes of an error that a route raised: an answer of the shape of all problems."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.limits import respond
+from serving.problems import Overloaded, Problem
+
+_log = logging.getLogger("blastwatch.service")
+
+
+async def on_problem(request: Request, error: Problem) -> Response:
+    return respond(error, request.scope)
+
+
+async def on_overload(request: Request, error: Overloaded) -> Response:
+    return respond(error.problem(), request.scope)
+
+
+async def on_http(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return respond(Problem("not-found", f"There is nothing at {request.url.path[:128]}."), request.scope)
+    if error.status_code == 405:
+        allowed = headers.get("Allow", "")
+        detail = f"Expected {allowed or 'another method'} but got {request.method}."
+        return respond(Problem("method-not-allowed", detail, headers=headers), request.scope)
+    return respond(Problem("bad-request", "The request cannot be read."), request.scope)
+
+
+async def on_failure(request: Request, _error: Exception) -> Response:
+    """Starlette logs the traceback through the server; the caller learns only the request id."""
+    _log.error("Request %s failed", request.state.request_id)
+    return respond(Problem("internal", "The answer could not be made."), request.scope)
+
+
+HANDLERS: Mapping[Any, Any] = {
+    Problem: on_problem, Overloaded: on_overload, HTTPException: on_http, Exception: on_failure,
+}  # fmt: skip
+"""For `starlette.applications.Starlette`."""
