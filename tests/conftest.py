@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,16 @@ def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], ob
         return folder
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def commands(made_once) -> Iterator[Path]:
+    """A folder with `blastwatch`, `dvc` and others for PATH: forks of a process that has loaded the libraries."""
+    from tests.preloaded import held, write_commands
+
+    folder = made_once("preloaded", lambda folder: write_commands(folder / "bin", folder / "socket"))
+    with held(folder / "socket"):
+        yield folder / "bin"
 
 
 @pytest.fixture(scope="session")

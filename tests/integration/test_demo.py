@@ -100,7 +100,7 @@ def test_a_second_version_is_promoted_and_rolled_back_and_the_restarted_service_
     def answering():
         """The version that a freshly started service names in its answer, and what its model says of itself."""
         with Processes(demo.environment | environment, tmp_path / "logs") as children:
-            children.start("service", [script("blastwatch"), "serve", "--port", port])
+            children.start("service", [str(demo.commands / "blastwatch"), "serve", "--port", port])
             children.wait_for("service", f"{address}/readyz")
             [answer] = run("predict", cell)
             assert answer["model"]["version"] == get(f"{address}/v1/model").json()["version"]

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from datetime import timedelta
 
@@ -64,12 +63,12 @@ def environment(settings, free_port):
 
 
 @pytest.fixture
-def blastwatch(environment):
+def blastwatch(environment, commands):
     """Runs a command and returns the finished process."""
 
     def run(*words):
         return subprocess.run(
-            [sys.executable, "-m", "blastwatch.cli", *words],
+            [commands / "blastwatch", *words],
             env=environment, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
@@ -95,13 +94,13 @@ def wait_for(port, condition, seconds=60):
 
 
 @pytest.mark.slow
-def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, cohort, reference, environment):
+def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, cohort, reference, environment, commands):
     random, new = np.random.default_rng(0), ["P012", "P013", "P014", "P015"]
     calm = window_of(cohort, new, 120, random)
     stained = calm.assign(od_blue=calm["od_blue"] + 6 * reference["od_blue"].std())
     port = int(environment["BLASTWATCH_MONITOR_PORT"])
     process = subprocess.Popen(
-        [sys.executable, "-m", "blastwatch.cli", "drift", "watch"],
+        [commands / "blastwatch", "drift", "watch"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

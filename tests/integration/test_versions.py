@@ -27,7 +27,7 @@ def project(demo, tmp_path):
     shutil.copytree(
         demo.folder, folder, ignore=shutil.ignore_patterns("home", "remote", "restained", ".dvc", "second*")
     )
-    work = Work(folder, "")
+    work = Work(folder, demo.commands)
     for name in MADE:  # as dvc does where there is git
         with (folder / name).parent.joinpath(".gitignore").open("a") as ignored:
             ignored.write(f"/{Path(name).name}\n")

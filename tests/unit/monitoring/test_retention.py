@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -88,9 +87,9 @@ def test_a_patient_is_gone_from_the_file_itself(url, retention, tmp_path):
         retention.forget("")
 
 
-def test_a_kill_before_any_statement_leaves_no_half_of_a_cell(tmp_path):
+def test_a_kill_before_any_statement_leaves_no_half_of_a_cell(tmp_path, commands):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.forgetting", str(tmp_path)],
+        [commands / "module", "tests.forgetting", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -22,6 +21,13 @@ ROOT = Path(__file__).parents[3]
 ARCHIVE = ROOT.parent / "shared/data/cnmc/fold_1.tar"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path(commands):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(commands), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A work folder with a drawn cohort, imported, audited and split."""
@@ -36,10 +42,8 @@ def work(tmp_path_factory):
 
 def call(folder, *arguments):
     """Run the command as a person does, in a process of its own."""
-    command = [sys.executable, "-m", "blastwatch.cli", "data", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    command = ["blastwatch", "data", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def run(folder, *arguments):

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -53,11 +52,12 @@ def _mark(folder):
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_two_processes_come_to_the_losses_of_one(cohort, tmp_path, monkeypatch):
+def test_two_processes_come_to_the_losses_of_one(cohort, tmp_path, monkeypatch, commands):
     monkeypatch.setattr(nn.Dropout, "forward", lambda _self, values: values)
     (tmp_path / "one").mkdir()
     one = train_small(cohort, tmp_path / "one").curves
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+    module = str(commands / "module")
+    words = [module, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", module,
              "tests.trainings", str(cohort), str(tmp_path / "two")]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
