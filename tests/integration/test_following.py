@@ -26,11 +26,12 @@ from serving.live_folder import LiveFolder
 from tests.running import Running, environment, get, post, until
 from tests.service_packages import crown, give_alias, make_servable, write_cell
 
+PAUSE = 0.05  # seconds; without one the callers take the cores that loading a version needs
 FOLLOWED = 20.0  # seconds; the figures are taken elsewhere, on a quiet machine
 
 
 class Callers:
-    """A few threads that ask without pause; what they were told, by version and status."""
+    """A few threads that ask all the time; what they were told, by version and status."""
 
     def __init__(self, service, cell, count=3):
         self._stop = threading.Event()
@@ -41,7 +42,7 @@ class Callers:
     def _ask(self, url, cell):
         data = cell.read_bytes()
         with httpx.Client(timeout=30) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE):
                 response = client.post(f"{url}/v1/predict", files={"image": data})
                 with self._lock:
                     if response.status_code == 200:
