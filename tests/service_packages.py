@@ -1,14 +1,18 @@
 """Packages that can be served, and a registry with a champion, for the tests of the service."""
 
 import dataclasses
+import functools
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
-from blastwatch.engines import infer_all, open_engine
+from blastwatch.engines import OpenVinoEngine, infer_all
 from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing, crop_cell, normalise
-from blastwatch.network import build, load_weights, save_weights
+from blastwatch.network import build, save_weights
 from blastwatch.package import (
     DIGESTS,
     MODEL,
@@ -16,7 +20,6 @@ from blastwatch.package import (
     ONNX_INT8,
     WEIGHTS,
     ModelInfo,
-    Package,
     Precision,
     seal,
 )
@@ -32,20 +35,14 @@ def make_servable(
     folder: Path, *, run_id: str = "run", architecture: str = "resnet18", size: int = 32, seed: int = 0
 ) -> Path:
     """Seal a package around an untrained network that its engines can run; `hem` is its wide limits' kind of image."""
-    import torch
-
     make_package(folder, run_id=run_id, seed=seed)
-    torch.manual_seed(seed)
-    network = build(architecture).eval()
-    save_weights(network, folder / WEIGHTS)
-    load_weights(network, folder / WEIGHTS)
-    (folder / ONNX).write_bytes(export(network, size))
-    (folder / ONNX_INT8).write_bytes((folder / ONNX).read_bytes())
-    width = network.fc.in_features
-    axes = np.random.default_rng(seed).normal(size=(32, width)).astype(np.float32)
+    made = make_network(architecture, size, seed)
+    (folder / WEIGHTS).write_bytes(made.weights)
+    (folder / ONNX).write_bytes(made.graph)
+    (folder / ONNX_INT8).write_bytes(made.graph)
+    axes = np.random.default_rng(seed).normal(size=(32, made.width)).astype(np.float32)
     write_projection(folder, axes)
-    shape = Preprocessing(crop=320, size=size)
-    known = image_statistics(crop_cell(draw_cell(0), shape), shape)
+    known = image_statistics(crop_cell(draw_cell(0), made.shape), made.shape)
     limits = {name: (known[name] * 0.5 - 0.5, known[name] * 1.5 + 0.5) for name in STATISTICS}
     info = ModelInfo.from_json((folder / MODEL).read_text())
     precision = {
@@ -53,15 +50,45 @@ def make_servable(
         for name in ("openvino-bf16", "openvino-int8", "torch-bf16")
     }
     info = dataclasses.replace(
-        info, architecture=architecture, preprocessing=shape, quality_limits=limits, precision=precision
+        info, architecture=architecture, preprocessing=made.shape, quality_limits=limits, precision=precision
     )
     (folder / MODEL).write_text(info.to_json())
-    crops = np.stack([crop_cell(draw_cell(number, radius=60.0 + 12 * number), shape) for number in range(4)])
-    engine = open_engine(Package(folder=folder, info=info, digest=""), "openvino-f32")
-    write_golden(folder, crops, infer_all(engine, normalise(crops, shape)).logits)
+    write_golden(folder, made.crops, made.logits)
     (folder / DIGESTS).unlink()
     seal(folder)
     return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a package holds of an untrained network: its files, and golden crops with its answers."""
+
+    weights: bytes
+    graph: bytes
+    width: int
+    shape: Preprocessing
+    crops: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+@functools.lru_cache(maxsize=3)
+def make_network(architecture: str, size: int, seed: int) -> Network:
+    """Drawing, exporting and compiling one takes a second, and most tests want the same."""
+    import torch
+
+    torch.manual_seed(seed)
+    network = build(architecture).eval()
+    graph = export(network, size)
+    shape = Preprocessing(crop=320, size=size)
+    crops = np.stack([crop_cell(draw_cell(number, radius=60.0 + 12 * number), shape) for number in range(4)])
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        save_weights(network, folder / WEIGHTS)
+        (folder / ONNX).write_bytes(graph)
+        engine = OpenVinoEngine(folder / ONNX, "openvino-f32", threads=len(os.sched_getaffinity(0)))
+        weights = (folder / WEIGHTS).read_bytes()
+    logits = infer_all(engine, normalise(crops, shape)).logits
+    return Network(weights, graph, network.fc.in_features, shape, crops, logits)
 
 
 def export(network, size: int) -> bytes:
