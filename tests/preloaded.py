@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -30,8 +30,8 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[1]
 HOLD, RUN = b"h", b"r"
 START_SECONDS = 120
-# Not nncf and onnxruntime: both start threads while they load, which a fork would miss.
 ENTRIES = {"blastwatch": "blastwatch.cli:main", "dvc": "dvc.cli:main", "mlflow": "mlflow.cli:cli"}
+# Not nncf and onnxruntime: both start threads while they load, which a fork would miss.
 LIBRARIES = (
     "dvc.cli", "dvc.commands.repro", "dvc.repo", "evidently", "evidently.metrics.embeddings",
     "evidently.ui.workspace", "matplotlib.pyplot", "mlflow.cli", "mlflow.pyfunc",
@@ -51,8 +51,9 @@ wire.sendall(json.dumps(asked).encode() + b"\\n")
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: wire.sendall(bytes([number])))
 code = int(wire.makefile("rb").readline() or -signal.SIGKILL)
+if -code in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(-code, signal.SIG_DFL)
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if code != -signal.SIGKILL else None
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
@@ -125,6 +126,8 @@ class Server:
             if not events:
                 return None
             for key, _ in events:
+                if key not in self._ready.get_map().values():  # closed by the one before
+                    continue
                 asked = key.data()
                 if asked is not None:
                     return asked
@@ -141,7 +144,12 @@ class Server:
             self._ready.register(wire, selectors.EVENT_READ, lambda: self._release(wire))
             return None
         with wire.makefile("rb") as words:
-            asked = json.loads(words.readline())
+            line = words.readline()
+        if not line.endswith(b"\n"):  # the caller was killed meanwhile
+            for stream in streams:
+                os.close(stream)
+            wire.close()
+            return None
         pid = os.fork()
         if pid == 0:
             os.setsid()
@@ -151,7 +159,7 @@ class Server:
             for other in (self._listener, wire, *self._holders, *self._children):
                 other.close()
             self._ready.close()
-            return asked
+            return json.loads(line)
         for stream in streams:
             os.close(stream)
         self._children[wire] = pid
@@ -166,7 +174,10 @@ class Server:
         wire.close()
 
     def _forward(self, wire: socket.socket) -> None:
-        numbers = wire.recv(16)
+        try:
+            numbers = wire.recv(16)
+        except ConnectionResetError:
+            numbers = b""
         for number in numbers:
             os.kill(self._children[wire], number)
         if not numbers:
@@ -179,7 +190,8 @@ class Server:
         os.close(ended)
         if wire in self._ready.get_map():
             self._ready.unregister(wire)
-            wire.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            with suppress(OSError):  # the caller is no more
+                wire.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
         wire.close()
 
 

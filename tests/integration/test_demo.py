@@ -24,12 +24,12 @@ def test_the_summary_says_what_happened(demo):
         assert word in demo.said
 
 
-def processes_naming(folder):
-    """The command lines of the running processes that name a folder."""
+def processes_of(folder):
+    """Command lines of the running processes that name a folder, or hold a file open in it, as each does its log."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(folder in part for part in process.cmdline()):
+            if any(folder in part for part in [*process.cmdline(), *(file.path for file in process.open_files())]):
                 found.append(process.cmdline())
     return found
 
@@ -40,7 +40,7 @@ def answers(port):
 
 
 def test_no_process_is_left(demo):
-    assert not processes_naming(str(demo.folder))
+    assert not processes_of(str(demo.folder))
 
 
 def test_another_stain_moves_more_than_clean_cells(demo):
@@ -149,7 +149,7 @@ def test_up_starts_every_page_and_leaves_nothing(demo, tmp_path, free_port):
             up.terminate()
             last = up.stdout.read()
     assert up.returncode == 0, last
-    assert not processes_naming(str(tmp_path / "home")) and not [port for port in ports.values() if answers(port)]
+    assert not processes_of(str(tmp_path / "home")) and not [port for port in ports.values() if answers(port)]
 
 
 @pytest.mark.parametrize(

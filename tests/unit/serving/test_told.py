@@ -1,18 +1,35 @@
 """What /v1/history says where all is well, where nothing is at hand, and where somebody changed it."""
 
+import shutil
 import sqlite3
 
 import pytest
 
+from blastwatch.settings import load
 from serving.problems import Problem
 from serving.told import Told
 from tests.service_packages import crown
 
 
+@pytest.fixture(scope="module")
+def crowned(tmp_path_factory, empty_store):
+    """A home with a champion; nothing in it is changed after."""
+    home = tmp_path_factory.mktemp("told") / "home"
+    home.mkdir()
+    shutil.copy(empty_store, home / "mlflow.db")
+    crown(load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "tester"}), home / "package")
+    return home
+
+
 @pytest.fixture
-def told(settings, tmp_path):
-    crown(settings, tmp_path / "package")
-    return Told(settings)
+def crowned_settings(crowned, tmp_path):
+    home = shutil.copytree(crowned, tmp_path / "copy", ignore=shutil.ignore_patterns("mlartifacts", "package*"))
+    return load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "tester"})
+
+
+@pytest.fixture
+def told(crowned_settings):
+    return Told(crowned_settings)
 
 
 def change(settings, statement):
@@ -27,15 +44,15 @@ def test_now_and_before(told):
     assert told.answer("2020-01-01")["entries"] == []
 
 
-def test_a_changed_entry_is_told_with_the_fault(told, settings):
-    change(settings, "update history set body = replace(body, 'tester', 'nobody') where number = 2")
+def test_a_changed_entry_is_told_with_the_fault(told, crowned_settings):
+    change(crowned_settings, "update history set body = replace(body, 'tester', 'nobody') where number = 2")
     answer = told.answer(None)
     assert answer["told"]["by"] == "nobody"
     assert not answer["check"]["intact"] and answer["check"]["faults"][0].startswith("2: ")
 
 
-def test_an_entry_that_cannot_be_read_is_a_problem(told, settings):
-    change(settings, "update history set body = '{' where number = 1")
+def test_an_entry_that_cannot_be_read_is_a_problem(told, crowned_settings):
+    change(crowned_settings, "update history set body = '{' where number = 1")
     with pytest.raises(Problem, match="Entry 1"):
         told.answer(None)
 
