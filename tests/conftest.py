@@ -60,7 +60,8 @@ def empty_store(made_once) -> Path:
     from mlflow import MlflowClient
 
     def fill(folder: Path) -> None:
-        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_registered_models()
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        MlflowClient(uri, uri).search_registered_models()  # both: MLflow keeps the registry of an earlier test
 
     return made_once("store", fill) / "mlflow.db"
 

@@ -179,7 +179,7 @@ class Server:
         except ConnectionResetError:
             numbers = b""
         for number in numbers:
-            os.kill(self._children[wire], number)
+            os.killpg(self._children[wire], number)
         if not numbers:
             self._ready.unregister(wire)
             os.killpg(self._children[wire], signal.SIGKILL)

@@ -277,12 +277,12 @@ def test_the_follower_is_started_again_and_ends_with_its_worker(home, service, f
 
 
 @pytest.fixture
-def mlflow(tmp_path, empty_store, free_port):
+def mlflow(tmp_path, empty_store, free_port, commands):
     """A real MLflow server with webhooks, and settings that point to it."""
     folder, port = tmp_path / "server", free_port()
     folder.mkdir()
     shutil.copy(empty_store, folder / "mlflow.db")
-    server = Server(folder, port)
+    server = Server(commands, folder, port)
     server.start()
     home = tmp_path / "home"
     home.mkdir()
@@ -293,8 +293,8 @@ def mlflow(tmp_path, empty_store, free_port):
 
 
 class Server:
-    def __init__(self, folder, port):
-        self.folder, self.port, self.url = folder, port, f"http://127.0.0.1:{port}"
+    def __init__(self, commands, folder, port):
+        self.commands, self.folder, self.port, self.url = commands, folder, port, f"http://127.0.0.1:{port}"
 
     def start(self):
         from cryptography.fernet import Fernet
@@ -304,9 +304,10 @@ class Server:
             MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS="true", MLFLOW_WEBHOOK_CACHE_TTL="1",
             MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=Fernet.generate_key().decode(),
         )  # fmt: skip
+        _, *words = mlflow_server(self.folder, self.folder / "artifacts", self.port)
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                mlflow_server(self.folder, self.folder / "artifacts", self.port),
+                [self.commands / "mlflow", *words],
                 env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         until(lambda: self.answers(), 60)

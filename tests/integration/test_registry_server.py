@@ -9,7 +9,7 @@ import pytest
 
 from blastwatch import history, promotion
 from blastwatch.errors import NotPermitted, RegistryError, SignatureInvalid
-from blastwatch.processes import Processes, script
+from blastwatch.processes import Processes
 from blastwatch.registry import Registry
 from blastwatch.settings import load
 from blastwatch.verification import verify
@@ -30,9 +30,10 @@ def clean(**variables):
     return kept | QUIET | variables
 
 
-def server(port, backend, artifacts, *more):
+def server(commands, port, backend, artifacts, *more):
     return [
-        script("mlflow"), "server", "--backend-store-uri", backend.replace("postgresql:", "postgresql+psycopg:"),
+        str(commands / "mlflow"), "server",
+        "--backend-store-uri", backend.replace("postgresql:", "postgresql+psycopg:"),
         "--artifacts-destination", artifacts.as_uri(), "--serve-artifacts", "--host", "127.0.0.1",
         "--port", str(port), "--workers", "1", *more,
     ]  # fmt: skip
@@ -59,7 +60,7 @@ def refuses_sources_that_lead_elsewhere(uri):
         assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), source
 
 
-def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
+def test_twenty_promoters_at_once(postgres, free_port, tmp_path, commands):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     variables = {
@@ -67,7 +68,7 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         "BLASTWATCH_HISTORY_URL": postgres.database("history"), "BLASTWATCH_POLICY": str(lenient(tmp_path)),
     }  # fmt: skip
     with Processes(clean(), tmp_path / "logs") as children:
-        children.start("mlflow", server(port, postgres.database("mlflow"), tmp_path / "artifacts"))
+        children.start("mlflow", server(commands, port, postgres.database("mlflow"), tmp_path / "artifacts"))
         children.wait_for("mlflow", f"{uri}/health")
         registry = Registry(load(variables))
         for seed in range(3):
@@ -86,7 +87,9 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path):
         refuses_sources_that_lead_elsewhere(uri)
 
 
-def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(empty_store, free_port, tmp_path, monkeypatch):
+def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(
+    empty_store, free_port, tmp_path, monkeypatch, commands
+):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     (tmp_path / "auth.ini").write_text(
@@ -98,7 +101,7 @@ def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(empty_store, fre
     accounts = clean(MLFLOW_FLASK_SERVER_SECRET_KEY="of this test", MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "auth.ini"))
     with Processes(accounts, tmp_path / "logs") as children:
         backend = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
-        children.start("mlflow", server(port, backend, tmp_path / "artifacts", "--app-name", "basic-auth"))
+        children.start("mlflow", server(commands, port, backend, tmp_path / "artifacts", "--app-name", "basic-auth"))
         children.wait_for("mlflow", f"{uri}/health")
         _as(monkeypatch, "admin", "a-long-password-of-a-test")
         _make_accounts(uri)
