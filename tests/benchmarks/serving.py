@@ -48,12 +48,16 @@ def multipart(field: str, bodies: list[bytes]) -> bytes:
     return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
 
 
-def request(port: int, path: str, body: bytes) -> bytes:
+def post(port: int, path: str, body: bytes, media_type: str) -> bytes:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n\r\n"
+        f"Content-Type: {media_type}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def request(port: int, path: str, body: bytes) -> bytes:
+    return post(port, path, body, f"multipart/form-data; boundary={BOUNDARY.decode()}")
 
 
 def exchange(connection: socket.socket, message: bytes) -> tuple[int, bytes]:
@@ -61,18 +65,36 @@ def exchange(connection: socket.socket, message: bytes) -> tuple[int, bytes]:
     connection.sendall(message)
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError(f"the connection ended before an answer: {received[:200]!r}")
+        received += part
     head, _, body = received.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-    wanted = int(fields[b"content-length"])
-    while len(body) < wanted:
-        body += connection.recv(65536)
+    wanted = int(fields.get(b"content-length", -1))  # -1: chunked
+    while len(body) < wanted if wanted >= 0 else not body.endswith(b"0\r\n\r\n"):
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError(f"the connection ended within an answer: {head[:200]!r}")
+        body += part
     return int(head.split()[1]), body
 
 
-def ask(port: int, messages: list[bytes], callers: int, seconds: float, out: "multiprocessing.Queue[list[float]]"):
-    """Several callers without pause, each on a connection of its own; puts the seconds of every answer."""
+@dataclasses.dataclass
+class Load:
+    """Answers a second, the seconds of each, and how many calls failed, the first of them in words."""
+
+    rate: float
+    took: list[float]
+    failed: int
+    first: str
+
+
+def ask(port: int, messages: list[bytes], callers: int, seconds: float, out: "multiprocessing.Queue") -> None:
+    """Several callers without pause, each on a connection of its own; puts the seconds of every answer, and every
+    failure in words."""
     took: list[float] = []
+    failures: list[str] = []
     end = time.monotonic() + seconds
 
     def one(number: int) -> None:
@@ -81,29 +103,43 @@ def ask(port: int, messages: list[bytes], callers: int, seconds: float, out: "mu
             while time.monotonic() < end:
                 turn += 1
                 started = time.perf_counter()
-                status, body = exchange(connection, messages[turn % len(messages)])
+                try:
+                    status, body = exchange(connection, messages[turn % len(messages)])
+                except OSError as error:  # this caller gives up
+                    failures.append(f"{type(error).__name__}: {error}")
+                    return
                 if status != 200:
-                    raise SystemExit(f"HTTP {status}: {body[:500]!r}")
-                took.append(time.perf_counter() - started)
+                    failures.append(f"HTTP {status}: {body[:500]!r}")
+                else:
+                    took.append(time.perf_counter() - started)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    out.put(took)
+    out.put((took, failures))
 
 
-def served(port: int, messages: list[bytes], callers: int, seconds: float) -> tuple[float, list[float]]:
-    """Answers a second, and the seconds of each."""
+def load_on(port: int, messages: list[bytes], callers: int, seconds: float) -> Load:
+    """Ask a server from a process of its own."""
     context = multiprocessing.get_context("fork")
-    out: multiprocessing.Queue[list[float]] = context.Queue()
+    out: multiprocessing.Queue = context.Queue()
     started = time.monotonic()
     process = context.Process(target=ask, args=(port, messages, callers, seconds, out))
     process.start()
-    took = out.get()
+    took, failures = out.get()
     process.join()
-    return len(took) / (time.monotonic() - started), took
+    rate = len(took) / (time.monotonic() - started)
+    return Load(rate=rate, took=took, failed=len(failures), first=failures[0] if failures else "")
+
+
+def served(port: int, messages: list[bytes], callers: int, seconds: float) -> tuple[float, list[float]]:
+    """Answers a second, and the seconds of each; none may fail."""
+    load = load_on(port, messages, callers, seconds)
+    if load.failed:
+        raise SystemExit(load.first)
+    return load.rate, load.took
 
 
 def bare(engine: Engine, package: Package, files: list[bytes], seconds: float) -> float:
