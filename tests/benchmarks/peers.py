@@ -75,7 +75,8 @@ def peers(asked: argparse.Namespace, model: Path) -> list[Peer]:
     if asked.litserve:
         found.append(Peer("LitServe", module("peer_litserve"), image("/predict", "image"), asked.litserve))
     if asked.ray:
-        found.append(Peer("Ray Serve", module("peer_ray"), image("/predict", "image"), asked.ray))
+        quiet = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}  # loopback, and no message to its makers
+        found.append(Peer("Ray Serve", module("peer_ray"), image("/predict", "image"), asked.ray, quiet))
     return [peer for peer in found if not asked.only or peer.name in asked.only]
 
 
