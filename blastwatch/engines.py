@@ -1,7 +1,7 @@
 """Inference engines: one interface over OpenVINO and torch, each opened from a verified model package.
 
 The float32 graph is the reference. A faster engine is chosen by name only, and how often it decides otherwise
-stands in the package's `precision`. torch-bf16 on a GPU is `blastwatch.graph_engine`.
+stands in the package's `precision`. torch-bf16-graphs is `blastwatch.graph_engine`.
 """
 
 import ctypes

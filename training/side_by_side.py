@@ -7,7 +7,7 @@ them to one small batch. Who has both trains several folds side by side.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from multiprocessing import get_context
 from typing import Any
 
@@ -22,15 +22,7 @@ from training.recipes import Recipe
 Turn = tuple[Recipe, int]  # what is trained, and the fold that it does not see
 
 
-@dataclass
-class _Process:
-    """What a process opens once."""
-
-    folds: Folds
-    settings: Settings
-
-
-_opened: list[_Process] = []
+_opened: list[tuple[Folds, Settings]] = []  # what a process opens once
 
 
 def answers_side_by_side(
@@ -62,9 +54,9 @@ def answers_side_by_side(
 def _open(shared: dict[str, Any], settings: Settings, threads: int) -> None:
     torch.set_num_threads(threads)
     packed = open_pack(shared["pack"], read_cells(shared["cells"]))
-    _opened.append(_Process(Folds(packed=packed, **shared), settings))
+    _opened.append((Folds(packed=packed, **shared), settings))
 
 
 def _take(turn: Turn) -> Answers:
-    [process] = _opened
-    return network_answers(*turn, process.folds, process.settings)
+    [(folds, settings)] = _opened
+    return network_answers(*turn, folds, settings)
