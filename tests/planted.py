@@ -46,12 +46,12 @@ def plant(root: Path, paths: Sequence[str], count: int, *, seed: int) -> Planted
             target = folder / f"UID_9{number:04d}_1_1_{label}{source.suffix}"
             shutil.copy(source, target)
         else:
-            target = folder / f"UID_9{number:04d}_1_1_{label}.{'jpg' if kind == 'JPEG 90' else 'png'}"
+            target = folder / f"UID_9{number:04d}_1_1_{label}.{'jpg' if kind == 'JPEG 90' else 'bmp'}"
             image = Image.open(source).convert("RGB")
             if kind == "JPEG 90":
                 image.save(target, quality=90)
             else:
-                COPIES[kind](image).save(target, compress_level=1)
+                COPIES[kind](image).save(target)
         name = target.relative_to(root).as_posix()
         kinds[name], originals[name] = kind, path
     return Planted(kinds, originals)

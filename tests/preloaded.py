@@ -37,7 +37,7 @@ LIBRARIES = (
     "evidently.ui.workspace", "matplotlib.pyplot", "mlflow.cli", "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store", "onnx", "openvino", "pandas", "pyarrow.parquet", "sklearn.ensemble",
     "sklearn.linear_model", "sklearn.metrics", "torch._dynamo", "torch.distributed.run", "torch.onnx", "torchvision",
-    "training.search", "training.evaluation", "training.training_run",
+    "training.search", "training.evaluation", "training.training_run", "uvicorn.main",
 )  # fmt: skip
 
 SHIM = """#!{python} -IS
@@ -94,7 +94,9 @@ def write_commands(folder: Path, socket_path: Path) -> None:
     installed = Path(sys.executable).parent
     for name in ("bentoml", "evidently"):
         (folder / name).symlink_to(installed / name)
-    texts = {"python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}
+    # MLflow's server is uvicorn in a process of its own, started by the Python beside it.
+    forked = f'[ "$1 $2" = "-m uvicorn" ] && shift && exec {folder / "module"} "$@"'
+    texts = {"python": f'#!/bin/sh\n{forked}\nexec {sys.executable} "$@"\n'}
     for name in (*ENTRIES, "module"):
         texts[name] = SHIM.format(
             python=sys.executable, address=str(socket_path), name=name, run=RUN, beside=str(folder / "python")

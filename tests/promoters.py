@@ -1,6 +1,5 @@
 """Many promoters at once, each a process of its own, started together."""
 
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from blastwatch import promotion
 from blastwatch.errors import AliasNotSet, UsageError
 from blastwatch.registry import Registry
 from blastwatch.settings import load
+from tests.forkserver import forkserver
 
 BACK = "back"
 READY_SECONDS = 120
@@ -20,8 +20,7 @@ _start = None
 
 def promote_at_once(wanted: Sequence[str], variables: Mapping[str, str]) -> list[str]:
     """Promote each version, or roll back where `BACK` stands; what was refused, and why."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = forkserver()
     begin = (dict(variables), context.Barrier(len(wanted)))
     with ProcessPoolExecutor(len(wanted), mp_context=context, initializer=_begin, initargs=begin) as pool:
         return [said for said in pool.map(_act, range(len(wanted)), wanted) if said]

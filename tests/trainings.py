@@ -6,11 +6,11 @@ trains it on the cohort in DATA and writes OUT/weights.safetensors and OUT/curve
 """
 
 import json
-import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 # What a training imports on the way: before the processes part, each would take seconds for it.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from blastwatch.errors import DataError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.network import save_weights
+from tests.forkserver import forkserver
 from training import loop
 from training.augmentation import Draws
 from training.checkpoint import save_checkpoint
@@ -87,11 +88,9 @@ def save_with_little_room(path: Path, room: int) -> None:
         path.with_name("said").write_text(str(error))
 
 
-def in_process(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+def in_process(work: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Some work, started in a process of its own that has torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=work, args=arguments)
+    process = forkserver().Process(target=work, args=arguments)
     process.start()
     return process
 

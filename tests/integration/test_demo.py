@@ -75,6 +75,7 @@ def test_the_package_is_sealed_and_loads_through_pyfunc(demo, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{demo.folder / 'home/mlflow.db'}")
     mlflow.set_tracking_uri(f"sqlite:///{demo.folder / 'home/mlflow.db'}")
+    mlflow.set_registry_uri(f"sqlite:///{demo.folder / 'home/mlflow.db'}")  # or it keeps that of an earlier test
     loaded = mlflow.pyfunc.load_model("models:/blastwatch/1")
     answers = loaded.predict(np.zeros((2, 3, 32, 32), np.float32))
     assert list(answers["probability"].between(0, 1)) == [True, True]

@@ -26,7 +26,7 @@ from serving.live_folder import LiveFolder
 from tests.running import Running, environment, get, post, until
 from tests.service_packages import crown, give_alias, make_servable, write_cell
 
-PAUSE = 0.05  # seconds; without one the callers take the cores that loading a version needs
+PAUSE = 0.2  # seconds; without one the callers take the cores that loading a version needs
 FOLLOWED = 20.0  # seconds; the figures are taken elsewhere, on a quiet machine
 
 

@@ -1,4 +1,3 @@
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -6,6 +5,7 @@ import pytest
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import RegistryError
 from blastwatch.settings import load
+from tests.forkserver import forkserver
 
 
 def experiments(home):
@@ -18,9 +18,7 @@ def experiments(home):
 
 
 def test_processes_that_open_a_new_store_at_once_all_get_it(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", __name__])
-    with ProcessPoolExecutor(3, mp_context=context) as pool:
+    with ProcessPoolExecutor(3, mp_context=forkserver()) as pool:
         assert list(pool.map(experiments, [tmp_path] * 3)) == [["Default"]] * 3
 
 

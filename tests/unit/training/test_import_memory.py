@@ -1,6 +1,5 @@
 """An import that was stopped goes on, one of unchanged files reads none, and what changed is read anew."""
 
-import multiprocessing
 import random
 import sqlite3
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
+from tests.forkserver import forkserver
 from tests.unit.training.test_import import draw
 from training.import_memory import ImportMemory
 from training.importing import import_cells
@@ -44,8 +44,7 @@ def undisturbed(source, tmp_path_factory):
 
 
 def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, tmp_path):
-    start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["training.importing"])
+    start = forkserver()
     seeded, known, killed = random.Random(7), [], 0
     memory, out = tmp_path / "home/imports.db", tmp_path / "cells"
     for _ in range(20):
