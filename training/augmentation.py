@@ -117,6 +117,8 @@ def _stain(cells: Tensor, draws: Draws) -> Tensor:
     y = torch.linspace(-1, 1, height, device=cells.device)
     slope = draws.light[:, 0, None, None] * x + draws.light[:, 1, None, None] * y[:, None]
     light.add_(slope[:, None]).clamp_(max=0).exp_()
+    # What is darker than the darkest that has a logarithm keeps its share of it: a channel without light stays without.
+    light.mul_(cells.mul(1 / DARKEST).clamp_(max=1))
     black = cells.amax(dim=1, keepdim=True) <= BACKGROUND
     return torch.where(black, cells, light)
 

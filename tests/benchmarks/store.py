@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks.store [--predictions N] [--url URL]`: what the monitor asks of a full database, each
-against reading one prediction in the same run, as a Markdown table; and the size of a prediction.
+"""`python -m tests.benchmarks.store [--predictions N] [--url URL | --postgres]`: what the monitor asks of a full
+database, each against reading one prediction in the same run, as a Markdown table; and the size of a prediction.
 
-The database is filled first: one prediction in ten has a label, ten cells a patient. Without `--url` it is a SQLite
-file.
+The database is filled first: a prediction a second, one in ten with a label, ten cells a patient. Without `--url` it is
+a SQLite file; with `--postgres` a PostgreSQL server is started for it, which does not wait for the disk (fsync=off).
+The drift report is that of a whole day, with Evidently's page; its reference has 1,200 cells of 24 patients.
 """
 
 import argparse
@@ -11,16 +12,22 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 
+from blastwatch.package import Package
+from blastwatch.processes import free_port
+from monitoring.drift import compare
 from monitoring.performance import Limits
 from monitoring.performance_report import MOST_CELLS, windows
 from monitoring.retention import open_retention
 from monitoring.statistics import STATISTICS
-from monitoring.store import open_store
-from tests.cohorts import NOON, record
+from monitoring.store import Store, open_store
+from tests import postgres
+from tests.cohorts import NOON, draw_cohort, record, unsealed_package
 
 DIGEST = "d" * 64
 LIMITS = Limits(tolerance=0.02, margin=0.05)
@@ -61,13 +68,24 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def report_a_day(store: Store, package: Package, folder: Path) -> int:
+    """Read a day and hold it against the reference; returns the cells."""
+    day = store.read(since=NOON, until=NOON + timedelta(days=1), model_digest=package.digest)
+    return int(compare(package, day, version="1", folder=folder).document["window"]["cells"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--predictions", type=int, default=100_000)
     parser.add_argument("--url")
+    parser.add_argument("--postgres", action="store_true")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = asked.url or f"sqlite:///{scratch}/predictions.db"
+        if asked.postgres:
+            url = stack.enter_context(postgres.running(free_port())).url
+        package = unsealed_package(scratch / "package", draw_cohort(np.random.default_rng(1), patients=24, cells=50))
         rate = fill(url, asked.predictions)
         with open_store(url) as store, open_retention(url) as retention:
             one = {"model_digest": DIGEST, "since": NOON + timedelta(seconds=10), "until": NOON + timedelta(seconds=11)}
@@ -80,17 +98,17 @@ def main() -> None:
                 "their performance by day": lambda: windows(
                     store.answers(model_digest=DIGEST, limit=MOST_CELLS), LIMITS, KNOWN, days=1
                 ),
+                "a drift report of a day": lambda: report_a_day(store, package, scratch / "drift"),
                 "one patient forgotten": lambda: retention.forget(hashlib.sha256(b"7").hexdigest()),
                 "10,000 cells deleted by age": lambda: retention.by_age(NOON + timedelta(seconds=10_010)),
             }
             print(f"{asked.predictions} predictions, {usage.bytes / usage.predictions:.0f} bytes each, "
                   f"stored at {rate:.0f} a second; reading one takes {1000 * plain:.1f} ms\n")  # fmt: skip
-            print("| what | seconds | times reading one |\n|---|---|---|")
+            print("| what | seconds | times reading one | peak memory until then, MiB |\n|---|---|---|---|")
             for name, call in calls.items():
                 seconds = timed(call)
-                print(f"| {name} | {seconds:.2f} | {seconds / plain:.0f} |", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\npeak memory of the process: {peak:.0f} MiB")
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                print(f"| {name} | {seconds:.2f} | {seconds / plain:.0f} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,23 @@ def test_a_blur_is_the_gaussian_of_scipy(cell):
     assert np.allclose(ours.numpy()[:, inside], theirs[:, inside], atol=1e-5)
 
 
+def test_a_channel_without_light_stays_without(cell):
+    """The network is evaluated on such values, so training may not lift them to the darkest that has a logarithm."""
+    dark = cell.clone()
+    dark[:, 0] = 0
+    dark[:, 1] = torch.where(cell[:, 1] > 0, 0.5 / 255, 0)
+    assert torch.allclose(augment(dark, still()), dark, atol=2e-6)
+    turned = augment(dark, draw(1, seeded(), strength=0.0))
+    assert (turned[:, 0] == 0).all()
+
+
 def test_a_stain_adds_in_optical_density(cell):
     density = torch.tensor([[[1.2, 0.05, 0], [0, 0.9, 0.1], [0, 0, 1.1]]])
     added = torch.tensor([[0.05, 0.02, -0.03]])
     ours = augment(cell, still(density=density, added=added))[0].numpy()
     absorbed = -np.log(np.maximum(cell[0].numpy(), 1 / 255))
     expected = np.exp(-np.maximum(np.tensordot(density[0].numpy(), absorbed, 1) + added[0].numpy()[:, None, None], 0))
+    expected *= np.minimum(cell[0].numpy() * 255, 1)
     inside = cell[0].numpy().max(axis=0) > BACKGROUND
     assert np.allclose(ours[:, inside], expected[:, inside], atol=1e-5)
 
