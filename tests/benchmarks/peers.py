@@ -140,7 +140,7 @@ def measure(port: int, messages: list[bytes], asked: argparse.Namespace) -> dict
 def ours(settings: Settings, asked: argparse.Namespace, files: list[bytes]) -> dict[str, dict[str, float]]:
     service = Running(settings, free_port(), BLASTWATCH_ENGINE=asked.engine, BLASTWATCH_MAX_LATENCY_MS="60000")
     try:
-        service.wait_until_ready()
+        service.wait_until_ready().wait_until_following()  # which the peers do not, so nothing of it is theirs
         messages = [request(service.port, "/v1/predict", multipart("image", [data])) for data in files]
         return measure(service.port, messages, asked)
     finally:
