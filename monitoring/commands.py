@@ -139,7 +139,10 @@ def calibrate(
 def _print_report(document: dict[str, Any]) -> None:
     window = document["window"]
     verdict = "drift" if document["drifted"] else "no drift"
-    click.echo(f"Version {document['version']}, {window['cells']} cells from {window['since']} to {window['until']}")
+    some = f" ({document['compared']} of them compared)" if document["compared"] < window["cells"] else ""
+    click.echo(
+        f"Version {document['version']}, {window['cells']} cells{some} from {window['since']} to {window['until']}"
+    )
     rows = [["column", "score", "threshold", ""]]
     rows += [
         [column["name"], f"{column['score']:.3f}", f"{column['threshold']:.3f}", "drift" if column["drifted"] else ""]

@@ -23,6 +23,10 @@ from monitoring.scores import EMBEDDING_SCORE, LABEL, NUMERIC
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
 
+MOST_COMPARED = 2000
+"""Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
+(57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
+
 if TYPE_CHECKING:
     from evidently import Dataset
     from evidently.core.report import Snapshot
@@ -60,7 +64,8 @@ def compare(
     """Compare predictions with the package's reference and write the report as HTML and JSON.
 
     Args:
-        current: from `monitoring.store.Store.read`, predictions of this package only.
+        current: from `monitoring.store.Store.read`, predictions of this package only, in order of time. Of more than
+            `MOST_COMPARED` so many are compared, evenly spaced over the window.
         version: number of the package's version in the registry.
         folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing.
         minimum: predictions below which no verdict is given.
@@ -85,8 +90,9 @@ def compare(
             "each version is compared with its own reference."
         )
     moment = (timestamp or datetime.now(UTC)).astimezone(UTC)
-    thresholds = thresholds_for(calibration, len(current))
-    snapshot = _run(_columns_of(current), _columns_of(package.reference()), thresholds, moment)
+    compared = _spread(current)
+    thresholds = thresholds_for(calibration, len(compared))
+    snapshot = _run(_columns_of(compared), _columns_of(package.reference()), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
@@ -98,6 +104,7 @@ def compare(
             "until": current["time"].max().isoformat(),
             "cells": len(current),
         },
+        "compared": len(compared),
         "drifted": drifted,
         "columns": columns,
         "causes": name_causes(calibration.get("signatures"), current) if drifted else [],
@@ -107,6 +114,12 @@ def compare(
         snapshot.save_html(document["report"])
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     return DriftReport(document, snapshot)
+
+
+def _spread(current: pd.DataFrame) -> pd.DataFrame:
+    """All of a window, or as many of its cells as are compared: every patient keeps their share of it."""
+    count = min(len(current), MOST_COMPARED)
+    return current.iloc[np.linspace(0, len(current) - 1, count).round().astype(np.intp)]
 
 
 def _columns_of(frame: pd.DataFrame) -> pd.DataFrame:

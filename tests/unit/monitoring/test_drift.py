@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from blastwatch.errors import DataError
 from monitoring.calibration import thresholds_for
-from monitoring.drift import TooFewPredictions, compare
+from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare
+from monitoring.scores import EMBEDDING_SCORE
 from tests.cohorts import as_predictions, draw_cohort, scores_of, unsealed_package, window_of
 
 
@@ -42,7 +44,7 @@ def report(package, window, tmp_path_factory):
 
 def test_the_document(report):
     document = report.document
-    assert list(document) == ["version", "window", "drifted", "columns", "causes", "report"]
+    assert list(document) == ["version", "window", "compared", "drifted", "columns", "causes", "report"]
     assert document["causes"] == []
     assert document["version"] == "3" and document["window"]["cells"] == 120
     assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"
@@ -68,6 +70,20 @@ def test_a_stain_shift_drifts(package, window, reference, tmp_path):
     found = compare(package, as_predictions(stained, digest=package.digest), version="3", folder=tmp_path).document
     assert found["drifted"] is True
     assert [column["name"] for column in found["columns"] if column["drifted"]] == ["od_blue"]
+
+
+def test_of_a_large_window_some_cells_are_compared_evenly_spaced(package, reference, window, tmp_path):
+    """All of a day's cells would need a kernel of tens of gigabytes."""
+    many = pd.concat([window] * 21, ignore_index=True)
+    found = compare(package, as_predictions(many, digest=package.digest), version="3", folder=tmp_path).document
+    assert (found["window"]["cells"], found["compared"]) == (2520, MOST_COMPARED)
+    chosen = many.iloc[np.linspace(0, 2519, MOST_COMPARED).round().astype(int)]
+    assert (chosen.index[0], chosen.index[-1]) == (0, 2519) and chosen.index.is_unique
+    ours = scores_of(reference, chosen)
+    for column in found["columns"]:
+        # Beyond 1,000 cells Evidently takes the width of the embeddings' kernel from a sample of them.
+        close = 1e-2 if column["name"] == EMBEDDING_SCORE else 1e-9
+        assert column["score"] == pytest.approx(ours[column["name"]], rel=close), column["name"]
 
 
 def test_too_few_get_no_verdict(package, window, tmp_path):
