@@ -23,13 +23,13 @@ from monitoring.scores import EMBEDDING_SCORE, LABEL, NUMERIC
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
 
-MOST_COMPARED = 2000
-"""Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
-(57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
-
 if TYPE_CHECKING:
     from evidently import Dataset
     from evidently.core.report import Snapshot
+
+MOST_COMPARED = 2000
+"""Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
+(57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
 
 
 class TooFewPredictions(DataError):

@@ -1,6 +1,7 @@
 """Prometheus and Alertmanager on the files of `deploy/`, quickened, and a pager that keeps what it is sent."""
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -81,8 +82,7 @@ def start_alerting(children: Processes, folder: Path, ports: dict[str, int]) -> 
     folder.mkdir()
     for name in ("prometheus/prometheus.yml", "prometheus/rules.yml", "alertmanager/alertmanager.yml"):
         text = (DEPLOY / name).read_text()
-        for known, port in ports.items():
-            text = text.replace(f"127.0.0.1:{known}", f"127.0.0.1:{port}")
+        text = re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{ports[found[1]]}", text)
         # Not the windows of rates in the rules' expressions, only how long one has to hold.
         quickened = [pair for pair in QUICKENED if "for:" in pair[0]] if name.endswith("rules.yml") else QUICKENED
         for slow, quick in quickened:
