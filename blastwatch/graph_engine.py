@@ -66,6 +66,8 @@ class HalfNetwork(nn.Module):
 class GraphEngine:
     """Replays one network. All of it may be called from several threads.
 
+    `abreast` is 1: two batches on one GPU have not been measured.
+
     Args:
         network: float32, of `blastwatch.network.build`; it is taken apart and cannot be used afterwards.
         name: of `DTYPES`.
@@ -74,6 +76,8 @@ class GraphEngine:
         join_relu, search: see `JOIN_RELU` and `SEARCH`.
         compiled: lets torch.compile write the kernels, which takes minutes and needs a C compiler.
     """
+
+    abreast = 1
 
     def __init__(
         self,
@@ -112,6 +116,10 @@ class GraphEngine:
     def infer(self, inputs: Inputs) -> Outputs:
         """As `blastwatch.engines.Engine.infer`."""
         return self._in_parts(inputs, self._shape, np.float32, lambda cells: cells)
+
+    def infer_beside(self, inputs: Inputs) -> Outputs:
+        """The same as `infer`."""
+        return self.infer(inputs)
 
     def infer_crops(self, crops: Pixels) -> Outputs:
         """What `infer` gives for the normalised crops, bit for bit, with a quarter of the bytes sent to the device.

@@ -1,4 +1,4 @@
-"""The routes of the service, as one Starlette application that BentoML mounts."""
+"""What the routes of the service share, and all of them as one Starlette application that BentoML mounts."""
 
 import asyncio
 import contextvars
@@ -9,36 +9,32 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
-from blastwatch import DISCLAIMER
-from blastwatch.errors import DataError, ImageRejected
+from blastwatch.errors import ImageRejected
 from blastwatch.settings import Settings
-from monitoring.capture import GATHER_SECONDS, Capture
-from monitoring.store import Store, StoreError, UnknownPredictions, open_store
+from monitoring.capture import Capture
+from monitoring.store import Store, open_store
+from serving.about_routes import about_routes
 from serving.audit import AuditLog
 from serving.batcher import Row
 from serving.binding import keyless
 from serving.callers import Callers, caller_of, check_headers
+from serving.cell_routes import cell_routes
 from serving.guard import GUARDED, open_guard
 from serving.handlers import HANDLERS
 from serving.lane import Lane, Slot
 from serving.limits import SMALL_BODY, Limits
 from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
-from serving.openapi import document
 from serving.page_routes import page_routes
-from serving.predictor import Prepared, prepare
-from serving.problems import Problem, of_image
+from serving.predictor import Cell, Prepared, prepare
+from serving.problems import of_image
 from serving.told import Told
-from serving.uploads import files, read_files, read_object
-from serving.webhook import receive
 
 if TYPE_CHECKING:
     from serving.contest import Contest
@@ -49,13 +45,6 @@ BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the 
 
 _log = logging.getLogger("blastwatch.service")
 Result = TypeVar("Result")
-
-
-class Cell(NamedTuple):
-    """One image file as it was sent, and what was made of it."""
-
-    file: bytes
-    prepared: Prepared
 
 
 class Service:
@@ -122,8 +111,11 @@ class Service:
         """A span of the current request, where spans are made."""
         return nullcontext() if self.traces is None else self.traces.step(name)
 
-    def prepare(self, lane: Lane, data: bytes) -> Prepared:
+    async def prepare(self, lane: Lane, data: bytes) -> Prepared:
         """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
+        return await self.in_thread(self._prepare, lane, data)
+
+    def _prepare(self, lane: Lane, data: bytes) -> Prepared:
         started = time.perf_counter()
         try:
             with self.step("decode"):
@@ -197,23 +189,7 @@ def _open_traces(settings: Settings) -> "Traces | None":
 
 def build_app(service: Service) -> ASGIApp:
     """The whole application: routes, problems, limits."""
-    webhook = [Route("/v1/webhook", functools.partial(_webhook, service), methods=["POST"])]
-    if service.following is None or not service.settings.webhook_secret:
-        webhook = []
-    routes = [
-        Route("/v1/predict", functools.partial(_predict, service), methods=["POST"]),
-        Route("/v1/predict_batch", functools.partial(_predict_batch, service), methods=["POST"]),
-        Route("/v1/explain", functools.partial(_explain, service), methods=["POST"]),
-        Route("/v1/labels", functools.partial(_labels, service), methods=["POST"]),
-        Route("/v1/model", functools.partial(_model, service), methods=["GET"]),
-        Route("/v1/history", functools.partial(_history, service), methods=["GET"]),
-        *webhook,
-        Route("/metrics", functools.partial(_metrics, service), methods=["GET"]),
-        # BentoML answers these two, and leaves to this application whatever is no GET.
-        *(Route(path, _alive, methods=["GET"]) for path in ("/livez", "/readyz")),
-        Route("/docs.json", functools.partial(_document, service), methods=["GET"]),
-        *page_routes(),
-    ]
+    routes = [*cell_routes(service), *about_routes(service), *page_routes()]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     known = {route.path for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
@@ -239,142 +215,3 @@ def build_app(service: Service) -> ASGIApp:
         ),
         admit=admit,
     )
-
-
-# -- routes -----------------------------------------------------------------------------------------------------
-
-
-async def _predict(service: Service, request: Request) -> Response:
-    started = time.perf_counter()
-    data = await _one_image(request)
-    with service.taken(request) as lane:
-        cell = Cell(data, await service.in_thread(service.prepare, lane, data))
-        (row,) = await lane.outputs([cell.prepared])
-        return JSONResponse(service.conclude(lane, cell, row, started, service.callers.patient(request)))
-
-
-async def _predict_batch(service: Service, request: Request) -> Response:
-    started = time.perf_counter()
-    form = await read_files(request, "images", at_most=service.settings.max_batch_images)
-    size, results = service.settings.max_batch_size, []
-    patient = service.callers.patient(request)
-    try:
-        uploads = files(form, "images")
-        service.guard.charge(request.scope, len(uploads))
-        with service.taken(request, cells=len(uploads)) as lane:  # one version answers the whole call
-            for first in range(0, len(uploads), size):
-                part = [await file.read() for file in uploads[first : first + size]]
-                prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
-                cells = [item.prepared for item in prepared if isinstance(item, Cell)]
-                # Part by part, so that a large batch does not stand before everybody else's single cells.
-                rows = iter(await lane.outputs(cells, patient=first > 0))
-                results += [
-                    service.conclude(lane, item, next(rows), started, patient)
-                    if isinstance(item, Cell)
-                    else item.document(instance=request.url.path, request_id=request.state.request_id)
-                    for item in prepared
-                ]
-    finally:
-        await form.close()
-    return JSONResponse({"results": results})
-
-
-async def _prepared_or_problem(service: Service, lane: Lane, data: bytes) -> Cell | Problem:
-    try:
-        return Cell(data, await service.in_thread(service.prepare, lane, data))
-    except Problem as problem:
-        return problem
-
-
-async def _explain(service: Service, request: Request) -> Response:
-    data = await _one_image(request)
-    with service.taken(request) as lane:
-        try:
-            picture, label = await service.in_thread(
-                lane.explainer.explain, data, max_pixels=service.settings.max_image_pixels
-            )
-        except ImageRejected as error:
-            service.metrics.rejected.labels(error.reason).inc()
-            raise of_image(error) from error
-        headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": lane.version}
-    return Response(picture, media_type="image/png", headers=headers)
-
-
-async def _one_image(request: Request) -> bytes:
-    form = await read_files(request, "image", at_most=1)
-    try:
-        return await files(form, "image")[0].read()
-    finally:
-        await form.close()
-
-
-async def _labels(service: Service, request: Request) -> Response:
-    value = await read_object(request, ("id", "label"))
-    try:
-        try:
-            await service.in_thread(service.store_label, value["id"], value["label"])
-        except UnknownPredictions:
-            # A prediction of this very moment may still be on its way to the database.
-            await asyncio.sleep(3 * GATHER_SECONDS)
-            await service.in_thread(service.store_label, value["id"], value["label"])
-    except UnknownPredictions as error:
-        raise Problem("prediction-unknown", f"There is no prediction {value['id'][:64]!r}.") from error
-    except DataError as error:
-        raise Problem("label-refused", str(error)) from error
-    except StoreError as error:
-        _log.warning("A label could not be stored: %s", error)
-        raise Problem("store-unavailable", "The label was not stored.", headers={"Retry-After": "5"}) from error
-    return JSONResponse(value)
-
-
-async def _model(service: Service, _request: Request) -> Response:
-    lane = service.lane
-    served, info = lane.served, lane.predictor.package.info
-    return JSONResponse(
-        lane.predictor.model
-        | {
-            "created": served.entry.created,
-            "promoted_at": served.entry.promoted_at,
-            "promoted_by": served.entry.promoted_by,
-            "overridden": served.entry.overridden,
-            "following": service.following.facts() if service.following else None,
-            "challenger": service.contest.facts() if service.contest else None,
-            "metrics": served.entry.metrics,
-            "run_id": info.run_id,
-            "architecture": info.architecture,
-            "engine": lane.engine_name,
-            "thresholds": {"hem": info.thresholds.hem, "all": info.thresholds.all},
-            "input": {"crop": info.preprocessing.crop, "size": info.preprocessing.size},
-            "data_digest": info.data_digest,
-            "split_digest": info.split_digest,
-            "git_commit": info.git_commit,
-            "disclaimer": DISCLAIMER,
-        }
-    )
-
-
-async def _webhook(service: Service, request: Request) -> Response:
-    body = await request.body()
-    receive(request.headers, body, service.settings.webhook_secret)
-    assert service.following is not None
-    await service.in_thread(service.following.nudge)
-    return Response(status_code=204)
-
-
-async def _history(service: Service, request: Request) -> Response:
-    return JSONResponse(await service.in_thread(service.told.answer, request.query_params.get("at")))
-
-
-async def _metrics(service: Service, _request: Request) -> Response:
-    from prometheus_client import CONTENT_TYPE_LATEST
-
-    text = await service.in_thread(service.metrics.export)
-    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def _alive(_request: Request) -> Response:
-    return Response(status_code=200)
-
-
-async def _document(service: Service, _request: Request) -> Response:
-    return JSONResponse(document(service.settings, keyed=service.guard.wants_keys()))

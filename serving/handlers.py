@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.limits import respond
-from serving.problems import Overloaded, Problem
+from serving.problems import CALLER_GONE, Overloaded, Problem
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -33,6 +33,11 @@ async def on_http(request: Request, error: HTTPException) -> Response:
     return respond(Problem("bad-request", "The request cannot be read."), request.scope)
 
 
+async def on_departure(_request: Request, _error: ClientDisconnect) -> Response:
+    """Nobody reads this; the status is for the metrics and the audit log."""
+    return Response(status_code=CALLER_GONE)
+
+
 async def on_failure(request: Request, _error: Exception) -> Response:
     """Starlette logs the traceback through the server; the caller learns only the request id."""
     _log.error("Request %s failed", request.state.request_id)
@@ -40,6 +45,7 @@ async def on_failure(request: Request, _error: Exception) -> Response:
 
 
 HANDLERS: Mapping[Any, Any] = {
-    Problem: on_problem, Overloaded: on_overload, HTTPException: on_http, Exception: on_failure,
+    Problem: on_problem, Overloaded: on_overload, HTTPException: on_http, ClientDisconnect: on_departure,
+    Exception: on_failure,
 }  # fmt: skip
 """For `starlette.applications.Starlette`."""

@@ -5,7 +5,7 @@ Everything here may be called from any thread.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from blastwatch.explanation import Explainer
@@ -45,7 +45,7 @@ class Lane:
         self.predictor = Predictor(live.served, model_name=settings.model_name, engine=live.engine.name)
         self.explainer = Explainer(live.served.package)
         self.batcher = Batcher(
-            live.engine.infer,
+            live.engine,
             max_batch_size=settings.max_batch_size,
             longest_wait=settings.max_latency_ms / 1000,
             on_batch=on_batch,
@@ -65,6 +65,10 @@ class Lane:
     def in_flight(self) -> int:
         """Requests that are being answered by this version."""
         return self._in_flight
+
+    def coming(self, cells: int = 1, *, patient: bool = False) -> AbstractContextManager[None]:
+        """See `Batcher.coming`."""
+        return self.batcher.coming(cells, patient=patient)
 
     async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
         """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as

@@ -284,9 +284,10 @@ def _open_live(served: Served, settings: Settings) -> LiveModel:
     check_memory(served.package, settings)
     check_flips(served, settings)
     threads = int(settings.threads) if settings.threads else max(1, len(os.sched_getaffinity(0)) // settings.workers)
-    engine = open_engine(served.package, settings.engine, threads=threads)
+    engine = open_engine(served.package, settings.engine, threads=threads, beside=True)
     size = served.package.info.preprocessing.size
-    for _ in range(WARM_UP_ROUNDS):
-        engine.infer(np.zeros((1, 3, size, size), np.float32))
+    for infer in (engine.infer, engine.infer_beside):
+        for _ in range(WARM_UP_ROUNDS):
+            infer(np.zeros((1, 3, size, size), np.float32))
     check_golden(served.package, engine)
     return LiveModel(served=served, engine=engine)

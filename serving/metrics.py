@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from serving.live_folder import REASONS
+from serving.problems import CALLER_GONE
 
 if TYPE_CHECKING:
     from serving.lane import Lane
@@ -30,7 +31,7 @@ class ServiceMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counter(
-            "blastwatch_requests", "Requests by route and outcome (ok, refused, overloaded, failed).",
+            "blastwatch_requests", "Requests by route and outcome (ok, refused, overloaded, aborted, failed).",
             ["route", "outcome"], registry=registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
@@ -179,9 +180,11 @@ def _info(lane: "Lane") -> tuple[str, str, str, str]:
 
 
 def outcome(status: int) -> str:
-    """`ok`, `refused` (the caller's fault), `overloaded`, or `failed` (the service's fault)."""
+    """`ok`, `refused` (the caller's fault), `overloaded`, `aborted` (the caller went), or `failed` (ours)."""
     if status == 429:
         return "overloaded"
+    if status == CALLER_GONE:
+        return "aborted"
     if status < 400:
         return "ok"
     return "refused" if status < 500 else "failed"

@@ -10,7 +10,7 @@ The service and `blastwatch score` both go this way.
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,13 @@ class Prepared:
     pixel_sha256: str
     statistics: dict[str, float]
     concerns: list[str]
+
+
+class Cell(NamedTuple):
+    """One image file as it was sent, and what was made of it."""
+
+    file: bytes
+    prepared: Prepared
 
 
 @dataclass(frozen=True, kw_only=True)

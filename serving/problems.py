@@ -9,6 +9,8 @@ from typing import Any
 from blastwatch.errors import ImageRejected
 
 MEDIA_TYPE = "application/problem+json"
+CALLER_GONE = 499
+"""Status of a request whose connection ended before its answer. No standard has one; nginx takes this number."""
 
 
 @dataclass(frozen=True, kw_only=True)

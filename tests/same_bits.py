@@ -49,7 +49,7 @@ def logits_of(cells: np.ndarray) -> np.ndarray:
 class DigestEngine:
     """Stands where OpenVINO or torch stands."""
 
-    name = "openvino-f32"
+    name, abreast = "openvino-f32", 1
 
     def infer(self, inputs: np.ndarray) -> Outputs:
         return Outputs(logits=logits_of(inputs), embeddings=np.zeros((len(inputs), EMBEDDING), np.float32))

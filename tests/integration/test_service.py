@@ -19,6 +19,7 @@ from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.client import Client
 from serving.keys import KeyFolder
+from tests.benchmarks.serving import multipart, request
 from tests.cves import ATTACKS
 from tests.running import START_SECONDS, Running, environment, get, until
 from tests.schemathesis_run import run_schemathesis
@@ -165,6 +166,20 @@ def test_metrics_count_what_happened_and_invent_no_labels(running, client):
     info = [key for key in after if key[0] == "blastwatch_model_info"]
     assert len(info) == 1
     assert {"1", "openvino-f32", "true"} < set(info[0])
+
+
+def test_callers_who_leave_are_no_failures_of_the_service(running):
+    def told(outcome):
+        return running.metrics().get(("blastwatch_requests_total", "/v1/predict", outcome), 0)
+
+    before = {outcome: told(outcome) for outcome in ("ok", "aborted", "failed")}
+    message = request(running.port, "/v1/predict", multipart("image", [running.cell.read_bytes()]))
+    for share in (0.5, 1.0, 1.0, 1.0):  # in the middle of the body, and before the answer
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            connection.sendall(message[: int(share * len(message))])
+    until(lambda: told("ok") + told("aborted") == before["ok"] + before["aborted"] + 4)
+    assert told("aborted") > before["aborted"]
+    assert told("failed") == before["failed"]
 
 
 def test_the_description_names_every_route_and_problem(running):

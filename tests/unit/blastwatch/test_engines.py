@@ -1,6 +1,8 @@
 import ctypes
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,3 +44,24 @@ def test_the_number_of_torchs_threads_is_changed_only_where_one_is_asked_for(pac
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "openvino-int8"])
+def test_several_batches_at_a_time_say_what_one_says(package, name):
+    random = np.random.default_rng(0)
+    batches = [random.normal(size=(1 + number % 3, 3, 32, 32)).astype(np.float32) for number in range(24)]
+    engine = open_engine(package, name, threads=2, beside=True)
+    assert engine.abreast >= 1
+    expected = [engine.infer(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.infer_beside, batches))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(other.logits, one.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(other.embeddings, one.embeddings, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_that_openvino_refuses_does_not_spoil_the_next(package):
+    engine = open_engine(package, "openvino-f32")
+    with pytest.raises(RuntimeError):
+        engine.infer(np.zeros((1, 5, 32, 32), np.float32))
+    assert engine.infer(np.zeros((2, 3, 32, 32), np.float32)).logits.shape == (2, 2)

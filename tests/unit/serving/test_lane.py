@@ -16,7 +16,7 @@ from serving.predictor import Prepared
 
 
 class Engine:
-    name = "openvino-f32"
+    name, abreast = "openvino-f32", 1
 
     def infer(self, inputs):
         return Outputs(np.zeros((len(inputs), 2), np.float32), np.zeros((len(inputs), 512), np.float32))

@@ -1,0 +1,110 @@
+"""The routes without images: labels, what serves and has served, metrics, health, the document of the API."""
+
+import asyncio
+import functools
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from blastwatch import DISCLAIMER
+from blastwatch.errors import DataError
+from monitoring.capture import GATHER_SECONDS
+from monitoring.store import StoreError, UnknownPredictions
+from serving.openapi import document
+from serving.problems import Problem
+from serving.uploads import read_object
+from serving.webhook import receive
+
+if TYPE_CHECKING:
+    from serving.app import Service
+
+_log = logging.getLogger("blastwatch.service")
+
+
+def about_routes(service: "Service") -> list[Route]:
+    """Every route of this module."""
+    calls = {"/v1/model": _model, "/v1/history": _history, "/metrics": _metrics, "/docs.json": _document}
+    found = [
+        Route("/v1/labels", functools.partial(_labels, service), methods=["POST"]),
+        *(Route(path, functools.partial(call, service), methods=["GET"]) for path, call in calls.items()),
+        # BentoML answers these two, and leaves to this application whatever is no GET.
+        *(Route(path, _alive, methods=["GET"]) for path in ("/livez", "/readyz")),
+    ]
+    if service.following is not None and service.settings.webhook_secret:
+        found.append(Route("/v1/webhook", functools.partial(_webhook, service), methods=["POST"]))
+    return found
+
+
+async def _labels(service: "Service", request: Request) -> Response:
+    value = await read_object(request, ("id", "label"))
+    try:
+        try:
+            await service.in_thread(service.store_label, value["id"], value["label"])
+        except UnknownPredictions:
+            # A prediction of this very moment may still be on its way to the database.
+            await asyncio.sleep(3 * GATHER_SECONDS)
+            await service.in_thread(service.store_label, value["id"], value["label"])
+    except UnknownPredictions as error:
+        raise Problem("prediction-unknown", f"There is no prediction {value['id'][:64]!r}.") from error
+    except DataError as error:
+        raise Problem("label-refused", str(error)) from error
+    except StoreError as error:
+        _log.warning("A label could not be stored: %s", error)
+        raise Problem("store-unavailable", "The label was not stored.", headers={"Retry-After": "5"}) from error
+    return JSONResponse(value)
+
+
+async def _model(service: "Service", _request: Request) -> Response:
+    lane = service.lane
+    served, info = lane.served, lane.predictor.package.info
+    return JSONResponse(
+        lane.predictor.model
+        | {
+            "created": served.entry.created,
+            "promoted_at": served.entry.promoted_at,
+            "promoted_by": served.entry.promoted_by,
+            "overridden": served.entry.overridden,
+            "following": service.following.facts() if service.following else None,
+            "challenger": service.contest.facts() if service.contest else None,
+            "metrics": served.entry.metrics,
+            "run_id": info.run_id,
+            "architecture": info.architecture,
+            "engine": lane.engine_name,
+            "thresholds": {"hem": info.thresholds.hem, "all": info.thresholds.all},
+            "input": {"crop": info.preprocessing.crop, "size": info.preprocessing.size},
+            "data_digest": info.data_digest,
+            "split_digest": info.split_digest,
+            "git_commit": info.git_commit,
+            "disclaimer": DISCLAIMER,
+        }
+    )
+
+
+async def _history(service: "Service", request: Request) -> Response:
+    return JSONResponse(await service.in_thread(service.told.answer, request.query_params.get("at")))
+
+
+async def _webhook(service: "Service", request: Request) -> Response:
+    body = await request.body()
+    receive(request.headers, body, service.settings.webhook_secret)
+    assert service.following is not None
+    await service.in_thread(service.following.nudge)
+    return Response(status_code=204)
+
+
+async def _metrics(service: "Service", _request: Request) -> Response:
+    from prometheus_client import CONTENT_TYPE_LATEST
+
+    text = await service.in_thread(service.metrics.export)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _alive(_request: Request) -> Response:
+    return Response(status_code=200)
+
+
+async def _document(service: "Service", _request: Request) -> Response:
+    return JSONResponse(document(service.settings, keyed=service.guard.wants_keys()))

@@ -1,0 +1,104 @@
+"""The routes that read images: one cell, many cells, a heat map over one."""
+
+import asyncio
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from blastwatch.errors import ImageRejected
+from serving.connected import while_connected
+from serving.lane import Lane
+from serving.predictor import Cell
+from serving.problems import Problem, of_image
+from serving.uploads import files, read_files
+
+if TYPE_CHECKING:
+    from serving.app import Service
+
+
+def cell_routes(service: "Service") -> list[Route]:
+    """Every route of this module."""
+    calls = {"/v1/predict": _predict, "/v1/predict_batch": _predict_batch, "/v1/explain": _explain}
+    return [Route(path, functools.partial(call, service), methods=["POST"]) for path, call in calls.items()]
+
+
+async def _predict(service: "Service", request: Request) -> Response:
+    started = time.perf_counter()
+    data = await _one_image(request)
+    patient = service.callers.patient(request)
+    with service.taken(request) as lane:
+        return JSONResponse(await while_connected(request, _answer(service, lane, data, started, patient)))
+
+
+async def _answer(service: "Service", lane: Lane, data: bytes, started: float, patient: str) -> dict[str, Any]:
+    with lane.coming():
+        cell = Cell(data, await service.prepare(lane, data))
+    (row,) = await lane.outputs([cell.prepared])
+    return service.conclude(lane, cell, row, started, patient)
+
+
+async def _predict_batch(service: "Service", request: Request) -> Response:
+    started = time.perf_counter()
+    form = await read_files(request, "images", at_most=service.settings.max_batch_images)
+    patient = service.callers.patient(request)
+    try:
+        uploads = files(form, "images")
+        service.guard.charge(request.scope, len(uploads))
+        with service.taken(request, cells=len(uploads)) as lane:  # one version answers the whole call
+            answers = _answers(service, lane, request, uploads, started, patient)
+            return JSONResponse({"results": await while_connected(request, answers)})
+    finally:
+        await form.close()
+
+
+async def _answers(
+    service: "Service", lane: Lane, request: Request, uploads: list[UploadFile], started: float, patient: str
+) -> list[dict[str, Any]]:
+    """Part by part, so that a large batch does not stand before everybody else's single cells."""
+    size, results = service.settings.max_batch_size, []
+    for first in range(0, len(uploads), size):
+        part = [await file.read() for file in uploads[first : first + size]]
+        with lane.coming(len(part), patient=first > 0):
+            prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
+        cells = [item.prepared for item in prepared if isinstance(item, Cell)]
+        rows = iter(await lane.outputs(cells, patient=first > 0))
+        results += [
+            service.conclude(lane, item, next(rows), started, patient)
+            if isinstance(item, Cell)
+            else item.document(instance=request.url.path, request_id=request.state.request_id)
+            for item in prepared
+        ]
+    return results
+
+
+async def _prepared_or_problem(service: "Service", lane: Lane, data: bytes) -> Cell | Problem:
+    try:
+        return Cell(data, await service.prepare(lane, data))
+    except Problem as problem:
+        return problem
+
+
+async def _explain(service: "Service", request: Request) -> Response:
+    data = await _one_image(request)
+    with service.taken(request) as lane:
+        try:
+            drawn = service.in_thread(lane.explainer.explain, data, max_pixels=service.settings.max_image_pixels)
+            picture, label = await while_connected(request, drawn)
+        except ImageRejected as error:
+            service.metrics.rejected.labels(error.reason).inc()
+            raise of_image(error) from error
+        headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": lane.version}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+async def _one_image(request: Request) -> bytes:
+    form = await read_files(request, "image", at_most=1)
+    try:
+        return await files(form, "image")[0].read()
+    finally:
+        await form.close()
