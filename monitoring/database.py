@@ -11,10 +11,11 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from blastwatch import database
 from blastwatch.errors import BlastwatchError
+from monitoring.revisions import bring_up
 
 SCHEMA_VERSION = 1
-"""Of the tables that were there from the start. A table that came later is made where it is missing and leaves the
-number as it is: an older Blastwatch goes on with the same database and does not see it."""
+"""Of what an older Blastwatch must find. A table or column that came later is made where it is missing
+(`monitoring.revisions`) and leaves the number as it is: an older Blastwatch goes on and does not see it."""
 
 _OPEN_ATTEMPTS = 5  # several workers may make the same tables at the same moment
 _LOCK = 20190107  # any number: PostgreSQL's advisory lock while the tables are made
@@ -91,6 +92,9 @@ def _make_tables(engine: sa.Engine, wanted: tuple[sa.MetaData, ...]) -> None:
     with translated(), engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        new = not sa.inspect(connection).has_table("predictions")
         for table in (table for metadata in wanted for table in metadata.sorted_tables):
             connection.execute(CreateTable(table, if_not_exists=True))
             for index in table.indexes:
@@ -103,3 +107,4 @@ def _make_tables(engine: sa.Engine, wanted: tuple[sa.MetaData, ...]) -> None:
                 f"Expected tables of version {SCHEMA_VERSION} in the database of predictions but found {list(found)}. "
                 "Point BLASTWATCH_PREDICTIONS_URL at another database, or use the Blastwatch that made this one."
             )
+        bring_up(connection, new=new)

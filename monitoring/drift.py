@@ -19,7 +19,7 @@ from blastwatch.decision import label
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import Package
 from monitoring.calibration import thresholds_for
-from monitoring.scores import EMBEDDING_SCORE, LABEL, NUMERIC
+from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
 
@@ -92,7 +92,9 @@ def compare(
     moment = (timestamp or datetime.now(UTC)).astimezone(UTC)
     compared = _spread(current)
     thresholds = thresholds_for(calibration, len(compared))
-    snapshot = _run(_columns_of(compared), _columns_of(package.reference()), thresholds, moment)
+    reference = package.reference()
+    names = numeric_of(reference)
+    snapshot = _run(_columns_of(compared, names), _columns_of(reference, names), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
@@ -122,9 +124,9 @@ def _spread(current: pd.DataFrame) -> pd.DataFrame:
     return current.iloc[np.linspace(0, len(current) - 1, count).round().astype(np.intp)]
 
 
-def _columns_of(frame: pd.DataFrame) -> pd.DataFrame:
+def _columns_of(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
     """What is compared, of reference and predictions alike."""
-    wanted = frame[[*NUMERIC, *EMBEDDING]].astype(np.float64).reset_index(drop=True)
+    wanted = frame[[*names, *EMBEDDING]].astype(np.float64).reset_index(drop=True)
     finite = np.isfinite(wanted.to_numpy()).all(axis=0)
     if not finite.all():
         raise DataError(f"Expected finite values for drift but {', '.join(wanted.columns[~finite])} has others.")
@@ -147,7 +149,7 @@ def _run(current: pd.DataFrame, reference: pd.DataFrame, thresholds: dict[str, f
             method_name = "jensenshannon" if name == LABEL else "wasserstein"
             metrics.append(ValueDrift(column=name, method=method_name, threshold=threshold))
     definition = DataDefinition(
-        numerical_columns=[*NUMERIC, *EMBEDDING],
+        numerical_columns=[name for name in current.columns if name != LABEL],
         categorical_columns=[LABEL],
         embeddings={EMBEDDING_SCORE: list(EMBEDDING)},
     )

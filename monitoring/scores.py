@@ -19,6 +19,12 @@ EMBEDDING_SCORE = "embedding"
 # `border` is 0 for nearly every cell, so it has no distribution to compare; it counts among the quality limits.
 NUMERIC: tuple[str, ...] = (*(name for name in STATISTICS if name != "border"), PROBABILITY)
 
+
+def numeric_of(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Which of `NUMERIC` a reference has: that of an older package lacks the statistics that came after it."""
+    return tuple(name for name in NUMERIC if name in frame.columns)
+
+
 METHODS: dict[str, str] = dict.fromkeys(NUMERIC, "wasserstein") | {LABEL: "jensenshannon", EMBEDDING_SCORE: "mmd"}
 """Evidently's name of each column's score."""
 
@@ -111,13 +117,13 @@ class Scorer:
     def __init__(self, reference: pd.DataFrame) -> None:
         self.groups, names = pd.factorize(reference["group"], sort=True)
         self.group_count = len(names)
-        self._values = {name: reference[name].to_numpy(dtype=np.float64) for name in NUMERIC}
+        self._values = {name: reference[name].to_numpy(dtype=np.float64) for name in numeric_of(reference)}
         self._positive = self._values[PROBABILITY] >= 0.5
         embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
         varies = {name: bool(np.ptp(values) > 0) for name, values in self._values.items()}
         varies |= {LABEL: True, EMBEDDING_SCORE: bool(np.ptp(embedding, axis=0).max() > 0)}
-        self.columns = tuple(name for name in METHODS if varies[name])
-        self.left_out = tuple(name for name in METHODS if not varies[name])
+        self.columns = tuple(name for name in METHODS if varies.get(name))
+        self.left_out = tuple(name for name in METHODS if not varies.get(name))
         self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
 
     def __call__(self, windows: Floats, sides: Floats) -> Floats:

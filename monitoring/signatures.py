@@ -40,7 +40,10 @@ UNKNOWN = "unknown"
 FRINGE = 2  # px of a crop over which its resampling mixed the cell with the background
 CONTINUED = 2.0  # px of a crop, standard deviation of the average that continues the cell over its outline
 SMALLEST_SPREAD = 0.005  # a step of half a per cent says nothing, however alike the patients are
+# An enlarged crop lacks the camera's finest detail, so smaller steps of what lives there are not those of real images.
+FINE_SPREAD = {"chroma_noise": 0.2}
 _SMALLEST_VALUE = 1e-3  # whose logarithm is taken
+_FACTORS = {row.name for row in TABLE if row.ratio}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,10 @@ CAUSES: dict[str, Cause] = {
 """What is said of each signature; two signatures may have one word."""
 
 
-def transform(frame: pd.DataFrame) -> Floats:
-    """The statistics as they are compared: the logarithm of those that change by factors; shape (n, statistics)."""
-    values = frame[list(STATISTICS)].to_numpy(dtype=np.float64, copy=True)
-    factors = [index for index, row in enumerate(TABLE) if row.ratio]
+def transform(frame: pd.DataFrame, columns: Sequence[str] = STATISTICS) -> Floats:
+    """The statistics as they are compared: the logarithm of those that change by factors; shape (n, columns)."""
+    values = frame[list(columns)].to_numpy(dtype=np.float64, copy=True)
+    factors = [index for index, name in enumerate(columns) if name in _FACTORS]
     values[:, factors] = np.log(np.maximum(values[:, factors], _SMALLEST_VALUE))
     return values
 
@@ -147,12 +150,13 @@ def name_causes(signatures: dict[str, Any] | None, window: pd.DataFrame) -> list
     if signatures is None:
         evidence = "this version was packaged before causes were measured; one that is packaged anew names them"
         return [{"cause": UNKNOWN, "evidence": evidence}]
-    if signatures.get("format") != FORMAT or signatures["columns"] != list(STATISTICS):
+    columns = signatures["columns"]
+    if signatures.get("format") != FORMAT or not set(columns) <= set(STATISTICS):
         evidence = "this version's signatures are of other statistics than those that are measured now"
         return [{"cause": UNKNOWN, "evidence": evidence}]
-    mean = transform(window).mean(axis=0)
+    mean = transform(window, columns).mean(axis=0)
     ranked = rank(signatures, mean)
-    most = _most_moved(_moved(signatures, mean))
+    most = _most_moved(_moved(signatures, mean), columns)
     word, largest = ranked[0]
     if largest < NEAR:
         evidence = (
@@ -171,9 +175,9 @@ def _moved(signatures: dict[str, Any], mean: Floats) -> Floats:
     return np.asarray((mean - np.array(signatures["centre"])) / np.array(signatures["spread"]))
 
 
-def _most_moved(moved: Floats, shown: int = 3) -> str:
+def _most_moved(moved: Floats, columns: Sequence[str], shown: int = 3) -> str:
     order = np.argsort(-np.abs(moved))[:shown]
-    parts = [f"{STATISTICS[index]} {abs(moved[index]):.1f} {'up' if moved[index] > 0 else 'down'}" for index in order]
+    parts = [f"{columns[index]} {abs(moved[index]):.1f} {'up' if moved[index] > 0 else 'down'}" for index in order]
     return f"in spreads between patients: {', '.join(parts)}"
 
 
@@ -184,7 +188,8 @@ def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats
     means = pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy()
     if len(means) < 2:
         raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
-    centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), SMALLEST_SPREAD)
+    least = [FINE_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS]
+    centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), least)
     covariance, _ = ledoit_wolf((means - centre) / spread)
     # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
     roots, axes = np.linalg.eigh(covariance)

@@ -1,8 +1,8 @@
 """What one looks at in a cell image without a network: size, shape, stain, brightness, focus. Pure numpy.
 
 The numbers describe the crop that the network sees (`blastwatch.images.crop_cell`), in pixels of the original image,
-so that an input of 64 px and one of 224 px give nearly the same. The one exception is `focus`, which lives in the
-detail that a smaller input no longer has; it is compared within one model version only.
+so that an input of 64 px and one of 224 px give nearly the same. The exceptions are `focus` and `chroma_noise`, which
+live in the detail that a smaller input no longer has; they are compared within one model version only.
 
 Every value is finite for every image: black, one colour, or a whole field without a black background.
 """
@@ -17,7 +17,11 @@ from blastwatch.images import Pixels, Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """One column. `ratio`: spread is compared as a factor (sizes); `margin`: least width of its quality limits."""
+    """One column.
+
+    ratio: its spread is compared as a factor (sizes). margin: least width of its quality limits. judged: whether one
+    image is referred for it; what one is not referred for is still compared between windows and their reference.
+    """
 
     name: str
     unit: str
@@ -25,6 +29,7 @@ class Statistic:
     high_reason: str
     ratio: bool = False
     margin: float = 0.0
+    judged: bool = True
 
 
 TABLE: tuple[Statistic, ...] = (
@@ -112,6 +117,14 @@ TABLE: tuple[Statistic, ...] = (
         high_reason="the cell is noisier or sharper than any known cell",
         ratio=True,
     ),
+    Statistic(
+        name="chroma_noise",
+        unit="standard deviation of the noise in the blue-difference chroma within the cell, in grey levels",
+        low_reason="the fine detail of the colour is lost: compressed, or blurred",
+        high_reason="the colour is noisier than that of any known cell",
+        ratio=True,
+        judged=False,  # cameras differ by more than patients do, and a cell saved as JPEG can still be read
+    ),
 )
 
 STATISTICS: tuple[str, ...] = tuple(statistic.name for statistic in TABLE)
@@ -125,9 +138,12 @@ BACKGROUND_LEVEL = 12
 # full scale as I0; level 0 counts as 1, which bounds the density at 2.41.
 OPTICAL_DENSITY: NDArray[np.float64] = -np.log10(np.maximum(np.arange(256), 1) / 255.0)
 
-# Rec. 601 luma in 256ths, so that grey levels stay whole numbers.
+# Rec. 601 luma and blue-difference chroma (Cb) in 256ths, so that levels stay whole numbers.
 _LUMA = (77, 150, 29)
+_CHROMA = (-43, -85, 128)
 _LEVELS = np.arange(256, dtype=np.float64)
+
+Plane = NDArray[np.uint8]
 
 
 def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, float]:
@@ -158,6 +174,7 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
         "brightness": brightness,
         "contrast": float(np.sqrt(np.dot(greys, (_LEVELS - brightness) ** 2))),
         "focus": _focus(grey, inside) / preprocessing.scale,
+        "chroma_noise": _chroma_noise(red, green, blue, inside),
     }
     return {name: values[name] for name in STATISTICS}
 
@@ -242,3 +259,19 @@ def _focus(grey: NDArray[np.uint16], inside: NDArray[np.bool_]) -> float:
         total += float(difference @ difference)
         pairs += difference.size
     return float(np.sqrt(total / pairs)) if pairs else 0.0
+
+
+def _chroma_noise(red: Plane, green: Plane, blue: Plane, inside: NDArray[np.bool_]) -> float:
+    """Standard deviation of the noise by Immerkaer's estimate (1996, Comput Vis Image Underst 64:300): the mean size of
+    the second difference of rows and columns, which no plane and no edge along an axis leaves.
+
+    Of the chroma and not of the grey level: JPEG halves its resolution and rounds it coarsely, so compression takes
+    this noise away where it hardly moves any other statistic. 0 where no pixel has all its neighbours in the cell.
+    """
+    levels = red * np.int32(_CHROMA[0]) + green * np.int32(_CHROMA[1]) + blue * np.int32(_CHROMA[2])
+    rows = levels[:-2] - 2 * levels[1:-1] + levels[2:]
+    both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
+    whole = inside[:-2] & inside[1:-1] & inside[2:]
+    whole = whole[:, :-2] & whole[:, 1:-1] & whole[:, 2:]
+    sizes = np.abs(both[whole])
+    return float(sizes.mean() * np.sqrt(np.pi / 2) / 6 / 256) if sizes.size else 0.0

@@ -32,6 +32,9 @@ EMBEDDING_SIZE = 32
 EMBEDDING: tuple[str, ...] = tuple(f"e{index:02d}" for index in range(EMBEDDING_SIZE))
 _ID_CHUNK = 500  # ids in one query; SQLite takes 999 parameters in old builds
 
+LATER = ("chroma_noise",)
+"""Statistics that rows of an older Blastwatch lack, see `monitoring.revisions`; there they are read as NaN."""
+
 _FACTS = ("id", "time", "model_version", "model_digest", "engine", "probability", "label", "decision", "latency_ms")
 
 
@@ -88,7 +91,7 @@ _predictions = sa.Table(
     sa.Column("concerns", sa.JSON, nullable=False),
     sa.Column("patient", sa.String(128), nullable=False),
     sa.Column("site", sa.String(128), nullable=False),
-    *(sa.Column(name, sa.Double, nullable=False) for name in STATISTICS),
+    *(sa.Column(name, sa.Double, nullable=name in LATER) for name in STATISTICS),
     sa.Column("embedding", sa.LargeBinary, nullable=False),  # float32, little-endian
 )
 sa.Index("predictions_by_model_and_time", _predictions.c.model_digest, _predictions.c.time)

@@ -11,9 +11,10 @@ from monitoring.capture import Capture
 from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
-from monitoring.store import StoreUnavailable, UnknownPredictions, open_store
+from monitoring.store import LATER, StoreUnavailable, UnknownPredictions, open_store
 from tests.cohorts import NOON, record, shadowed
 from tests.forgetting import fill
+from tests.older_database import make_old
 
 pytestmark = pytest.mark.system
 
@@ -44,8 +45,18 @@ def forgets(url):
         assert retention.counted()["size"] == gone
 
 
+def is_brought_up_to_date(url):
+    """As tests/unit/monitoring/test_revisions.py has it on SQLite."""
+    make_old(url, [record("old")])
+    with open_store(url) as store, open_store(url):
+        store.add([record("new")])
+        missing = store.read().set_index("id")[list(LATER)].isna()
+    assert missing.loc["old"].all() and not missing.loc["new"].any()
+
+
 def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres):
     forgets(postgres.database("forgetful"))
+    is_brought_up_to_date(postgres.database("old"))
     url = postgres.url
     with open_store(url) as store, open_store(url):
         store.add([record(str(n), time=NOON + timedelta(microseconds=n)) for n in range(10)])

@@ -104,3 +104,13 @@ def test_values_that_are_not_finite_are_refused(package, window, tmp_path):
     current = as_predictions(window.assign(focus=np.inf), digest=package.digest)
     with pytest.raises(DataError, match="finite values for drift but focus"):
         compare(package, current, version="3", folder=tmp_path)
+
+
+def test_a_package_older_than_a_statistic_is_compared_without_it(cohort, reference, window, tmp_path):
+    """Its predictions may lie in a database in which older rows have no value of it."""
+    older = unsealed_package(tmp_path / "older", reference.drop(columns="chroma_noise"))
+    current = as_predictions(window, digest=older.digest)
+    current.loc[current.index[:5], "chroma_noise"] = np.nan
+    found = compare(older, current, version="1", folder=tmp_path).document
+    names = {column["name"] for column in found["columns"]}
+    assert found["drifted"] is False and "chroma_noise" not in names and "focus" in names

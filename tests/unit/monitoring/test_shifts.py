@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -42,6 +42,7 @@ def test_the_background_stays_black_and_the_outline_where_it_was(cell, name):
     assert not np.array_equal(shifted, cell)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SHIFTS)), st.floats(0, 1))
 def test_every_strength_gives_an_image(cell, name, strength):
     shifted = shift(cell, name, strength, random=drawn())

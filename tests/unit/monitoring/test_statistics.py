@@ -11,6 +11,7 @@ from PIL import Image
 
 from blastwatch.images import Preprocessing, crop_cell
 from monitoring.quality import concerns, quality_limits
+from monitoring.shifts import shift
 from monitoring.statistics import OPTICAL_DENSITY, STATISTICS, TABLE, image_statistics
 
 FULL = Preprocessing(crop=224, size=224)
@@ -79,7 +80,44 @@ def test_blur_lowers_focus():
     assert measured(blurred)["focus"] < measured(noisy)["focus"] / 2
 
 
-@pytest.mark.parametrize("name", [row.name for row in TABLE if row.name != "focus"])
+def coloured(sigma, *, seed=0):
+    """An ellipse whose blue varies by normal noise."""
+    noise = np.random.default_rng(seed).normal(0, sigma, (450, 450))
+    image = ellipse(height=300, width=300, colour=(120, 90, 150)).astype(np.float64)
+    image[..., 2] += np.where(image[..., 2] > 0, noise, 0)
+    return np.clip(image, 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [4.0, 10.0])
+def test_chroma_noise_is_the_noise_that_was_added(sigma):
+    whole = Preprocessing(crop=450, size=450)
+    # Half of a blue level is a level of Cb; rounding to whole levels adds a variance of 1/12.
+    expected = np.sqrt(sigma**2 + 1 / 12) / 2
+    assert measured(coloured(sigma), whole)["chroma_noise"] == pytest.approx(expected, rel=0.03)
+    assert measured(ellipse(), whole)["chroma_noise"] == 0
+
+
+def test_chroma_noise_by_scipy():
+    from scipy.signal import convolve2d
+
+    image = coloured(6.0)
+    chroma = image.astype(np.float64) @ np.array([-43, -85, 128]) / 256
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    inside = convolve2d(image.max(axis=2) > 12, np.ones((5, 5)), mode="same") == 25
+    sizes = np.abs(convolve2d(chroma, mask, mode="same"))[inside]
+    expected = np.sqrt(np.pi / 2) / 6 * sizes.mean()
+    assert measured(image, Preprocessing(crop=450, size=450))["chroma_noise"] == pytest.approx(expected, rel=0.01)
+
+
+def test_compression_takes_the_chroma_noise_away_and_leaves_the_brightness():
+    image = coloured(6.0)
+    packed = shift(image, "jpeg", 1.0, random=np.random.default_rng(0))
+    before, after = measured(image), measured(packed)
+    assert after["chroma_noise"] < before["chroma_noise"] / 2
+    assert after["brightness"] == pytest.approx(before["brightness"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", [row.name for row in TABLE if row.name not in ("focus", "chroma_noise")])
 def test_units_are_those_of_the_image_at_any_input_size(name):
     image = ellipse(height=180, width=220)
     image[100:200, 150:300][image[100:200, 150:300].any(axis=2)] = (60, 40, 100)
