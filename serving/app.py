@@ -33,7 +33,7 @@ from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
 from serving.page_routes import page_routes
 from serving.predictor import Cell, Prepared, prepare
-from serving.problems import of_image
+from serving.problems import Overloaded, of_image
 from serving.told import Told
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from serving.following import Following
     from serving.tracing import Traces
 
+ANSWERED_BY_THE_ENGINE = ("/v1/predict", "/v1/predict_batch")
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 
 _log = logging.getLogger("blastwatch.service")
@@ -205,6 +206,12 @@ def build_app(service: Service) -> ASGIApp:
         service.guard.admit(scope)
         if scope["path"] in limits:
             check_headers(scope)
+        if scope["path"] in ANSWERED_BY_THE_ENGINE:
+            # Before the body is read: when there are many times too many callers, reading alone would fill the loop.
+            try:
+                service.lane.check_room()
+            except Overloaded as error:
+                raise error.problem() from error
 
     return Limits(
         app,

@@ -86,17 +86,22 @@ class Batcher:
             patient: for the later parts of a call that was already let in.
 
         Raises:
-            Overloaded: those who are before them would take too long.
+            Overloaded: see `check_room`.
         """
-        before = self._coming + len(self._queue)
-        expected = before * self._seconds_a_cell
-        if not patient and expected > self._longest_wait:
-            raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
+        if not patient:
+            self.check_room()
         self._coming += cells
         try:
             yield
         finally:
             self._coming -= cells
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` where those who wait would keep another cell waiting too long."""
+        before = self._coming + len(self._queue)
+        expected = before * self._seconds_a_cell
+        if expected > self._longest_wait:
+            raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
 
     async def run(self, cells: Sequence[Cell], *, patient: bool = False) -> list[Row]:
         """Logits and embedding of each cell, in order.

@@ -70,6 +70,10 @@ class Lane:
         """See `Batcher.coming`."""
         return self.batcher.coming(cells, patient=patient)
 
+    def check_room(self) -> None:
+        """See `Batcher.check_room`."""
+        self.batcher.check_room()
+
     async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
         """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as
         `Batcher.run`."""

@@ -123,8 +123,16 @@ def wait_for(port: int, message: bytes, process: subprocess.Popen, log: Path) ->
     raise RuntimeError(f"does not answer: {said} {log.read_text()[-2000:]}")
 
 
-def measure(port: int, messages: list[bytes], asked: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Cells a second, milliseconds and failed calls by number of callers."""
+def memory(pid: int) -> float:
+    """MiB of a process and all that it started; pages that they share count once."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(process.memory_full_info().pss for process in family) / 2**20
+
+
+def measure(
+    port: int, messages: list[bytes], asked: argparse.Namespace, pid: int
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Cells a second, milliseconds, failed calls, and memory afterwards, by number of callers."""
     load_on(port, messages, 8, 3.0)  # warms up
     found = {}
     for callers in asked.callers:
@@ -132,7 +140,7 @@ def measure(port: int, messages: list[bytes], asked: argparse.Namespace) -> dict
         took = loaded.took or [float("nan")]
         found[str(callers)] = {
             "rate": loaded.rate, "median_ms": 1000 * float(np.median(took)),
-            "p99_ms": 1000 * float(np.quantile(took, 0.99)), "failed": loaded.failed,
+            "p99_ms": 1000 * float(np.quantile(took, 0.99)), "failed": loaded.failed, "mib": memory(pid),
         }  # fmt: skip
     return found
 
@@ -142,7 +150,7 @@ def ours(settings: Settings, asked: argparse.Namespace, files: list[bytes]) -> d
     try:
         service.wait_until_ready().wait_until_following()  # which the peers do not, so nothing of it is theirs
         messages = [request(service.port, "/v1/predict", multipart("image", [data])) for data in files]
-        return measure(service.port, messages, asked)
+        return measure(service.port, messages, asked, service.process.pid)
     finally:
         service.stop()
 
@@ -156,16 +164,19 @@ def save_mlflow_model(folder: Path) -> Path:
 
 def report(asked: argparse.Namespace, found: dict[str, list[dict[str, dict[str, float]]]]) -> None:
     print(f"{len(os.sched_getaffinity(0))} cores, {asked.architecture} at {asked.size} px, {asked.engine}\n")
-    print("| server | callers | cells/s | of ours | lowest and highest round | median ms | p99 ms | failed |")
-    print("|---" * 8 + "|")
+    print("| server | callers | cells/s | of ours | lowest and highest round | median ms | p99 ms | failed | MiB |")
+    print("|---" * 9 + "|")
     for name, rounds in found.items():
         for callers in map(str, asked.callers):
             rows = [one[callers] for one in rounds]
             shares = [row["rate"] / own[callers]["rate"] for row, own in zip(rows, found["ours"], strict=False)]
-            rate, median, slow = (statistics.median(row[k] for row in rows) for k in ("rate", "median_ms", "p99_ms"))
+            rate, median, slow, mib = (
+                statistics.median(row[k] for row in rows) for k in ("rate", "median_ms", "p99_ms", "mib")
+            )
+            failed = sum(row["failed"] for row in rows)
             print(
                 f"| {name} | {callers} | {rate:.1f} | {statistics.median(shares):.2f} | {min(shares):.2f} to "
-                f"{max(shares):.2f} | {median:.0f} | {slow:.0f} | {sum(row['failed'] for row in rows):.0f} |"
+                f"{max(shares):.2f} | {median:.0f} | {slow:.0f} | {failed:.0f} | {mib:.0f} |"
             )
 
 
@@ -197,7 +208,7 @@ def main() -> None:
                     with running(peer, package, asked, log) as (port, process):
                         messages = [peer.message(port, data) for data in files]
                         wait_for(port, messages[0], process, log)
-                        found.setdefault(peer.name, []).append(measure(port, messages, asked))
+                        found.setdefault(peer.name, []).append(measure(port, messages, asked, process.pid))
                 except RuntimeError as error:
                     print(f"{peer.name} left out: {error}", flush=True)
                     chosen.remove(peer)
