@@ -207,8 +207,11 @@ def account(name: str, url: str, ledger: Ledger, counters: Counters, service_kil
     )
     print(f"- stored twice: {len(rows) - len(stored)}; counted as stored but not there: "
           f"{max(0, counted['stored'] - len(rows))}")  # fmt: skip
-    oldest = f", the oldest {1000 * max(ages):.0f} ms before the service was killed" if ages else ""
-    print(f"- answered but not stored: {len(lost)}{oldest}; counted as dropped: {counted['dropped']}")
+    soon = sum(age < 1 for age in ages)
+    print(
+        f"- answered but not stored: {len(lost)}, of these {soon} in the last second before a process of the service was"
+    )
+    print(f"  killed, the others while the database was away too; counted as dropped: {counted['dropped']}")
     print(f"- failed attempts to write: {counted['failed']}; calls without an answer: {dict(failures)}")
     print(f"- longest time without any answer: {ledger.longest_silence():.1f} s", flush=True)
 
@@ -248,8 +251,13 @@ def kills(asked_for: argparse.Namespace, settings: Settings, messages: list[byte
             time.sleep(3)
         account(f"{len(turns)} kills", url, ledger, counters, service_kills)
         print(f"- the counter ran ahead of the database: {false_counts} times; ", end="")
-        until(lambda: watcher.stored() == rows_in(url), PATIENCE)
-        print("the monitor has seen every row")
+        try:
+            until(lambda: watcher.stored() == rows_in(url), PATIENCE)
+        except AssertionError:
+            words = (settings.home / "monitor.log").read_text()[-3000:]
+            print(f"the monitor has seen {watcher.stored()} of {rows_in(url)} rows: {words}")
+        else:
+            print("the monitor has seen every row")
     finally:
         watcher.kill()
         service.stop()
