@@ -31,10 +31,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import sqlalchemy as sa
 from mlflow import MlflowClient
 
+from blastwatch.package import DIGESTS, seal
 from blastwatch.processes import free_port
 from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
@@ -42,6 +44,7 @@ from monitoring.database import StoreError
 from monitoring.store import open_store
 from tests import postgres
 from tests.benchmarks.serving import exchange, multipart, request
+from tests.cohorts import draw_cohort, write_reference
 from tests.running import Running, environment, get, until
 from tests.service_packages import give_alias, make_servable, write_cell
 
@@ -208,10 +211,8 @@ def account(name: str, url: str, ledger: Ledger, counters: Counters, service_kil
     print(f"- stored twice: {len(rows) - len(stored)}; counted as stored but not there: "
           f"{max(0, counted['stored'] - len(rows))}")  # fmt: skip
     soon = sum(age < 1 for age in ages)
-    print(
-        f"- answered but not stored: {len(lost)}, of these {soon} in the last second before a process of the service was"
-    )
-    print(f"  killed, the others while the database was away too; counted as dropped: {counted['dropped']}")
+    print(f"- answered but not stored: {len(lost)}, of these {soon} in the last second before a process was killed,")
+    print(f"  the others while the database was away too; counted as dropped: {counted['dropped']}")
     print(f"- failed attempts to write: {counted['failed']}; calls without an answer: {dict(failures)}")
     print(f"- longest time without any answer: {ledger.longest_silence():.1f} s", flush=True)
 
@@ -307,12 +308,15 @@ def disk_full(settings: Settings, messages: list[bytes], home: Path) -> None:
 
 
 def install(home: Path) -> Settings:
-    """A small network as champion: what it says does not matter here."""
+    """A small network as champion, with a reference that windows can be held against; what it says does not matter."""
     settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "benchmark"})
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     run = client.create_run(client.create_experiment("outages", settings.artifacts.as_uri()))
-    registry = Registry(settings)
-    give_alias(registry, registry.register(make_servable(home / "package", run_id=run.info.run_id)))
+    registry, folder = Registry(settings), make_servable(home / "package", run_id=run.info.run_id)
+    (folder / DIGESTS).unlink()
+    write_reference(folder, draw_cohort(np.random.default_rng(0), patients=12, cells=40))
+    seal(folder)
+    give_alias(registry, registry.register(folder))
     return settings
 
 
