@@ -87,8 +87,11 @@ def golden_tolerance(package: Package, engine: str) -> float:
     return min(SLACK_FACTOR * measured.largest_difference + SLACK, MOST)
 
 
-def check_golden(package: Package, engine: Engine) -> float:
+def check_golden(package: Package, engine: Engine, *, beside: bool = False) -> float:
     """Let an engine answer the golden cells.
+
+    Args:
+        beside: as it does where it computes several batches at a time (`Engine.infer_beside`).
 
     Returns:
         The largest difference of the probability of a blast from the stored answers.
@@ -99,7 +102,8 @@ def check_golden(package: Package, engine: Engine) -> float:
     """
     crops, logits = read_golden(package)
     limit = golden_tolerance(package, engine.name)
-    answered = infer_all(engine, normalise(crops, package.info.preprocessing)).logits
+    cells = normalise(crops, package.info.preprocessing)
+    answered = (engine.infer_beside(cells) if beside else infer_all(engine, cells)).logits
     if answered.shape != logits.shape or not np.isfinite(answered).all():
         raise GoldenMismatch(
             f"Expected finite logits of shape {logits.shape} for the golden cells but {engine.name} gave "

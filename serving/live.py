@@ -290,4 +290,6 @@ def _open_live(served: Served, settings: Settings) -> LiveModel:
         for _ in range(WARM_UP_ROUNDS):
             infer(np.zeros((1, 3, size, size), np.float32))
     check_golden(served.package, engine)
+    if engine.abreast > 1:
+        check_golden(served.package, engine, beside=True)
     return LiveModel(served=served, engine=engine)

@@ -39,6 +39,23 @@ class Shifted:
         return Outputs(logits=logits, embeddings=outputs.embeddings)
 
 
+def test_what_an_engine_computes_beside_others_is_checked_by_itself(package):
+    class Beside(Shifted):
+        """Wrong only where it computes several batches at a time."""
+
+        def infer_beside(self, inputs):
+            return Shifted.infer(self, inputs)
+
+        def infer(self, inputs):
+            return self.inner.infer(inputs)
+
+    engine = Beside(package, 0.02)
+    check_golden(package, engine)
+    with pytest.raises(GoldenMismatch):
+        check_golden(package, engine, beside=True)
+    check_golden(package, open_engine(package, "openvino-f32", threads=2, beside=True), beside=True)
+
+
 @pytest.mark.parametrize("engine", ["openvino-f32", "torch-f32"])
 def test_a_version_answers_its_own_golden_cells(package, engine):
     assert check_golden(package, open_engine(package, engine)) < REFERENCE_TOLERANCE / 10
