@@ -43,8 +43,8 @@ def concerns(statistics: Mapping[str, float], limits: Limits) -> list[str]:
 
 
 def quality_limits(reference: "pd.DataFrame") -> dict[str, tuple[float, float]]:
-    """Wide limits from the reference cells: lowest and highest value per judged statistic, in the statistic's unit."""
-    return {row.name: _limits(reference[row.name].to_numpy(dtype=np.float64), row) for row in TABLE if row.judged}
+    """Wide limits from the reference cells: lowest and highest value per statistic that has reasons, in its unit."""
+    return {row.name: _limits(reference[row.name].to_numpy(dtype=np.float64), row) for row in TABLE if row.low_reason}
 
 
 def _limits(values: np.ndarray[tuple[int], np.dtype[np.float64]], row: Statistic) -> tuple[float, float]:

@@ -19,12 +19,6 @@ EMBEDDING_SCORE = "embedding"
 # `border` is 0 for nearly every cell, so it has no distribution to compare; it counts among the quality limits.
 NUMERIC: tuple[str, ...] = (*(name for name in STATISTICS if name != "border"), PROBABILITY)
 
-
-def numeric_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Which of `NUMERIC` a reference has: that of an older package lacks the statistics that came after it."""
-    return tuple(name for name in NUMERIC if name in frame.columns)
-
-
 METHODS: dict[str, str] = dict.fromkeys(NUMERIC, "wasserstein") | {LABEL: "jensenshannon", EMBEDDING_SCORE: "mmd"}
 """Evidently's name of each column's score."""
 
@@ -35,6 +29,11 @@ EVIDENTLY_DEFAULT = SMALLEST_THRESHOLD
 _SMALLEST_STD = 0.001  # Evidently divides by no less
 
 Floats = NDArray[np.float64]
+
+
+def numeric_of(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Which of `NUMERIC` a reference has: that of an older package lacks the statistics that came after it."""
+    return tuple(name for name in NUMERIC if name in frame.columns)
 
 
 def wasserstein(values: Floats, windows: Floats, sides: Floats) -> Floats:

@@ -19,17 +19,16 @@ from blastwatch.images import Pixels, Preprocessing
 class Statistic:
     """One column.
 
-    ratio: its spread is compared as a factor (sizes). margin: least width of its quality limits. judged: whether one
-    image is referred for it; what one is not referred for is still compared between windows and their reference.
+    low_reason, high_reason: why one image is referred; without them none is, and only windows are compared by it.
+    ratio: its spread is compared as a factor (sizes). margin: least width of its quality limits.
     """
 
     name: str
     unit: str
-    low_reason: str
-    high_reason: str
+    low_reason: str = ""
+    high_reason: str = ""
     ratio: bool = False
     margin: float = 0.0
-    judged: bool = True
 
 
 TABLE: tuple[Statistic, ...] = (
@@ -120,10 +119,7 @@ TABLE: tuple[Statistic, ...] = (
     Statistic(
         name="chroma_noise",
         unit="standard deviation of the noise in the blue-difference chroma within the cell, in grey levels",
-        low_reason="the fine detail of the colour is lost: compressed, or blurred",
-        high_reason="the colour is noisier than that of any known cell",
-        ratio=True,
-        judged=False,  # cameras differ by more than patients do, and a cell saved as JPEG can still be read
+        ratio=True,  # no reason to refer: cameras differ by more than patients, and a cell saved as JPEG can be read
     ),
 )
 

@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from blastwatch.package import DIGESTS, seal
 from blastwatch.processes import free_port
 from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
+from monitoring.capture import LONGEST_PAUSE
 from monitoring.database import StoreError
 from monitoring.store import open_store
 from tests import postgres
@@ -196,13 +197,19 @@ def settle(url: str, counters: Counters) -> None:
         time.sleep(2)
 
 
-def account(name: str, url: str, ledger: Ledger, counters: Counters, service_kills: list[float]) -> None:
+def account(
+    name: str,
+    url: str,
+    ledger: Ledger,
+    counters: Counters,
+    service_kills: Sequence[float] = (),
+    database_away: Sequence[tuple[float, float]] = (),
+) -> None:
     """Hold what the callers were told against the database and the counters."""
     settle(url, counters)
     rows, counted = ids_in(url), counters.now()
     stored, answered = set(rows), set(ledger.answered)
     lost = [ledger.answered[identity] for identity in answered - stored]
-    ages = [min((kill - moment for kill in service_kills if kill >= moment), default=float("nan")) for moment in lost]
     failures = Counter(words for _, words in ledger.failures)
     print(f"\n**{name}**\n")
     print(
@@ -210,18 +217,29 @@ def account(name: str, url: str, ledger: Ledger, counters: Counters, service_kil
     )
     print(f"- stored twice: {len(rows) - len(stored)}; counted as stored but not there: "
           f"{max(0, counted['stored'] - len(rows))}")  # fmt: skip
-    soon = sum(age < 1 for age in ages)
-    print(f"- answered but not stored: {len(lost)}, of these {soon} in the last second before a process was killed,")
-    print(f"  the others while the database was away too; counted as dropped: {counted['dropped']}")
+    why = Counter(reason(moment, service_kills, database_away) for moment in lost)
+    gap = counted["answers"] - counted["stored"] - counted["dropped"]
+    print(f"- answered but not stored: {len(lost)} {dict(why)}; counted as dropped: {counted['dropped']}")
+    print(f"- answers that the service counted, less those that it counted as stored or dropped: {gap}")
     print(f"- failed attempts to write: {counted['failed']}; calls without an answer: {dict(failures)}")
     print(f"- longest time without any answer: {ledger.longest_silence():.1f} s", flush=True)
+
+
+def reason(moment: float, service_kills: Sequence[float], database_away: Sequence[tuple[float, float]]) -> str:
+    """Why an answer of this moment may have gone down with a queue."""
+    kill = min((kill for kill in service_kills if kill >= moment), default=float("inf"))
+    if kill - moment < 1:
+        return "within a second before a kill"
+    if any(begin < kill and moment < end + LONGEST_PAUSE for begin, end in database_away):
+        return "killed while it waited for the database"
+    return "for another reason"
 
 
 def kills(asked_for: argparse.Namespace, settings: Settings, messages: list[bytes], server: postgres.Postgres) -> None:
     """SIGKILL to each part in turn, in a drawn order."""
     url, draw = server.database("kills"), random.Random(asked_for.seed)
     variables = {"BLASTWATCH_PREDICTIONS_URL": url}
-    port, service_kills, false_counts = free_port(), [], 0
+    port, service_kills, database_away, false_counts = free_port(), [], [], 0
     service = Running(settings, port, workers=2, **variables).wait_until_ready().wait_until_following()
     watcher, counters = Watcher(settings, variables), Counters(service)
     try:
@@ -246,11 +264,13 @@ def kills(asked_for: argparse.Namespace, settings: Settings, messages: list[byte
                     watcher.kill()
                     watcher.start()
                 else:
+                    begin = time.monotonic()
                     kill_database(server)
                     time.sleep(draw.uniform(0, 1))
                     server.start()
+                    database_away.append((begin, time.monotonic()))
             time.sleep(3)
-        account(f"{len(turns)} kills", url, ledger, counters, service_kills)
+        account(f"{len(turns)} kills", url, ledger, counters, service_kills, database_away)
         print(f"- the counter ran ahead of the database: {false_counts} times; ", end="")
         try:
             until(lambda: watcher.stored() == rows_in(url), PATIENCE)
@@ -276,7 +296,7 @@ def away(asked_for: argparse.Namespace, settings: Settings, messages: list[bytes
             time.sleep(asked_for.away)
             server.start()
             time.sleep(3)
-        account(f"database away for {asked_for.away:g} s", url, ledger, Counters(service), [])
+        account(f"database away for {asked_for.away:g} s", url, ledger, Counters(service))
     finally:
         service.stop()
 
@@ -300,7 +320,7 @@ def disk_full(settings: Settings, messages: list[bytes], home: Path) -> None:
                 time.sleep(10)
                 (disk / "ballast").unlink()
                 time.sleep(3)
-            account("disk full", url, ledger, Counters(service), [])
+            account("disk full", url, ledger, Counters(service))
         finally:
             service.stop()
     finally:
