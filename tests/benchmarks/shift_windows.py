@@ -26,12 +26,11 @@ SEEN = Preprocessing(crop=320, size=128)
 
 @dataclass
 class Deal:
-    """One dealing of the patients: a model, a reference with its thresholds and signatures, and who is held out."""
+    """One dealing of the patients: a model, a reference with its thresholds, and who is held out."""
 
     model: object
     reference: pd.DataFrame
     thresholds: dict
-    signatures: dict
     held: list
 
 
@@ -52,10 +51,11 @@ def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None) -> str:
     for number in range(deals):
         random = np.random.default_rng(number)
         deal = dealt(rows, random)
-        look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0])
+        signatures = signatures_of(deal.reference)
+        look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0], signatures)
         for name in (*kinds, MIX, "field"):
             for strength in strengths:
-                look(deal, rows, name, strength, WINDOWS, random, found[name, strength])
+                look(deal, rows, name, strength, WINDOWS, random, found[name, strength], signatures)
     if plot:
         draw_power(found, strengths, plot)
     return "\n\n".join((calm_line(found["", 0.0], deals), power_table(found, strengths), cause_table(found, strengths)))
@@ -90,16 +90,15 @@ def dealt(rows: pd.DataFrame, random: np.random.Generator) -> Deal:
     known = plain[plain["group"].isin(names[first:second])].groupby("group").head(REFERENCE_CELLS)
     reference = model(known)
     thresholds = thresholds_for(calibrate(reference, window_sizes=(CELLS,)), CELLS)
-    some = reference.groupby("group").head(2).reset_index(drop=True)
-    crops = np.stack([crop_cell(decode(Path(path).read_bytes()), SEEN) for path in some["path"]])
-    signatures = signatures_of(reference, some, crops)
     counts = plain["group"].value_counts()
     held = [name for name in names[second:] if counts[name] >= FEWEST_CELLS]
-    return Deal(model, reference, thresholds, signatures, held)
+    return Deal(model, reference, thresholds, held)
 
 
-def signatures_of(reference: pd.DataFrame, some: pd.DataFrame, crops: np.ndarray) -> dict:
+def signatures_of(reference: pd.DataFrame) -> dict:
     """As packaging measures them; only the crops that are shifted are read, all of the statistics are used."""
+    some = reference.groupby("group").head(2).reset_index(drop=True)
+    crops = np.stack([crop_cell(decode(Path(path).read_bytes()), SEEN) for path in some["path"]])
     rest = reference[~reference["path"].isin(some["path"])]
     ordered = pd.concat([some, rest], ignore_index=True)
     return measure_signatures(ordered, Lazy(crops, len(ordered)), SEEN, cells=len(some))
@@ -119,7 +118,7 @@ class Lazy:
         return self.crops[np.asarray(chosen) % len(self.crops)]
 
 
-def look(deal: Deal, rows: pd.DataFrame, name: str, strength: float, count: int, random, found: Found) -> None:
+def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, random, found: Found, signatures) -> None:
     """Draw windows of one shift and score them."""
     image_shift = name if name not in (MIX, "field") else ""
     pool = rows[rows["group"].isin(deal.held) & rows["shifted"] & (rows["shift"] == image_shift)]
@@ -127,28 +126,39 @@ def look(deal: Deal, rows: pd.DataFrame, name: str, strength: float, count: int,
         pool = pool[pool["strength"] == strength]
     fields = rows[rows["shift"] == "field"].head(0 if name != "field" else None)
     current = deal.model(pd.concat([pool, fields], ignore_index=True))
-    both = pd.concat([deal.reference, current], ignore_index=True)
-    both["group"] = ["reference"] * len(deal.reference) + ["current"] * len(current)
-    windows = np.zeros((count, len(both)))
+    windows = np.zeros((count, len(current)))
     for row in range(count):
         groups = patients_of(pool, deal.held, strength if name == MIX else 0.0, random)
-        windows[row, len(deal.reference) :] = draw(pool, len(fields), groups, strength, random)
-    sides = np.zeros_like(windows)
-    sides[:, : len(deal.reference)] = 1
-    scorer = Scorer(both)
-    scores = scorer(windows, sides)
-    limits = np.array([deal.thresholds.get(column, np.inf) for column in scorer.columns])
-    defaults = np.array([EVIDENTLY_DEFAULT[METHODS[column]] for column in scorer.columns])
-    alarmed = (scores >= limits).any(axis=1)
+        windows[row] = draw(pool, len(fields), groups, strength, random)
+    columns, scores = scored(deal, current, windows)
+    defaults = np.array([EVIDENTLY_DEFAULT[METHODS[column]] for column in columns])
+    alarmed = alarms(deal, columns, scores)
     found.ours += list(alarmed)
     beyond = scores >= defaults
     found.any_column += list(beyond.any(axis=1))
-    single = [index for index, column in enumerate(scorer.columns) if column != EMBEDDING_SCORE]
+    single = [index for index, column in enumerate(columns) if column != EMBEDDING_SCORE]
     found.half_the_columns += list(beyond[:, single].mean(axis=1) >= 0.5)
-    means = windows @ transform(both) / CELLS
+    means = windows @ transform(current) / CELLS
     for mean in means[alarmed]:
-        word, cosine = rank(deal.signatures, mean)[0]
+        word, cosine = rank(signatures, mean)[0]
         found.named[word if cosine >= NEAR else UNKNOWN] += 1
+
+
+def scored(deal: Deal, current: pd.DataFrame, windows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names of the scores, and those of each window (windows, scores), given how often each cell is in each."""
+    both = pd.concat([deal.reference, current], ignore_index=True)
+    both["group"] = ["reference"] * len(deal.reference) + ["current"] * len(current)
+    counts = np.zeros((len(windows), len(both)))
+    counts[:, len(deal.reference) :] = windows
+    sides = np.zeros_like(counts)
+    sides[:, : len(deal.reference)] = 1
+    scorer = Scorer(both)
+    return list(scorer.columns), scorer(counts, sides)
+
+
+def alarms(deal: Deal, columns: list[str], scores: np.ndarray) -> np.ndarray:
+    limits = np.array([deal.thresholds.get(column, np.inf) for column in columns])
+    return (scores >= limits).any(axis=1)
 
 
 def patients_of(pool: pd.DataFrame, held: list, healthier: float, random) -> list:

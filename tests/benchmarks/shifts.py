@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def synthetic(folder: Path) -> Path:
     return folder
 
 
-def measured(data: Path, fields: Path | None) -> pd.DataFrame:
+def measured(data: Path, fields: Path | None, *, shifts: Iterable[str] = SHIFTS) -> pd.DataFrame:
     """One row a cell, shift and strength: label, group, shift ("" for none), strength, the statistics, and the crop."""
     cells = read_cells(data / "cells")
     rows = cells.rows.sort_values("path").reset_index(drop=True)
@@ -66,7 +67,8 @@ def measured(data: Path, fields: Path | None) -> pd.DataFrame:
     for number, (group, members) in enumerate(rows.groupby("group")):
         chosen = members.sample(min(len(members), PLAIN_CELLS), random_state=number)
         for place, row in enumerate(chosen.itertuples()):
-            tasks.append((cells.root / row.path, str(group), row.label, place < SHIFTED_CELLS, len(tasks)))
+            ways = tuple(shifts) if place < SHIFTED_CELLS else ()
+            tasks.append((cells.root / row.path, str(group), row.label, ways, place < SHIFTED_CELLS, len(tasks)))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = [row for part in pool.map(measure, tasks, chunksize=20) for row in part]
     return pd.DataFrame(found + whole_fields(fields, [task[0] for task in tasks]))
@@ -80,10 +82,10 @@ def groups_of(data: Path, subjects: pd.Series) -> list[str]:
     return [known.get(str(subject), str(subject)) for subject in subjects]
 
 
-def measure(task: tuple[Path, str, str, bool, int]) -> list[dict]:
-    path, group, label, is_shifted, number = task
+def measure(task: tuple[Path, str, str, tuple[str, ...], bool, int]) -> list[dict]:
+    path, group, label, shifts, is_shifted, number = task
     image = crop_cell(decode(path.read_bytes()), CAMERA)
-    wanted = [("", 0.0)] + [(name, strength) for name in SHIFTS for strength in STRENGTHS if is_shifted]
+    wanted = [("", 0.0)] + [(name, strength) for name in shifts for strength in STRENGTHS]
     random = np.random.default_rng(number)
     rows = []
     for name, strength in wanted:
