@@ -1,4 +1,4 @@
-"""The promotion policy: what a version needs to become champion, from `policy.yaml` and a file over it."""
+"""The policy: what a version needs to become champion, and what a finding starts; `policy.yaml` and a file over it."""
 
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -64,6 +64,16 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainingPolicy:
+    """command: an empty one starts nothing; findings: among `FINDINGS`; see `monitoring.retraining`."""
+
+    command: tuple[str, ...]
+    findings: tuple[str, ...]
+    after_hours: float
+    pause_days: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The whole file; None is a gate that is off. Read it with `load_policy`."""
 
@@ -75,6 +85,7 @@ class Policy:
     card: Card
     two_person: bool
     overridable: tuple[str, ...]
+    retraining: RetrainingPolicy
     serve_moved_alias: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +104,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "engine.largest_latency_ms": (0.001, 1e9),
     "drift_reference.least_cells": (1, 1_000_000_000),
     "drift_reference.least_groups": (1, 1_000_000),
+    "retraining.after_hours": (0, 8760),
+    "retraining.pause_days": (0, 3650),
 }
+FINDINGS = ("drift", "estimated", "realised")
+"""What the monitor may find: the window drifted; the estimated or the realised accuracy fell below the reference's."""
+
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", tuple: "a list of texts"}
 
 
@@ -111,6 +127,7 @@ def load_policy(path: Path | None) -> Policy:
         document = _over(document, _read(path), Policy, where="")
     policy: Policy = _build(Policy, document, where="")
     _check_overridable(policy.overridable)
+    _check_retraining(policy.retraining)
     return policy
 
 
@@ -195,4 +212,12 @@ def _check_overridable(names: tuple[str, ...]) -> None:
         raise PolicyError(
             f"Expected overridable of the promotion policy to name gates among {', '.join(allowed)} but got "
             f"{', '.join(wrong)}. {' and '.join(NEVER_OVERRIDDEN)} can never be overridden."
+        )
+
+
+def _check_retraining(retraining: RetrainingPolicy) -> None:
+    wrong = [name for name in retraining.findings if name not in FINDINGS]
+    if wrong:
+        raise PolicyError(
+            f"Expected retraining.findings of the policy to be among {', '.join(FINDINGS)} but got {', '.join(wrong)}."
         )

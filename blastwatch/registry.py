@@ -17,6 +17,7 @@ from blastwatch.digests import file_digest
 from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
+    NotPermitted,
     PackageError,
     SignatureInvalid,
     UsageError,
@@ -28,8 +29,8 @@ from blastwatch.model_store import Model, ModelStore, Version, check_reachable
 from blastwatch.package import DIGESTS, Package, open_package
 from blastwatch.policy import load_policy
 from blastwatch.recording import ALIAS_TAG, Writer, read_word
-from blastwatch.settings import Settings
-from blastwatch.signing import TRAINER, open_signer, open_trusted
+from blastwatch.settings import UNATTENDED_VARIABLE, Settings
+from blastwatch.signing import PROMOTER, TRAINER, open_signer, open_trusted
 
 __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Entry", "Fetched", "Registry", "check_reachable"]
 
@@ -219,10 +220,15 @@ class Registry:
         """The one writer of the registry, after what an earlier one left unfinished is finished.
 
         Raises:
-            NotPermitted: the key may not do what the role does.
+            NotPermitted: the key may not do what the role does, or nobody is there who could promote.
             RegistryBusy: another writer stays too long.
             HistoryBroken: the history and what MLflow mirrors of it do not go together.
         """
+        if role == PROMOTER and self.settings.unattended:
+            raise NotPermitted(
+                f"Expected a person behind a promotion but {UNATTENDED_VARIABLE} is 1: a finding of the monitor "
+                "started this. Look at the version and promote it by hand: blastwatch registry promote candidate."
+            )
         signer = open_signer(self.settings, role)
         with self.ledger.lock():
             writer = Writer(self.store, self.ledger, signer, self.trusted, who=self.settings.actor)

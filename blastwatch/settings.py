@@ -75,6 +75,12 @@ def _span_target(text: str) -> str:
     return text
 
 
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1 is needed")
+    return text == "1"
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -95,6 +101,7 @@ class Setting:
     help: str
 
 
+UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
 ENGINES = ("auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs")
 
 TABLE: tuple[Setting, ...] = tuple(
@@ -112,6 +119,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("signing_key", "BLASTWATCH_SIGNING_KEY", "", _optional_path, "private key (Ed25519, PEM) that signs the history; empty: made under home at first use"),
         ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", _optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
         ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", _positive, "longest wait for another writer of the registry, in seconds"),
+        ("unattended", UNATTENDED_VARIABLE, "0", _switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
         ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-bf16 on a GPU, else openvino-f32"),
         ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: all cores"),
         ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
@@ -167,6 +175,7 @@ class Settings:
     signing_key: Path | None
     trusted_keys: Path | None
     lock_seconds: float
+    unattended: bool
     engine: str
     threads: str
     host: str

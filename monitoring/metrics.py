@@ -1,12 +1,15 @@
 """Every metric that the monitor exports, in its own registry, passed in and never global."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from monitoring.performance import STATES
 from monitoring.retention import Deleted, Usage
+
+if TYPE_CHECKING:
+    from monitoring.retraining import Retraining
 
 
 class MonitorMetrics:
@@ -81,6 +84,14 @@ class MonitorMetrics:
         self.deleted = Gauge(
             "blastwatch_store_deleted_predictions", "Predictions ever deleted from it.", ["reason"], registry=registry
         )
+        self.retraining_started = Counter(
+            "blastwatch_retraining_started", "Times that a finding started the command of the policy.", ["finding"],
+            registry=registry,
+        )  # fmt: skip
+        self.retraining_running = Gauge("blastwatch_retraining_running", "1 while it runs.", registry=registry)
+        self.retraining_failed = Gauge(
+            "blastwatch_retraining_failed", "1 where the last one failed or could not be started.", registry=registry
+        )
         self.shadow_agreement = Gauge(
             "blastwatch_shadow_agreement_ratio", "Share of the cells to which challenger and champion give one label.",
             registry=registry,
@@ -131,6 +142,12 @@ class MonitorMetrics:
             self.estimate_difference.labels(bound).set(value)
         for state in STATES:
             self.estimate_state.labels(state).set(state == labelled["check"]["state"])
+
+    def tell_retraining(self, retraining: "Retraining") -> None:
+        """Of the last command that a finding started."""
+        last = retraining.last
+        self.retraining_running.set(retraining.running())
+        self.retraining_failed.set(last is not None and bool(last.problem or last.exit_code))
 
     def tell_store(self, usage: Usage, deleted: Mapping[str, Deleted]) -> None:
         """What `monitoring.retention` found in the database."""

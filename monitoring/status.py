@@ -37,12 +37,20 @@ class Status:
         """A look failed: what was known stays, and the reason stands beside it."""
         self._document = self._document | {"problem": problem}
 
-    def tell(self, fetched: Fetched, note: str, performance: dict[str, Any], usage: Usage) -> None:
+    def tell(
+        self,
+        fetched: Fetched,
+        note: str,
+        performance: dict[str, Any],
+        usage: Usage,
+        retraining: dict[str, Any] | None,
+    ) -> None:
         """A look worked.
 
         Args:
             note: in a few words why it made no report, "" where it made one.
             performance: from `monitoring.performance_report.report`.
+            retraining: from `monitoring.retraining.Retraining.document`.
         """
         self._timeline.refresh()
         version = fetched.entry.version
@@ -68,6 +76,7 @@ class Status:
             "timeline": thinned(points),
             "promotions": self._promotions(),
             "performance": performance,
+            "retraining": retraining,
             "stored": {"predictions": usage.predictions, "bytes": usage.bytes},
         }
 

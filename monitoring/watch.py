@@ -15,12 +15,14 @@ from typing import Any
 
 from blastwatch.console import say
 from blastwatch.errors import AliasNotSet, BlastwatchError
+from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance_report import report as performance_report
 from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
+from monitoring.retraining import Retraining
 from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.status import Status
@@ -56,6 +58,7 @@ class Monitor:
         self._store: Store | None = None
         self._shadow_store: ShadowStore | None = None
         self._retention: Retention | None = None
+        self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -74,7 +77,8 @@ class Monitor:
         self._tell_shadow(fetched.entry)
         look = self._compare(fetched, current)
         usage = self._retain()
-        self.status.tell(fetched, look.reason, performance, usage)
+        self._retrain(fetched.entry.version, look.report, performance)
+        self.status.tell(fetched, look.reason, performance, usage, self._retraining.document())
         self._metrics.last_look.set(time.time())
         return look
 
@@ -151,6 +155,12 @@ class Monitor:
         usage = self._retention.usage()
         self._metrics.tell_store(usage, self._retention.counted())
         return usage
+
+    def _retrain(self, version: str, report: DriftReport | None, performance: dict[str, Any]) -> None:
+        started = self._retraining.look(version, report, performance, at=datetime.now(UTC))
+        if started is not None:
+            self._metrics.retraining_started.labels(started.finding).inc()
+        self._metrics.tell_retraining(self._retraining)
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:

@@ -102,7 +102,10 @@ def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0,
         entry=SimpleNamespace(version="2"), package=SimpleNamespace(digest="5f3c" * 16, info=info)
     )  # fmt: skip
     usage = Usage(predictions=2400, bytes=1_830_000, oldest=NOW - timedelta(days=DAYS), newest=NOW)
-    status.tell(fetched, "", drawn_performance(sure=sure), usage)
+    last = {"finding": "drift", "version": "2", "started_at": (NOW - timedelta(days=1)).isoformat(), "problem": "",
+            "exit_code": 0, "running": False, "log": "retraining/20261123T120000Z.log"}  # fmt: skip
+    retraining = {"findings": ["drift"], "last": last} if stained else None
+    status.tell(fetched, "", drawn_performance(sure=sure), usage, retraining)
     return status
 
 

@@ -51,7 +51,16 @@ function showNow() {
   }
   facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
   facts.push(["stored", `${told.stored.predictions} predictions, ${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
+  if (told.retraining) facts.push(["retraining", retraining(told.retraining.last)]);
   pairs(byId("facts"), facts);
+}
+
+function retraining(last) {
+  if (!last) return "no finding has started it yet";
+  const ended = last.problem ? last.problem : last.running ? "it runs"
+    : last.exit_code === null ? "it ended while the monitor was away"
+      : last.exit_code ? `it failed with exit code ${last.exit_code}` : "it ended well: look for a candidate to promote";
+  return `started ${local(last.started_at)} by ${last.finding} of version ${last.version}: ${ended} (${last.log})`;
 }
 
 function showColumns() {

@@ -103,6 +103,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
     assert "3 of 15 are beyond their threshold, od_red farthest." in words
     assert "do not rely on it before cells of the drift have labels" in words
+    assert "by drift of version 2: it ended well: look for a candidate to promote" in words
     assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
     # For a screen reader: pictures say in words what they show, and what is announced stands in live regions.
     charts = page.get_by_role("img").all()

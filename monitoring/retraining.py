@@ -1,0 +1,181 @@
+"""What a finding of the monitor may start: one command, by policy. It promotes nothing.
+
+    retraining:                      in the file that BLASTWATCH_POLICY names
+      command: [sh, retrain.sh]      for instance: dvc repro && blastwatch registry register results/package
+      findings: [drift, realised]
+      after_hours: 24
+      pause_days: 7
+
+A finding that has stood for `after_hours` starts the command, which is told why in the JSON file that
+BLASTWATCH_FINDING names. It runs under BLASTWATCH_UNATTENDED=1, where the registry lets nobody promote: what it trains
+becomes a candidate at most, and a person judges it. The monitor may end meanwhile and the command goes on; a lock that
+the command holds tells the next monitor that it still runs.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+
+from blastwatch.policy import FINDINGS, RetrainingPolicy
+from blastwatch.settings import UNATTENDED_VARIABLE, Settings
+from monitoring.drift import DriftReport
+
+FINDING_VARIABLE = "BLASTWATCH_FINDING"
+DRIFT, ESTIMATED, REALISED = FINDINGS
+
+_log = logging.getLogger("blastwatch.monitor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """One start, as `home/retraining/last.json` keeps it; times in ISO 8601.
+
+    ended_at, exit_code: empty and None while it runs, and where the monitor was away when it ended.
+    problem: why it could not be started, else empty.
+    """
+
+    finding: str
+    version: str
+    since: str
+    started_at: str
+    log: str
+    ended_at: str = ""
+    exit_code: int | None = None
+    problem: str = ""
+
+
+class Retraining:
+    """Call `look` after each look of the monitor."""
+
+    def __init__(self, settings: Settings, policy: RetrainingPolicy) -> None:
+        self._policy = policy
+        self._folder = settings.home / "retraining"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._standing: dict[str, datetime] = {}
+        self._version = ""
+        self.last = self._read_last()
+
+    def look(
+        self, version: str, report: DriftReport | None, performance: Mapping[str, Any], *, at: datetime
+    ) -> Started | None:
+        """Take note of what stands, and start the command where the policy wants it.
+
+        Args:
+            report: None where no new prediction came: then what was found before stands on.
+            performance: from `monitoring.performance_report.report`.
+            at: now, with a time zone.
+
+        Returns:
+            What was started now, None for nothing.
+        """
+        self._see_whether_ended(at)
+        if version != self._version:
+            self._standing, self._version = {}, version
+        self._note(report, performance, at)
+        due = [name for name, since in self._standing.items() if at - since >= self._after]
+        if not self._policy.command or not due or self._rests(at):
+            return None
+        return self._start(due[0], report, performance, at)
+
+    def document(self) -> dict[str, Any] | None:
+        """For the page: the last start and whether it still runs; None where the policy names no command."""
+        if not self._policy.command:
+            return None
+        last = None if self.last is None else asdict(self.last) | {"running": self.running()}
+        return {"findings": list(self._policy.findings), "last": last}
+
+    def running(self) -> bool:
+        """Whether a command runs that this monitor or an earlier one started."""
+        if self._process is not None:
+            return self._process.poll() is None
+        lock = self._lock()
+        if lock is not None:
+            lock.close()
+        return lock is None
+
+    @property
+    def _after(self) -> timedelta:
+        return timedelta(hours=self._policy.after_hours)
+
+    def _note(self, report: DriftReport | None, performance: Mapping[str, Any], at: datetime) -> None:
+        now = performance["now"]
+        found = {
+            DRIFT: DRIFT in self._standing if report is None else report.drifted,
+            ESTIMATED: bool(now["latest"]["fell"][ESTIMATED]),
+            REALISED: bool(now["labelled"]["fell"][REALISED]),
+        }
+        wanted = [name for name in self._policy.findings if found[name]]
+        self._standing = {name: self._standing.get(name, at) for name in wanted}
+
+    def _rests(self, at: datetime) -> bool:
+        if self.running():
+            return True
+        if self.last is None:
+            return False
+        return at - datetime.fromisoformat(self.last.started_at) < timedelta(days=self._policy.pause_days)
+
+    def _start(
+        self, finding: str, report: DriftReport | None, performance: Mapping[str, Any], at: datetime
+    ) -> Started | None:
+        lock = self._lock()
+        if lock is None:  # another monitor of this home was faster
+            return None
+        stamp = at.strftime("%Y%m%dT%H%M%SZ")
+        started = Started(
+            finding=finding, version=self._version, since=self._standing[finding].isoformat(),
+            started_at=at.isoformat(), log=str(self._folder / f"{stamp}.log"),
+        )  # fmt: skip
+        facts = self._folder / f"{stamp}.json"
+        told = asdict(started) | {"report": report.document if report else None, "performance": performance["now"]}
+        facts.write_text(json.dumps(told, indent=2) + "\n")
+        command = list(self._policy.command)
+        with lock, Path(started.log).open("ab") as log:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    env={**os.environ, FINDING_VARIABLE: str(facts), UNATTENDED_VARIABLE: "1"},
+                    pass_fds=[lock.fileno()],
+                )  # fmt: skip
+            except OSError as error:
+                started = replace(started, ended_at=at.isoformat(), problem=f"{command[0]!r} cannot be run: {error}")
+                _log.error("Retraining was not started: %s", started.problem)
+            else:
+                _log.warning("Retraining was started (%s since %s); log: %s", finding, started.since, started.log)
+        self._keep(started)
+        return started
+
+    def _see_whether_ended(self, at: datetime) -> None:
+        if self._process is None or self.last is None or (code := self._process.poll()) is None:
+            return
+        self._process = None
+        self._keep(replace(self.last, ended_at=at.isoformat(), exit_code=code))
+        _log.log(logging.ERROR if code else logging.INFO, "Retraining ended with exit code %s: %s", code, self.last.log)
+
+    def _lock(self) -> IO[bytes] | None:
+        """The open lock, held; None where a running command holds it. It is the command's too, as long as it runs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = (self._folder / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+    def _keep(self, started: Started) -> None:
+        path = self._folder / "last.json"
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(asdict(started), indent=2) + "\n")
+        scratch.replace(path)
+        self.last = started
+
+    def _read_last(self) -> Started | None:
+        path = self._folder / "last.json"
+        return Started(**json.loads(path.read_text())) if path.is_file() else None

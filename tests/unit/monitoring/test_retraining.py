@@ -1,0 +1,179 @@
+"""What a finding starts: when, with what, once, and never a promotion."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from blastwatch.errors import NotPermitted
+from blastwatch.policy import RetrainingPolicy
+from blastwatch.registry import Registry
+from blastwatch.settings import load
+from blastwatch.signing import PROMOTER, TRAINER
+from monitoring.metrics import MonitorMetrics
+from monitoring.retraining import Retraining
+from tests.running import until
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DRIFTED, CALM = (SimpleNamespace(drifted=drifted, document={"drifted": drifted}) for drifted in (True, False))
+TELL = (
+    "import json, os, sys; told = dict(os.environ); "
+    "json.dump(told, open(sys.argv[1], 'w')); print('trained'); sys.exit(int(sys.argv[2]))"
+)
+
+
+def performance(*, estimated=None, realised=None):
+    return {"now": {"latest": {"fell": {"estimated": estimated}}, "labelled": {"fell": {"realised": realised}}}}
+
+
+class Watched:
+    """A monitor's retraining whose looks are hours apart."""
+
+    def __init__(self, home, command, **changed):
+        rules = {"findings": ("drift", "realised"), "after_hours": 2.0, "pause_days": 1.0} | changed
+        self.policy = RetrainingPolicy(command=tuple(command), **rules)
+        self.settings = load({"BLASTWATCH_HOME": str(home)})
+        self.again()
+
+    def again(self):
+        """The monitor is started anew; the one before knows its process, and leaves none behind."""
+        self.earlier = getattr(self, "retraining", None)
+        self.retraining = Retraining(self.settings, self.policy)
+
+    def look(self, hours, report=DRIFTED, version="1", **fell):
+        return self.retraining.look(version, report, performance(**fell), at=NOON + timedelta(hours=hours))
+
+    def wait(self):
+        until(lambda: not self.retraining.running(), 20)
+
+    def gauges(self):
+        metrics = MonitorMetrics(CollectorRegistry())
+        metrics.tell_retraining(self.retraining)
+        value = metrics.registry.get_sample_value
+        return value("blastwatch_retraining_running"), value("blastwatch_retraining_failed")
+
+
+@pytest.fixture
+def said(tmp_path):
+    return tmp_path / "said.json"
+
+
+@pytest.fixture
+def watched(tmp_path, said):
+    """Starts a Python that writes down its environment and ends with a code."""
+    return lambda code=0, **changed: Watched(
+        tmp_path / "home", [sys.executable, "-c", TELL, str(said), str(code)], **changed
+    )
+
+
+def test_a_finding_that_has_stood_starts_the_command_and_tells_it_why(watched, said):
+    one = watched()
+    assert one.look(0) is None and one.look(1) is None
+    started = one.look(2)
+    assert (started.finding, started.version, started.since) == ("drift", "1", NOON.isoformat())
+    one.wait()
+    told = json.loads(said.read_text())
+    facts = json.loads(Path(told["BLASTWATCH_FINDING"]).read_text())
+    assert told["BLASTWATCH_UNATTENDED"] == "1" and Path(started.log).read_text() == "trained\n"
+    assert (facts["finding"], facts["report"]) == ("drift", {"drifted": True})
+    one.look(3, CALM)
+    assert (one.retraining.last.exit_code, one.gauges()) == (0, (0.0, 0.0))
+    assert one.retraining.document()["last"]["running"] is False
+
+
+def test_what_went_away_meanwhile_starts_nothing(watched):
+    one = watched()
+    for hours in range(1, 20):  # of three looks one is calm
+        assert one.look(hours, CALM if hours % 3 == 0 else DRIFTED) is None
+
+
+def test_looks_without_a_new_prediction_change_nothing(watched):
+    one = watched()
+    assert one.look(0, None) is None and one.look(4, None) is None
+    assert one.look(5) is None and one.look(6, None) is None and one.look(7, None).finding == "drift"
+    one.wait()
+
+
+def test_another_version_begins_anew(watched):
+    one = watched()
+    one.look(0)
+    assert one.look(3, version="2") is None and one.look(4, version="2") is None
+    assert one.look(5, version="2").version == "2"
+    one.wait()
+
+
+def test_an_accuracy_that_fell_counts_where_the_policy_names_it(watched):
+    one = watched()
+    for hours in (0, 3, 6):
+        assert one.look(hours, CALM, estimated=True) is None
+    one.look(7, CALM, realised=True)
+    assert one.look(9, CALM, realised=True).finding == "realised"
+    one.wait()
+
+
+def test_it_rests_from_one_start_to_the_next_also_after_a_restart(watched):
+    one = watched(3)
+    one.look(0)
+    assert one.look(2) is not None
+    one.wait()
+    assert one.look(3) is None
+    assert (one.retraining.last.exit_code, one.gauges()) == (3, (0.0, 1.0))
+    one.again()
+    for hours in range(4, 26):
+        assert one.look(hours) is None
+    assert one.gauges() == (0.0, 1.0)
+    assert one.look(26) is not None
+    one.wait()
+
+
+def test_a_command_that_outlives_the_monitor_is_known_to_the_next_one(tmp_path):
+    release = tmp_path / "release"
+    code = f"import os, time\nwhile not os.path.exists({str(release)!r}): time.sleep(0.05)"
+    one = Watched(tmp_path / "home", [sys.executable, "-c", code], after_hours=0.0, pause_days=0.0)
+    assert one.look(0) is not None and one.look(1) is None
+    one.again()
+    assert one.look(2) is None and one.gauges() == (1.0, 0.0)
+    release.touch()
+    one.wait()
+    last = one.retraining.document()["last"]
+    assert (last["running"], last["exit_code"], last["ended_at"]) == (False, None, "")
+    assert one.look(3) is not None
+    one.wait()
+    assert not one.earlier.running()
+
+
+def test_a_command_that_cannot_be_run_is_said_and_not_tried_at_every_look(tmp_path):
+    one = Watched(tmp_path / "home", ["no-such-program", "x"], after_hours=0.0)
+    started = one.look(0)
+    assert started.problem.startswith("'no-such-program' cannot be run: ") and one.gauges() == (0.0, 1.0)
+    assert one.look(1) is None and one.look(23) is None
+    assert one.look(24) is not None
+
+
+def test_without_a_command_nothing_is_started_or_said(tmp_path):
+    one = Watched(tmp_path / "home", [], after_hours=0.0)
+    assert one.look(0) is None and one.look(50) is None and one.retraining.document() is None
+
+
+def test_what_a_finding_started_promotes_nothing(settings):
+    unattended = load({"BLASTWATCH_HOME": str(settings.home), "BLASTWATCH_UNATTENDED": "1"})
+    with pytest.raises(NotPermitted, match="promote it by hand"), Registry(unattended).writing(PROMOTER):
+        raise AssertionError("nobody writes")
+    with Registry(unattended).writing(TRAINER) as writer:
+        assert writer.records == []
+
+
+def test_a_process_that_the_command_leaves_behind_does_not_count(tmp_path):
+    """Only the command itself holds the lock."""
+    leave = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
+    one = Watched(tmp_path / "home", [sys.executable, "-c", leave], after_hours=0.0)
+    one.look(0)
+    one.again()
+    began = time.monotonic()
+    one.wait()
+    assert time.monotonic() - began < 4 and not one.earlier.running()
