@@ -66,10 +66,8 @@ class ModelStore:
         return Model(tags=dict(found.tags), aliases={alias: str(number) for alias, number in found.aliases.items()})
 
     def versions(self) -> list[Version]:
-        """Every version, in no order; [] where nothing was registered yet."""
+        """Every version of a model that exists, in no order."""
         with self._reaching() as client:
-            if not client.search_registered_models(f"name='{self.name}'"):
-                return []
             return [_version(found) for found in client.search_model_versions(f"name='{self.name}'")]
 
     def version(self, number: str) -> Version:

@@ -36,6 +36,7 @@ __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Entry", "Fetched",
 
 HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts; it keeps them in 32 bits
 _METRIC = "blastwatch.metric."
 
 
@@ -103,11 +104,14 @@ class Registry:
             AliasNotSet, VersionNotFound: saying what there is and what to do.
         """
         wanted = parse_ref(ref, self.name)
-        found = self.entries()
-        for entry in found:
-            if wanted == entry.version or wanted in entry.aliases:
-                return entry
-        known = ", ".join(entry.version for entry in found) or "none"
+        model = self.store.model()
+        number = model.aliases.get(wanted, wanted) if model else ""
+        if model is not None and _NUMBER.fullmatch(number):  # asked for alone: a registry may hold thousands
+            try:
+                return entry_of(self.store.version(number), model, self.records())
+            except VersionNotFound:
+                pass
+        known = ", ".join(entry.version for entry in self.entries()) or "none"
         if wanted.isdigit():
             raise VersionNotFound(f"There is no version {wanted} of {self.name}; there are: {known}.")
         raise AliasNotSet(_not_set(wanted, self.name, known, self.settings.tracking_uri))

@@ -140,6 +140,8 @@ def _run(current: pd.DataFrame, reference: pd.DataFrame, thresholds: dict[str, f
     from evidently.metrics import ValueDrift
     from evidently.metrics.embeddings import EmbeddingsDrift, MMDDriftMethod
 
+    import monitoring.embedding_plane  # noqa: F401  (gives `EmbeddingsDrift` its calculation)
+
     metrics: list[Any] = []
     for name, threshold in thresholds.items():
         if name == EMBEDDING_SCORE:

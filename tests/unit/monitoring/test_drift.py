@@ -51,6 +51,7 @@ def test_the_document(report):
     assert document["drifted"] is False
     page = Path(document["report"])
     assert page.name == "drift-20261124T093000.000000Z-v3.html" and page.stat().st_size > 1_000_000
+    assert "first principal axis" in page.read_text()  # of the version: every report has the same
     assert json.loads(page.with_suffix(".json").read_text()) == document
 
 
