@@ -15,10 +15,11 @@ MAY_IMPORT = {
     "serving": {"blastwatch", "monitoring", "serving"},
 }
 MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
-# The loop is made of torch, and is loaded when a command trains or measures; so is the engine of a GPU.
-OF_TORCH = (
+# Made of a heavy library, and loaded when needed: the loop and the engine of a GPU of torch, a drawing of Evidently.
+OF_HEAVY = (
     "blastwatch.folding",
     "blastwatch.graph_engine",
+    "monitoring.embedding_plane",
     *(
         f"training.{name}"
         for name in (
@@ -74,7 +75,7 @@ def watch(event, args):
 sys.addaudithook(watch)
 import importlib, logging, os
 before = dict(os.environ)
-quick = [name for name in {names} if name not in {list(OF_TORCH)}]
+quick = [name for name in {names} if name not in {list(OF_HEAVY)}]
 for name in quick:
     importlib.import_module(name)
 heavy = [name for name in {HEAVY} if name in sys.modules]
