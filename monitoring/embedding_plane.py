@@ -31,10 +31,11 @@ class EmbeddingPlane(SingleValueCalculation[EmbeddingsDrift]):  # type: ignore[m
             raise ValueError("Expected a reference and a method for the drift of embeddings.")
         columns = list(context.data_definition.embeddings[self.metric.embeddings_name])
         current, reference = (data.as_dataframe()[columns] for data in (current_data, reference_data))
-        score, _, method = self.metric.drift_method(current, reference)
+        score, drifted, method = self.metric.drift_method(current, reference)
+        verdict = f"Data drift {'detected' if drifted else 'not detected'}. Drift detection method: {method}."
         result = self.result(float(score))
         result.widget = [
-            counter(counters=[CounterData.float(f"{self.display_name()}, {method}", float(score), precision=4)]),
+            counter(counters=[CounterData(f"{verdict} Drift score: {score:.3f}", self.display_name())]),
             plotly_figure(title="", figure=plane(current, reference), size=WidgetSize.FULL),
         ]
         return result

@@ -87,7 +87,7 @@ function showTimeline() {
   const moves = told.promotions || [];
   byId("history").textContent = told.promotions === null
     ? "The history of the registry cannot be read, so no move of the champion is marked."
-    : `${moves.length} moves of the champion in the history.`;
+    : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`;
   fill("points", told.timeline.map((point) => row([local(point.at), point.version, String(point.cells),
     point.score.toFixed(2), point.column, point.drifted ? "drift" : "no drift"],
   point.drifted ? "is-all" : "")).reverse());

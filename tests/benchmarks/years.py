@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.years [DATA] [--deals 40] [--stay 3]`: false alarms in years without drift.
 
 DATA as for `tests.benchmarks.shifts`. For each deal of the patients a version gets its reference, and a year is lived
-with patients it never saw: a window of 200 cells a day from four who are on the ward, each of whom leaves after a few
+with patients it never saw: a window of 200 cells a day from those who are on the ward, each of whom leaves after a few
 days and gives way to another. Whoever is held out may come back in the same year: there are only so many.
 """
 
@@ -20,22 +20,25 @@ from tests.benchmarks.shifts import measured, synthetic
 DAYS = 365
 
 
-def stays(held: list[str], days: int, stay: float, random: np.random.Generator) -> list[list[str]]:
+def stays(held: list[str], patients: int, stay: float, random: np.random.Generator) -> list[list[str]]:
     """Who is on the ward each day."""
     present: list[str] = []
     found = []
-    for _ in range(days):
+    for _ in range(DAYS):
         present = [name for name in present if random.random() >= 1 / stay]
         others = [name for name in held if name not in present]
-        present += list(random.choice(others, size=PATIENTS - len(present), replace=False))
+        present += list(random.choice(others, size=patients - len(present), replace=False))
         found.append(list(present))
     return found
 
 
-def year(deal: Deal, plain: pd.DataFrame, stay: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def year(
+    deal: Deal, plain: pd.DataFrame, given: argparse.Namespace, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether each day alarms, ours and Evidently's with its defaults, where one column beyond its threshold counts."""
     pool = deal.model(plain[plain["group"].isin(deal.held)])
-    days = np.stack([draw(pool, 0, ward, 0.0, random) for ward in stays(deal.held, DAYS, stay, random)])
+    wards = stays(deal.held, given.patients, given.stay, random)
+    days = np.stack([draw(pool, 0, ward, 0.0, random) for ward in wards])
     columns, scores = scored(deal, pool, days)
     defaults = np.array([EVIDENTLY_DEFAULT[METHODS[column]] for column in columns])
     return alarms(deal, columns, scores), (scores >= defaults).any(axis=1)
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--deals", type=int, default=40, help="how often the patients are dealt anew, a year each")
     parser.add_argument("--stay", type=float, default=3.0, help="days that a patient stays, in the mean")
+    parser.add_argument("--patients", type=int, default=PATIENTS, help="on the ward at a time")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         plain = measured(given.data or synthetic(Path(scratch)), None, shifts=())
@@ -53,15 +57,14 @@ def main() -> None:
     for number in range(given.deals):
         random = np.random.default_rng(number)
         deal = dealt(plain, random)
-        found = year(deal, plain, given.stay, random)
+        found = year(deal, plain, given, random)
         ours.append(int(found[0].sum()))
         theirs.append(int(found[1].sum()))
     counts = np.array(ours)
     again = np.random.default_rng(0).choice(counts, (10_000, len(counts))).mean(axis=1)
     low, high = np.quantile(again, (0.025, 0.975))
-    print(
-        f"{len(counts)} years of {DAYS} windows of {CELLS} cells, {PATIENTS} patients who stay {given.stay:g} days each"
-    )
+    print(f"{len(counts)} years of {DAYS} windows of {CELLS} cells")
+    print(f"- {given.patients} patients a window, who stay {given.stay:g} days in the mean")
     print(f"- false alarms a year: {counts.mean():.2f} ({low:.2f} to {high:.2f}), stated {DAYS * FALSE_ALARM_RATE:.2f}")
     print(f"- none in {np.mean(counts == 0):.0%} of the years, most in one: {counts.max()}")
     print(f"- Evidently's defaults, any column: {np.mean(theirs):.0f} a year")
