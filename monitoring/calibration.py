@@ -35,7 +35,9 @@ from blastwatch.errors import DataError
 from monitoring.scores import METHODS, SMALLEST_THRESHOLD, Floats, Scorer
 
 FORMAT = 1
-FALSE_ALARM_RATE = 0.01
+FALSE_ALARM_RATE = 0.0027
+"""Of a window: one false alarm in a year of daily ones."""
+
 PATIENTS = 3
 WINDOW_SIZES = (30, 100, 300)
 RESAMPLES = 1000

@@ -208,7 +208,7 @@ def _drift(drift: dict[str, Any]) -> str:
     enough = "" if drift["enough_groups"] else " These are too few patients to rely on that rate."
     return (
         f"## Drift reference\n\n{drift['cells']} cells of {drift['groups']} patients not trained on; thresholds for a "
-        f"false-alarm rate of {drift['false_alarm_rate']:.1%} a window.{enough}"
+        f"false-alarm rate of {drift['false_alarm_rate']:.2%} a window.{enough}"
     )
 
 

@@ -150,7 +150,7 @@ class PackageParameters:
     calibration_cells: int = 256
     parity_cells: int = 500
     golden_cells: int = 8
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: float = 0.0027
     drift_resamples: int = 1000
     ood_rate: float = 0.02
     seed: int = 1

@@ -44,13 +44,13 @@ class Found:
     named: Counter
 
 
-def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None) -> str:
+def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None, rate: float) -> str:
     found = defaultdict(lambda: Found([], [], [], Counter()))
     kinds = [name for name in dict.fromkeys(rows["shift"]) if name not in ("", "field")]
     strengths = sorted(set(rows.loc[rows["shift"].isin(kinds), "strength"]))
     for number in range(deals):
         random = np.random.default_rng(number)
-        deal = dealt(rows, random)
+        deal = dealt(rows, random, rate)
         signatures = signatures_of(deal.reference)
         look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0], signatures)
         for name in (*kinds, MIX, "field"):
@@ -58,7 +58,9 @@ def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None) -> str:
                 look(deal, rows, name, strength, WINDOWS, random, found[name, strength], signatures)
     if plot:
         draw_power(found, strengths, plot)
-    return "\n\n".join((calm_line(found["", 0.0], deals), power_table(found, strengths), cause_table(found, strengths)))
+    return "\n\n".join(
+        (calm_line(found["", 0.0], deals, rate), power_table(found, strengths), cause_table(found, strengths))
+    )
 
 
 class LinearModel:
@@ -82,14 +84,15 @@ class LinearModel:
         return pd.concat([rows.reset_index(drop=True), answers], axis=1)
 
 
-def dealt(rows: pd.DataFrame, random: np.random.Generator) -> Deal:
+def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float) -> Deal:
+    """A dealing, with thresholds for a rate of false alarms."""
     plain = rows[rows["shift"] == ""]
     names = random.permutation(sorted(plain["group"].unique()))
     first, second = round(len(names) * LEARN), round(len(names) * (LEARN + REFERENCE))
     model = LinearModel(plain[plain["group"].isin(names[:first])])
     known = plain[plain["group"].isin(names[first:second])].groupby("group").head(REFERENCE_CELLS)
     reference = model(known)
-    thresholds = thresholds_for(calibrate(reference, window_sizes=(CELLS,)), CELLS)
+    thresholds = thresholds_for(calibrate(reference, window_sizes=(CELLS,), false_alarm_rate=rate), CELLS)
     counts = plain["group"].value_counts()
     held = [name for name in names[second:] if counts[name] >= FEWEST_CELLS]
     return Deal(model, reference, thresholds, held)
@@ -189,12 +192,12 @@ def draw(pool: pd.DataFrame, fields: int, groups: list, strength: float, random)
     return counts
 
 
-def calm_line(found: Found, deals: int) -> str:
+def calm_line(found: Found, deals: int, rate: float) -> str:
     shares = [100 * np.mean(part) for part in (found.ours, found.any_column, found.half_the_columns)]
     return (
         f"{len(found.ours)} windows of {CELLS} cells without shift, {PATIENTS} patients each, {deals} deals: "
-        f"calibrated {shares[0]:.1f} % alarm (stated 1), Evidently's defaults {shares[1]:.1f} % (any column) and "
-        f"{shares[2]:.1f} % (half of the columns)"
+        f"calibrated {shares[0]:.1f} % alarm (stated {100 * rate:.2g}), Evidently's defaults {shares[1]:.1f} % (any "
+        f"column) and {shares[2]:.1f} % (half of the columns)"
     )
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 
 from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
+from monitoring.calibration import FALSE_ALARM_RATE
 from monitoring.shifts import SHIFTS, field, shift
 from monitoring.statistics import image_statistics
 from tests.benchmarks.shift_windows import tables
@@ -37,6 +38,9 @@ def main() -> None:
     parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
     parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
     parser.add_argument("--deals", type=int, default=8, help="how often the patients are dealt anew")
+    parser.add_argument(
+        "--rate", type=float, default=FALSE_ALARM_RATE, help="stated share of windows that alarm falsely"
+    )
     parser.add_argument("--plot", type=Path, help="write the curves of power into this PNG file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -46,7 +50,7 @@ def main() -> None:
             rows = measured(data, given.fields)
             if given.cache:
                 rows.to_parquet(given.cache)
-    print(tables(rows, deals=given.deals, plot=given.plot))
+    print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate))
 
 
 def synthetic(folder: Path) -> Path:
