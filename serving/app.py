@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from serving.following import Following
     from serving.tracing import Traces
 
+PLACE = "place"  # in a request's state: the `Place` that it was let in with
 ANSWERED_BY_THE_ENGINE = ("/v1/predict", "/v1/predict_batch")
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 
@@ -152,6 +153,8 @@ class Service:
 
     def observe(self, route: str, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that was answered, and write it into the audit log."""
+        if PLACE in scope["state"]:
+            scope["state"][PLACE].leave()
         self.metrics.observe_request(route, status, seconds)
         if self.traces is not None:
             self.traces.end(scope, route, status)
@@ -209,7 +212,7 @@ def build_app(service: Service) -> ASGIApp:
         if scope["path"] in ANSWERED_BY_THE_ENGINE:
             # Before the body is read: when there are many times too many callers, reading alone would fill the loop.
             try:
-                service.lane.check_room()
+                scope["state"][PLACE] = service.lane.reserve()
             except Overloaded as error:
                 raise error.problem() from error
 

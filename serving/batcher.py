@@ -4,17 +4,20 @@ Whoever comes while the engine is busy joins a later batch; an idle engine start
 waits for company. An engine that computes several batches abreast shares those who wait among them; a cell that comes
 to an idle one has the whole of it.
 
+The threads of the engine take their batches themselves. Were the event loop to hand them out, the engine would wait for
+a turn of it between two batches, and a turn takes longest when there are most to be answered.
+
 BentoML's own ways were left for reasons: a batchable service joined by `depends` pickles arrays between two processes
 and lost 8 % of the calls, and its batchable methods answer only their own routes, with their own shape of error.
 """
 
 import asyncio
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.engines import Engine, Outputs
+from serving.apart import ENGINE_NICE, step_back
 from serving.problems import Overloaded
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 ABREAST_CELLS = 4
 """In each of several batches at a time: more make none of them faster, and who comes next waits longer."""
 
+_FULL = 0.75  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 
 
@@ -42,12 +47,26 @@ class _Waiting:
     cell: Cell
     since: float
     patient: bool
-    done: "asyncio.Future[Row]"
+    done: "asyncio.Future[Row]"  # set by its loop alone
     mark: "Mark | None"
 
 
+class Place:
+    """Room for a request that was let in, while its body is read: until its cells count themselves, or it ends.
+
+    A body that comes slowly keeps its place from nobody for longer than a cell may wait.
+    """
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+        self.left = False
+
+    def leave(self) -> None:
+        self.left = True
+
+
 class Batcher:
-    """One queue before one engine. Use it from the event loop that first awaits it.
+    """One queue before one engine. Use it from one event loop.
 
     Args:
         engine: called in threads of its own, `abreast` batches at a time.
@@ -71,24 +90,47 @@ class Batcher:
         self._longest_wait = longest_wait
         self._on_batch = on_batch
         self._traces = traces
-        self._queue: deque[_Waiting] = deque()
         self._coming = 0
-        self._threads = ThreadPoolExecutor(engine.abreast, thread_name_prefix="engine")
-        self._running: set[asyncio.Task[None]] = set()
-        self._alone = False
+        self._places: deque[Place] = deque()
         self._seconds_a_cell = 0.0
+        self._changed = threading.Condition()
+        self._queue: deque[_Waiting] = deque()  # this and the next three under `_changed`
+        self._running = 0
+        self._alone = False
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
+            for number in range(engine.abreast)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def reserve(self) -> Place:
+        """Let a request in before its body is read.
+
+        Raises:
+            Overloaded: see `check_room`.
+        """
+        self.check_room()
+        place = Place()
+        self._places.append(place)
+        return place
 
     @contextmanager
-    def coming(self, cells: int = 1, *, patient: bool = False) -> Iterator[None]:
+    def coming(self, cells: int = 1, *, place: Place | None = None, patient: bool = False) -> Iterator[None]:
         """Let in cells whose images are read meanwhile; afterwards they go to `run`.
 
         Args:
+            place: where the request has one, it is given up for the cells; one cell then needs no room but this.
             patient: for the later parts of a call that was already let in.
 
         Raises:
             Overloaded: see `check_room`.
         """
-        if not patient:
+        has_room = patient or (cells == 1 and place in self._places)
+        if place is not None:
+            place.leave()
+        if not has_room:
             self.check_room()
         self._coming += cells
         try:
@@ -98,9 +140,12 @@ class Batcher:
 
     def check_room(self) -> None:
         """Raise `Overloaded` where those who wait would keep another cell waiting too long."""
-        before = self._coming + len(self._queue)
+        now = time.monotonic()
+        while self._places and (self._places[0].left or now - self._places[0].since > self._longest_wait):
+            self._places.popleft()
+        before = sum(not place.left for place in self._places) + self._coming + len(self._queue)
         expected = before * self._seconds_a_cell
-        if expected > self._longest_wait:
+        if expected > _FULL * self._longest_wait:
             raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
 
     async def run(self, cells: Sequence[Cell], *, patient: bool = False) -> list[Row]:
@@ -116,75 +161,92 @@ class Batcher:
         loop, now = asyncio.get_running_loop(), time.monotonic()
         mark = None if self._traces is None else self._traces.mark()
         waiting = [_Waiting(cell, now, patient, loop.create_future(), mark) for cell in cells]
-        idle = not self._queue and not self._running
-        self._queue.extend(waiting)
-        self._start(alone=idle and len(waiting) == 1)
+        with self._changed:
+            self._queue.extend(waiting)
+            self._changed.notify_all()
         try:
             return list(await asyncio.gather(*(row.done for row in waiting)))
         finally:
             for row in waiting:  # the caller went away: spare the engine what nobody reads
                 row.done.cancel()
 
-    def _start(self, *, alone: bool = False) -> None:
-        """Let every idle part of the engine have its share of those who wait, or all of it a cell that is alone."""
-        while self._queue and not self._alone and len(self._running) < self._engine.abreast:
-            # A part that takes all who wait leaves none to the next part that is done before they come again.
-            share = math.ceil(len(self._queue) / self._engine.abreast)
-            batch = self._next_batch(min(share, self._largest))
-            if batch:
-                self._alone = alone or self._engine.abreast == 1
-                task = asyncio.get_running_loop().create_task(self._run(batch, alone=self._alone))
-                self._running.add(task)
-                task.add_done_callback(self._ended)
+    def _work(self) -> None:
+        """One thread of the engine: a batch after another, until the end."""
+        step_back(ENGINE_NICE)
+        while True:
+            with self._changed:
+                batch = self._next_batch()
+                while not batch and not self._closed:
+                    self._changed.wait()
+                    batch = self._next_batch()
+                if not batch:
+                    return
+                alone = self._alone = self._engine.abreast == 1 or (
+                    len(batch) == 1 and not self._running and not self._queue
+                )
+                self._running += 1
+            self._infer(batch, alone=alone)
+            with self._changed:
+                self._running -= 1
+                self._alone = False
+                self._changed.notify_all()
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._alone = False
-        self._start()
-
-    async def _run(self, batch: list[_Waiting], *, alone: bool) -> None:
-        cells = np.stack([row.cell for row in batch])
-        began = time.monotonic()
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, cells, alone)
-        await asyncio.wait([running])
-        if self._traces is not None:
-            self._traces.batch([row.mark for row in batch if row.mark], began, time.monotonic())
-        error = running.exception()
-        for index, row in enumerate(batch):
-            if row.done.done():
-                continue
-            if error is not None:
-                row.done.set_exception(error)
-            else:
-                outputs = running.result()
-                row.done.set_result((outputs.logits[index], outputs.embeddings[index]))
-
-    def _next_batch(self, most: int) -> list[_Waiting]:
-        """The cells that waited longest; those that waited too long are turned away here."""
+    def _next_batch(self) -> list[_Waiting]:
+        """A share of the cells that waited longest, or none; those that waited too long are turned away here."""
+        if self._alone:  # it has the whole engine
+            return []
         batch: list[_Waiting] = []
         now = time.monotonic()
-        while self._queue and len(batch) < most:
+        # A part that takes all who wait leaves none to the next part that is done before they come again.
+        share = math.ceil(len(self._queue) / self._engine.abreast)
+        while self._queue and len(batch) < min(share, self._largest):
             row = self._queue.popleft()
             if row.done.done():
                 continue
             if not row.patient and now - row.since > self._longest_wait:
-                row.done.set_exception(
-                    Overloaded(retry_after=max(1, math.ceil(now - row.since)), waiting=len(self._queue))
-                )
+                _tell([row], Overloaded(retry_after=max(1, math.ceil(now - row.since)), waiting=len(self._queue)))
                 continue
             batch.append(row)
         return batch
 
-    def _timed(self, cells: Cell, alone: bool) -> Outputs:
-        started = time.perf_counter()
-        outputs = (self._engine.infer if alone else self._engine.infer_beside)(cells)
-        seconds = time.perf_counter() - started
-        latest = seconds / len(cells) / (1 if alone else self._engine.abreast)
-        past = self._seconds_a_cell
-        self._seconds_a_cell = latest if past == 0 else _FORGET * past + (1 - _FORGET) * latest
-        self._on_batch(len(cells), seconds)
-        return outputs
+    def _infer(self, batch: list[_Waiting], *, alone: bool) -> None:
+        cells = np.stack([row.cell for row in batch])
+        began = time.monotonic()
+        try:
+            outputs = (self._engine.infer if alone else self._engine.infer_beside)(cells)
+            ended = time.monotonic()
+            latest = (ended - began) / len(cells) / (1 if alone else self._engine.abreast)
+            past = self._seconds_a_cell
+            self._seconds_a_cell = latest if past == 0 else _FORGET * past + (1 - _FORGET) * latest
+            self._on_batch(len(cells), ended - began)
+            if self._traces is not None:
+                self._traces.batch([row.mark for row in batch if row.mark], began, ended)
+        except Exception as error:  # noqa: BLE001  (each caller raises it; the engine goes on with the next batch)
+            _tell(batch, error)
+        else:
+            _tell(batch, outputs)
 
     def close(self, *, wait: bool = True) -> None:
-        """Let the running batches end and take no more."""
-        self._threads.shutdown(wait=wait, cancel_futures=True)
+        """Answer those who wait, and take no more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+
+def _tell(batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:
+    """Give each of a batch its row, or the error, in the turn of its event loop that comes next."""
+    with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+        batch[0].done.get_loop().call_soon_threadsafe(_set, batch, outcome)
+
+
+def _set(batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:
+    for index, row in enumerate(batch):
+        if row.done.done():
+            continue
+        if isinstance(outcome, Exception):
+            row.done.set_exception(outcome)
+        else:
+            row.done.set_result((outcome.logits[index], outcome.embeddings[index]))

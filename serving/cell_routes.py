@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from blastwatch.errors import ImageRejected
+from serving.batcher import Place
 from serving.connected import while_connected
 from serving.lane import Lane
 from serving.predictor import Cell
@@ -32,11 +33,14 @@ async def _predict(service: "Service", request: Request) -> Response:
     data = await _one_image(request)
     patient = service.callers.patient(request)
     with service.taken(request) as lane:
-        return JSONResponse(await while_connected(request, _answer(service, lane, data, started, patient)))
+        answer = _answer(service, lane, data, started, patient, request.state.place)
+        return JSONResponse(await while_connected(request, answer))
 
 
-async def _answer(service: "Service", lane: Lane, data: bytes, started: float, patient: str) -> dict[str, Any]:
-    with lane.coming():
+async def _answer(
+    service: "Service", lane: Lane, data: bytes, started: float, patient: str, place: Place
+) -> dict[str, Any]:
+    with lane.coming(place=place):
         cell = Cell(data, await service.prepare(lane, data))
     (row,) = await lane.outputs([cell.prepared])
     return service.conclude(lane, cell, row, started, patient)
@@ -63,7 +67,7 @@ async def _answers(
     size, results = service.settings.max_batch_size, []
     for first in range(0, len(uploads), size):
         part = [await file.read() for file in uploads[first : first + size]]
-        with lane.coming(len(part), patient=first > 0):
+        with lane.coming(len(part), place=request.state.place, patient=first > 0):
             prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
         cells = [item.prepared for item in prepared if isinstance(item, Cell)]
         rows = iter(await lane.outputs(cells, patient=first > 0))

@@ -14,9 +14,8 @@ from blastwatch.errors import PackageError
 from blastwatch.registry import CHALLENGER
 from blastwatch.settings import Settings
 from monitoring.store import PredictionRecord
-from serving.apart import apart
+from serving.apart import LOADING_NICE, apart
 from serving.canary import in_canary
-from serving.following import LOADING_NICE
 from serving.lane import Lane, Slot
 from serving.live import LiveModel, open_live, read_handover, take_over
 from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of

@@ -17,12 +17,12 @@ from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, Registr
 from blastwatch.package import Package
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings, load
+from serving.apart import LOADING_NICE
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
 from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
 from serving.old_copies import remove_old_copies
 
-NICE = 2  # below the ones that answer, yet not starved by them where the machine is busy
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
 HEARTBEAT_SECONDS = 5.0  # the status is written at least so often
 LONGEST_WAIT = 10.0  # seconds between two tries to reach a registry that is away
@@ -203,7 +203,7 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     leave_the_end_to_the_worker()
-    os.nice(NICE)
+    os.nice(LOADING_NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
     logging.getLogger("blastwatch").setLevel(logging.INFO)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blastwatch.errors import BlastwatchError, PackageError
 from blastwatch.registry import CHALLENGER
 from blastwatch.settings import Settings
-from serving.apart import apart
+from serving.apart import LOADING_NICE, apart
 from serving.follower_child import FollowerChild
 from serving.lane import Lane, Slot
 from serving.live import LiveModel, hand_over, open_live, read_handover, take_over, version_of
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from serving.contest import Contest
 
 LOOK_SECONDS = 0.25
-# The loading thread's: the ones that answer come first, and it still ends. The threads that OpenVINO computes with
-# stand since the first version was warmed up, so none of them is born with it.
-LOADING_NICE = 2
 
 _log = logging.getLogger("blastwatch.service")
 

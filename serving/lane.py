@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from blastwatch.explanation import Explainer
 from blastwatch.registry import Entry
 from blastwatch.settings import Settings
-from serving.batcher import Batcher, Cell, Row
+from serving.batcher import Batcher, Cell, Place, Row
 from serving.live import LiveModel, Served
 from serving.live_folder import now
 from serving.predictor import Predictor, Prepared
@@ -66,13 +66,15 @@ class Lane:
         """Requests that are being answered by this version."""
         return self._in_flight
 
-    def coming(self, cells: int = 1, *, patient: bool = False) -> AbstractContextManager[None]:
+    def coming(
+        self, cells: int = 1, *, place: Place | None = None, patient: bool = False
+    ) -> AbstractContextManager[None]:
         """See `Batcher.coming`."""
-        return self.batcher.coming(cells, patient=patient)
+        return self.batcher.coming(cells, place=place, patient=patient)
 
-    def check_room(self) -> None:
-        """See `Batcher.check_room`."""
-        self.batcher.check_room()
+    def reserve(self) -> Place:
+        """See `Batcher.reserve`."""
+        return self.batcher.reserve()
 
     async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
         """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as

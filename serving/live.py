@@ -28,7 +28,7 @@ from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings
-from serving.apart import apart
+from serving.apart import ENGINE_NICE, apart
 from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of, write
 from serving.memory import check_memory
 
@@ -253,13 +253,14 @@ def open_live(served: Served, settings: Settings) -> LiveModel:
     """Open the engine, run it on black cells until it is warm, and let it answer the golden cells.
 
     In a thread of its own: OpenVINO gives the thread that opens it a stack for signals, and unmaps that stack when the
-    engine goes, whoever's it is. A main thread that lost it so dies of the next signal.
+    engine goes, whoever's it is. A main thread that lost it so dies of the next signal. The threads with which OpenVINO
+    computes are born of the first one, and as nice.
 
     Raises:
         TooLarge: before anything is loaded.
         FlipsTooOften, GoldenMismatch, PackageError: the version must not serve with this engine on this machine.
     """
-    return apart(lambda: _open_live(served, settings))
+    return apart(lambda: _open_live(served, settings), nice=ENGINE_NICE)
 
 
 def check_flips(served: Served, settings: Settings) -> None:

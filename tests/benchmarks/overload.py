@@ -50,8 +50,15 @@ class Callers:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, message: bytes) -> int:
-        """The status of one answer, which is read to its end."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        """The status of one answer, which is read to its end. A connection that the service closed meanwhile, since
+        nothing had come on it for a while, gives way to a new one, as in every HTTP client."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                break
+            writer.close()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(message)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()

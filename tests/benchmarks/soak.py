@@ -4,8 +4,6 @@ Valid cells one by one and in batches, images that are none, damaged, or too lar
 come slowly, callers that leave in the middle of a body or before their answer. Each caller knows what it must be told:
 the probability and the image statistics of its own cell, or the name of the problem. At the end the counters
 of the service are held against what the callers wrote down, and its memory against what it was early on.
-
-Then the overload: far more callers than it can serve, none of which waits before it asks again.
 """
 
 import argparse
@@ -243,58 +241,10 @@ def report(
     print(f"- memory: {first:.0f} MiB in the second fifth of the time, {last:.0f} in the last: {last / first - 1:+.1%}")
 
 
-def overload(service: Running, message: bytes, asked: argparse.Namespace) -> None:
-    """Callers who never rest, many more than there is room for."""
-    capacity, _, _ = rush(service.port, message, 8, 10.0)
-    accepted, took, refused = rush(service.port, message, asked.rush, 30.0)
-    offered = (len(took) + len(refused)) / 30.0
-    print(
-        f"\n{asked.rush} callers without pause: {offered:.0f} requests/s, {offered / capacity:.1f} times what it can do"
-    )
-    print(f"- answered: {accepted:.0f}/s of {capacity:.0f}/s, {_spread(took)}")
-    print(f"- told 429: {len(refused) / 30:.0f}/s, {_spread(refused)}")
-
-
-def _spread(seconds: list[float]) -> str:
-    middle, high = (1000 * float(np.quantile(seconds or [np.nan], share)) for share in (0.5, 0.99))
-    return f"median {middle:.0f} ms, p99 {high:.0f} ms"
-
-
-def rush(port: int, message: bytes, callers: int, seconds: float) -> tuple[float, list[float], list[float]]:
-    """Answers a second, the seconds of each, and those of every 429."""
-    context = multiprocessing.get_context("fork")
-    out = context.Queue()
-
-    def run() -> None:
-        took: dict[int, list[float]] = {200: [], 429: []}
-        end = time.monotonic() + seconds
-
-        def one() -> None:
-            with socket.create_connection(("127.0.0.1", port), 60) as connection:
-                while time.monotonic() < end:
-                    started = time.perf_counter()
-                    status, _ = exchange(connection, message)
-                    took[status].append(time.perf_counter() - started)
-
-        threads = [threading.Thread(target=one) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        out.put((took[200], took[429]))
-
-    process = context.Process(target=run)
-    process.start()
-    took, refused = out.get()
-    process.join()
-    return len(took) / seconds, took, refused
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--callers", type=int, default=12)
-    parser.add_argument("--rush", type=int, default=400, help="callers of the overload")
     parser.add_argument("--engine", default="openvino-f32")
     parser.add_argument("--architecture", default="resnet18")
     parser.add_argument("--size", type=int, default=128)
@@ -312,8 +262,6 @@ def main() -> None:
         try:
             service.wait_until_ready().wait_until_following()
             soak(service, calls(service.port, files, expectations(package, asked.engine, files)), asked)
-            small = encoded(draw_cell(0), "PNG")
-            overload(service, request(service.port, "/v1/predict", multipart("image", [small])), asked)
         finally:
             service.stop()
             print(f"\nservice log, errors: {sum('ERROR' in line for line in service.log.read_text().splitlines())}")
