@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.policy import FINDINGS, RetrainingPolicy
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
 from monitoring.drift import DriftReport
@@ -74,15 +75,24 @@ class Retraining:
 
         Returns:
             What was started now, None for nothing.
+
+        Raises:
+            BlastwatchError: the folder `retraining` cannot be written.
         """
-        self._see_whether_ended(at)
+        if not self._policy.command:
+            return None
         if version != self._version:
             self._standing, self._version = {}, version
         self._note(report, performance, at)
         due = [name for name, since in self._standing.items() if at - since >= self._after]
-        if not self._policy.command or not due or self._rests(at):
-            return None
-        return self._start(due[0], report, performance, at)
+        try:
+            self._see_whether_ended(at)
+            return None if not due or self._rests(at) else self._start(due[0], report, performance, at)
+        except OSError as error:
+            raise BlastwatchError(
+                f"What a finding starts is kept in {self._folder}, which cannot be written: {error}. Make room, or "
+                "give the monitor's account the right to."
+            ) from error
 
     def document(self) -> dict[str, Any] | None:
         """For the page: the last start and whether it still runs; None where the policy names no command."""
@@ -93,6 +103,8 @@ class Retraining:
 
     def running(self) -> bool:
         """Whether a command runs that this monitor or an earlier one started."""
+        if not self._policy.command:
+            return False
         if self._process is not None:
             return self._process.poll() is None
         lock = self._lock()
@@ -178,4 +190,12 @@ class Retraining:
 
     def _read_last(self) -> Started | None:
         path = self._folder / "last.json"
-        return Started(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return Started(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"Expected in {path} what a finding started last but it cannot be read: {error!r}. Remove the file; "
+                "the next finding then starts the command again."
+            ) from error

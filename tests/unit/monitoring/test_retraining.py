@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from blastwatch.errors import NotPermitted
+from blastwatch.errors import BlastwatchError, DataError, NotPermitted
 from blastwatch.policy import RetrainingPolicy
 from blastwatch.registry import Registry
 from blastwatch.settings import load
@@ -155,9 +155,25 @@ def test_a_command_that_cannot_be_run_is_said_and_not_tried_at_every_look(tmp_pa
     assert one.look(24) is not None
 
 
-def test_without_a_command_nothing_is_started_or_said(tmp_path):
+def test_without_a_command_nothing_is_started_said_or_written(tmp_path):
     one = Watched(tmp_path / "home", [], after_hours=0.0)
     assert one.look(0) is None and one.look(50) is None and one.retraining.document() is None
+    assert one.gauges() == (0.0, 0.0) and not (tmp_path / "home").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "retraining").write_text("a file where the folder should be")
+    one = Watched(tmp_path / "home", ["true"], after_hours=0.0)
+    with pytest.raises(BlastwatchError, match="cannot be written: .* Make room"):
+        one.look(0)
+
+
+def test_a_file_that_cannot_be_read_is_said(watched, tmp_path):
+    (tmp_path / "home" / "retraining").mkdir(parents=True)
+    (tmp_path / "home" / "retraining" / "last.json").write_text('{"finding": "drift"}')
+    with pytest.raises(DataError, match="last.json .* Remove the file"):
+        watched()
 
 
 def test_what_a_finding_started_promotes_nothing(settings):
