@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from blastwatch.processes import free_port
 from blastwatch.settings import load
 from tests.benchmarks.following import register
 from tests.benchmarks.serving import load_on, multipart, request
-from tests.benchmarks.soak import encoded
+from tests.benchmarks.soak import encoded, serving
 from tests.running import Running
 from tests.service_packages import draw_cell
 
@@ -147,14 +146,9 @@ def main() -> None:
         image.write_bytes(encoded(draw_cell(0), "PNG"))
         settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "benchmark"})
         register(settings, asked, [image])
-        service = Running(settings, free_port(), BLASTWATCH_ENGINE=asked.engine)
-        try:
-            service.wait_until_ready().wait_until_following()
+        with serving(settings, asked.engine) as service:
             message = request(service.port, "/v1/predict", multipart("image", [image.read_bytes()]))
             overload(service, message, asked)
-        finally:
-            service.stop()
-            print(f"\nservice log, errors: {sum('ERROR' in line for line in service.log.read_text().splitlines())}")
     finally:
         shutil.rmtree(home)
 

@@ -17,7 +17,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from PIL import Image
 from blastwatch.engines import open_engine
 from blastwatch.package import Package, open_package
 from blastwatch.processes import free_port
-from blastwatch.settings import load
+from blastwatch.settings import Settings, load
 from serving.predictor import Judge, prepare
 from tests.benchmarks.following import register
 from tests.benchmarks.peers import memory
@@ -241,6 +242,17 @@ def report(
     print(f"- memory: {first:.0f} MiB in the second fifth of the time, {last:.0f} in the last: {last / first - 1:+.1%}")
 
 
+@contextmanager
+def serving(settings: Settings, engine: str) -> Iterator[Running]:
+    """A service that follows its registry; at its end the errors in its log are counted."""
+    service = Running(settings, free_port(), BLASTWATCH_ENGINE=engine)
+    try:
+        yield service.wait_until_ready().wait_until_following()
+    finally:
+        service.stop()
+        print(f"\nservice log, errors: {sum('ERROR' in line for line in service.log.read_text().splitlines())}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
@@ -258,13 +270,8 @@ def main() -> None:
             path.write_bytes(data)
         settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "benchmark"})
         package = open_package(register(settings, asked, paths)["2"])
-        service = Running(settings, free_port(), BLASTWATCH_ENGINE=asked.engine)
-        try:
-            service.wait_until_ready().wait_until_following()
+        with serving(settings, asked.engine) as service:
             soak(service, calls(service.port, files, expectations(package, asked.engine, files)), asked)
-        finally:
-            service.stop()
-            print(f"\nservice log, errors: {sum('ERROR' in line for line in service.log.read_text().splitlines())}")
     finally:
         shutil.rmtree(home)
 
