@@ -39,11 +39,13 @@ class Engine(Protocol):
 
     `infer` takes float32 (n, 3, size, size), uses everything the engine may use, and may be called from several
     threads, but is made for one batch at a time. `infer_beside` computes the same on its share: up to `abreast` calls
-    of it at a time are together faster than one after the other.
+    of it at a time are together faster than one after the other. `on_cores` says whether it computes on the cores that
+    everything else runs on, and not on a GPU.
     """
 
     name: str
     abreast: int
+    on_cores: bool
 
     def infer(self, inputs: Inputs) -> Outputs: ...
 
@@ -57,6 +59,8 @@ class OpenVinoEngine:
     on a few cores each, as many as OpenVINO finds best, hardly wait: with two on two cores 1.1 times as many cells. A
     lone one takes nearly twice as long, so the graph is compiled both ways where both are asked for.
     """
+
+    on_cores = True
 
     def __init__(self, graph: Path, name: str, *, threads: int, beside: bool = False) -> None:
         import openvino
@@ -116,6 +120,7 @@ class TorchEngine:
 
         self.name = name
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.on_cores = self._device == "cpu"
         self._dtype = torch.bfloat16 if name == "torch-bf16" else None
         network = build(package.info.architecture, len(package.info.class_names))
         load_weights(network, package.folder / WEIGHTS)

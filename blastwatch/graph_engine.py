@@ -93,6 +93,7 @@ class GraphEngine:
     ) -> None:
         self.name, self.sizes, self._search = name, tuple(sizes), search
         self._device = torch.device(device)
+        self.on_cores = self._device.type == "cpu"
         self._shape = (3, preprocessing.size, preprocessing.size)
         half: Any = HalfNetwork(network.eval(), DTYPES[name], join_relu=join_relu).to(self._device)
         self._network: Callable[[Tensor], Pair] = half.to(memory_format=torch.channels_last)

@@ -13,8 +13,8 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 ENGINE_NICE = 10
-"""Of the threads that infer, and of those that the engine's library starts: a tenth of the weight of the others. With 4
-and 7 the loop could not take connections as fast as ten times too many callers made them."""
+"""Of the threads that infer on the cores, and of those that the engine's library starts: a tenth of the weight of the
+others. With 4 and 7 the loop could not take connections as fast as ten times too many callers made them."""
 
 LOADING_NICE = ENGINE_NICE + 2
 """Of a version that is fetched, verified or loaded while another one answers: after those, yet not starved by them."""

@@ -172,7 +172,8 @@ class Batcher:
 
     def _work(self) -> None:
         """One thread of the engine: a batch after another, until the end."""
-        step_back(ENGINE_NICE)
+        if self._engine.on_cores:  # one that feeds a GPU must not wait for a core itself
+            step_back(ENGINE_NICE)
         while True:
             with self._changed:
                 batch = self._next_batch()

@@ -49,7 +49,7 @@ def logits_of(cells: np.ndarray) -> np.ndarray:
 class DigestEngine:
     """Stands where OpenVINO or torch stands."""
 
-    name, abreast = "openvino-f32", 1
+    name, abreast, on_cores = "openvino-f32", 1, True
 
     def infer(self, inputs: np.ndarray) -> Outputs:
         return Outputs(logits=logits_of(inputs), embeddings=np.zeros((len(inputs), EMBEDDING), np.float32))

@@ -1,6 +1,7 @@
 """Concurrent cells meet in one batch; whoever would wait too long is turned away."""
 
 import asyncio
+import os
 import threading
 import time
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from blastwatch.engines import Outputs
+from serving.apart import ENGINE_NICE
 from serving.batcher import ABREAST_CELLS, Batcher
 from serving.problems import Overloaded
 
@@ -19,8 +21,9 @@ def cell(value):
 class Engine:
     """Answers with the mean of each cell; the first batch waits for the gate."""
 
-    def __init__(self, seconds=0.0, *, abreast=1):
-        self.sizes, self.gate, self.seconds = [], threading.Event(), seconds
+    def __init__(self, seconds=0.0, *, abreast=1, on_cores=True):
+        self.sizes, self.gate, self.seconds, self.on_cores = [], threading.Event(), seconds, on_cores
+        self.nice = 0
         self.abreast, self.beside, self.most, self.now, self.lock = abreast, [], 0, 0, threading.Lock()
 
     def infer_beside(self, cells):
@@ -36,6 +39,7 @@ class Engine:
                 self.now -= 1
 
     def infer(self, cells):
+        self.nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         if not self.sizes:
             assert self.gate.wait(5)
         self.sizes.append(len(cells))
@@ -234,3 +238,18 @@ def test_the_engine_computes_while_the_event_loop_is_held_up(abreast):
 
     assert [row[0][0][0] for row in asyncio.run(run())] == list(range(12))
     batcher.close()
+
+
+@pytest.mark.parametrize("on_cores", [True, False])
+def test_an_engine_on_the_cores_gives_way_to_the_event_loop_and_one_that_feeds_a_gpu_does_not(on_cores):
+    engine = Engine(on_cores=on_cores)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=1, longest_wait=5)
+
+    async def run():
+        await batcher.run([cell(0)])
+
+    asyncio.run(run())
+    batcher.close()
+    mine = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    assert engine.nice == (min(mine + ENGINE_NICE, 19) if on_cores else mine)

@@ -16,7 +16,7 @@ from serving.predictor import Prepared
 
 
 class Engine:
-    name, abreast = "openvino-f32", 1
+    name, abreast, on_cores = "openvino-f32", 1, True
 
     def infer(self, inputs):
         return Outputs(np.zeros((len(inputs), 2), np.float32), np.zeros((len(inputs), 512), np.float32))
