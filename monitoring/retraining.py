@@ -12,7 +12,6 @@ becomes a candidate at most, and a person judges it. The monitor may end meanwhi
 the command holds tells the next monitor that it still runs.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from typing import IO, Any
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.policy import FINDINGS, RetrainingPolicy
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
+from blastwatch.state_files import try_lock, write_state
 from monitoring.drift import DriftReport
 
 FINDING_VARIABLE = "BLASTWATCH_FINDING"
@@ -170,22 +170,12 @@ class Retraining:
         self._keep(replace(self.last, ended_at=at.isoformat(), exit_code=code))
         _log.log(logging.ERROR if code else logging.INFO, "Retraining ended with exit code %s: %s", code, self.last.log)
 
-    def _lock(self) -> IO[bytes] | None:
+    def _lock(self) -> IO[str] | None:
         """The open lock, held; None where a running command holds it. It is the command's too, as long as it runs."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        return lock
+        return try_lock(self._folder / "lock")
 
     def _keep(self, started: Started) -> None:
-        path = self._folder / "last.json"
-        scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(asdict(started), indent=2) + "\n")
-        scratch.replace(path)
+        write_state(self._folder / "last.json", asdict(started))
         self.last = started
 
     def _read_last(self) -> Started | None:

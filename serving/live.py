@@ -28,8 +28,9 @@ from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
 from blastwatch.registry import Entry, Registry
 from blastwatch.settings import Settings
+from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart
-from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of, write
+from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of
 from serving.memory import check_memory
 
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
@@ -212,7 +213,7 @@ def hand_over(served: Served, path: Path, *, package: Path | None = None) -> Pat
         package: where the package will stand; default: where it stands.
     """
     folder = Path(os.path.relpath(package or served.package.folder, path.parent))
-    return write(path, {"package": folder.as_posix(), "alias": served.alias, "entry": served.entry.to_dict()})
+    return write_state(path, {"package": folder.as_posix(), "alias": served.alias, "entry": served.entry.to_dict()})
 
 
 def read_handover(path: Path) -> tuple[Entry, str, Path]:

@@ -10,13 +10,12 @@ load.lock           held by the worker that is loading a version: one at a time,
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from blastwatch.errors import (
     AliasMoved,
@@ -29,6 +28,7 @@ from blastwatch.errors import (
     SignatureInvalid,
     TooLarge,
 )
+from blastwatch.state_files import try_lock, write_state
 
 # The whole list of reasons, safe as a metric label. The first that fits an error is its reason.
 REASONS: dict[str, type[BlastwatchError]] = {
@@ -104,7 +104,7 @@ class LiveFolder:
         self.nudge.touch()
 
     def write_status(self, alias: str, status: Status) -> None:
-        write(self.status(alias), asdict(status))
+        write_state(self.status(alias), asdict(status))
 
     def read_status(self, alias: str) -> Status:
         """The follower's status; an empty one where there is none that can be read."""
@@ -117,14 +117,7 @@ class LiveFolder:
 
     def try_follower_lock(self) -> IO[str] | None:
         """The lock of the one that follows, held as long as the file is open; None where another holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / "follower.lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+        return try_lock(self.path / "follower.lock")
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -142,11 +135,3 @@ def mark(path: Path) -> Mark | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def write(path: Path, value: dict[str, Any]) -> Path:
-    """Replace a JSON file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f"{path.name}.{os.getpid()}")
-    written.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    return written.replace(path)
