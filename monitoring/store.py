@@ -46,7 +46,7 @@ class UnknownPredictions(DataError):
         shown = ", ".join(self.ids[:10]) + (f" and {len(self.ids) - 10} more" if len(self.ids) > 10 else "")
         super().__init__(
             f"Expected ids of stored predictions but {shown} {'is' if len(self.ids) == 1 else 'are'} not among them. "
-            "No label of this call was stored. Take the `id` of the service's answer."
+            "No label of this call was stored. Take the `id` of the service's answer, which is stored within a second."
         )
 
 

@@ -81,6 +81,7 @@ class Service:
             live,
             self.settings,
             on_batch=self.metrics.observe_batch,
+            on_queue=self.metrics.queue_cells.inc,
             on_lookup=lambda outcome: self.metrics.cache.labels(outcome).inc(),
             traces=self.traces,
         )

@@ -73,6 +73,7 @@ class Batcher:
         max_batch_size: cells that the engine has at a time.
         longest_wait: seconds that a cell may wait for its batch before `Overloaded` is raised.
         on_batch: called with the number of cells and the seconds of each batch.
+        on_queue: called with the number of cells that came to the queue, and negative with those that left it.
         traces: where the spans of batches go.
     """
 
@@ -83,12 +84,14 @@ class Batcher:
         max_batch_size: int,
         longest_wait: float,
         on_batch: Callable[[int, float], None] = lambda _cells, _seconds: None,
+        on_queue: Callable[[int], None] = lambda _change: None,
         traces: "Traces | None" = None,
     ) -> None:
         self._engine = engine
         self._largest = max_batch_size if engine.abreast == 1 else min(ABREAST_CELLS, max_batch_size)
         self._longest_wait = longest_wait
         self._on_batch = on_batch
+        self._on_queue = on_queue
         self._traces = traces
         self._coming = 0
         self._places: deque[Place] = deque()
@@ -163,6 +166,7 @@ class Batcher:
         waiting = [_Waiting(cell, now, patient, loop.create_future(), mark) for cell in cells]
         with self._changed:
             self._queue.extend(waiting)
+            self._on_queue(len(waiting))
             self._changed.notify_all()
         try:
             return list(await asyncio.gather(*(row.done for row in waiting)))
@@ -199,7 +203,8 @@ class Batcher:
         batch: list[_Waiting] = []
         now = time.monotonic()
         # A part that takes all who wait leaves none to the next part that is done before they come again.
-        share = math.ceil(len(self._queue) / self._engine.abreast)
+        waited = len(self._queue)
+        share = math.ceil(waited / self._engine.abreast)
         while self._queue and len(batch) < min(share, self._largest):
             row = self._queue.popleft()
             if row.done.done():
@@ -208,6 +213,8 @@ class Batcher:
                 _tell([row], Overloaded(retry_after=max(1, math.ceil(now - row.since)), waiting=len(self._queue)))
                 continue
             batch.append(row)
+        if len(self._queue) < waited:
+            self._on_queue(len(self._queue) - waited)
         return batch
 
     def _infer(self, batch: list[_Waiting], *, alone: bool) -> None:

@@ -25,7 +25,7 @@ class Lane:
     """Version, engine, batcher. It ends once it is retired and nothing is in flight on it.
 
     Args:
-        on_batch: called with the number of cells and the seconds of each batch.
+        on_batch, on_queue: see `Batcher`.
         on_lookup: see `Remembered`.
         traces: where the spans of batches go.
     """
@@ -36,6 +36,7 @@ class Lane:
         settings: Settings,
         *,
         on_batch: Callable[[int, float], None] = lambda _n, _s: None,
+        on_queue: Callable[[int], None] = lambda _change: None,
         on_lookup: Callable[[str], None] = lambda _outcome: None,
         traces: "Traces | None" = None,
     ) -> None:
@@ -49,6 +50,7 @@ class Lane:
             max_batch_size=settings.max_batch_size,
             longest_wait=settings.max_latency_ms / 1000,
             on_batch=on_batch,
+            on_queue=on_queue,
             traces=traces,
         )
         self._remembered = Remembered(settings.answer_cache, on_lookup=on_lookup)

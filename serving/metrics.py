@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from serving.gpus import open_gpus
 from serving.live_folder import REASONS
 from serving.problems import CALLER_GONE
 
@@ -45,6 +46,9 @@ class ServiceMetrics:
         self.batch_cells = Histogram(
             "blastwatch_batch_size_cells", "Cells in one call of the engine.",
             buckets=BATCH_CELLS, registry=registry,
+        )  # fmt: skip
+        self.queue_cells = Gauge(
+            "blastwatch_queue_cells", "Cells that wait for the engine.", registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.cache = Counter(
             "blastwatch_cache_lookups", "Images looked up among the remembered outputs: hit or miss.",
@@ -145,6 +149,9 @@ class ServiceMetrics:
             exported.register(_Present(MultiProcessCollector(None, folder)))  # type: ignore[no-untyped-call]
         else:
             exported.register(_Present(self.registry))
+        gpus = open_gpus()
+        if gpus is not None:
+            exported.register(gpus)
         return generate_latest(exported)
 
     def close(self, environment: Mapping[str, str] = os.environ) -> None:

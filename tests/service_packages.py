@@ -2,14 +2,12 @@
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastwatch.engines import OpenVinoEngine, infer_all
 from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing, crop_cell, normalise
 from blastwatch.network import build, save_weights
@@ -85,10 +83,9 @@ def make_network(architecture: str, size: int, seed: int) -> Network:
     with TemporaryDirectory() as place:
         folder = Path(place)
         save_weights(network, folder / WEIGHTS)
-        (folder / ONNX).write_bytes(graph)
-        engine = OpenVinoEngine(folder / ONNX, "openvino-f32", threads=len(os.sched_getaffinity(0)))
         weights = (folder / WEIGHTS).read_bytes()
-    logits = infer_all(engine, normalise(crops, shape)).logits
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(normalise(crops, shape))).numpy()
     return Network(weights, graph, network.fc.in_features, shape, crops, logits)
 
 

@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, dict[str, bool]]] = {
     "graphs f16": ("torch-f16-graphs", {"join_relu": False, "search": False}),
 }
 
+STEPS = ("eager", "flips", "normalise", "latency", "files to answers", "host to host", "compiled")
+
 
 class Bench:
     """What the steps share: the device, the sizes, the network, and the figures found so far."""
@@ -333,12 +335,17 @@ def crops_of(asked: argparse.Namespace, paths: list[Path], shape: Preprocessing)
 
 
 def run(bench: Bench, paths: list[Path]) -> None:
-    """Every step, the most wanted first."""
+    """Every step that is asked for, the most wanted first."""
+
+    def step(what: str, call: Callable[[], Any]) -> None:
+        if not bench.asked.only or what in bench.asked.only:
+            tried(bench, what, call)
+
     bench.found["batches"] = list(bench.batches)
     tried(bench, "ceiling", partial(ceiling, bench))
-    tried(bench, "eager", partial(raw_eager, bench))
+    step("eager", partial(raw_eager, bench))
     engines: dict[str, GraphEngine] = {}
-    for name in VARIANTS:
+    for name in bench.asked.variants:
         if engines and bench.left() < 0.5 * bench.asked.limit:
             bench.found.setdefault("left out", []).append(name)
             continue
@@ -350,12 +357,12 @@ def run(bench: Bench, paths: list[Path]) -> None:
     best = max(engines, key=lambda name: ("bf16" in name, max(bench.found["raw"][name].values())))
     fastest = engines[best]
     crops = crops_of(bench.asked, paths, bench.shape)
-    tried(bench, "flips", partial(flips, bench, engines, crops))
-    tried(bench, "normalise", partial(normalised_alike, bench, fastest, crops))
-    tried(bench, "latency", partial(latency, bench, {best: fastest}, paths))
-    tried(bench, "files to answers", partial(files_to_answers, bench, best, fastest, paths))
-    tried(bench, "host to host", partial(host_to_host, bench, {best: fastest}))
-    tried(bench, "compiled", partial(compiled, bench))
+    step("flips", partial(flips, bench, engines, crops))
+    step("normalise", partial(normalised_alike, bench, fastest, crops))
+    step("latency", partial(latency, bench, {best: fastest}, paths))
+    step("files to answers", partial(files_to_answers, bench, best, fastest, paths))
+    step("host to host", partial(host_to_host, bench, {best: fastest}))
+    step("compiled", partial(compiled, bench))
 
 
 def main() -> None:
@@ -371,6 +378,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--limit", type=float, default=120, help="seconds after which it ends")
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--only", nargs="+", choices=STEPS, help="steps beside the raw figures; all of them by default")
     asked = parser.parse_args()
     bench = Bench(asked)
 

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 
 from blastwatch.processes import Processes, script
 from tests.policies import lenient
+from tests.running import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +51,10 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
         shutil.copy(source / name, work / "cells")
     shutil.copy(next((work / "cells").iterdir()), work / "cell.bmp")
 
+    def stored(database, identity):
+        with closing(sqlite3.connect(database)) as connection:
+            return connection.execute("SELECT 1 FROM predictions WHERE id = ?", (identity,)).fetchone()
+
     def run(line):
         done = subprocess.run(
             line.replace("3000", port), shell=True, cwd=work, env=environment, capture_output=True, text=True,
@@ -68,6 +75,7 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
             if "labels.csv" in line:
                 [answer] = json.loads(run("blastwatch predict cell.bmp --json"))
                 (work / "labels.csv").write_text(f"id,label\n{answer['id']},hem\n")
+                until(lambda made=answer["id"]: stored(work / "home" / "predictions.db", made))
             run(line)
         [python] = blocks("python")
         (work / "ask.py").write_text(python.replace("3000", port))

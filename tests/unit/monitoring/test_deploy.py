@@ -11,7 +11,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from monitoring.metrics import MonitorMetrics
+from serving.gpus import Gpus
 from serving.metrics import ServiceMetrics
+from tests.fake_driver import FakeDriver
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
@@ -25,6 +27,7 @@ def exported():
     registry = CollectorRegistry()
     MonitorMetrics(registry)
     ServiceMetrics(registry)
+    registry.register(Gpus(FakeDriver(2)))
     names = {}
     for metric in registry.collect():
         ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))

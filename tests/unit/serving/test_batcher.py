@@ -163,6 +163,24 @@ def test_a_caller_who_went_away_costs_no_inference():
     batcher.close()
 
 
+def test_what_waits_for_the_engine_is_told_until_it_is_taken():
+    engine, changes, waiting = Engine(), [], []
+    batcher = Batcher(engine, max_batch_size=2, longest_wait=5, on_queue=changes.append)
+
+    async def run():
+        tasks = [asyncio.create_task(batcher.run([cell(value)])) for value in range(5)]
+        await asyncio.sleep(0.05)
+        waiting.append(sum(changes))
+        tasks[3].cancel()
+        engine.gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+    batcher.close()
+    assert waiting == [5 - engine.sizes[0]]
+    assert sum(changes) == 0
+
+
 def test_images_that_are_still_read_count_as_waiting():
     engine = Engine(seconds=0.02)
     engine.gate.set()

@@ -22,19 +22,19 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(cohort, tmp_path)
     cut.mkdir()
     # In a process of its own as well: how many threads another test has set would show in the last bits.
     undisturbed = in_process(train_small, cohort, whole)
+    _wait_for_a_step(whole, undisturbed)
+    began = time.monotonic()
     undisturbed.join(MOST_SECONDS)
     assert undisturbed.exitcode == 0
+    seconds = time.monotonic() - began  # a fast machine must not be done before it was killed ten times
     random = np.random.default_rng(8)
     killed = 0
     for _ in range(KILLS):
         before = _mark(cut)
         process = in_process(train_small, cohort, cut)
-        end = time.monotonic() + MOST_SECONDS
         # Not before it has gone on by a step at least, so that ten kills do not keep it at the beginning.
-        while _mark(cut) == before and process.is_alive():
-            assert time.monotonic() < end
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.03))
+        _wait_for_a_step(cut, process, before)
+        time.sleep(random.uniform(0, seconds / (2 * KILLS)))
         killed += process.is_alive()
         process.kill()
         process.join()
@@ -45,6 +45,13 @@ def test_killed_at_ten_random_moments_the_weights_are_the_same(cohort, tmp_path)
     assert (cut / "curves.json").read_text() == (whole / "curves.json").read_text()
     ours, theirs = load_file(cut / "weights.safetensors"), load_file(whole / "weights.safetensors")
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def _wait_for_a_step(folder, process, before=0):
+    end = time.monotonic() + MOST_SECONDS
+    while _mark(folder) == before and process.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 def _mark(folder):
