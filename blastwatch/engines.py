@@ -1,7 +1,7 @@
 """Inference engines: one interface over OpenVINO and torch, each opened from a verified model package.
 
-The float32 graph is the reference. A faster engine is chosen by name only, and how often it decides otherwise
-stands in the package's `precision`. torch-bf16-graphs is `blastwatch.graph_engine`.
+The float32 graph is the reference. On a CPU a faster engine is chosen by name only; how often it decides otherwise
+stands in the package's `precision`. The engines of CUDA graphs are `blastwatch.graph_engine`.
 """
 
 import ctypes
@@ -24,6 +24,10 @@ Inputs = NDArray[np.float32]
 
 REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
 """Engines that compute in float32: their answers are the version's own."""
+
+AUTO_ON_GPU = ("torch-f16-graphs", "torch-bf16")
+"""What `auto` is on a GPU: the first that the package was compared with, else the last. Both are as fast as each other
+in graphs, and float16 rounds eight times finer (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +160,13 @@ class TorchEngine:
         return entered
 
 
-def choose(name: str) -> str:
-    """What `auto` means on this machine; any other name is returned as it is."""
+def choose(name: str, package: Package) -> str:
+    """What `auto` means for a package on this machine; any other name is returned as it is."""
     if name != "auto":
         return name
-    return "torch-bf16" if has_gpu() else "openvino-f32"
+    if not has_gpu():
+        return "openvino-f32"
+    return next((each for each in AUTO_ON_GPU if each in package.info.precision), AUTO_ON_GPU[-1])
 
 
 def has_gpu() -> bool:
@@ -190,7 +196,7 @@ def open_engine(
     """
     if name not in ENGINES:
         raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
-    chosen = choose(name)
+    chosen = choose(name, package)
     if chosen.startswith("torch"):
         return _open_torch(package, chosen, threads)
     graph = package.folder / (ONNX_INT8 if chosen == "openvino-int8" else ONNX)

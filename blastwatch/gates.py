@@ -44,7 +44,7 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         package = registry.fetch(entry.version, fresh=True).package
     except PackageError as error:
         return [Gate(name="digests", passed=False, value=str(error), limit=intact)]
-    engine, threads = choose(registry.settings.engine), registry.settings.threads
+    engine, threads = choose(registry.settings.engine, package), registry.settings.threads
     latency, golden = engine_gates(package, policy, engine, threads=int(threads) if threads else None)
     return [
         Gate(name="digests", passed=True, value=package.digest[:12], limit=intact),

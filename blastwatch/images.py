@@ -89,9 +89,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         # threads. Whatever size Pillow warns about is refused below, before a pixel is decoded.
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_header(image, max_pixels)
-        upright = ImageOps.exif_transpose(image)
-        upright.load()
-        return np.asarray(_to_rgb(upright))
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        return np.asarray(_to_rgb(image))
     except UnidentifiedImageError as error:
         raise ImageRejected("not-an-image", f"Expected an image ({', '.join(FORMATS)}) but got other bytes.") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -135,8 +135,10 @@ def crop_cell(image: Pixels, preprocessing: Preprocessing) -> Pixels:
     height, width = image.shape[:2]
     side = preprocessing.crop
     top, left = (height - side) // 2, (width - side) // 2
-    # Pillow fills what lies outside the image with black, the background of segmented cells.
-    square = Image.fromarray(image).crop((left, top, left + side, top + side))
+    if min(top, left) >= 0:
+        square = Image.fromarray(image[top : top + side, left : left + side])
+    else:  # Pillow fills what lies outside the image with black, the background of segmented cells
+        square = Image.fromarray(image).crop((left, top, left + side, top + side))
     size = preprocessing.size
     return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BICUBIC))
 

@@ -74,7 +74,8 @@ class Precision:
 
     flip_rate: share of cells whose label differs; decision_flip_rate: share whose decision differs, without concerns
     about the image; largest_difference: of the probability of a blast; speed: cells a second over those of torch-f32,
-    on the machine that packaged. decision_flip_rate and speed are None in packages of a format before 4.
+    on the machine that packaged. decision_flip_rate and speed are None in packages of a format before 4, speed also for
+    an engine of a GPU that was emulated, as on a machine without one.
     """
 
     cells: int

@@ -102,7 +102,10 @@ class Setting:
 
 
 UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
-ENGINES = ("auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs")
+ENGINES = (
+    "auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs",
+    "torch-f16-graphs",
+)  # fmt: skip
 
 TABLE: tuple[Setting, ...] = tuple(
     Setting(name=name, variable=variable, default=default, parse=parse, help=text)
@@ -120,7 +123,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", _optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
         ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", _positive, "longest wait for another writer of the registry, in seconds"),
         ("unattended", UNATTENDED_VARIABLE, "0", _switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
-        ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-bf16 on a GPU, else openvino-f32"),
+        ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-f16-graphs on a GPU, else openvino-f32"),
         ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: all cores"),
         ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
         ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),

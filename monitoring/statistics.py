@@ -158,11 +158,14 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
     mask = np.maximum(np.maximum(red, green), blue) > BACKGROUND_LEVEL
     if not mask.any():
         return dict.fromkeys(STATISTICS, 0.0) | {"elongation": 1.0}
+    shape = _shape(mask, preprocessing.scale)
+    around = _around(mask)  # most of a crop is background, of which nothing below takes notice
+    red, green, blue, mask = red[around], green[around], blue[around], mask[around]
     inside = _inside(mask)
     grey = (red * np.uint16(_LUMA[0]) + green * np.uint16(_LUMA[1]) + blue * np.uint16(_LUMA[2])) >> 8
     reds, greens, blues, greys = (_histogram(plane, inside) for plane in (red, green, blue, grey))
     brightness = float(greys @ _LEVELS)
-    values = _shape(mask, preprocessing.scale) | {
+    values = shape | {
         "od_red": float(reds @ OPTICAL_DENSITY),
         "od_green": float(greens @ OPTICAL_DENSITY),
         "od_blue": float(blues @ OPTICAL_DENSITY),
@@ -173,6 +176,13 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
         "chroma_noise": _chroma_noise(red, green, blue, inside),
     }
     return {name: values[name] for name in STATISTICS}
+
+
+def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of the cell, and one more on each side where the crop has one: the edge of the crop stays it."""
+    filled = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (slice(max(0, found[0] - 1), found[-1] + 2) for found in filled)
+    return rows, columns
 
 
 def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -36,7 +36,7 @@ Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits (2,) and embedding (d,) of one cell."""
 
 ABREAST_CELLS = 4
-"""In each of several batches at a time: more make none of them faster, and who comes next waits longer."""
+"""In each of several batches at a time on the cores: more make none faster, and who comes next waits longer."""
 
 _FULL = 0.75  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
@@ -88,7 +88,8 @@ class Batcher:
         traces: "Traces | None" = None,
     ) -> None:
         self._engine = engine
-        self._largest = max_batch_size if engine.abreast == 1 else min(ABREAST_CELLS, max_batch_size)
+        shared = engine.on_cores and engine.abreast > 1
+        self._largest = min(ABREAST_CELLS, max_batch_size) if shared else max_batch_size
         self._longest_wait = longest_wait
         self._on_batch = on_batch
         self._on_queue = on_queue

@@ -272,7 +272,7 @@ def check_flips(served: Served, settings: Settings) -> None:
     Raises:
         FlipsTooOften: naming the rate, the limit, and what to do.
     """
-    gate = parity_gate(served.package, load_policy(settings.policy), choose(settings.engine))
+    gate = parity_gate(served.package, load_policy(settings.policy), choose(settings.engine, served.package))
     if gate.passed or gate.name in served.entry.overridden:
         return
     raise FlipsTooOften(

@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[1]
 
 # Python starts one such process and never asks it again what to load, so this is what all of them need: where the
 # first to come named its own part alone, each process of the others took seconds to load torch or MLflow.
-PRELOADED = ("mlflow", "tests.promoters", "tests.trainings", "training.importing", "training.side_by_side")
+PRELOADED = (
+    "mlflow",
+    "mlflow.store.model_registry.sqlalchemy_store",  # a second of imports in each process that opens a registry
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.pyfunc",
+    "tests.killing",
+    "tests.promoters",
+    "tests.trainings",
+    "training.importing",
+    "training.side_by_side",
+)
 
 
 def forkserver() -> ForkServerContext:

@@ -14,7 +14,8 @@ from blastwatch import promotion
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import ModelStore
 from blastwatch.registry import Registry
-from blastwatch.settings import load
+from blastwatch.settings import Settings, load
+from tests.forkserver import forkserver
 
 WRITES = (
     (Ledger, ("append",)),
@@ -57,6 +58,22 @@ def act(registry: Registry, action: str, *arguments: str) -> None:
         promotion.restore(registry, reason="killed")
 
 
+def act_until(step: int, settings: Settings, action: str, arguments: tuple[str, ...]) -> None:
+    kill_before(step)
+    act(Registry(settings), action, *arguments)
+
+
+def die_at(step: int, settings: Settings, action: str, *arguments: str) -> bool:
+    """Run an action in a process that dies at a step; True where it died before the end.
+
+    Not in a fork of this one: a thread of MLflow may hold a lock just then, which nobody would let go of in the child.
+    """
+    process = forkserver().Process(target=act_until, args=(step, settings, action, arguments))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
 if __name__ == "__main__":
-    kill_before(int(sys.argv[1]))
-    act(Registry(load()), *sys.argv[2:])
+    act_until(int(sys.argv[1]), load(), sys.argv[2], tuple(sys.argv[3:]))

@@ -94,15 +94,21 @@ def augment(cells: Tensor, draws: Draws) -> Tensor:
 
     Args:
         cells: float32, shape (n, 3, s, s), 0 to 1; black is background.
-        draws: of n cells, on the same device.
+        draws: of n cells, on the CPU: which of them are blurred or erased is asked there, so that nothing waits for a
+            GPU to come to this step.
 
     Returns:
         float32 of the same shape, 0 to 1. Background stays as black as it was.
     """
-    grid = functional.affine_grid(draws.affine, list(cells.shape), align_corners=False)
+    there = draws.to(cells.device)
+    grid = functional.affine_grid(there.affine, list(cells.shape), align_corners=False)
     turned = functional.grid_sample(cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    stained = _stain(_blur(turned, draws.sigma), draws)
-    return _erase(stained, draws.erased)
+    blurred, erased = (
+        torch.nonzero(values > 0).flatten().to(cells.device, non_blocking=True)
+        for values in (draws.sigma, draws.erased[:, 2])
+    )
+    stained = _stain(_blur(turned, blurred, there.sigma), there)
+    return _erase(stained, erased, there.erased)
 
 
 def _stain(cells: Tensor, draws: Draws) -> Tensor:
@@ -123,9 +129,8 @@ def _stain(cells: Tensor, draws: Draws) -> Tensor:
     return torch.where(black, cells, light)
 
 
-def _blur(cells: Tensor, sigma: Tensor) -> Tensor:
-    """A Gaussian for each cell that has a sigma; along x, then along y."""
-    rows = torch.nonzero(sigma > 0).flatten()
+def _blur(cells: Tensor, rows: Tensor, sigma: Tensor) -> Tensor:
+    """A Gaussian for each of `rows`, of its sigma; along x, then along y."""
     if len(rows) == 0:
         return cells
     chosen = cells[rows]
@@ -140,9 +145,8 @@ def _blur(cells: Tensor, sigma: Tensor) -> Tensor:
     return cells.index_copy(0, rows, flat.view_as(chosen))
 
 
-def _erase(cells: Tensor, erased: Tensor) -> Tensor:
-    """Make a square of some cells black."""
-    rows = torch.nonzero(erased[:, 2] > 0).flatten()
+def _erase(cells: Tensor, rows: Tensor, erased: Tensor) -> Tensor:
+    """Make a square of each of `rows` black."""
     if len(rows) == 0:
         return cells
     height, width = cells.shape[2:]

@@ -55,5 +55,5 @@ class Feeder:
         scaled = cells.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
         if size != scaled.shape[-1]:
             scaled = functional.interpolate(scaled, size=(size, size), mode="bilinear", antialias=True)
-        changed = augment(scaled.contiguous(), draws.to(self.device))
+        changed = augment(scaled.contiguous(), draws)
         return changed.sub_(self.mean).div_(self.std).contiguous(memory_format=self.memory)

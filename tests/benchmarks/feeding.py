@@ -6,6 +6,7 @@ channels_last against float32 without, and the memory of training from packs of 
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
@@ -116,16 +117,28 @@ def show_precision(folder: Path, parameters: TrainParameters, arguments: argpars
     )
 
 
-def show_memory(folder: Path, parameters: TrainParameters) -> None:
-    """Memory that belongs to the process alone: pages of the mapped pack are the system's and are given back."""
+def show_memory(parameters: TrainParameters) -> None:
+    """Memory of trainings on few and on many cells, each in a process of its own."""
+    small = replace(parameters, architecture="resnet18", batch_size=32)
     for cells in (2_000, 20_000):
-        packed = random_pack(folder, cells, 64)
-        step = feeds(trainer(packed, replace(parameters, architecture="resnet18")), False)
+        process = multiprocessing.get_context("spawn").Process(target=train_on, args=(cells, small))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
+
+
+def train_on(cells: int, parameters: TrainParameters) -> None:
+    """Memory that belongs to the process alone: pages of the mapped pack are the system's and are given back."""
+    with tempfile.TemporaryDirectory() as scratch:
+        step = feeds(trainer(random_pack(Path(scratch), cells, 64), parameters), False)
         held = []
-        for _ in range(40):
+        for _ in range(40):  # as many as an epoch of the smaller pack has
             step()
             held.append(psutil.Process().memory_full_info().uss / MIB)
-        print(f"memory with {cells:6} cells: {held[5]:7.0f} MiB after 6 steps, {held[-1]:7.0f} MiB after 40")
+        print(
+            f"memory with {cells:6} cells: {held[5]:7.0f} MiB after 6 steps, {held[-1]:7.0f} MiB after 40", flush=True
+        )
 
 
 def main() -> None:
@@ -148,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         show_feeding(Path(scratch), parameters, arguments)
         show_precision(Path(scratch), parameters, arguments)
-        show_memory(Path(scratch), parameters)
+    show_memory(parameters)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def install(home: Path, asked: argparse.Namespace) -> Package:
     return open_package(folder)
 
 
+@torch.inference_mode()
 def raw(engine: Engine, size: int) -> float:
     """Cells a second from inputs that lie on the GPU; in the host's memory for an engine that takes only those."""
     random = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 import ctypes
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ def package(tmp_path_factory):
     return open_package(make_servable(tmp_path_factory.mktemp("engines") / "package"))
 
 
+def compared(*names):
+    """A package that was compared with these engines, as far as a choice looks at it."""
+    return SimpleNamespace(info=SimpleNamespace(precision=dict.fromkeys(names)))
+
+
 def test_without_a_driver_torch_is_not_even_loaded(monkeypatch):
     """A service that OpenVINO answers for holds no torch, which takes seconds and half a gigabyte in each worker."""
 
@@ -24,14 +30,18 @@ def test_without_a_driver_torch_is_not_even_loaded(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would fail
-    assert choose("auto") == "openvino-f32"
+    assert choose("auto", compared("torch-f16-graphs")) == "openvino-f32"
 
 
-@pytest.mark.parametrize(("found", "engine"), [(True, "torch-bf16"), (False, "openvino-f32")])
-def test_with_a_driver_torch_says_whether_there_is_a_gpu(monkeypatch, found, engine):
+@pytest.mark.parametrize(("found", "known", "engine"), [
+    (True, ("torch-bf16", "torch-f16-graphs"), "torch-f16-graphs"), (True, ("torch-bf16",), "torch-bf16"),
+    (True, (), "torch-bf16"), (False, ("torch-f16-graphs",), "openvino-f32"),
+])  # fmt: skip
+def test_with_a_driver_torch_says_whether_there_is_a_gpu(monkeypatch, found, known, engine):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
-    assert choose("auto") == engine
+    assert choose("auto", compared(*known)) == engine
+    assert choose("openvino-int8", compared(*known)) == "openvino-int8"
 
 
 def test_the_number_of_torchs_threads_is_changed_only_where_one_is_asked_for(package):

@@ -116,6 +116,32 @@ def test_float16_keeps_closer_to_float32(crops):
     assert apart["torch-f16-graphs"] < apart["torch-bf16-graphs"] / 3
 
 
+@pytest.mark.parametrize("name", DTYPES)
+def test_emulated_it_rounds_as_the_kernels_of_half_precision_do(crops, name):
+    """Native kernels of a CPU add up in float32 as well, so both differ by the order of their sums alone."""
+    dtype = DTYPES[name]
+    cells = torch.from_numpy(normalise(crops, SHAPE)).to(dtype)
+    with torch.inference_mode():
+        native, emulated = (
+            HalfNetwork(lived_in("resnet18"), dtype, join_relu=True, emulate=emulate)(cells)[1]
+            for emulate in (False, True)
+        )
+        exact = lived_in("resnet18")
+        exact.fc = torch.nn.Identity()
+        apart = (native - exact(cells.float())).abs().mean()
+    assert (emulated - native).abs().mean() < 0.5 * apart
+    assert torch.equal(emulated, emulated.to(dtype).float())
+
+
+def test_a_network_beyond_the_range_of_float16_shows_it(crops):
+    network = lived_in("resnet18")
+    with torch.no_grad():
+        network.conv1.weight.mul_(1e6)
+        network.bn1.running_var.fill_(1.0)
+    engine = GraphEngine(network, SHAPE, "torch-f16-graphs", device="cpu", sizes=(4,))
+    assert not np.isfinite(engine.infer_crops(crops).logits).all()
+
+
 def test_the_engine_of_graphs_is_for_a_gpu(monkeypatch, tmp_path):
     package = open_package(make_servable(tmp_path / "package"))
     with pytest.raises(UsageError, match="Expected an NVIDIA GPU for the engine torch-bf16-graphs"):

@@ -1,8 +1,6 @@
 """Kill -9 at every step of every action: afterwards it is done or not done, and a second try completes it."""
 
-import os
 import shutil
-import signal
 from dataclasses import replace
 
 import pytest
@@ -11,28 +9,10 @@ from blastwatch import history, promotion
 from blastwatch.errors import HistoryBroken, RegistryBusy
 from blastwatch.registry import Registry
 from blastwatch.verification import verify
-from tests.killing import act, kill_before
+from tests.killing import act, die_at
 from tests.packages import make_package
 
 MOST_STEPS = 40
-
-
-def die_at(step, settings, action, *arguments):
-    """Run an action in a forked process that dies at a step; True where it died before the end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            kill_before(step)
-            act(Registry(settings), action, *arguments)
-        except BaseException:  # noqa: BLE001  (a forked child must not go on as pytest)
-            os._exit(7)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
 
 
 @pytest.fixture
