@@ -146,7 +146,7 @@ def measure(
 
 
 def ours(settings: Settings, asked: argparse.Namespace, files: list[bytes]) -> dict[str, dict[str, float]]:
-    service = Running(settings, free_port(), BLASTWATCH_ENGINE=asked.engine, BLASTWATCH_MAX_LATENCY_MS="60000")
+    service = Running(settings, free_port(), BLASTWATCH_ENGINE=asked.our_engine, BLASTWATCH_MAX_LATENCY_MS="60000")
     try:
         service.wait_until_ready().wait_until_following()  # which the peers do not, so nothing of it is theirs
         messages = [request(service.port, "/v1/predict", multipart("image", [data])) for data in files]
@@ -163,7 +163,8 @@ def save_mlflow_model(folder: Path) -> Path:
 
 
 def report(asked: argparse.Namespace, found: dict[str, list[dict[str, dict[str, float]]]]) -> None:
-    print(f"{len(os.sched_getaffinity(0))} cores, {asked.architecture} at {asked.size} px, {asked.engine}\n")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores, {asked.architecture} at {asked.size} px, {asked.engine}; ours {asked.our_engine}\n")
     print("| server | callers | cells/s | of ours | lowest and highest round | median ms | p99 ms | failed | MiB |")
     print("|---" * 9 + "|")
     for name, rounds in found.items():
@@ -182,7 +183,8 @@ def report(asked: argparse.Namespace, found: dict[str, list[dict[str, dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="torch-f32", help="of every server, ours too")
+    parser.add_argument("--engine", default="torch-f32", help="of every server")
+    parser.add_argument("--our-engine", help="of ours, where the others have what their documentation advises")
     parser.add_argument("--architecture", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of the peers to ask")
     parser.add_argument("--json", type=Path, help="file for every figure, written after each server")
     asked = parser.parse_args()
+    asked.our_engine = asked.our_engine or asked.engine
     home = Path(tempfile.mkdtemp())
     found: dict[str, list] = {"ours": []}
     try:

@@ -117,19 +117,20 @@ def test_float16_keeps_closer_to_float32(crops):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_emulated_it_rounds_as_the_kernels_of_half_precision_do(crops, name):
-    """Native kernels of a CPU add up in float32 as well, so both differ by the order of their sums alone."""
+def test_emulated_it_is_as_far_from_float32_as_kernels_of_half_precision(crops, name):
+    """One last bit that falls otherwise is carried on, so the two err alike and not in the same places."""
     dtype = DTYPES[name]
     cells = torch.from_numpy(normalise(crops, SHAPE)).to(dtype)
+    exact = lived_in("resnet18")
+    exact.fc = torch.nn.Identity()
     with torch.inference_mode():
         native, emulated = (
-            HalfNetwork(lived_in("resnet18"), dtype, join_relu=True, emulate=emulate)(cells)[1]
+            HalfNetwork(lived_in("resnet18"), dtype, join_relu=False, emulate=emulate)(cells)[1]
             for emulate in (False, True)
         )
-        exact = lived_in("resnet18")
-        exact.fc = torch.nn.Identity()
-        apart = (native - exact(cells.float())).abs().mean()
-    assert (emulated - native).abs().mean() < 0.5 * apart
+        expected = exact(cells.float())
+    apart = [float((found - expected).abs().mean()) for found in (native, emulated)]
+    assert 0.7 < apart[1] / apart[0] < 1.4
     assert torch.equal(emulated, emulated.to(dtype).float())
 
 
