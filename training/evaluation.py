@@ -21,6 +21,7 @@ from training.conformal import Conformal, coverage_report, fit_conformal
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
 from training.intervals import intervals, patients_behind
 from training.loop import predict_logits
+from training.memory import keep_freed_memory
 from training.operating import choose_threshold
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
@@ -50,6 +51,7 @@ def run_evaluation(
     parameters: EvaluateParameters, *, cells: Path, split: Path, pack: Path, trained: Path, out: Path
 ) -> dict[str, Any]:
     """Calibrate on calibration patients, measure on test patients, and write the evidence into `out`."""
+    keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)

@@ -27,6 +27,7 @@ from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.card import model_card
 from training.export import export_onnx, quantize
+from training.memory import keep_freed_memory
 from training.ood import fit_ood
 from training.pack import Packed, open_pack
 from training.parameters import Parameters
@@ -53,6 +54,7 @@ def build_package(
     out: Path,
 ) -> str:
     """Make the package in `out` and return its digest. It appears there whole or not at all."""
+    keep_freed_memory()
     cells = read_cells(cells_folder)
     rows = read_split(cells_folder, split_folder).sort_values("path", ignore_index=True)
     packed = open_pack(pack_folder, cells)

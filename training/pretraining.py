@@ -28,6 +28,7 @@ from training.augmentation import draw
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.feeding import Feeder
 from training.loop import TrainingDiverged, alone, step_seed
+from training.memory import keep_freed_memory
 from training.optimizing import schedule
 from training.pack import Packed, open_pack
 from training.parameters import Parameters, PretrainParameters
@@ -152,6 +153,7 @@ def run_pretraining(
 
     Goes on where a stopped pretraining was.
     """
+    keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split)
     shown = rows[rows["side"] == "train"].sort_values("path")

@@ -18,6 +18,7 @@ from blastwatch.settings import Settings
 from training.distributed import World, world_of_torchrun
 from training.fitting import Fit, Progress
 from training.loop import Trainer
+from training.memory import keep_freed_memory
 from training.pack import Packed, open_pack
 from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
@@ -61,6 +62,7 @@ def run_training(
         LeakFound: where a patient stands on two sides of a split that claims to be by group, or pretrained weights
             have seen a held-out patient.
     """
+    keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split)
     split_facts = read_json(split / SPLIT_FACTS, made_by=f"blastwatch data split {cells}")

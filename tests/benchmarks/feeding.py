@@ -2,7 +2,8 @@
 
 The reference takes the same steps of the same network on one normalised batch that stays on the device: no reading,
 no augmentation. Both are run in turn, block by block, so that a machine that slows down slows both. Further: bf16 with
-channels_last against float32 without, and the memory of training from packs of different sizes.
+channels_last against float32 without, freed memory that is kept against memory that is given back, and the memory of
+training from packs of different sizes.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 
 from blastwatch.images import Preprocessing
 from training.loop import Trainer
+from training.memory import keep_freed_memory
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import choose_precision
@@ -117,6 +119,33 @@ def show_precision(folder: Path, parameters: TrainParameters, arguments: argpars
     )
 
 
+def show_freed_memory(parameters: TrainParameters, arguments: argparse.Namespace) -> None:
+    """Training with freed memory kept (`training.memory`) and given back, each in a process of its own in turn."""
+    context = multiprocessing.get_context("spawn")
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(2 * arguments.processes):
+        told: multiprocessing.Queue[float] = context.Queue()
+        process = context.Process(target=rate_of, args=(parameters, arguments, turn % 2 == 0, told))
+        process.start()
+        rates[turn % 2 == 0].append(told.get())
+        process.join()
+    kept, given = (statistics.median(rates[keep]) for keep in (True, False))
+    print(f"freed memory kept {kept:14.1f} images/s   given back {given:18.1f}   {kept / given:.2f} times")
+
+
+def rate_of(
+    parameters: TrainParameters, arguments: argparse.Namespace, keep: bool, told: "multiprocessing.Queue[float]"
+) -> None:
+    """Put images a second of a training on one resident batch."""
+    if keep:
+        keep_freed_memory()
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = random_pack(Path(scratch), parameters.batch_size * 2, arguments.size)
+        call = feeds(trainer(packed, parameters), True)
+        (rates,) = in_turn([call], rounds=2, steps=arguments.steps, batch=parameters.batch_size)
+    told.put(statistics.median(rates))
+
+
 def show_memory(parameters: TrainParameters) -> None:
     """Memory of trainings on few and on many cells, each in a process of its own."""
     small = replace(parameters, architecture="resnet18", batch_size=32)
@@ -148,12 +177,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3, help="of a block")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2, help="of each kind, for the memory that is freed")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     parameters = TrainParameters(
         architecture=arguments.architecture, batch_size=arguments.batch, augment=1.5, erase=0.25,
         balance_by="sampling", compile=arguments.compile,
     )  # fmt: skip
+    keep_freed_memory()  # as every training does
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{len(os.sched_getaffinity(0))} cores"
     print(
         f"{platform.machine()}, {where}; {arguments.architecture} at {arguments.size} px, batches of {arguments.batch}"
@@ -161,6 +192,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         show_feeding(Path(scratch), parameters, arguments)
         show_precision(Path(scratch), parameters, arguments)
+    if not torch.cuda.is_available():
+        show_freed_memory(parameters, arguments)
     show_memory(parameters)
 
 
