@@ -9,7 +9,9 @@ movement too, and its cause is the signature with the largest cosine to it.
        little. Statistics of patients move together (a dark stain is dark in three channels), so the spread is the
        covariance of patients' means, shrunk (Ledoit & Wolf 2004, J Multivar Anal 88:365), and movements are whitened
        by it. The cosine is then that of Mahalanobis's geometry.
-    3. Where no signature has a cosine of `NEAR`, the cause is `unknown`.
+    3. A cell that is enlarged enough reaches the edge of the crop, and what moves then is no longer the same direction.
+       So pixel size has a second signature, of its full strength (`FAR`).
+    4. Where no signature has a cosine of `NEAR`, the cause is `unknown`.
 
 A crop is smaller than the camera's image, so it is enlarged to the camera's pixels, shifted, and cropped again.
 """
@@ -29,8 +31,11 @@ from monitoring.statistics import BACKGROUND_LEVEL, STATISTICS, TABLE, image_sta
 
 Floats = NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # 1: without `FAR`
 STRENGTH = 0.5  # of the simulated shifts
+FAR = {"pixel_size far": ("pixel_size", 1.0)}
+"""Further signatures of a cause: name of the signature -> shift and strength."""
 CELLS = 24  # that are shifted; before and after are the same cells, so a few tell the direction
 NEAR = 0.6
 CLOSE = 0.1  # causes whose cosine is this near to the best one's are named beside it
@@ -41,7 +46,8 @@ FRINGE = 2  # px of a crop over which its resampling mixed the cell with the bac
 CONTINUED = 2.0  # px of a crop, standard deviation of the average that continues the cell over its outline
 SMALLEST_SPREAD = 0.005  # a step of half a per cent says nothing, however alike the patients are
 # An enlarged crop lacks the camera's finest detail, so smaller steps of what lives there are not those of real images.
-FINE_SPREAD = {"chroma_noise": 0.2}
+# Hardly any cell reaches the edge of its crop, so by the patients alone the first few that do would outweigh all else.
+LEAST_SPREAD = {"chroma_noise": 0.2, "border": 0.03}
 _SMALLEST_VALUE = 1e-3  # whose logarithm is taken
 _FACTORS = {row.name for row in TABLE if row.ratio}
 
@@ -68,6 +74,10 @@ CAUSES: dict[str, Cause] = {
     FIELD: Cause(word="another kind of image", both_ways=False),
 }
 """What is said of each signature; two signatures may have one word."""
+
+
+def _cause(signature: str) -> Cause:
+    return CAUSES[FAR[signature][0] if signature in FAR else signature]
 
 
 def transform(frame: pd.DataFrame, columns: Sequence[str] = STATISTICS) -> Floats:
@@ -132,7 +142,7 @@ def rank(signatures: dict[str, Any], mean: Floats) -> list[tuple[str, float]]:
     best: dict[str, float] = {}
     for name, vector in signatures["causes"].items():
         cosine = float(moved @ np.array(vector))
-        cause = CAUSES[name]
+        cause = _cause(name)
         best[cause.word] = max(abs(cosine) if cause.both_ways else cosine, best.get(cause.word, -1.0))
     return sorted(best.items(), key=lambda item: -item[1])
 
@@ -151,7 +161,7 @@ def name_causes(signatures: dict[str, Any] | None, window: pd.DataFrame) -> list
         evidence = "this version was packaged before causes were measured; one that is packaged anew names them"
         return [{"cause": UNKNOWN, "evidence": evidence}]
     columns = signatures["columns"]
-    if signatures.get("format") != FORMAT or not set(columns) <= set(STATISTICS):
+    if signatures.get("format") not in READABLE or not set(columns) <= set(STATISTICS):
         evidence = "this version's signatures are of other statistics than those that are measured now"
         return [{"cause": UNKNOWN, "evidence": evidence}]
     mean = transform(window, columns).mean(axis=0)
@@ -188,7 +198,7 @@ def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats
     means = pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy()
     if len(means) < 2:
         raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
-    least = [FINE_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS]
+    least = [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS]
     centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), least)
     covariance, _ = ledoit_wolf((means - centre) / spread)
     # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
@@ -216,8 +226,8 @@ def _shifted(crops: Pixels, preprocessing: Preprocessing, random: np.random.Gene
     images = [enlarged(crop, side) for crop in crops]
     plain = _mean(images, preprocessing)
     found = {
-        name: _mean([shift(image, name, STRENGTH, random=random) for image in images], preprocessing) - plain
-        for name in SHIFTS
+        signature: _mean([shift(image, name, strength, random=random) for image in images], preprocessing) - plain
+        for signature, (name, strength) in ({name: (name, STRENGTH) for name in SHIFTS} | FAR).items()
     }
     fields = [field(np.stack(images), random=random) for _ in range(min(len(images), 8))]
     return found | {FIELD: _mean(fields, preprocessing) - plain}
