@@ -10,7 +10,6 @@ service, which a caller elsewhere would leave to it.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -24,40 +23,18 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from mlflow import MlflowClient
 
 from blastwatch.engines import Engine, open_engine
 from blastwatch.graph_engine import GraphEngine
-from blastwatch.package import DIGESTS, MODEL, Package, Precision, open_package, seal
 from blastwatch.processes import free_port
-from blastwatch.registry import Registry
 from blastwatch.settings import load
 from tests.benchmarks.gpu_flow import flow
-from tests.benchmarks.serving import BATCH_CALL, Load, load_on, multipart, request
+from tests.benchmarks.serving import BATCH_CALL, FILES, Load, install, load_on, multipart, request
 from tests.running import Running
-from tests.service_packages import give_alias, make_servable, write_cell
+from tests.service_packages import write_cell
 
-FILES, RAW_BATCH, RAW_CALLS = 64, 64, 50
+RAW_BATCH, RAW_CALLS = 64, 50
 MIB = 1 << 20
-
-
-def install(home: Path, asked: argparse.Namespace) -> Package:
-    """A champion that the engine may serve."""
-    settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "benchmark"})
-    client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-    run = client.create_run(client.create_experiment("serving", settings.artifacts.as_uri()))
-    folder = home / "package"
-    make_servable(folder, run_id=run.info.run_id, architecture=asked.architecture, size=asked.size)
-    info = open_package(folder).info
-    compared = Precision(cells=8, flip_rate=0.0, largest_difference=0.05)
-    # An untrained network is sure of everything; a temperature makes the golden cells' answers comparable.
-    info = dataclasses.replace(info, temperature=1e3, precision=info.precision | {asked.engine: compared})
-    (folder / MODEL).write_text(info.to_json())
-    (folder / DIGESTS).unlink()
-    seal(folder)
-    registry = Registry(settings)
-    give_alias(registry, registry.register(folder))
-    return open_package(folder)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from scipy.spatial.distance import cosine
 
 from blastwatch.images import Preprocessing, crop_cell
 from monitoring.shifts import SHIFTS, shift
-from monitoring.signatures import CAUSES, NEAR, UNKNOWN, measure_signatures, name_causes, rank, transform
+from monitoring.signatures import CAUSES, FAR, NEAR, UNKNOWN, measure_signatures, name_causes, rank, transform
 from monitoring.statistics import STATISTICS, image_statistics
 from training.synthesis import draw_style
 from training.synthesis_cell import draw_cell
@@ -51,6 +51,21 @@ def test_a_simulated_shift_is_among_the_causes(cells, signatures, name):
     causes = name_causes(signatures, window_of(cells, name))
     assert CAUSES[name].word in [cause["cause"] for cause in causes], causes
     assert "in spreads between patients" in causes[0]["evidence"]
+
+
+def test_larger_cells_that_reach_the_edge_are_not_taken_for_another_kind_of_image(cells, signatures):
+    window = window_of(cells, "pixel_size", strength=1.0)
+    window["border"] += 0.03  # of patients with large cells, a few
+    assert name_causes(signatures, window)[0]["cause"] == CAUSES["pixel_size"].word
+
+
+def test_signatures_of_the_former_format_are_read(cells, signatures):
+    causes = {name: vector for name, vector in signatures["causes"].items() if name not in FAR}
+    assert len(causes) == len(signatures["causes"]) - 1
+    former = signatures | {"format": 1, "causes": causes}
+    assert name_causes(former, window_of(cells, "defocus"))[0]["cause"] == "focus"
+    (cause,) = name_causes(signatures | {"format": 3}, window_of(cells, "defocus"))
+    assert cause["cause"] == UNKNOWN
 
 
 def test_compression_moves_the_chroma_noise_and_nothing_else(cells, signatures):
