@@ -198,7 +198,7 @@ class Demo:
         sides = read_json(self.folder / "data/split/split.json", made_by="blastwatch data split")["sides"]
         groups = {side: sum(row["groups"] for row in sides[side].values()) for side in SIDES}
         kind = "SYNTHETIC cells: no figure says anything about patients" if metrics["synthetic"] else "real cells"
-        counts = metrics["counts"]
+        counts, window = metrics["counts"], self.environment["BLASTWATCH_DRIFT_WINDOW"]  # of the cells asked last alone
         figures = [_figure(name, metrics["cells"][name]) for name in SHOWN]
         figures.append(_figure("three size numbers alone: auroc", metrics["size_baseline"]["auroc"]))
         return "\n".join(
@@ -213,7 +213,7 @@ class Demo:
                 f"          another stain:  {_verdict(other)}",
                 f"Open      {other.report['report']}",
                 f"          {self.folder / 'results' / 'evaluate'} and {self.folder / 'results/package/card.md'}",
-                f"          all pages: BLASTWATCH_HOME={self.home} blastwatch up",
+                f"          all pages: BLASTWATCH_HOME={self.home} BLASTWATCH_DRIFT_WINDOW={window} blastwatch up",
                 f"{DISCLAIMER} Took {time.monotonic() - self.started:.0f} s.",
             ]
         )
