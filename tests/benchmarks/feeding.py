@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from blastwatch.images import Preprocessing
@@ -30,7 +29,6 @@ from training.precision import choose_precision
 from training.sampling import Side
 from training.weights import first_network
 
-MIB = 1024**2
 PATIENTS = 40
 
 
@@ -158,16 +156,21 @@ def show_memory(parameters: TrainParameters) -> None:
 
 
 def train_on(cells: int, parameters: TrainParameters) -> None:
-    """Memory that belongs to the process alone: pages of the mapped pack are the system's and are given back."""
+    """Memory that belongs to no file: pages of the mapped pack are the system's and are given back."""
     with tempfile.TemporaryDirectory() as scratch:
         step = feeds(trainer(random_pack(Path(scratch), cells, 64), parameters), False)
         held = []
         for _ in range(40):  # as many as an epoch of the smaller pack has
             step()
-            held.append(psutil.Process().memory_full_info().uss / MIB)
+            held.append(anonymous_mib())
         print(
             f"memory with {cells:6} cells: {held[5]:7.0f} MiB after 6 steps, {held[-1]:7.0f} MiB after 40", flush=True
         )
+
+
+def anonymous_mib() -> float:
+    rows = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(row for row in rows if row.startswith("Anonymous:")).split()[1]) / 1024  # kB
 
 
 def main() -> None:
