@@ -26,8 +26,8 @@ REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
 """Engines that compute in float32: their answers are the version's own."""
 
 AUTO_ON_GPU = ("torch-f16-graphs", "torch-bf16")
-"""What `auto` is on a GPU: the first that the package was compared with, else the last. Both are as fast as each other
-in graphs, and float16 rounds eight times finer (docs/performance.md)."""
+"""What `auto` is on a GPU: the first that the package was compared with, else the last. In graphs float16 is as fast as
+bfloat16 and rounds eight times finer (docs/performance.md)."""
 
 
 @dataclass(frozen=True)

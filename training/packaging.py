@@ -173,24 +173,22 @@ class _Maker:
         """How each faster engine answers cells of patients not trained on, against float32."""
         say("Comparing the engines")
         chosen = self._some(self._side(*PARITY_SIDES), self.knobs.parity_cells)
-        expected = self._blast(chosen, REFERENCE)
+        expected = self._blast(self._infer(chosen).logits)
         decided = self._decisions(expected)
         plain = self._rate(chosen, "torch-f32")
         found = {}
-        gpu = has_gpu()
-        for name in (*COMPARED, *COMPARED_ON_GPU) if gpu else COMPARED:
+        for name in (*COMPARED, *COMPARED_ON_GPU) if has_gpu() else COMPARED:
             logits = self._infer(chosen, name).logits
             if not np.isfinite(logits).all():
                 say(f"{name} is left out: the numbers of this network are beyond its range")
                 continue
-            blast = self._probable(logits)
-            emulated = name.endswith("-graphs") and not gpu
+            blast = self._blast(logits)
             found[name] = Precision(
                 cells=len(chosen),
                 flip_rate=float(((blast >= 0.5) != (expected >= 0.5)).mean()),
                 largest_difference=float(np.abs(blast - expected).max()),
                 decision_flip_rate=float((self._decisions(blast) != decided).mean()),
-                speed=None if emulated else self._rate(chosen, name) / plain,
+                speed=None if _is_emulated(name) else self._rate(chosen, name) / plain,
             )
         return found
 
@@ -230,7 +228,7 @@ class _Maker:
 
     def _open(self, engine: str) -> Engine:
         if engine not in self._engines:
-            if engine.endswith("-graphs") and not has_gpu():
+            if _is_emulated(engine):
                 from blastwatch.graph_engine import open_graph_engine
 
                 self._engines[engine] = open_graph_engine(self.package, engine, device="cpu", sizes=(EMULATED,))
@@ -238,11 +236,13 @@ class _Maker:
                 self._engines[engine] = open_engine(self.package, engine)
         return self._engines[engine]
 
-    def _blast(self, rows: pd.DataFrame, engine: str) -> NDArray[np.float64]:
-        return self._probable(self._infer(rows, engine).logits)
-
-    def _probable(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _blast(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         return probabilities(logits, self.package.info.temperature)[:, POSITIVE]
+
+
+def _is_emulated(engine: str) -> bool:
+    """Whether its arithmetic is computed on the CPU, because the GPU that it is for is not here."""
+    return engine.endswith("-graphs") and not has_gpu()
 
 
 def spread_cells(cells: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.gpu_serving [--engine torch-bf16-graphs --workers 1 8]`: the service beside a GPU.
+"""`python -m tests.benchmarks.gpu_serving [--engine torch-f16-graphs --workers 1 8]`: the service beside a GPU.
 
 From the bytes of a request to the bytes of its answer, against what the GPU computes from inputs that lie on it, in one
 run. Between the two stand the cores of the host: reading one image and all that HTTP takes. So the loop of
@@ -143,7 +143,7 @@ def served(asked: argparse.Namespace, home: Path, workers: int, files: list[byte
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="torch-bf16-graphs")
+    parser.add_argument("--engine", default="torch-f16-graphs")
     parser.add_argument("--architecture", default="resnet50")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
