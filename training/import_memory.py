@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import PIL
+from filelock import FileLock
 
 from blastwatch.images import FORMATS, MAX_BYTES, MAX_PIXELS
 
@@ -23,6 +24,7 @@ create table if not exists seen (
 """
 # What else decides how a file is read: another Pillow or other limits read all anew.
 DECODER = f"{PIL.__version__}:{MAX_BYTES}:{MAX_PIXELS}:{','.join(FORMATS)}"
+WAIT_SECONDS = 60  # for another import that writes
 ASKED = 500  # places in one question; SQLite allows 32,766 parameters
 
 Fact = dict[str, Any]
@@ -44,10 +46,12 @@ class ImportMemory:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=60)
-        self._database.execute("pragma journal_mode = wal")
-        self._database.execute("pragma synchronous = normal")
-        self._database.execute(SCHEMA)
+        self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
+        # SQLite waits for nobody while it changes a new file to its write-ahead log, it says "database is locked".
+        with FileLock(path.with_suffix(".lock"), timeout=WAIT_SECONDS):
+            self._database.execute("pragma journal_mode = wal")
+            self._database.execute("pragma synchronous = normal")
+            self._database.execute(SCHEMA)
 
     def __enter__(self) -> "ImportMemory":
         return self

@@ -14,6 +14,7 @@ from training.import_memory import ImportMemory
 from training.importing import import_cells
 
 IMAGES = 1500
+NEW = 200  # one opening in fourteen failed
 FILES = (MANIFEST, REFUSED, IMPORT)
 
 
@@ -133,3 +134,26 @@ def test_labels_and_subjects_come_from_the_source_and_not_from_memory(tmp_path):
         memory=tmp_path / "imports.db",
     )
     assert (done.known, done.rows["subject"].tolist()) == (1, ["1"])
+
+
+def open_each(folder, together, failures):
+    """Open one new memory after the other, each at the same moment as the other processes."""
+    for number in range(NEW):
+        together.wait()
+        try:
+            with ImportMemory(folder / f"{number}.db"):
+                pass
+        except sqlite3.OperationalError as error:
+            failures.put(str(error))
+
+
+def test_several_open_a_new_memory_at_once(tmp_path):
+    start = forkserver()
+    together, failures = start.Barrier(3), start.Queue()
+    processes = [start.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert failures.empty()
