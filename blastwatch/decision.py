@@ -9,7 +9,8 @@ CLASS_NAMES = ("hem", "all")
 """Order of the network's outputs: normal cell, leukemic blast. The blast is the positive class."""
 
 POSITIVE = CLASS_NAMES.index("all")
-DECISIONS = ("all", "hem", "refer")
+REFER = "refer"
+DECISIONS = ("all", "hem", REFER)
 
 Floats = NDArray[np.floating]
 
@@ -56,9 +57,9 @@ def label(probability: float) -> str:
 def decide(probability: float, thresholds: Thresholds, *, concerns: bool = False) -> str:
     """`all`, `hem` or `refer`; an image that raised concerns about its quality or kind is always referred."""
     if concerns:
-        return "refer"
+        return REFER
     if probability >= thresholds.all:
         return "all"
     if probability <= thresholds.hem:
         return "hem"
-    return "refer"
+    return REFER

@@ -59,6 +59,8 @@ class Demo:
             "BLASTWATCH_URL": self.service,
             "BLASTWATCH_MONITOR_PORT": str(_port(self.gauges)),
             "BLASTWATCH_DRIFT_INTERVAL": "5",
+            "BLASTWATCH_KEEP_IMAGES": "sampled",  # example cells for the drift page
+            "BLASTWATCH_KEEP_SHARE": "0.5",
             "MLFLOW_TRACKING_URI": registry,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }

@@ -101,6 +101,7 @@ class Setting:
     help: str
 
 
+IMAGE_POLICIES = KEEP_NEVER, KEEP_SAMPLED, KEEP_REFERRED = "never", "sampled", "referred"
 UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
 ENGINES = (
     "auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs",
@@ -149,6 +150,8 @@ TABLE: tuple[Setting, ...] = tuple(
         ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, 8 KB each at most; 0: none"),
         ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
         ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
+        ("keep_images", "BLASTWATCH_KEEP_IMAGES", KEEP_NEVER, _one_of(*IMAGE_POLICIES), "which pictures of answered cells are stored: never any; sampled: a share of all; referred: the same and each cell that was referred"),
+        ("keep_share", "BLASTWATCH_KEEP_SHARE", "0.02", _fraction, "share of the cells whose picture is stored, where any is"),
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
         ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
         ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
@@ -156,7 +159,8 @@ TABLE: tuple[Setting, ...] = tuple(
         ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
         ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", _fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
         ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", _not_negative, "days after which the monitor deletes predictions with their labels; 0: never"),
-        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions, in MiB, beyond which the monitor deletes the oldest; 0: none"),
+        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions and pictures, in MiB, beyond which the monitor deletes the oldest, pictures first; 0: none"),
+        ("image_days", "BLASTWATCH_IMAGE_DAYS", "30", _not_negative, "days after which the monitor deletes stored pictures, their predictions stay; 0: with their predictions"),
         ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
     )
 )  # fmt: skip
@@ -205,6 +209,8 @@ class Settings:
     answer_cache: int
     max_latency_ms: int
     capture_queue: int
+    keep_images: str
+    keep_share: float
     drift_interval: float
     drift_window: int
     drift_minimum: int
@@ -213,6 +219,7 @@ class Settings:
     performance_margin: float
     retention_days: float
     retention_mib: float
+    image_days: float
     service_url: str
 
     @property

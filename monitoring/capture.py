@@ -34,8 +34,8 @@ class CaptureCounts:
     waiting: int
 
 
-def _nothing(_: int) -> None:
-    pass
+def nothing(_: int) -> None:
+    """For who does not count."""
 
 
 Record = TypeVar("Record")
@@ -56,6 +56,7 @@ class QueuedWriter(Generic[Record]):
     Args:
         open_rows: opens the store; called by the thread, so a database that is away stops no start.
         queue_size: records that may wait.
+        size_of, queue_bytes: what a record takes, and how much of it may wait; None: only their number counts.
         on_stored, on_dropped, on_failed: called with the number of rows (attempts for `on_failed`), for metrics; they
             run in the thread that noticed and must not block or raise.
     """
@@ -65,13 +66,16 @@ class QueuedWriter(Generic[Record]):
         open_rows: Callable[[], Rows[Record]],
         *,
         queue_size: int = 10_000,
-        on_stored: Callable[[int], None] = _nothing,
-        on_dropped: Callable[[int], None] = _nothing,
-        on_failed: Callable[[int], None] = _nothing,
+        size_of: Callable[[Record], int] | None = None,
+        queue_bytes: int = 0,
+        on_stored: Callable[[int], None] = nothing,
+        on_dropped: Callable[[int], None] = nothing,
+        on_failed: Callable[[int], None] = nothing,
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"Expected `queue_size` to be at least 1 but got {queue_size}")
         self._open = open_rows
+        self._size_of, self._most_bytes, self._bytes = size_of, queue_bytes, 0
         self._queue: queue.Queue[Record] = queue.Queue(maxsize=queue_size)
         self._on_stored, self._on_dropped, self._on_failed = on_stored, on_dropped, on_failed
         self._lock = threading.Lock()
@@ -83,12 +87,12 @@ class QueuedWriter(Generic[Record]):
 
     def submit(self, record: Record) -> bool:
         """Hand over one record; False where it was dropped because the queue is full or closed. Never blocks."""
-        if not self._closing.is_set():
+        if not self._closing.is_set() and self._take_bytes(record):
             try:
                 self._queue.put_nowait(record)
                 return True
             except queue.Full:
-                pass
+                self._give_bytes([record])
         self._count_dropped(1)
         return False
 
@@ -114,6 +118,21 @@ class QueuedWriter(Generic[Record]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _take_bytes(self, record: Record) -> bool:
+        if self._size_of is None:
+            return True
+        size = self._size_of(record)
+        with self._lock:
+            fits = self._bytes + size <= self._most_bytes
+            self._bytes += size if fits else 0
+        return fits
+
+    def _give_bytes(self, records: list[Record]) -> None:
+        if self._size_of is not None:
+            size = sum(map(self._size_of, records))
+            with self._lock:
+                self._bytes -= size
 
     # -- the writer thread --------------------------------------------------------------------------------------
 
@@ -177,6 +196,7 @@ class QueuedWriter(Generic[Record]):
             self._closing.wait(seconds)
 
     def _settle(self, batch: list[Record], *, stored: bool) -> None:
+        self._give_bytes(batch)
         with self._lock:
             self._in_hand -= len(batch)
             if stored:
@@ -211,9 +231,9 @@ class Capture(QueuedWriter[PredictionRecord]):
         store_url: str,
         *,
         queue_size: int = 10_000,
-        on_stored: Callable[[int], None] = _nothing,
-        on_dropped: Callable[[int], None] = _nothing,
-        on_failed: Callable[[int], None] = _nothing,
+        on_stored: Callable[[int], None] = nothing,
+        on_dropped: Callable[[int], None] = nothing,
+        on_failed: Callable[[int], None] = nothing,
     ) -> None:
         super().__init__(
             lambda: open_store(store_url),

@@ -80,17 +80,29 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     show_default=True,
     help="Latest predictions to choose from.",
 )
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that takes ID.png of those of them whose picture is kept (BLASTWATCH_KEEP_IMAGES).",
+)
 @SINCE
 @UNTIL
 @REF
 @json_option
 def review(
-    file: Path, count: int, among: int, since: datetime | None, until: datetime | None, ref: str | None, as_json: bool
+    file: Path,
+    count: int,
+    among: int,
+    pictures: Path | None,
+    since: datetime | None,
+    until: datetime | None,
+    ref: str | None,
+    as_json: bool,
 ) -> None:
     """Write the cells to label next: the most uncertain and the most unlike, patients taking turns.
 
-    Fill in the column label (all or hem) and give the file to `blastwatch labels add --skip-empty`. No image is stored:
-    find it by the id that the service's answer gave.
+    Fill in the column label (all or hem) and give the file to `blastwatch labels add --skip-empty`. A cell whose
+    picture is not kept is found by the id that the service's answer gave.
     """
     from blastwatch.registry import Registry
     from monitoring.review import candidates
@@ -108,11 +120,31 @@ def review(
     _write_new(file, chosen.to_csv(index=False, lineterminator="\n"))
     reasons = {reason: int(number) for reason, number in chosen["reason"].value_counts().sort_index().items()}
     patients = int(chosen.loc[chosen["patient"] != "", "patient"].nunique())
+    told = {"cells": len(chosen), "reasons": reasons, "patients": patients, "file": str(file)}
+    if pictures is not None:
+        told["pictures"] = _write_pictures(pictures, chosen["id"].tolist(), settings.predictions_url)
     if as_json:
-        print_json({"cells": len(chosen), "reasons": reasons, "patients": patients, "file": str(file)})
+        print_json(told)
     else:
         words = ", ".join(f"{number} {reason}" for reason, number in reasons.items()) or "no cell is left"
         click.echo(f"{len(chosen)} cells to label, of {patients} known patients ({words}): {file}")
+        if pictures is not None:
+            click.echo(f"{told['pictures']} of them with a picture in {pictures}")
+
+
+def _write_pictures(folder: Path, ids: list[str], url: str) -> int:
+    """Write the kept pictures of these cells; returns how many there are."""
+    from monitoring.image_store import open_image_store
+
+    with open_image_store(url) as images:
+        found = images.pictures(ids)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for id_, png in found.items():
+            (folder / f"{id_}.png").write_bytes(png)
+    except OSError as error:
+        raise DataError(f"The pictures cannot be written to {folder}: {error.strerror}.") from error
+    return len(found)
 
 
 def _write_new(file: Path, text: str) -> None:

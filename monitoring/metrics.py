@@ -77,12 +77,18 @@ class MonitorMetrics:
             registry=registry,
         )  # fmt: skip
         self.stored = Gauge("blastwatch_store_predictions", "Predictions in the database.", registry=registry)
-        self.stored_bytes = Gauge("blastwatch_store_size_bytes", "What they take.", registry=registry)
+        self.stored_images = Gauge(
+            "blastwatch_store_images", "Pictures of answered cells in the database.", registry=registry
+        )
+        self.stored_bytes = Gauge("blastwatch_store_size_bytes", "What both take.", registry=registry)
         self.stored_oldest = Gauge(
-            "blastwatch_store_oldest_timestamp_seconds", "When the oldest of them was made.", registry=registry
+            "blastwatch_store_oldest_timestamp_seconds", "When the oldest prediction was made.", registry=registry
         )
         self.deleted = Gauge(
             "blastwatch_store_deleted_predictions", "Predictions ever deleted from it.", ["reason"], registry=registry
+        )
+        self.deleted_images = Gauge(
+            "blastwatch_store_deleted_images", "Pictures ever deleted from it.", ["reason"], registry=registry
         )
         self.retraining_started = Counter(
             "blastwatch_retraining_started", "Times that a finding started the command of the policy.", ["finding"],
@@ -152,10 +158,12 @@ class MonitorMetrics:
     def tell_store(self, usage: Usage, deleted: Mapping[str, Deleted]) -> None:
         """What `monitoring.retention` found in the database."""
         self.stored.set(usage.predictions)
+        self.stored_images.set(usage.images)
         self.stored_bytes.set(usage.bytes)
         self.stored_oldest.set(usage.oldest.timestamp() if usage.oldest else float("nan"))
         for reason, gone in deleted.items():
             self.deleted.labels(reason).set(gone.predictions)
+            self.deleted_images.labels(reason).set(gone.images)
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""

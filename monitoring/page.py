@@ -1,4 +1,5 @@
-"""The monitor's own port on the loopback address: `/drift` for a person, `/metrics` for Prometheus, `/livez`.
+"""The monitor's own port on the loopback address: `/drift` for a person, with example cells where pictures are kept,
+`/metrics` for Prometheus, `/livez`.
 
 A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own.
 """
@@ -6,9 +7,8 @@ A look runs in the main thread and leaves what it found; this server only reads 
 import functools
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from blastwatch.browsers import FILES as SHARED
 from blastwatch.browsers import SECURITY_HEADERS
 from blastwatch.errors import BlastwatchError
+from monitoring.status import Status
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -31,6 +32,7 @@ FILES = SHARED | {
     "/drift.js": PAGES / "drift.js",
     "/drift.css": PAGES / "drift.css",
     "/charts.js": PAGES / "charts.js",
+    "/examples.js": PAGES / "examples.js",
 }
 
 
@@ -51,16 +53,17 @@ class _Secured:
         await self._app(scope, receive, send_with_headers)
 
 
-def build_app(registry: "CollectorRegistry", status: Callable[[], dict[str, Any]]) -> ASGIApp:
+def build_app(registry: "CollectorRegistry", status: Status) -> ASGIApp:
     """The routes.
 
     Args:
         registry: what `/metrics` exports.
-        status: gives the document of `/drift.json` (`monitoring.status`); called for each request.
+        status: what `/drift.json` says, and the pictures of its example cells.
     """
     routes = [
         Route("/", _to_the_page, methods=["GET"]),
         Route("/drift.json", functools.partial(_status, status), methods=["GET"]),
+        Route("/cells/{identity}.png", functools.partial(_picture, status), methods=["GET"]),
         Route("/metrics", functools.partial(_metrics, registry), methods=["GET"]),
         Route("/livez", _alive, methods=["GET"]),
         *(Route(path, functools.partial(_file, file), methods=["GET"]) for path, file in FILES.items()),
@@ -72,8 +75,15 @@ async def _to_the_page(_request: Request) -> Response:
     return RedirectResponse("/drift")
 
 
-async def _status(status: Callable[[], dict[str, Any]], _request: Request) -> Response:
-    return JSONResponse(status())
+async def _status(status: Status, _request: Request) -> Response:
+    return JSONResponse(status.document())
+
+
+async def _picture(status: Status, request: Request) -> Response:
+    png = status.picture(request.path_params["identity"])
+    if png is None:
+        return PlainTextResponse("This is no example cell of now.\n", status_code=404)
+    return Response(png, media_type="image/png")
 
 
 async def _metrics(registry: "CollectorRegistry", request: Request) -> Response:

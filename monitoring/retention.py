@@ -1,14 +1,15 @@
 """What the database of predictions forgets: what is too old, what is too much, and the cells of one patient.
 
-A cell goes with its label, every word on it and its shadow in one transaction, and what went is counted in the table
-`deletions` in the same one. So whatever kills the process, a cell is there whole or gone whole, and the count is right.
-Old cells go in small transactions, oldest first, so that the service never waits long; a patient goes in one.
+A cell goes with its label, every word on it, its shadow and its picture in one transaction, and what went is counted in
+the table `deletions` in the same one. So whatever kills the process, a cell is there whole or gone whole, and the count
+is right. Old cells go in small transactions, oldest first, so that the service never waits long; a patient goes in one.
+A picture may go before its cell: it has an age of its own, and where there is too much, pictures go first.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from monitoring.database import UtcTime, open_database, translated
 from monitoring.shadow_store import SHADOW
 from monitoring.store import METADATA
 
-AGE, SIZE, PATIENT = REASONS = ("age", "size", "patient")
+AGE, IMAGE_AGE, SIZE, PATIENT = REASONS = ("age", "image-age", "size", "patient")
 BATCH = 500  # cells in one transaction, and ids in one statement: SQLite takes 999 parameters in old builds
 MOST_AT_ONCE = 50_000  # cells that one look of the monitor deletes at most, so that it still looks
 SLACK = 0.05  # share of the size limit that is freed beyond it, so that not every look deletes
@@ -35,32 +36,38 @@ _deletions = sa.Table(
     sa.Column("predictions", sa.Integer, nullable=False),
     sa.Column("labels", sa.Integer, nullable=False),
     sa.Column("shadow", sa.Integer, nullable=False),
+    sa.Column("images", sa.Integer, nullable=True),  # an older Blastwatch writes none
 )
-_predictions, _labels, _words = (METADATA.tables[name] for name in ("predictions", "labels", "label_words"))
+_predictions, _labels, _words, _images = (
+    METADATA.tables[name] for name in ("predictions", "labels", "label_words", "images")
+)
 _shadow = SHADOW.tables["shadow"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """Rows that are gone: predictions, labels (as they stood), cells of the shadow."""
+    """Rows that are gone: predictions, labels (as they stood), cells of the shadow, pictures."""
 
     predictions: int = 0
     labels: int = 0
     shadow: int = 0
+    images: int = 0
 
     def __add__(self, other: "Deleted") -> "Deleted":
-        return Deleted(
-            predictions=self.predictions + other.predictions,
-            labels=self.labels + other.labels,
-            shadow=self.shadow + other.shadow,
-        )
+        return Deleted(**{name: getattr(self, name) + getattr(other, name) for name in _COUNTED})
+
+
+_COUNTED = tuple(field.name for field in fields(Deleted))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What is stored: predictions, bytes (see `Retention.usage`), times of the oldest and the newest, None for none."""
+    """What is stored: predictions, pictures and what those take, bytes of all together (see `Retention.usage`), times
+    of the oldest and the newest prediction, None for none."""
 
     predictions: int
+    images: int
+    image_bytes: int
     bytes: int
     oldest: datetime | None
     newest: datetime | None
@@ -76,31 +83,50 @@ class Retention:
         """What is stored now.
 
         bytes: SQLite: the pages of the file that hold something. PostgreSQL: predictions times the mean size of the
-        newest thousand with their index entries, since a table there does not shrink when rows go.
+        newest thousand with their index entries, and the pictures, since a table there does not shrink when rows go.
         """
         columns = (sa.func.count(), sa.func.min(_predictions.c.time), sa.func.max(_predictions.c.time))
+        pictures = (sa.func.count(), sa.func.coalesce(sa.func.sum(_images.c.bytes), 0))
         with translated(), self._engine.connect() as connection:
             count, oldest, newest = connection.execute(sa.select(*columns)).one()
-            return Usage(predictions=count, bytes=self._bytes(connection, count), oldest=oldest, newest=newest)
+            images, image_bytes = connection.execute(sa.select(*pictures).select_from(_images)).one()
+            return Usage(
+                predictions=count,
+                images=int(images),
+                image_bytes=int(image_bytes),
+                bytes=self._bytes(connection, count, int(image_bytes)),
+                oldest=oldest,
+                newest=newest,
+            )
 
     def by_age(self, before: datetime, *, most: int | None = None) -> Deleted:
         """Delete what was predicted before a moment, oldest first, at most so many cells."""
         old = _predictions.c.time < before
         gone = self._oldest(AGE, math.inf if most is None else most, old)
         with self._transaction(AGE) as (connection, counted):
-            # Cells of the shadow whose prediction was dropped on its way to the database.
-            stored = sa.select(_predictions.c.id).where(_predictions.c.id == _shadow.c.id).exists()
-            counted.append(Deleted(shadow=_delete(connection, _shadow, (_shadow.c.time < before) & ~stored)))
+            # Cells of the shadow, and pictures, whose prediction was dropped on its way to the database.
+            shadow, images = (
+                _delete(connection, table, (table.c.time < before) & ~_predicted(table)) for table in (_shadow, _images)
+            )
+            counted.append(Deleted(shadow=shadow, images=images))
         return gone + counted[0]
 
+    def images_by_age(self, before: datetime, *, most: int | None = None) -> Deleted:
+        """Delete the pictures of cells that were predicted before a moment, oldest first, at most so many."""
+        return self._oldest_images(IMAGE_AGE, _images.c.time < before, most=math.inf if most is None else most)
+
     def by_size(self, limit: int, *, most: int | None = None) -> Deleted:
-        """Delete the oldest cells until the rest takes at most `limit` bytes, less `SLACK`; at most so many cells."""
-        usage = self.usage()
-        if usage.bytes <= limit or not usage.predictions:
-            return Deleted()
-        share = 1 - limit * (1 - SLACK) / usage.bytes
-        count = min(math.ceil(share * usage.predictions), usage.predictions)
-        return self._oldest(SIZE, count if most is None else min(count, most), sa.true())
+        """Delete the oldest pictures and then the oldest cells, until the rest takes at most `limit` bytes, less
+        `SLACK`; at most so many pictures and so many cells."""
+        usage, at_most, wanted = self.usage(), math.inf if most is None else most, limit * (1 - SLACK)
+        gone = Deleted()
+        if usage.bytes > limit and usage.images:
+            gone = self._oldest_images(SIZE, sa.true(), most=at_most, surplus=usage.bytes - wanted)
+            usage = self.usage()
+        if usage.bytes <= limit or usage.images or not usage.predictions:
+            return gone
+        count = math.ceil((1 - wanted / usage.bytes) * usage.predictions)
+        return gone + self._oldest(SIZE, min(count, at_most), sa.true())
 
     def forget(self, patient: str) -> Deleted:
         """Delete all cells of one patient, in one transaction.
@@ -114,8 +140,8 @@ class Retention:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")  # what is freed is overwritten with zeros
             gone = _cells(connection, _locked(connection, _predictions.c.patient == patient))
-            orphans = _delete(connection, _shadow, _shadow.c.patient == patient)
-            counted.append(gone + Deleted(shadow=orphans))
+            shadow, images = (_delete(connection, table, table.c.patient == patient) for table in (_shadow, _images))
+            counted.append(gone + Deleted(shadow=shadow, images=images))
         if self._engine.dialect.name == "sqlite":
             with translated(), self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -123,14 +149,13 @@ class Retention:
 
     def counted(self) -> dict[str, Deleted]:
         """All that was ever deleted, by reason."""
-        sums = [sa.func.coalesce(sa.func.sum(_deletions.c[name]), 0) for name in ("predictions", "labels", "shadow")]
+        sums = [sa.func.coalesce(sa.func.sum(_deletions.c[name]), 0) for name in _COUNTED]
         query = sa.select(_deletions.c.reason, *sums).group_by(_deletions.c.reason)
         with translated(), self._engine.connect() as connection:
             rows = connection.execute(query).all()
         found = dict.fromkeys(REASONS, Deleted())
         return found | {
-            reason: Deleted(predictions=int(cells), labels=int(labels), shadow=int(shadow))
-            for reason, cells, labels, shadow in rows
+            reason: Deleted(**dict(zip(_COUNTED, map(int, counts), strict=True))) for reason, *counts in rows
         }
 
     def close(self) -> None:
@@ -161,6 +186,27 @@ class Retention:
                 break
         return gone
 
+    def _oldest_images(
+        self, reason: str, which: sa.ColumnElement[bool], *, most: float, surplus: float = math.inf
+    ) -> Deleted:
+        """Delete the oldest pictures of a kind, in transactions of `BATCH`, until so many or so many bytes are gone."""
+        gone = Deleted()
+        while gone.images < most and surplus > 0:
+            wanted = int(min(BATCH, most - gone.images))
+            query = sa.select(_images.c.id, _images.c.bytes).where(which).order_by(_images.c.time, _images.c.id)
+            with self._transaction(reason) as (connection, counted):
+                ids = []
+                for id_, size in connection.execute(query.limit(wanted)):
+                    if surplus <= 0:
+                        break
+                    ids.append(id_)
+                    surplus -= size
+                counted.append(Deleted(images=_delete(connection, _images, _images.c.id.in_(ids))))
+            gone += counted[0]
+            if len(ids) < wanted:
+                break
+        return gone
+
     @contextmanager
     def _transaction(self, reason: str) -> Iterator[tuple[sa.Connection, list[Deleted]]]:
         """One transaction; what the block puts into the list is counted in it."""
@@ -169,11 +215,10 @@ class Retention:
             yield connection, counted
             (gone,) = counted
             if gone != Deleted():
-                row = {"time": datetime.now(UTC), "reason": reason, "predictions": gone.predictions}
-                row |= {"labels": gone.labels, "shadow": gone.shadow}
+                row = {"time": datetime.now(UTC), "reason": reason, **asdict(gone)}
                 connection.execute(sa.insert(_deletions), [row])
 
-    def _bytes(self, connection: sa.Connection, count: int) -> int:
+    def _bytes(self, connection: sa.Connection, count: int, image_bytes: int) -> int:
         if self._engine.dialect.name == "sqlite":
             pages, free, size = (
                 int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
@@ -182,7 +227,7 @@ class Retention:
             return (pages - free) * size
         newest = sa.select(_predictions).order_by(_predictions.c.time.desc()).limit(1000).subquery("newest")
         mean = sa.select(sa.func.avg(sa.func.pg_column_size(newest.table_valued()))).select_from(newest)
-        return int(count * (float(connection.execute(mean).scalar_one() or 0) + INDEX_BYTES))
+        return image_bytes + int(count * (float(connection.execute(mean).scalar_one() or 0) + INDEX_BYTES))
 
 
 def retain(retention: Retention, settings: Settings, *, most: int | None = None) -> Deleted:
@@ -190,6 +235,8 @@ def retain(retention: Retention, settings: Settings, *, most: int | None = None)
     gone = Deleted()
     if settings.retention_days:
         gone += retention.by_age(datetime.now(UTC) - timedelta(days=settings.retention_days), most=most)
+    if settings.image_days:
+        gone += retention.images_by_age(datetime.now(UTC) - timedelta(days=settings.image_days), most=most)
     if settings.retention_mib:
         gone += retention.by_size(int(settings.retention_mib * 2**20), most=most)
     return gone
@@ -216,9 +263,14 @@ def _cells(connection: sa.Connection, ids: Sequence[str]) -> Deleted:
         gone += Deleted(
             labels=_delete(connection, _labels, _labels.c.id.in_(part)),
             shadow=_delete(connection, _shadow, _shadow.c.id.in_(part)),
+            images=_delete(connection, _images, _images.c.id.in_(part)),
             predictions=_delete(connection, _predictions, _predictions.c.id.in_(part)),
         )
     return gone
+
+
+def _predicted(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.select(_predictions.c.id).where(_predictions.c.id == table.c.id).exists()
 
 
 def _delete(connection: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:

@@ -8,18 +8,22 @@ from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
+from monitoring.examples import Examples
 from monitoring.retention import Usage
-from monitoring.timeline import Timeline, since, thinned
+from monitoring.timeline import Timeline, before, since, thinned
 
 DRIFT, CALM, WAITING = "drift", "calm", "waiting"
 MOST_COLUMNS = 40
 
 
 class Status:
-    """The document that `/drift.json` gives. Each look replaces it whole, so a reader never sees half of one."""
+    """The document that `/drift.json` gives, and the pictures of its example cells. Each look replaces both whole, so a
+    reader never sees half of one, and a picture that was deleted is gone with the next look."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
+        self._pictures: dict[str, bytes] = {}
+        self._known: dict[str, Any] | None = None
         self._timeline = Timeline(settings.drift)
         self._document: dict[str, Any] = {
             "state": WAITING,
@@ -33,6 +37,22 @@ class Status:
     def document(self) -> dict[str, Any]:
         return self._document
 
+    def picture(self, identity: str) -> bytes | None:
+        """PNG of an example cell; None for any other."""
+        return self._pictures.get(identity)
+
+    def refresh(self, version: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Read the reports that came since.
+
+        Returns:
+            The document of the last report, where it is on this version, and until when the one before said otherwise.
+        """
+        self._timeline.refresh()
+        # What is said of another version says nothing of the one that is watched now.
+        report = self._timeline.last
+        self._known = report if report is not None and report["version"] == version else None
+        return self._known, before(self._timeline.points())
+
     def fail(self, problem: str) -> None:
         """A look failed: what was known stays, and the reason stands beside it."""
         self._document = self._document | {"problem": problem}
@@ -44,27 +64,24 @@ class Status:
         performance: dict[str, Any],
         usage: Usage,
         retraining: dict[str, Any] | None,
+        examples: Examples,
     ) -> None:
-        """A look worked.
+        """A look worked; `refresh` was called before.
 
         Args:
             note: in a few words why it made no report, "" where it made one.
             performance: from `monitoring.performance_report.report`.
             retraining: from `monitoring.retraining.Retraining.document`.
         """
-        self._timeline.refresh()
-        version = fetched.entry.version
-        points = self._timeline.points()
-        report = self._timeline.last
-        # What is said of another version says nothing of the one that is watched now.
-        known = report if report is not None and report["version"] == version else None
+        known, points = self._known, self._timeline.points()
+        self._pictures = examples.pictures
         self._document = self._document | {
             "state": WAITING if known is None else DRIFT if known["drifted"] else CALM,
             "looked_at": datetime.now(UTC).isoformat(),
             "problem": None,
             "note": note,
             "model": {
-                "version": version,
+                "version": fetched.entry.version,
                 "digest": fetched.package.digest,
                 "synthetic": fetched.package.info.synthetic,
             },
@@ -73,11 +90,12 @@ class Status:
             "columns": [] if known is None else _columns(known),
             # A report of an earlier release names none.
             "causes": [] if known is None else known.get("causes", []),
+            "examples": examples.document,
             "timeline": thinned(points),
             "promotions": self._promotions(),
             "performance": performance,
             "retraining": retraining,
-            "stored": {"predictions": usage.predictions, "bytes": usage.bytes},
+            "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
         }
 
     def _promotions(self) -> list[dict[str, str]] | None:

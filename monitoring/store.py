@@ -3,10 +3,11 @@
     predictions   one row an answer: what was said by which model version, the image statistics, the embedding
     labels        one row a label that came later, at most one a prediction; the last word counts
     label_words   every word on a label, also those that were taken back: what was known at a time
+    images        pictures of answered cells, where the policy keeps any (`monitoring.image_store`)
 
 The service stores and never reads, so pandas is loaded where something is read.
 
-No image is stored. `patient` and `site` are whatever the caller hashed, or empty.
+`patient` and `site` are whatever the caller hashed, or empty.
 """
 
 from collections.abc import Iterable, Sequence
@@ -109,6 +110,18 @@ _words = sa.Table(
     sa.Column("time", UtcTime, primary_key=True),
     sa.Column("label", sa.String(16), nullable=False),
 )
+_images = sa.Table(
+    "images",
+    METADATA,
+    # No foreign key: prediction and picture are written by two threads, and either may come first.
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("time", UtcTime, nullable=False),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("patient", sa.String(128), nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("png", sa.LargeBinary, nullable=False),
+)
+sa.Index("images_by_time", _images.c.time)
 
 
 def every_word() -> sa.CompoundSelect[Any]:
@@ -142,8 +155,12 @@ class Store:
         until: datetime | None = None,
         model_digest: str | None = None,
         limit: int | None = None,
+        pictured: bool = False,
     ) -> "pd.DataFrame":
         """Predictions with since <= time < until, oldest first; with `limit` the latest so many of them.
+
+        Args:
+            pictured: only cells whose picture is kept.
 
         Returns:
             The columns id, time (UTC), model_version, model_digest, engine, probability, label, decision, latency_ms,
@@ -153,6 +170,8 @@ class Store:
 
         wanted = [_predictions.c[name] for name in (*_FACTS, *STATISTICS, "embedding")]
         query = _between(sa.select(*wanted), since, until, model_digest)
+        if pictured:
+            query = query.join(_images, _images.c.id == _predictions.c.id)
         query = query.order_by(_predictions.c.time.desc(), _predictions.c.id.desc()).limit(limit)
         with translated(), self._engine.connect() as connection:
             rows = connection.execute(query).all()

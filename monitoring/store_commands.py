@@ -30,7 +30,8 @@ def show(as_json: bool) -> None:
         print_json({**_usage(usage), "deleted": {reason: asdict(gone) for reason, gone in counted.items()}})
         return
     span = f", from {usage.oldest.isoformat()} to {usage.newest.isoformat()}" if usage.oldest and usage.newest else ""
-    click.echo(f"{usage.predictions} predictions, {usage.bytes / 2**20:.1f} MiB{span}.")
+    pictures = f"{usage.images} pictures ({usage.image_bytes / 2**20:.1f} MiB of it)"
+    click.echo(f"{usage.predictions} predictions and {pictures}, {usage.bytes / 2**20:.1f} MiB{span}.")
     for reason, gone in counted.items():
         click.echo(f"Deleted for {reason}: {_words(gone)}.")
 
@@ -38,16 +39,20 @@ def show(as_json: bool) -> None:
 @store.command()
 @json_option
 def retain(as_json: bool) -> None:
-    """Delete what BLASTWATCH_RETENTION_DAYS and BLASTWATCH_RETENTION_MIB say, at once; the monitor does so by itself.
+    """Delete what BLASTWATCH_RETENTION_DAYS, BLASTWATCH_RETENTION_MIB and BLASTWATCH_IMAGE_DAYS say, at once; the
+    monitor does so by itself.
 
-    A prediction goes with its label and its shadow, the oldest first.
+    A prediction goes with its label, its shadow and its picture, the oldest first.
     """
     from monitoring.retention import open_retention
     from monitoring.retention import retain as retain_in
 
     settings = load()
-    if not settings.retention_days and not settings.retention_mib:
-        raise UsageError("Expected a limit but none is set. Set BLASTWATCH_RETENTION_DAYS or BLASTWATCH_RETENTION_MIB.")
+    if not (settings.retention_days or settings.retention_mib or settings.image_days):
+        raise UsageError(
+            "Expected a limit but none is set. Set BLASTWATCH_RETENTION_DAYS, BLASTWATCH_RETENTION_MIB or "
+            "BLASTWATCH_IMAGE_DAYS."
+        )
     with open_retention(settings.predictions_url) as retention:
         gone, usage = retain_in(retention, settings), retention.usage()
     if as_json:
@@ -110,10 +115,13 @@ def _usage(usage: "Usage") -> dict[str, Any]:
     moments = {name: getattr(usage, name) for name in ("oldest", "newest")}
     return {
         "predictions": usage.predictions,
+        "images": usage.images,
+        "image_bytes": usage.image_bytes,
         "bytes": usage.bytes,
         **{name: moment.isoformat() if moment else None for name, moment in moments.items()},
     }
 
 
 def _words(gone: "Deleted") -> str:
-    return f"{gone.predictions} predictions, {gone.labels} labels, {gone.shadow} cells of the shadow"
+    counts = {"predictions": gone.predictions, "labels": gone.labels, "cells of the shadow": gone.shadow}
+    return ", ".join(f"{number} {what}" for what, number in (counts | {"pictures": gone.images}).items())

@@ -79,13 +79,26 @@ def since(points: Sequence[Point]) -> dict[str, Any] | None:
     and whether that is the first report there is, so that it may have been so before. None without a report."""
     if not points:
         return None
-    now = points[-1]
-    row = 0
+    row = _row(points)
+    return {"at": points[-row].at, "at_least": row == len(points), "reports": row}
+
+
+def before(points: Sequence[Point]) -> str | None:
+    """Time of the newest prediction in the last report on this version that said otherwise; None where none did."""
+    if not points:
+        return None
+    earlier = points[: -_row(points)]
+    return earlier[-1].at if earlier and earlier[-1].version == points[-1].version else None
+
+
+def _row(points: Sequence[Point]) -> int:
+    """How many reports, up to the newest, say the same of the same version."""
+    now, row = points[-1], 0
     for point in reversed(points):
         if (point.version, point.drifted) != (now.version, now.drifted):
             break
         row += 1
-    return {"at": points[-row].at, "at_least": row == len(points), "reports": row}
+    return row
 
 
 def thinned(points: Sequence[Point], most: int = SHOWN) -> list[dict[str, Any]]:

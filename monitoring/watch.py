@@ -19,6 +19,7 @@ from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
+from monitoring.examples import ExampleCells
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance_report import report as performance_report
 from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
@@ -59,6 +60,7 @@ class Monitor:
         self._shadow_store: ShadowStore | None = None
         self._retention: Retention | None = None
         self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
+        self._examples = ExampleCells(settings)
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -78,13 +80,13 @@ class Monitor:
         look = self._compare(fetched, current)
         usage = self._retain()
         self._retrain(fetched.entry.version, look.report, performance)
-        self.status.tell(fetched, look.reason, performance, usage, self._retraining.document())
+        self._tell_status(self._store, fetched, look, performance, usage)
         self._metrics.last_look.set(time.time())
         return look
 
     def close(self) -> None:
         """Give the database back."""
-        for store in (self._store, self._shadow_store, self._retention):
+        for store in (self._store, self._shadow_store, self._retention, self._examples):
             if store is not None:
                 store.close()
 
@@ -162,6 +164,13 @@ class Monitor:
             self._metrics.retraining_started.labels(started.finding).inc()
         self._metrics.tell_retraining(self._retraining)
 
+    def _tell_status(
+        self, store: Store, fetched: Fetched, look: Look, performance: dict[str, Any], usage: Usage
+    ) -> None:
+        known, calm_until = self.status.refresh(fetched.entry.version)
+        examples = self._examples.choose(store, fetched.package, known, calm_until=calm_until)
+        self.status.tell(fetched, look.reason, performance, usage, self._retraining.document(), examples)
+
     def _tell_shadow(self, champion: Entry) -> None:
         try:
             challenger = self._registry.entry(CHALLENGER)
@@ -199,7 +208,7 @@ def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
     stop = stop or threading.Event()
     before = _on_signals(stop)
     monitor = Monitor(settings, metrics)
-    server = PageServer(build_app(metrics.registry, monitor.status.document), settings.monitor_port)
+    server = PageServer(build_app(metrics.registry, monitor.status), settings.monitor_port)
     try:
         address = f"http://127.0.0.1:{settings.monitor_port}"
         say(f"Drift: {address}/drift, gauges: {address}/metrics, every {settings.drift_interval:g} s")

@@ -78,6 +78,7 @@ async def _model(service: "Service", _request: Request) -> Response:
             "data_digest": info.data_digest,
             "split_digest": info.split_digest,
             "git_commit": info.git_commit,
+            "keeps_images": service.settings.keep_images,
             "disclaimer": DISCLAIMER,
         }
     )

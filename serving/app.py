@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Scope
 
 from blastwatch.errors import ImageRejected
-from blastwatch.settings import Settings
+from blastwatch.settings import KEEP_NEVER, Settings
 from monitoring.capture import Capture
+from monitoring.image_capture import ImageCapture
 from monitoring.store import Store, open_store
 from serving.about_routes import about_routes
 from serving.audit import AuditLog
@@ -63,6 +64,7 @@ class Service:
         self.slot = Slot(live.served.alias, self.open_lane(live))
         self.following: Following | None = None
         self.contest: Contest | None = None
+        self.images = _open_images(settings, metrics)
         self.callers = Callers(settings.home)
         self.told = Told(settings)
         self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
@@ -135,12 +137,14 @@ class Service:
             self.metrics.step_seconds.labels("decode").observe(time.perf_counter() - started)
 
     def conclude(self, lane: Lane, cell: Cell, row: Row, started: float, patient: str) -> dict[str, Any]:
-        """The answer for one cell, counted, handed to the capture and offered to the shadow."""
+        """The answer for one cell, counted, handed to the captures and offered to the shadow."""
         seconds = time.perf_counter() - started
         answer, record = lane.predictor.answer(cell.prepared, *row, seconds=seconds, patient=patient)
         self.metrics.predictions.labels(record.label, record.decision).inc()
         with self.step("capture"):
             self.capture.submit(record)
+        if self.images is not None:
+            self.images.offer(record, cell.file)
         if self.contest is not None:
             self.contest.answered(lane, record, cell.file)
         return answer
@@ -175,6 +179,8 @@ class Service:
         self.slot.lane.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.capture.close()
+        if self.images is not None:
+            self.images.close()
         if self._store is not None:
             self._store.close()
         self.guard.close()
@@ -190,6 +196,13 @@ def _open_traces(settings: Settings) -> "Traces | None":
     from serving.tracing import open_traces
 
     return open_traces(settings.traces)
+
+
+def _open_images(settings: Settings, metrics: ServiceMetrics) -> ImageCapture | None:
+    if settings.keep_images == KEEP_NEVER:
+        return None
+    stored, dropped, failed = (metrics.images.labels(outcome).inc for outcome in ("stored", "dropped", "failed"))
+    return ImageCapture(settings, on_stored=stored, on_dropped=dropped, on_failed=failed)
 
 
 def build_app(service: Service) -> ASGIApp:

@@ -72,6 +72,11 @@ class ServiceMetrics:
             "Predictions stored or dropped by the capture, and failed attempts to write.",
             ["outcome"], registry=registry,
         )  # fmt: skip
+        self.images = Counter(
+            "blastwatch_capture_images",
+            "Pictures of answered cells stored or dropped by the capture, and failed attempts to write.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self.labels = Counter(
             "blastwatch_labels", "Labels that came later and were stored, by label.", ["label"], registry=registry
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from blastwatch import DISCLAIMER, __version__
 from blastwatch.decision import CLASS_NAMES, DECISIONS
-from blastwatch.settings import Settings
+from blastwatch.settings import IMAGE_POLICIES, Settings
 from monitoring.statistics import STATISTICS
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 from serving.guard import GUARDED, NEEDED, SIGNED
@@ -78,6 +78,11 @@ def _schemas() -> Json:
                 "data_digest": _TEXT,
                 "split_digest": _TEXT,
                 "git_commit": _TEXT,
+                "keeps_images": {
+                    "type": "string",
+                    "enum": list(IMAGE_POLICIES),
+                    "description": "Of which cells this service stores the picture that was sent.",
+                },
                 "disclaimer": _TEXT,
             }
         ),

@@ -11,6 +11,7 @@ from blastwatch.decision import Thresholds
 from blastwatch.images import Preprocessing
 from blastwatch.package import DRIFT, REFERENCE, ModelInfo, Package
 from monitoring.calibration import calibrate
+from monitoring.image_store import ImageRecord
 from monitoring.reference import reference_columns
 from monitoring.scores import PROBABILITY, Scorer
 from monitoring.shadow_store import ShadowRecord
@@ -99,8 +100,9 @@ def unsealed_package(folder: Path, reference: pd.DataFrame) -> Package:
 
 
 def record(
-    id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", statistics=None, embedding=None, patient=""
-):
+    id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", decision="refer", statistics=None, embedding=None,
+    patient="",
+):  # fmt: skip
     """One prediction, of whatever matters to a test."""
     return PredictionRecord(
         id=id_,
@@ -110,7 +112,7 @@ def record(
         engine="torch-f32",
         label=label,
         probability=probability,
-        decision="refer",
+        decision=decision,
         latency_ms=12.5,
         pixel_sha256="f" * 64,
         statistics=statistics or {name: float(index) for index, name in enumerate(STATISTICS)},
@@ -131,6 +133,11 @@ def shadowed(id_="a", *, time=NOON, champion="c" * 64, challenger="d" * 64, pati
         id=id_, time=time, champion_version="1", champion_digest=champion, challenger_version="2",
         challenger_digest=challenger, patient=patient, **answers,
     )  # fmt: skip
+
+
+def pictured(id_="a", *, time=NOON, patient="", size=100):
+    """One picture of so many bytes, of whatever matters to a test."""
+    return ImageRecord(id=id_, time=time, reason="sampled", patient=patient, png=np.random.default_rng(0).bytes(size))
 
 
 def scores_of(reference, current):

@@ -5,6 +5,7 @@
 serves the page on these numbers until it is stopped, for a look in a browser.
 """
 
+import io
 import json
 import sys
 import time
@@ -15,10 +16,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from blastwatch.errors import RegistryUnreachable
 from blastwatch.settings import Settings, load
+from monitoring.examples import Examples
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
 from monitoring.performance import Limits, performance, reference_performance
@@ -27,6 +30,7 @@ from monitoring.retention import Usage
 from monitoring.scores import METHODS
 from monitoring.status import Status
 from tests.answered import answers
+from tests.drawn import draw_cell
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAYS = 28
@@ -93,6 +97,40 @@ def drawn_performance(*, sure: float = 1.0) -> dict[str, object]:
     return {"reference": known, "now": now, "windows": windows(cells, LIMITS, known, days=7)}
 
 
+def drawn_examples(*, stained: bool) -> Examples:
+    """Drawn cells; in the window a redder stain, if asked. Without it no picture is kept."""
+    if not stained:
+        return Examples(document={"policy": "never", "statistic": None, "now": None, "before": None})
+    random, pictures = np.random.default_rng(8), {}
+
+    def cell(number: int, span: str, unlike: float) -> dict[str, object]:
+        drawn = draw_cell(number, radius=float(random.uniform(70, 110))).astype(np.float64)
+        if span == "now":
+            drawn *= (1.0, 0.72, 0.78)
+        out = io.BytesIO()
+        Image.fromarray(drawn.astype(np.uint8)).save(out, "PNG")
+        identity, blast = f"{number:032x}", float(random.uniform(0.02, 0.98))
+        pictures[identity] = out.getvalue()
+        return {
+            "id": identity, "time": (NOW - timedelta(days=4 * (span == "before"), minutes=number)).isoformat(),
+            "label": "all" if blast >= 0.5 else "hem", "probability": blast, "unlike": unlike,
+            "decision": "refer" if 0.3 < blast < 0.7 else "all" if blast >= 0.5 else "hem",
+            "value": float(random.uniform(0.22, 0.26) if span == "before" else random.uniform(0.34, 0.4)),
+        }  # fmt: skip
+
+    spans = {
+        span: {
+            end: [
+                cell(int(100 * far) + 10 * (span == "now") + number, span, far - 0.03 * number) for number in range(4)
+            ]
+            for end, far in (("farthest", 1), ("nearest", 0.4 if span == "now" else 0.1))
+        }
+        for base, span in ((0, "now"), (2, "before"))
+    }
+    statistic = {"name": "od_red", "known": [0.207, 0.281]}
+    return Examples(document={"policy": "sampled", "statistic": statistic, **spans}, pictures=pictures)
+
+
 def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0, reachable: bool = True) -> Status:
     """A monitor's status after a look."""
     write_reports(settings.drift, stained=stained)
@@ -101,18 +139,26 @@ def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0,
     fetched = SimpleNamespace(
         entry=SimpleNamespace(version="2"), package=SimpleNamespace(digest="5f3c" * 16, info=info)
     )  # fmt: skip
-    usage = Usage(predictions=2400, bytes=1_830_000, oldest=NOW - timedelta(days=DAYS), newest=NOW)
+    usage = Usage(
+        predictions=2400,
+        images=96,
+        image_bytes=96 * 49_000,
+        bytes=6_530_000,
+        oldest=NOW - timedelta(days=DAYS),
+        newest=NOW,
+    )
     last = {"finding": "drift", "version": "2", "started_at": (NOW - timedelta(days=1)).isoformat(), "problem": "",
             "exit_code": 0, "running": False, "log": "retraining/20261123T120000Z.log"}  # fmt: skip
     retraining = {"findings": ["drift"], "last": last} if stained else None
-    status.tell(fetched, "", drawn_performance(sure=sure), usage, retraining)
+    status.refresh("2")
+    status.tell(fetched, "", drawn_performance(sure=sure), usage, retraining, drawn_examples(stained=stained))
     return status
 
 
 def main() -> None:
     with TemporaryDirectory() as home:
         status = drawn_status(load({"BLASTWATCH_HOME": home, "BLASTWATCH_DRIFT_INTERVAL": "3600"}))
-        server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status.document), int(sys.argv[1]))
+        server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), int(sys.argv[1]))
         try:
             time.sleep(3600)
         except KeyboardInterrupt:

@@ -15,21 +15,23 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from monitoring.image_store import open_image_store
 from monitoring.retention import Retention, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
-from tests.cohorts import NOON, record, shadowed
+from tests.cohorts import NOON, pictured, record, shadowed
 
 CELLS = 12  # the even ones are of the patient; the first half is old
 
 
 def fill(url: str) -> None:
-    with open_store(url) as store, open_shadow_store(url) as shadow:
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
         ids = [f"{number:02d}" for number in range(CELLS)]
         times = [NOON + timedelta(days=number) for number in range(CELLS)]
         owners = ["p" if number % 2 == 0 else "q" for number in range(CELLS)]
         store.add([record(id_, time=time, patient=key) for id_, time, key in zip(ids, times, owners, strict=True)])
         shadow.add([shadowed(id_, time=time, patient=key) for id_, time, key in zip(ids, times, owners, strict=True)])
+        images.add([pictured(id_, time=time, patient=key) for id_, time, key in zip(ids, times, owners, strict=True)])
         store.add_labels([(id_, "all", NOON) for id_ in ids])
         store.add_labels([(id_, "hem", NOON + timedelta(hours=1)) for id_ in ids])
 
@@ -62,7 +64,7 @@ def in_child(url: str, what: str, step: int) -> bool:
 
 
 def left(url: str) -> dict[str, object]:
-    tables = ("predictions", "labels", "label_words", "shadow")
+    tables = ("predictions", "labels", "label_words", "shadow", "images")
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         found = {

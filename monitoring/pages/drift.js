@@ -50,7 +50,8 @@ function showNow() {
     facts.push(["reports alike", String(told.since.reports)]);
   }
   facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
-  facts.push(["stored", `${told.stored.predictions} predictions, ${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
+  const pictures = told.stored.images ? `${told.stored.images} pictures, ` : "";
+  facts.push(["stored", `${told.stored.predictions} predictions, ${pictures}${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
   if (told.retraining) facts.push(["retraining", retraining(told.retraining.last)]);
   pairs(byId("facts"), facts);
 }
@@ -133,6 +134,7 @@ function show() {
   showNow();
   if (!told.model) return;
   showColumns();
+  showExamples(told);
   showTimeline();
   showPerformance();
 }

@@ -18,9 +18,10 @@ from click.testing import CliRunner
 from blastwatch.errors import DataError
 from blastwatch.package import DIGESTS, seal
 from blastwatch.registry import Registry
+from monitoring.image_store import open_image_store
 from monitoring.label_commands import labels
 from monitoring.store import open_store
-from tests.cohorts import START, as_records, draw_cohort, window_of, write_reference
+from tests.cohorts import START, as_records, draw_cohort, pictured, window_of, write_reference
 from tests.packages import make_package
 from tests.running import get
 from tests.service_packages import give_alias
@@ -190,8 +191,16 @@ def test_labels_are_asked_for_added_and_told(settings, champion, cohort, monkeyp
         assert done.exit_code == code, (done.output, done.exception)
         return done
 
-    words = json.loads(run("review", "--out", str(file), "--count", "40", "--json").stdout)
-    assert words == {"cells": 40, "reasons": {"uncertain": 20, "unlike": 20}, "patients": 0, "file": str(file)}
+    with open_image_store(settings.predictions_url) as images:
+        images.add([pictured(one.id) for one in as_records(rows, digest="")[::2]])
+    pictures = tmp_path / "pictures"
+    options = ("--count", "40", "--pictures", str(pictures), "--json")
+    words = json.loads(run("review", "--out", str(file), *options).stdout)
+    found = sorted(path.stem for path in pictures.iterdir())
+    assert words == {"cells": 40, "reasons": {"uncertain": 20, "unlike": 20}, "patients": 0, "file": str(file),
+                     "pictures": len(found)}  # fmt: skip
+    kept = {one.id for one in as_records(rows, digest="")[::2]}
+    assert found == sorted(kept & set(pd.read_csv(file, dtype=str)["id"])) and found
     done = run("review", "--out", str(file), code=1)
     assert isinstance(done.exception, DataError) and "Expected a new file" in str(done.exception)
     asked = pd.read_csv(file, dtype=str, keep_default_na=False)

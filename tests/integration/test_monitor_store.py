@@ -8,11 +8,12 @@ import psycopg
 import pytest
 
 from monitoring.capture import Capture
+from monitoring.image_store import open_image_store
 from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import LATER, StoreUnavailable, UnknownPredictions, open_store
-from tests.cohorts import NOON, record, shadowed
+from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import fill
 from tests.older_database import make_old
 
@@ -30,19 +31,29 @@ def forgets(url):
     """Age, size and one patient, as tests/unit/monitoring/test_retention.py has them on SQLite."""
     with open_store(url) as store, open_shadow_store(url) as shadow, open_retention(url) as retention:
         fill(url)
-        assert retention.by_age(NOON + timedelta(days=4)) == Deleted(predictions=4, labels=4, shadow=4)
-        assert retention.forget("p") == Deleted(predictions=4, labels=4, shadow=4)
+        assert retention.images_by_age(NOON + timedelta(days=1)) == Deleted(images=1)
+        assert retention.by_age(NOON + timedelta(days=4)) == Deleted(predictions=4, labels=4, shadow=4, images=3)
+        assert retention.forget("p") == Deleted(predictions=4, labels=4, shadow=4, images=4)
+        assert list(store.read(pictured=True)["id"]) == ["05", "07", "09", "11"]
         assert list(store.read()["id"]) == list(store.labelled()["id"]) == ["05", "07", "09", "11"]
         assert list(shadow.read(champion="c" * 64, challenger="d" * 64)["id"]) == ["05", "07", "09", "11"]
         store.add([record(uuid.uuid4().hex, digest="d" * 64, patient="f" * 64) for _ in range(3000)])
         with psycopg.connect(url) as connection:
             ((real,),) = connection.execute("SELECT pg_total_relation_size('predictions')").fetchall()
         assert retention.usage().bytes == pytest.approx(real, rel=0.15)
+        with open_image_store(url) as images:
+            images.add([pictured(f"{number:02d}", size=2_000_000) for number in range(30, 33)])
+            assert len(images.pictures(["31"])["31"]) == 2_000_000
+        with psycopg.connect(url) as connection:
+            ((pictures,),) = connection.execute("SELECT pg_total_relation_size('images')").fetchall()
+        assert retention.usage().bytes == pytest.approx(real + 6_000_000, rel=0.15) and pictures < 6_500_000
+        assert retention.by_size(real + 4_500_000).images == 1
+        assert retention.by_size(real + 1_000_000).images == 2
         limit = retention.usage().bytes // 2
         gone = retention.by_size(limit)
         assert gone.predictions == pytest.approx((1 - 0.5 * (1 - SLACK)) * 3004, rel=0.05)
         assert retention.usage().bytes <= limit and retention.by_size(limit) == Deleted()
-        assert retention.counted()["size"] == gone
+        assert retention.counted()["size"] == gone + Deleted(images=3)
 
 
 def is_brought_up_to_date(url):

@@ -40,7 +40,7 @@ def serve(statuses):
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         registry = MonitorMetrics(CollectorRegistry()).registry
-        servers.append(PageServer(build_app(registry, statuses[name].document), port))
+        servers.append(PageServer(build_app(registry, statuses[name]), port))
         return f"http://127.0.0.1:{port}"
 
     yield start
@@ -71,6 +71,18 @@ def test_the_document_says_what_is_and_since_when(serve, statuses):
     assert (calm.document()["state"], calm.document()["promotions"]) == ("calm", None)
     new = get(f"{serve('new')}/drift.json").json()
     assert (new["state"], new["looked_at"]) == ("waiting", None)
+
+
+def test_the_pictures_of_the_example_cells_and_no_others_are_given(serve, statuses):
+    url, examples = serve("drift"), statuses["drift"].document()["examples"]
+    cells = [cell for span in ("now", "before") for end in examples[span].values() for cell in end]
+    assert len({cell["id"] for cell in cells}) == 16
+    for cell in cells:
+        answer = get(f"{url}/cells/{cell['id']}.png")
+        assert answer.headers["content-type"] == "image/png" and answer.headers["cache-control"] == "no-store"
+        assert answer.content == statuses["drift"].picture(cell["id"])
+    assert get(f"{url}/cells/{'0' * 31}f.png").status_code == 404
+    assert get(f"{serve('new')}/cells/{cells[0]['id']}.png").status_code == 404
 
 
 def test_a_failed_look_keeps_what_was_known_and_says_why(statuses, tmp_path):
@@ -105,10 +117,23 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     assert "do not rely on it before cells of the drift have labels" in words
     assert "by drift of version 2: it ended well: look for a candidate to promote" in words
     assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
+    assert "od_red moved most among the image statistics; nine of ten known cells lie between 0.207 and 0.281" in words
+    cells = page.locator(".cells[role=group]").all()
+    assert [row.get_attribute("aria-label") for row in cells] == [
+        f"{end}, {span}" for end in ("Farthest", "Nearest") for span in ("in this window", "before the drift")
+    ]
+    pictures = page.locator(".cells img").all()
+    for picture in pictures:
+        picture.scroll_into_view_if_needed()
+        page.wait_for_function(
+            "picture => picture.complete && picture.naturalWidth === 450", arg=picture.element_handle()
+        )
+        assert picture.get_attribute("alt").startswith("Cell 0000")
+    assert len(pictures) == 16
     # For a screen reader: pictures say in words what they show, and what is announced stands in live regions.
-    charts = page.get_by_role("img").all()
+    charts = page.locator(".chart").get_by_role("img").all()
     assert ["2 moves of the champion" in charts[0].get_attribute("aria-label"), len(charts)] == [True, 2]
-    assert page.get_by_role("status").count() == 2 and page.get_by_role("heading", level=2).count() == 4
+    assert page.get_by_role("status").count() == 2 and page.get_by_role("heading", level=2).count() == 5
     # By keyboard: the first stop leads past the head, every table that may scroll and every fold can be reached.
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to what is now"
@@ -123,7 +148,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     page.goto(f"{serve('calm')}/drift")
     page.get_by_text("No drift since 12 Nov 2026").wait_for()
     words = page.inner_text("body")
-    assert "do not rely on it" not in words
+    assert "do not rely on it" not in words and "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES)" in words
     assert "Do not trust the estimate" in words and "history of the registry cannot be read" in words
     page.goto(f"{serve('new')}/drift")
     page.get_by_text("The monitor has not looked yet.").wait_for()

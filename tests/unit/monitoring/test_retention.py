@@ -10,12 +10,13 @@ from click.testing import CliRunner
 
 from blastwatch.errors import DataError, UsageError
 from blastwatch.settings import load
+from monitoring.image_store import ImageRecord, open_image_store
 from monitoring.pseudonyms import Pseudonyms
-from monitoring.retention import AGE, BATCH, PATIENT, SIZE, SLACK, Deleted, open_retention, retain
+from monitoring.retention import AGE, BATCH, IMAGE_AGE, PATIENT, REASONS, SLACK, Deleted, open_retention, retain
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
 from monitoring.store_commands import store as commands
-from tests.cohorts import NOON, record, shadowed
+from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import CELLS, fill
 
 ROOT = Path(__file__).parents[3]
@@ -40,14 +41,16 @@ def ids(url):
 
 def test_by_age_the_old_go_with_all_that_hangs_on_them(url, retention):
     fill(url)
-    with open_shadow_store(url) as shadow:
-        shadow.add([shadowed("dropped", time=NOON), shadowed("on its way", time=NOON + timedelta(days=30))])
+    with open_shadow_store(url) as shadow, open_image_store(url) as images:
+        for store, made in ((shadow, shadowed), (images, pictured)):
+            store.add([made("dropped", time=NOON), made("on its way", time=NOON + timedelta(days=30))])
     gone = retention.by_age(NOON + timedelta(days=5))
-    assert gone == Deleted(predictions=5, labels=5, shadow=6)
+    assert gone == Deleted(predictions=5, labels=5, shadow=6, images=6)
     kept = [f"{number:02d}" for number in range(5, CELLS)]
     assert ids(url) == (kept, kept, [*kept, "on its way"])
     assert retention.by_age(NOON + timedelta(days=5)) == Deleted()
-    assert retention.counted() == {AGE: gone, SIZE: Deleted(), PATIENT: Deleted()}
+    assert retention.counted() == dict.fromkeys(REASONS, Deleted()) | {AGE: gone}
+    assert retention.usage().images == CELLS - 5 + 1
 
 
 def test_a_look_deletes_so_many_at_most_and_the_oldest_first(url, retention):
@@ -71,17 +74,51 @@ def test_by_size_the_rest_fits_and_no_more_goes_than_must(url, retention):
     assert ids(url)[0][0] == f"{gone.predictions:04d}"
 
 
+def test_pictures_have_an_age_of_their_own(url, retention):
+    fill(url)
+    gone = retention.images_by_age(NOON + timedelta(days=5), most=2) + retention.images_by_age(NOON + timedelta(days=5))
+    assert gone == Deleted(images=5) == retention.counted()[IMAGE_AGE]
+    usage = retention.usage()
+    assert (usage.predictions, usage.images, usage.image_bytes) == (CELLS, CELLS - 5, 100 * (CELLS - 5))
+    with open_store(url) as store:
+        assert len(store.read()) == CELLS
+        assert store.read(pictured=True)["id"].tolist() == [f"{number:02d}" for number in range(5, CELLS)]
+
+
+@pytest.mark.parametrize(("share", "cells_go"), [(0.6, False), (0.1, True)])
+def test_by_size_pictures_go_before_cells_and_the_oldest_first(url, retention, share, cells_go):
+    times = [NOON + timedelta(seconds=number) for number in range(3000)]
+    with open_store(url) as store, open_image_store(url) as images:
+        store.add([record(f"{number:04d}", time=time) for number, time in enumerate(times)])
+        images.add([pictured(f"{number:04d}", time=times[number], size=25_000) for number in range(300)])
+    before = retention.usage()
+    assert before.bytes > before.image_bytes == 300 * 25_000
+    limit = int(share * before.bytes)
+    gone, after = retention.by_size(limit), retention.usage()
+    assert after.bytes <= limit and (gone.predictions > 0) == cells_go and retention.by_size(limit) == Deleted()
+    with open_store(url) as store:
+        left = store.read(pictured=True)["id"].tolist()
+    assert left == [f"{number:04d}" for number in range(gone.images, 300)]
+    if not cells_go:
+        assert gone.images * 25_000 == pytest.approx(before.bytes - limit * (1 - SLACK), abs=25_000)
+
+
+def picture(id_, patient, word):
+    return ImageRecord(id=id_, time=NOON, reason="referred", patient=patient, png=5000 * word)
+
+
 def test_a_patient_is_gone_from_the_file_itself(url, retention, tmp_path):
     key = "f00d" * 16
-    with open_store(url) as store, open_shadow_store(url) as shadow:
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
         store.add([record("a", patient=key), record("b", patient="other"), record("c")])
         store.add_labels([("a", "all", NOON), ("b", "all", NOON)])
         shadow.add([shadowed("a", patient=key), shadowed("early", patient=key), shadowed("b", patient="other")])
-    assert retention.forget(key) == Deleted(predictions=1, labels=1, shadow=2)
+        images.add([picture(id_, key, b"face") for id_ in ("a", "early")] + [picture("b", "other", b"mask")])
+    assert retention.forget(key) == Deleted(predictions=1, labels=1, shadow=2, images=2)
     assert ids(url) == (["b", "c"], ["b"], ["b"])
     files = [path.read_bytes() for path in tmp_path.glob("predictions.db*")]
-    assert not any(key.encode() in content for content in files)
-    assert any(b"other" in content for content in files)
+    assert not any(word in content for content in files for word in (key.encode(), 500 * b"face"))
+    assert all(any(word in content for content in files) for word in (b"other", 500 * b"mask"))
     assert retention.forget(key) == Deleted() and retention.counted()[PATIENT].predictions == 1
     with pytest.raises(ValueError, match="hashed patient key"):
         retention.forget("")
@@ -103,7 +140,7 @@ def test_a_kill_before_any_statement_leaves_no_half_of_a_cell(tmp_path, commands
         for state in told:
             kept = set(state["predictions"])
             assert kept in (every, every - going[what])
-            assert all(set(state[table]) == kept for table in ("labels", "label_words", "shadow"))
+            assert all(set(state[table]) == kept for table in ("labels", "label_words", "shadow", "images"))
             assert state["counted"] == len(every - kept)
         assert set(told[0]["predictions"]) == every and set(told[-1]["predictions"]) == every - going[what]
 
@@ -113,8 +150,12 @@ def test_the_settings_say_what_goes(url, retention):
     with open_store(url) as store:
         store.add([record("old", time=now - timedelta(days=3)), record("new", time=now - timedelta(hours=1))])
     assert retain(retention, load({})) == Deleted()
+    with open_image_store(url) as images:
+        images.add([pictured("new", time=now - timedelta(days=29)), pictured("old", time=now - timedelta(days=31))])
+    assert retain(retention, load({})) == Deleted(images=1)
+    assert retain(retention, load({"BLASTWATCH_IMAGE_DAYS": "0"})) == Deleted()
     assert retain(retention, load({"BLASTWATCH_RETENTION_DAYS": "1"})) == Deleted(predictions=1)
-    assert retain(retention, load({"BLASTWATCH_RETENTION_MIB": "0.001"})) == Deleted(predictions=1)
+    assert retain(retention, load({"BLASTWATCH_RETENTION_MIB": "0.001"})) == Deleted(predictions=1, images=1)
     assert retention.usage().predictions == 0 and retention.usage().oldest is None
 
 
@@ -128,21 +169,26 @@ def test_the_commands(tmp_path, monkeypatch):
 
     refused = run("forget", "-", given="ward 3\n")
     assert isinstance(refused.exception, DataError) and "patient.salt" in str(refused.exception)
-    assert "Set BLASTWATCH_RETENTION_DAYS" in str(run("retain").exception)
-    assert isinstance(run("retain").exception, UsageError)
+    with monkeypatch.context() as patch:
+        patch.setenv("BLASTWATCH_IMAGE_DAYS", "0")
+        assert "Set BLASTWATCH_RETENTION_DAYS" in str(run("retain").exception)
+        assert isinstance(run("retain").exception, UsageError)
     pseudonyms = Pseudonyms(home)
     latin = "Müller".encode().decode("latin-1")  # as a header in UTF-8 reaches the service
     with open_store(url) as store:
         store.add([record("a", patient=pseudonyms("ward 3")), record("b", patient=pseudonyms(latin)), record("c")])
     told = run("forget", "-", "--json", given="Müller\nnobody\n\n")
-    wanted = {"patients": 2, "unknown": 1, "deleted": {"predictions": 1, "labels": 0, "shadow": 0}}
+    wanted = {"patients": 2, "unknown": 1, "deleted": {"predictions": 1, "labels": 0, "shadow": 0, "images": 0}}
     assert json.loads(told.stdout) == wanted
     assert "Deleted 1 predictions" in run("forget", "-", given="ward 3\n").output
     assert isinstance(run("forget", "-", given="\n").exception, DataError)
     shown = json.loads(run("show", "--json").stdout)
     assert shown["predictions"] == 1 and shown["deleted"]["patient"]["predictions"] == 2
     assert shown["oldest"] == shown["newest"] == NOON.isoformat()
-    assert "1 predictions" in run("show").output and "Deleted for patient: 2 predictions" in run("show").output
+    assert (
+        "1 predictions and 0 pictures" in run("show").output
+        and "Deleted for patient: 2 predictions" in run("show").output
+    )
     monkeypatch.setenv("BLASTWATCH_RETENTION_DAYS", "0.5")
     with open_store(url) as store:
         store.add([record("d", time=datetime.now(UTC) - timedelta(days=1))])

@@ -1,6 +1,7 @@
 """A database that an older Blastwatch made is brought up to date with what it holds; a new one has no past."""
 
 import threading
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from monitoring.retention import AGE, Deleted, open_retention
 from monitoring.revisions import NEWEST, REVISION_TABLE
 from monitoring.store import LATER, METADATA, open_store
 from tests.cohorts import NOON, record
@@ -48,6 +50,17 @@ def test_an_old_one_keeps_its_rows_and_takes_new_ones(url):
     assert rows.loc["old", "cell_area"] == rows.loc["new", "cell_area"]
     with open_store(url) as store:
         assert store.count() == 2
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_an_older_blastwatch_deleted_stays_counted(url, deleted):
+    make_old(url, [record("old", time=NOON), record("older", time=NOON - timedelta(days=9))], deleted=deleted)
+    for _ in range(2):
+        with open_retention(url) as retention:
+            assert retention.counted()[AGE] == Deleted(predictions=3 * deleted)
+    with open_retention(url) as retention:
+        retention.by_age(NOON)
+        assert retention.counted()[AGE] == Deleted(predictions=3 * deleted + 1)
 
 
 def test_many_may_open_an_old_one_at_once(url):
