@@ -158,7 +158,7 @@ def normalise(crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32
         raise ValueError(f"Expected uint8 of shape (n, size, size, 3) but got {crops.dtype} of shape {crops.shape}")
     out = np.empty((len(crops), 3, *crops.shape[1:3]), dtype=np.float32)
     for channel, table in enumerate(levels(preprocessing)):
-        np.take(table, crops[..., channel], out=out[:, channel])
+        np.take(table, crops[..., channel], out=out[:, channel], mode="clip")  # "raise" would copy the result
     return out
 
 

@@ -1,4 +1,4 @@
-"""What one looks at in a cell image without a network: size, shape, stain, brightness, focus. Pure numpy.
+"""What one looks at in a cell image without a network: size, shape, stain, brightness, focus. With numpy and Pillow.
 
 The numbers describe the crop that the network sees (`blastwatch.images.crop_cell`), in pixels of the original image,
 so that an input of 64 px and one of 224 px give nearly the same. The exceptions are `focus` and `chroma_noise`, which
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from blastwatch.images import Pixels, Preprocessing
 
@@ -158,12 +159,15 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
     mask = np.maximum(np.maximum(red, green), blue) > BACKGROUND_LEVEL
     if not mask.any():
         return dict.fromkeys(STATISTICS, 0.0) | {"elongation": 1.0}
-    shape = _shape(mask, preprocessing.scale)
-    around = _around(mask)  # most of a crop is background, of which nothing below takes notice
-    red, green, blue, mask = red[around], green[around], blue[around], mask[around]
+    shape, around = _shape(mask, preprocessing.scale)
+    # Most of a crop is background, of which nothing below takes notice.
+    red, green, blue, mask, cell = red[around], green[around], blue[around], mask[around], crop[around]
     inside = _inside(mask)
-    grey = (red * np.uint16(_LUMA[0]) + green * np.uint16(_LUMA[1]) + blue * np.uint16(_LUMA[2])) >> 8
-    reds, greens, blues, greys = (_histogram(plane, inside) for plane in (red, green, blue, grey))
+    grey = ((red * np.uint16(_LUMA[0]) + green * np.uint16(_LUMA[1]) + blue * np.uint16(_LUMA[2])) >> 8).astype(
+        np.uint8
+    )
+    chosen = Image.fromarray(inside.view(np.uint8))
+    reds, greens, blues, greys = (*_histograms(cell, chosen), *_histograms(grey, chosen))
     brightness = float(greys @ _LEVELS)
     values = shape | {
         "od_red": float(reds @ OPTICAL_DENSITY),
@@ -176,13 +180,6 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
         "chroma_noise": _chroma_noise(red, green, blue, inside),
     }
     return {name: values[name] for name in STATISTICS}
-
-
-def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns of the cell, and one more on each side where the crop has one: the edge of the crop stays it."""
-    filled = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    rows, columns = (slice(max(0, found[0] - 1), found[-1] + 2) for found in filled)
-    return rows, columns
 
 
 def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -198,38 +195,45 @@ def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside if inside.any() else mask
 
 
-def _histogram(plane: NDArray[np.integer], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of the cell's pixels at each of the 256 levels."""
-    counts = np.bincount(plane[inside], minlength=256)
-    return np.asarray(counts / counts.sum())
+def _histograms(pixels: Pixels, chosen: Image.Image) -> NDArray[np.float64]:
+    """Share of the chosen pixels at each of the 256 levels, one row a channel. Pillow counts them in one pass."""
+    counts = np.array(Image.fromarray(np.ascontiguousarray(pixels)).histogram(chosen)).reshape(-1, 256)
+    return np.asarray(counts / counts[0].sum())
 
 
-def _shape(mask: NDArray[np.bool_], scale: float) -> dict[str, float]:
-    """Extent and moments of the cell from its two profiles and, for the mixed moment, its row centres."""
-    rows, columns = mask.sum(axis=1).astype(np.float64), mask.sum(axis=0).astype(np.float64)
-    area = rows.sum()
+def _shape(mask: NDArray[np.bool_], scale: float) -> tuple[dict[str, float], tuple[slice, slice]]:
+    """Extent and moments of the cell from its two profiles and, for the mixed moment, its row centres; and its rows and
+    columns with one more on each side where the crop has one, so that the edge of the crop stays it."""
+    # Products with a matrix of float32 count pixels exactly, and several times faster than sums of truths.
+    weights = mask.astype(np.float32)
     height, width = mask.shape
+    rows = (weights @ np.ones(width, dtype=np.float32)).astype(np.float64)
+    columns = (np.ones(height, dtype=np.float32) @ weights).astype(np.float64)
+    area = rows.sum()
     y, x = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
     middle_y, middle_x = rows @ y / area, columns @ x / area
     # A pixel is a square and not a point: 1/12 is the variance of a uniform distribution over one pixel.
     yy = rows @ (y - middle_y) ** 2 / area + 1 / 12
     xx = columns @ (x - middle_x) ** 2 / area + 1 / 12
-    xy = float((y - middle_y) @ (mask @ (x - middle_x).astype(np.float32))) / area
+    xy = float((y - middle_y) @ (weights @ (x - middle_x).astype(np.float32))) / area
     root = np.hypot((yy - xx) / 2, xy)
     larger, smaller = (yy + xx) / 2 + root, max((yy + xx) / 2 - root, 1 / 12)
     edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    return {
+    (top, bottom), (left, right) = _ends(rows), _ends(columns)
+    values = {
         "cell_area": float(area * scale**2),
-        "cell_height": _extent(rows) * scale,
-        "cell_width": _extent(columns) * scale,
+        "cell_height": (bottom - top) * scale,
+        "cell_width": (right - left) * scale,
         "elongation": float(np.sqrt(larger / smaller)),
         "border": float(edge.mean()),
     }
+    return values, (slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1))
 
 
-def _extent(profile: NDArray[np.float64]) -> float:
+def _ends(profile: NDArray[np.float64]) -> tuple[int, int]:
+    """First place that is filled, and the one behind the last."""
     filled = np.flatnonzero(profile)
-    return float(filled[-1] - filled[0] + 1)
+    return int(filled[0]), int(filled[-1]) + 1
 
 
 def _darker_share(levels: NDArray[np.float64]) -> float:
@@ -250,19 +254,19 @@ def _darker_share(levels: NDArray[np.float64]) -> float:
     return float(share[np.argmax(between)])
 
 
-def _focus(grey: NDArray[np.uint16], inside: NDArray[np.bool_]) -> float:
+def _focus(grey: Plane, inside: NDArray[np.bool_]) -> float:
     """Root mean square of the differences between neighbours that both lie inside the cell.
 
     The squared-gradient family is among the most reliable autofocus measures (Santos et al. 1997, J Microsc 188:264).
     """
-    levels = grey.astype(np.int32)
+    levels = grey.astype(np.int16)
     total, pairs = 0.0, 0
     for first, second, both in (
         (levels[:, :-1], levels[:, 1:], inside[:, :-1] & inside[:, 1:]),
         (levels[:-1], levels[1:], inside[:-1] & inside[1:]),
     ):
-        difference = (second - first)[both]
-        total += float(difference @ difference)
+        difference = (second - first)[both].astype(np.float64)
+        total += float(difference @ difference)  # whole numbers: exact
         pairs += difference.size
     return float(np.sqrt(total / pairs)) if pairs else 0.0
 
@@ -274,7 +278,8 @@ def _chroma_noise(red: Plane, green: Plane, blue: Plane, inside: NDArray[np.bool
     Of the chroma and not of the grey level: JPEG halves its resolution and rounds it coarsely, so compression takes
     this noise away where it hardly moves any other statistic. 0 where no pixel has all its neighbours in the cell.
     """
-    levels = red * np.int32(_CHROMA[0]) + green * np.int32(_CHROMA[1]) + blue * np.int32(_CHROMA[2])
+    chroma = red * np.int16(_CHROMA[0]) + green * np.int16(_CHROMA[1]) + blue * np.int16(_CHROMA[2])  # within 32,640
+    levels = chroma.astype(np.int32)
     rows = levels[:-2] - 2 * levels[1:-1] + levels[2:]
     both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
     whole = inside[:-2] & inside[1:-1] & inside[2:]

@@ -4,13 +4,15 @@ DATA is a folder with `cells` (an import) and, where there is one, `audit`; by d
 cells are shifted as the camera's images (`monitoring.shifts`), cropped, and measured. Then, over and over, the patients
 are dealt anew into those that a linear model on image statistics learns from (it stands in the network's place), those
 of the reference, and those held out; windows of 200 cells of four held-out patients are held against the calibrated
-thresholds and against Evidently's defaults. Prints Markdown tables.
+thresholds and against Evidently's defaults. Then streams change to shifted cells, and those are counted until the
+alarm. Prints Markdown tables.
 """
 
 import argparse
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,13 +25,15 @@ from blastwatch.manifest import read_cells
 from monitoring.calibration import FALSE_ALARM_RATE
 from monitoring.shifts import SHIFTS, field, shift
 from monitoring.statistics import image_statistics
-from tests.benchmarks.shift_windows import tables
+from tests.benchmarks.shift_delays import delay_table, delays
+from tests.benchmarks.shift_windows import dealt, tables
 
 STRENGTHS = (0.1, 0.2, 0.35, 0.6, 1.0)
 CAMERA = Preprocessing(crop=320, size=320)
 SEEN = Preprocessing(crop=320, size=128)
 SHIFTED_CELLS, PLAIN_CELLS = 50, 150  # of each patient
 FIELDS = 120
+DELAYED = (0.6, 1.0)  # strengths at which the delay is looked at
 
 
 def main() -> None:
@@ -41,6 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=FALSE_ALARM_RATE, help="stated share of windows that alarm falsely"
     )
+    parser.add_argument("--delays-alone", action="store_true", help="print the table of delays and no other")
     parser.add_argument("--plot", type=Path, help="write the curves of power into this PNG file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,7 +55,21 @@ def main() -> None:
             rows = measured(data, given.fields)
             if given.cache:
                 rows.to_parquet(given.cache)
-    print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate))
+    if not given.delays_alone:
+        print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate), end="\n\n")
+    print(waited(rows, deals=given.deals, rate=given.rate))
+
+
+def waited(rows: pd.DataFrame, *, deals: int, rate: float) -> str:
+    """The table of delays."""
+    found: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for number in range(deals):
+        random = np.random.default_rng(number)
+        deal = dealt(rows, random, rate)
+        for name in (*SHIFTS, "field"):
+            for strength in DELAYED:
+                found[name, strength] += delays(deal, rows, name, strength, random)
+    return delay_table(found)
 
 
 def synthetic(folder: Path) -> Path:

@@ -1,0 +1,85 @@
+"""`python -m tests.benchmarks.capture [--engine openvino-int8]`: what watching costs the service, of its throughput.
+
+The service as it is, with image statistics and the capture of every prediction in SQLite, against the same service
+without both (`tests.benchmarks.uncaptured`), with the same engine and package: asked in turns, in the order ab ba, by
+callers on the same cores.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from blastwatch.processes import free_port
+from blastwatch.settings import Settings, load
+from tests.benchmarks.serving import FILES, install, load_on, multipart, request, served
+from tests.running import Running, environment
+from tests.service_packages import write_cell
+
+ROOT = Path(__file__).parents[2]
+OFF = {"BLASTWATCH_FOLLOW_SECONDS": "0", "BLASTWATCH_MAX_LATENCY_MS": "60000"}
+
+
+class Unwatched(Running):
+    """The service without statistics and capture."""
+
+    def __init__(self, settings: Settings, port: int, **variables: str) -> None:
+        self.settings, self.port, self.url = settings, port, f"http://127.0.0.1:{port}"
+        self.log = settings.home / f"unwatched-{port}.log"
+        names = variables | {"BLASTWATCH_HOME": str(settings.home), "BLASTWATCH_PORT": str(port)}
+        names |= {"BENTOML_HOME": str(settings.home / "bentoml" / str(port)), "BENTOML_DO_NOT_TRACK": "True"}
+        words = [sys.executable, "-m", "bentoml", "serve", "tests.benchmarks.uncaptured:Blastwatch"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*words, "--host", "127.0.0.1", "--port", str(port)],
+                cwd=ROOT, env=environment(**names), stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="openvino-int8")
+    parser.add_argument("--architecture", default="resnet50")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--callers", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=6, help="pairs of turns")
+    asked = parser.parse_args()
+    home = Path(tempfile.mkdtemp())
+    running: list[Running] = []
+    try:
+        install(home, asked)
+        files = [write_cell(home / f"{number}.bmp", number).read_bytes() for number in range(FILES)]
+        settings = load({"BLASTWATCH_HOME": str(home)})
+        for kind in (Running, Unwatched):
+            running.append(kind(settings, free_port(), BLASTWATCH_ENGINE=asked.engine, **OFF).wait_until_ready())
+        compare(asked, [server.port for server in running], files)
+    finally:
+        for server in running:
+            server.stop()
+        shutil.rmtree(home)
+
+
+def compare(asked: argparse.Namespace, ports: list[int], files: list[bytes]) -> None:
+    messages = [[request(port, "/v1/predict", multipart("image", [data])) for data in files] for port in ports]
+    for port, asks in zip(ports, messages, strict=True):
+        load_on(port, asks, asked.callers, 3.0)  # warms up
+    rates: list[tuple[float, float]] = []
+    for turn in range(asked.rounds):
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        found = {which: served(ports[which], messages[which], asked.callers, asked.seconds)[0] for which in order}
+        rates.append((found[0], found[1]))
+        print(f"watched {found[0]:.1f} cells/s, unwatched {found[1]:.1f}: {found[0] / found[1]:.3f}", flush=True)
+    ratios = [watched / unwatched for watched, unwatched in rates]
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{platform.machine()}, {cores} cores, {asked.architecture} at {asked.size} px, {asked.engine}")
+    print(f"watched over unwatched: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    main()
