@@ -3,7 +3,7 @@
 import time as clock
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -76,6 +76,23 @@ def open_database(url: str, *wanted: sa.MetaData) -> sa.Engine:
                 raise
             clock.sleep(0.1 * attempt)
     return engine
+
+
+class Opened:
+    """An open database, as a context: at its end the connections are given back. Safe to use from several threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def insert(engine: sa.Engine, table: sa.Table) -> Any:

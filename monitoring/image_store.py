@@ -10,7 +10,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from monitoring.database import insert, open_database, translated
+from monitoring.database import Opened, insert, open_database, translated
 from monitoring.store import METADATA
 
 _CHUNK = 100  # pictures in one query: some ten megabytes
@@ -29,11 +29,8 @@ class ImageRecord:
     png: bytes
 
 
-class ImageStore:
-    """The open table; make it with `open_image_store`. Safe to use from several threads."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+class ImageStore(Opened):
+    """The open table; make it with `open_image_store`."""
 
     def add(self, records: Sequence[ImageRecord]) -> None:
         """Store pictures in one transaction; an id that is stored already is left as it is, so a retry is safe.
@@ -57,16 +54,6 @@ class ImageStore:
             with translated(), self._engine.connect() as connection:
                 found.update((str(id_), bytes(png)) for id_, png in connection.execute(query))
         return found
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
-
-    def __enter__(self) -> "ImageStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_image_store(url: str) -> ImageStore:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from blastwatch.settings import Settings
-from monitoring.database import UtcTime, open_database, translated
+from monitoring.database import Opened, UtcTime, open_database, translated
 from monitoring.shadow_store import SHADOW
 from monitoring.store import METADATA
 
@@ -73,11 +73,8 @@ class Usage:
     newest: datetime | None
 
 
-class Retention:
+class Retention(Opened):
     """Deletes; make it with `open_retention`."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
 
     def usage(self) -> Usage:
         """What is stored now.
@@ -157,16 +154,6 @@ class Retention:
         return found | {
             reason: Deleted(**dict(zip(_COUNTED, map(int, counts), strict=True))) for reason, *counts in rows
         }
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
-
-    def __enter__(self) -> "Retention":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _oldest(self, reason: str, most: float, which: sa.ColumnElement[bool]) -> Deleted:
         """Delete the oldest cells of a kind, in transactions of `BATCH`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from monitoring.database import UtcTime, insert, open_database, translated
+from monitoring.database import Opened, UtcTime, insert, open_database, translated
 from monitoring.store import METADATA, every_word
 
 if TYPE_CHECKING:
@@ -62,11 +62,8 @@ _shadow = sa.Table(
 sa.Index("shadow_by_pair", _shadow.c.champion_digest, _shadow.c.challenger_digest, _shadow.c.time)
 
 
-class ShadowStore:
-    """The open table; make it with `open_shadow_store`. Safe to use from several threads."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+class ShadowStore(Opened):
+    """The open table; make it with `open_shadow_store`."""
 
     def add(self, records: Sequence[ShadowRecord]) -> None:
         """Store cells in one transaction; an id that is stored already is left as it is, so a retry is safe.
@@ -99,16 +96,6 @@ class ShadowStore:
         if until is not None:
             query = query.where(word.c.time < until)
         return self._frame(query.order_by(word.c.time, word.c.id), ("id", "time", "label"))
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
-
-    def __enter__(self) -> "ShadowStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @staticmethod
     def _pair(champion: str, challenger: str) -> sa.ColumnElement[bool]:

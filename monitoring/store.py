@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import DataError
+from monitoring.database import Opened, UtcTime, insert, open_database, translated
 from monitoring.database import StoreError as StoreError
 from monitoring.database import StoreUnavailable as StoreUnavailable
-from monitoring.database import UtcTime, insert, open_database, translated
 from monitoring.statistics import STATISTICS
 
 if TYPE_CHECKING:
@@ -129,11 +129,8 @@ def every_word() -> sa.CompoundSelect[Any]:
     return sa.union(*(sa.select(table.c.id, table.c.time, table.c.label) for table in (_words, _labels)))
 
 
-class Store:
-    """An open database of predictions; make it with `open_store`. Safe to use from several threads."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+class Store(Opened):
+    """An open database of predictions; make it with `open_store`."""
 
     def add(self, records: Sequence[PredictionRecord]) -> None:
         """Store predictions in one transaction; an id that is stored already is left as it is, so a retry is safe.
@@ -279,16 +276,6 @@ class Store:
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         frame["truth"] = pd.Series([row[-1] for row in rows[::-1]], dtype=object)  # pandas would make NaN of None
         return frame.astype({"probability": np.float64})
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @staticmethod
     def _present(connection: sa.Connection, table: sa.Table, ids: Sequence[str]) -> dict[str, str]:
