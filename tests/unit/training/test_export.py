@@ -1,7 +1,11 @@
 """The graphs of a package against torch, its projection, and what its card says."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from blastwatch import DISCLAIMER
 from blastwatch.decision import Thresholds
@@ -69,6 +73,40 @@ def test_int8_graph_is_quantized_and_agrees_roughly(exported):
         np.linalg.norm(found.embeddings, axis=1) * np.linalg.norm(expected.embeddings, axis=1)
     )
     assert cosine.min() > 0.95
+
+
+def quantized(graph: Path) -> tuple[list, dict[str, np.ndarray]]:
+    """The nodes of a graph and its initializers by name."""
+    model = onnx.load(graph)
+    return list(model.graph.node), {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def test_int8_graph_computes_its_first_and_last_layer_in_float32(exported):
+    package, _ = exported
+    nodes, values = quantized(package.folder / ONNX_INT8)
+    (first,) = (node for node in nodes if export.INPUT in node.input)
+    (last,) = (node for node in nodes if "logits" in node.output)
+    assert (first.op_type, last.op_type) == ("Conv", "Gemm")
+    assert last.input[0] == "embedding"
+    assert values[first.input[1]].dtype == values[last.input[1]].dtype == np.float32
+    between = [node for node in nodes if node.op_type == "Conv" and node is not first]
+    assert len(between) == 19
+    assert all(node.input[1] not in values for node in between)  # it comes out of a DequantizeLinear
+
+
+def test_int8_graph_uses_all_eight_bits_of_every_weight(exported):
+    package, _ = exported
+    _, values = quantized(package.folder / ONNX_INT8)
+    weights = [value for value in values.values() if value.dtype == np.int8 and value.ndim == 4]
+    assert [np.abs(value.astype(int)).max() for value in weights] == [127] * 19
+
+
+def test_int8_logits_have_the_mean_of_float32_on_the_cells_calibrated_on(exported):
+    package, cells = exported
+    expected = infer_all(open_engine(package, "openvino-f32"), cells).logits
+    found = infer_all(open_engine(package, "openvino-int8"), cells).logits
+    np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=1e-5)
+    assert np.abs(found - expected).max() > 1e-3  # each by itself still differs
 
 
 def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):
