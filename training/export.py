@@ -78,8 +78,8 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
     """Quantize a float32 graph to int8 by NNCF's post-training quantization.
 
     The layers at both ends stay in float32: what is rounded there nothing after it evens out, and they take hardly any
-    of the time. The rest of the error is for the most part the same in all cells, and is taken off again. How much each
-    of these brings is in docs/performance.md.
+    of the time. Of the error that remains the part that is the same in all cells, and the part that grows with the
+    logits, are taken off again. What each of these brings is in docs/performance.md.
 
     Args:
         inputs: cells of calibration patients, float32, shape (n, 3, size, size); the ranges and the error that is taken
@@ -99,13 +99,19 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
             ignored_scope=nncf.IgnoredScope(names=ends(model)),
-            # Else NNCF gives the weights of the first layer that it quantizes seven bits, so that the sums of a core
-            # without VNNI do not overflow. That is meant for the layer that reads the image; those after it are no
-            # likelier to overflow than the rest.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # Else the weights of the first layer that is quantized get seven bits, so that the sums of a core
+                # without VNNI do not overflow. That is meant for the layer that reads the image; those after it are no
+                # likelier to overflow than the rest.
+                overflow_fix=nncf.OverflowFix.DISABLE,
+                # NNCF's fast one takes every channel for flat, guesses a shift that is too large for some layers, and
+                # doubled the noise. Its slow one does not read these graphs.
+                disable_bias_correction=True,
+            ),
         )
     onnx.save(quantized, str(path))
-    shift_logits(quantized, (_logits(source, inputs) - _logits(path, inputs)).mean(axis=0))
+    scale, shift = fit_logits(_logits(path, inputs), _logits(source, inputs))
+    correct_logits(quantized, scale, shift)
     onnx.save(quantized, str(path))
 
 
@@ -114,14 +120,30 @@ def ends(model: Any) -> list[str]:
     return [node.name for node in model.graph.node if INPUT in node.input or OUTPUTS[0] in node.output]
 
 
-def shift_logits(model: Any, shift: NDArray[np.float32]) -> None:
-    """Add `shift`, shape (classes,), to the bias of the node that gives the logits: a Gemm in float32."""
+def fit_logits(found: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
+    """The scale and the shift, shape (classes,), with which `scale * found + shift` is nearest to `expected`.
+
+    By least squares over logits of shape (n, classes). All classes share a scale, so that few cells are enough; where
+    all cells have the same logits it is 1.
+
+    >>> fit_logits(np.array([[0.0, 1.0], [2.0, 1.0]]), np.array([[1.0, 0.0], [5.0, 0.0]]))
+    (2.0, array([ 1., -2.]))
+    """
+    middle, aim = found.mean(axis=0), expected.mean(axis=0)
+    spread = float(np.square(found - middle).sum())
+    scale = float(((found - middle) * (expected - aim)).sum()) / spread if spread > 0 else 1.0
+    return scale, aim - scale * middle
+
+
+def correct_logits(model: Any, scale: float, shift: NDArray[np.float32]) -> None:
+    """Change a graph so that its logits come out times `scale` and plus `shift`; a Gemm in float32 gives them."""
     from onnx import numpy_helper
 
     (last,) = (node for node in model.graph.node if OUTPUTS[0] in node.output)
-    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == last.input[2])
-    shifted = numpy_helper.to_array(bias) + shift
-    bias.CopyFrom(numpy_helper.from_array(shifted.astype(np.float32), name=bias.name))
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    weight, bias = (numpy_helper.to_array(values[name]) for name in last.input[1:])
+    for name, changed in zip(last.input[1:], (scale * weight, scale * bias + shift), strict=True):
+        values[name].CopyFrom(numpy_helper.from_array(changed.astype(np.float32), name=name))
 
 
 def _logits(graph: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
