@@ -1,7 +1,6 @@
 """The inference graphs of a package: ONNX in float32, and the same quantized to int8 after training."""
 
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -87,11 +86,11 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
     """
     import onnx
 
-    model = onnx.load(str(source))
-    # NNCF talks on standard output, which belongs to what the command reports.
-    with contextlib.redirect_stdout(io.StringIO()), _quiet("nncf"):
+    # NNCF talks on standard output, which belongs to what the command reports, and sets how much when it is imported.
+    with contextlib.redirect_stdout(sys.stderr):
         import nncf
-
+    model = onnx.load(str(source))
+    with _quiet("nncf"):
         samples = [{INPUT: cell[None]} for cell in inputs]
         quantized = nncf.quantize(
             model,
@@ -104,7 +103,7 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
                 # without VNNI do not overflow. That is meant for the layer that reads the image; those after it are no
                 # likelier to overflow than the rest.
                 overflow_fix=nncf.OverflowFix.DISABLE,
-                # NNCF's fast one takes every channel for flat, guesses a shift that is too large for some layers, and
+                # NNCF's fast one takes every channel for flat, shifts some layer far too much, and
                 # doubled the noise. Its slow one does not read these graphs.
                 disable_bias_correction=True,
             ),
