@@ -1,7 +1,11 @@
 """The graphs of a package against torch, its projection, and what its card says."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from blastwatch import DISCLAIMER
 from blastwatch.decision import Thresholds
@@ -38,6 +42,9 @@ def exported(tmp_path_factory) -> tuple[Package, np.ndarray]:
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     network = build("resnet18").eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as in a trained network; they become the biases of the graph
+            torch.nn.init.uniform_(module.bias, 0.05, 0.15)
     save_weights(network, folder / WEIGHTS)
     cells = np.random.default_rng(1).normal(size=(12, 3, SIZE, SIZE)).astype(np.float32)
     export.export_onnx(network, SIZE, folder / ONNX)
@@ -69,6 +76,69 @@ def test_int8_graph_is_quantized_and_agrees_roughly(exported):
         np.linalg.norm(found.embeddings, axis=1) * np.linalg.norm(expected.embeddings, axis=1)
     )
     assert cosine.min() > 0.95
+
+
+def quantized(graph: Path) -> tuple[list, dict[str, np.ndarray]]:
+    """The nodes of a graph and its initializers by name."""
+    model = onnx.load(graph)
+    return list(model.graph.node), {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+
+def test_int8_graph_computes_its_first_and_last_layer_in_float32(exported):
+    package, _ = exported
+    nodes, values = quantized(package.folder / ONNX_INT8)
+    (first,) = (node for node in nodes if export.INPUT in node.input)
+    (last,) = (node for node in nodes if "logits" in node.output)
+    assert (first.op_type, last.op_type) == ("Conv", "Gemm")
+    assert last.input[0] == "embedding"
+    assert values[first.input[1]].dtype == values[last.input[1]].dtype == np.float32
+    between = [node for node in nodes if node.op_type == "Conv" and node is not first]
+    assert len(between) == 19
+    assert all(node.input[1] not in values for node in between)  # it comes out of a DequantizeLinear
+
+
+def test_int8_graph_uses_all_eight_bits_of_every_weight(exported):
+    package, _ = exported
+    _, values = quantized(package.folder / ONNX_INT8)
+    weights = [value for value in values.values() if value.dtype == np.int8 and value.ndim == 4]
+    assert [np.abs(value.astype(int)).max() for value in weights] == [127] * 19
+
+
+def test_int8_logits_have_no_error_in_common_on_the_cells_calibrated_on(exported):
+    package, cells = exported
+    expected = infer_all(open_engine(package, "openvino-f32"), cells).logits
+    found = infer_all(open_engine(package, "openvino-int8"), cells).logits
+    np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=1e-5)
+    scale, _ = export.fit_logits(found, expected)
+    assert scale == pytest.approx(1, abs=1e-4)
+    assert np.abs(found - expected).max() > 1e-4  # each by itself still differs
+
+
+def test_int8_graph_keeps_the_biases_of_float32(exported):
+    package, _ = exported
+    ours, theirs = (quantized(package.folder / name) for name in (ONNX_INT8, ONNX))
+    kept = {node.name: ours[1][node.input[2]] for node in ours[0] if node.op_type == "Conv"}
+    assert len(kept) == 20
+    for node in theirs[0]:
+        if node.op_type == "Conv":
+            np.testing.assert_array_equal(kept[node.name], theirs[1][node.input[2]])
+
+
+def test_logits_are_fitted_as_by_least_squares():
+    random = np.random.default_rng(4)
+    found = random.normal(size=(40, 2))
+    expected = 0.9 * found + [0.3, -0.1] + 0.01 * random.normal(size=(40, 2))
+    # One unknown scale and one shift for each class: the design matrix of both columns below each other.
+    design = np.column_stack([found.T.ravel(), np.repeat(np.eye(2), 40, axis=0)])
+    scale, first, second = np.linalg.lstsq(design, expected.T.ravel(), rcond=None)[0]
+    fitted, shift = export.fit_logits(found, expected)
+    np.testing.assert_allclose([fitted, *shift], [scale, first, second])
+
+
+def test_logits_that_are_all_the_same_are_only_shifted():
+    scale, shift = export.fit_logits(np.full((3, 2), 0.5), np.full((3, 2), 0.75))
+    assert scale == 1
+    np.testing.assert_allclose(shift, [0.25, 0.25])
 
 
 def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):
