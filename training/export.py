@@ -103,8 +103,8 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
                 # without VNNI do not overflow. That is meant for the layer that reads the image; those after it are no
                 # likelier to overflow than the rest.
                 overflow_fix=nncf.OverflowFix.DISABLE,
-                # NNCF's fast one takes every channel for flat, shifts some layer far too much, and
-                # doubled the noise. Its slow one does not read these graphs.
+                # NNCF's fast one takes every channel for flat, shifts some layer far too much, and doubled the noise.
+                # Its slow one does not read these graphs.
                 disable_bias_correction=True,
             ),
         )
