@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -147,19 +148,25 @@ class QueuedWriter(Generic[Record]):
 
     def _gather(self) -> list[Record]:
         """The next batch; empty once closed and empty."""
-        batch: list[Record] = []
-        until = float("inf")
-        while len(batch) < BATCH_ROWS and time.monotonic() < until:
+        while True:
             closing = self._closing.is_set()
             try:
-                batch.append(self._queue.get(timeout=0.001 if closing else GATHER_SECONDS / 4))
+                batch = [self._queue.get(timeout=0.001 if closing else GATHER_SECONDS / 4)]
+                break
             except queue.Empty:
                 if closing:
-                    break
-                continue
-            until = min(until, time.monotonic() + GATHER_SECONDS)
-            with self._lock:
-                self._in_hand += 1
+                    return []
+        with self._lock:
+            self._in_hand = 1
+        # Others come meanwhile. Woken for each of them, this thread took as much of the cores as all its writing.
+        until = time.monotonic() + GATHER_SECONDS
+        while self._queue.qsize() < BATCH_ROWS - 1 and time.monotonic() < until and not self._closing.is_set():
+            self._closing.wait(GATHER_SECONDS / 8)
+        with suppress(queue.Empty):
+            while len(batch) < BATCH_ROWS:
+                batch.append(self._queue.get_nowait())
+        with self._lock:
+            self._in_hand = len(batch)
         return batch
 
     def _write(self, store: Rows[Record] | None, batch: list[Record]) -> Rows[Record] | None:

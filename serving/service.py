@@ -25,6 +25,9 @@ UNTRACED = {"excluded_urls": ".*"}
 # A version is loaded by one thread and used by others. With an arena a thread glibc keeps up to 40 % more of what
 # earlier versions left.
 TWO_ARENAS = {"name": "MALLOC_ARENA_MAX", "value": "2"}
+# numpy's products of a few thousand numbers would wake a thread on every core, and each waits there for work in a loop:
+# beside an engine that uses all cores this cost 40 % of the throughput (docs/performance.md).
+ONE_BLAS_THREAD = {"name": "OPENBLAS_NUM_THREADS", "value": "1"}
 
 
 async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,7 +40,7 @@ async def route(scope: Scope, receive: Receive, send: Send) -> None:
     name="blastwatch",
     traffic={"timeout": TIMEOUT_SECONDS},
     tracing=UNTRACED,
-    envs=[TWO_ARENAS],
+    envs=[TWO_ARENAS, ONE_BLAS_THREAD],
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )

@@ -39,7 +39,7 @@ def found():
 def test_no_span_is_made_and_the_timer_of_a_request_ends_soon_after_its_deadline(found):
     assert found["untraced"]
     assert REQUEST_SECONDS < found["timeout"] <= REQUEST_SECONDS + 30
-    assert found["environment"] == {"MALLOC_ARENA_MAX": "2"}
+    assert found["environment"] == {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def test_a_worker_loads_nothing_that_takes_seconds(found):
