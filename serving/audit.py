@@ -11,6 +11,7 @@ when a worker is killed. It is written when the answer was handed to the connect
 
 import json
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from starlette.types import Scope
 
 OFF, STANDARD_OUTPUT = "off", "-"
+LOOK_SECONDS = 0.5  # between two looks whether the file was moved away: one before each line cost a twelfth of the loop
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -34,6 +36,7 @@ class AuditLog:
         self._standard = target == STANDARD_OUTPUT
         self._failed = failed
         self._file: int | None = None
+        self._looked = 0.0
 
     def write(self, scope: Scope, *, route: str, status: int, seconds: float) -> None:
         """Add the line of one request that was answered."""
@@ -55,11 +58,15 @@ class AuditLog:
     def _opened(self) -> int:
         if self._path is None:
             return 1
-        if self._file is not None and not _is_at(self._file, self._path):
-            self.close()
+        now = time.monotonic()
+        if self._file is not None and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if not _is_at(self._file, self._path):
+                self.close()
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._looked = now
         return self._file
 
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +18,8 @@ from serving.problems import MEDIA_TYPE, Problem
 
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
+_SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
@@ -61,10 +63,9 @@ class Limits:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                ours = [(_REQUEST_ID_NAME, request_id.encode()), *_SECURITY]
+                message["headers"] = [*message["headers"], *(pair for pair in ours if pair[0] not in given)]
             await send(message)
 
         try:

@@ -3,11 +3,12 @@
 import json
 import multiprocessing
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from serving.audit import AuditLog
+from serving.audit import LOOK_SECONDS, AuditLog
 from serving.keys import KeyFolder
 from tests.in_thread import front
 from tests.service_packages import write_cell
@@ -71,6 +72,7 @@ def test_a_log_that_was_moved_away_is_begun_anew(door):
     door.ask("/v1/model", door.key)
     before = len(lines(door))
     door.log.rename(moved := door.log.with_suffix(".1"))
+    time.sleep(LOOK_SECONDS)
     door.ask("/v1/model", door.key)
     assert len(lines(door)) == 1
     assert len(moved.read_text().splitlines()) == before
