@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from blastwatch.package import Package
@@ -108,5 +109,6 @@ def _cell(row: pd.Series, unlike: float, moved: str | None) -> dict[str, Any]:
         "probability": float(row["probability"]),
         "decision": row["decision"],
         "unlike": unlike,
-        "value": None if moved is None else float(row[moved]),
+        # A row of a Blastwatch before that statistic has none.
+        "value": None if moved is None or np.isnan(row[moved]) else float(row[moved]),
     }

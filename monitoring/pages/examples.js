@@ -15,7 +15,7 @@ function exampleCell(cell, statistic) {
   picture.src = `cells/${cell.id}.png`;
   picture.alt = `Cell ${cell.id} of ${local(cell.time)}`;
   const words = [`blast ${cell.probability.toFixed(2)}, ${cell.decision}`];
-  if (statistic) words.push(`${statistic.name} ${cell.value.toPrecision(3)}`);
+  if (statistic && cell.value !== null) words.push(`${statistic.name} ${cell.value.toPrecision(3)}`);
   words.push(`${Math.round(100 * cell.unlike)} % are nearer`);
   const caption = figure.appendChild(document.createElement("figcaption"));
   words.forEach((line) => { caption.appendChild(document.createElement("span")).textContent = line; });

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from scipy.spatial.distance import cdist
 
 from blastwatch.settings import load
@@ -104,6 +105,15 @@ def test_without_drift_there_is_no_before_and_no_statistic(store, package, cells
     told = cells.choose(store, package, report(store, drifted=False), calm_until=calm_until(store)).document
     assert told["now"] is not None and told["before"] is None and told["statistic"] is None
     assert told["now"]["nearest"][0]["value"] is None
+
+
+def test_a_row_from_before_a_statistic_has_no_value_of_it(store, package, cells, settings):
+    engine = sa.create_engine(settings.predictions_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE predictions SET chroma_noise = NULL"))
+    engine.dispose()
+    told = cells.choose(store, package, report(store, names=("chroma_noise",)), calm_until=None).document
+    assert told["statistic"]["name"] == "chroma_noise" and told["now"]["farthest"][0]["value"] is None
 
 
 def test_a_drift_from_the_beginning_has_no_before(store, package, cells):
