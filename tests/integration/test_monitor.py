@@ -94,6 +94,14 @@ def wait_for(port, condition, seconds=60):
         time.sleep(0.2)
 
 
+def wait_for_page(port, condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition(told := get(f"http://127.0.0.1:{port}/drift.json").json()):
+        assert time.monotonic() < deadline, f"waited in vain; last seen {told}"
+        time.sleep(0.1)
+    return told
+
+
 @pytest.mark.slow
 def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, cohort, reference, environment, commands):
     random, new = np.random.default_rng(0), ["P012", "P013", "P014", "P015"]
@@ -127,7 +135,7 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
         assert found["blastwatch_labelled_agreement_ratio"] == pytest.approx(0.9)
         realised = found['blastwatch_performance_ratio{bound="value",figure="accuracy",kind="realised"}']
         assert realised == pytest.approx(0.9) and found['blastwatch_estimate_state{state="open"}'] == 1
-        told = get(f"http://127.0.0.1:{port}/drift.json").json()  # of the same look, or the one before
+        told = wait_for_page(port, lambda told: told["state"] == "drift")  # the gauge is set before the look is over
         assert told["model"] == {"version": "1", "digest": champion.digest, "synthetic": True}
         assert [(move["version"], move["who"]) for move in told["promotions"]] == [("1", "tester")]
         assert told["stored"]["predictions"] == 240 and told["timeline"]
