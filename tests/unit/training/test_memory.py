@@ -30,8 +30,9 @@ def test_a_large_tensor_finds_its_pages_again(tmp_path):
         process.join(60)
         assert process.exitcode == 0
         found[keep] = int(path.read_text())
-    pages = 4 * LARGE / resource.getpagesize()
-    assert found[True] < 2 * pages and (found[False] > 0.9 * TIMES * pages or not hasattr(ctypes.CDLL(None), "mallopt"))
+    asked = TIMES * 4 * LARGE / resource.getpagesize()
+    # What is kept may be in pieces at first, so that the heap grows for a tensor or two.
+    assert found[True] < 0.5 * asked and (found[False] > 0.9 * asked or not hasattr(ctypes.CDLL(None), "mallopt"))
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch):
