@@ -26,7 +26,7 @@ UNTRACED = {"excluded_urls": ".*"}
 # earlier versions left.
 TWO_ARENAS = {"name": "MALLOC_ARENA_MAX", "value": "2"}
 # numpy's products of a few thousand numbers would wake a thread on every core, and each waits there for work in a loop:
-# beside an engine that uses all cores this cost 40 % of the throughput (docs/performance.md).
+# an engine that uses all cores then loses a quarter of its throughput and more (docs/performance.md).
 ONE_BLAS_THREAD = {"name": "OPENBLAS_NUM_THREADS", "value": "1"}
 
 

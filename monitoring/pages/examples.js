@@ -1,11 +1,9 @@
 "use strict";
 // The example cells of the drift page: pictures of the nearest and the farthest cells, now and before the drift.
-const KEPT = {
-  never: "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES), so none can be shown.",
-  sampled: "Of the cells whose picture is kept: those that lie farthest from the cells that the version "
-    + "knows, and nearest, with the share of the known cells that lie nearer.",
-};
-KEPT.referred = KEPT.sampled;
+const CHOSEN = "Of the cells whose picture is kept: those that lie farthest from the cells that the version "
+  + "knows, and nearest, with the share of the known cells that lie nearer.";
+const NONE = { true: "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES), so none can be shown.",
+  false: "No picture of a cell of this window is kept yet." };
 const SPANS = { now: "in this window", before: "before the drift" };
 const ENDS = { farthest: "Farthest", nearest: "Nearest" };
 
@@ -36,8 +34,7 @@ function exampleRow(name, cells, statistic) {
 function showExamples(told) {
   const { policy, statistic, ...spans } = told.examples;
   const shown = Object.keys(SPANS).filter((span) => spans[span]);
-  const lines = [shown.length || policy === "never" ? KEPT[shown.length ? "sampled" : policy]
-    : "No picture of a cell of this window is kept yet."];
+  const lines = [shown.length ? CHOSEN : NONE[policy === "never"]];
   if (shown.length && statistic) {
     const [low, high] = statistic.known.map((value) => value.toPrecision(3));
     lines.push(`${statistic.name} moved most among the image statistics; nine of ten known cells lie between ${low} and ${high}.`);
