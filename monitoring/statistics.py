@@ -7,6 +7,7 @@ live in the detail that a smaller input no longer has; they are compared within 
 Every value is finite for every image: black, one colour, or a whole field without a black background.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +142,7 @@ _CHROMA = (-43, -85, 128)
 _LEVELS = np.arange(256, dtype=np.float64)
 
 Plane = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 
 
 def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, float]:
@@ -155,86 +157,147 @@ def image_statistics(crop: Pixels, preprocessing: Preprocessing) -> dict[str, fl
     """
     if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8:
         raise ValueError(f"Expected uint8 of shape (size, size, 3) but got {crop.dtype} of shape {crop.shape}")
-    red, green, blue = (np.ascontiguousarray(crop[..., channel]) for channel in range(3))
-    mask = np.maximum(np.maximum(red, green), blue) > BACKGROUND_LEVEL
-    if not mask.any():
+    span = _span(crop)
+    if span is None:
         return dict.fromkeys(STATISTICS, 0.0) | {"elongation": 1.0}
-    shape, around = _shape(mask, preprocessing.scale)
-    # Most of a crop is background, of which nothing below takes notice.
-    red, green, blue, mask, cell = red[around], green[around], blue[around], mask[around], crop[around]
-    inside = _inside(mask)
-    grey = ((red * np.uint16(_LUMA[0]) + green * np.uint16(_LUMA[1]) + blue * np.uint16(_LUMA[2])) >> 8).astype(
-        np.uint8
-    )
-    chosen = Image.fromarray(inside.view(np.uint8))
-    reds, greens, blues, greys = (*_histograms(cell, chosen), *_histograms(grey, chosen))
-    brightness = float(greys @ _LEVELS)
-    values = shape | {
+    part = _part(crop, *span)  # most of a crop is background, of which nothing below takes notice
+    inside = _inside(part)
+    reds, greens, blues = _histograms(part, inside)
+    brightness, contrast = _brightness_and_contrast(part.grey, inside)
+    scale = preprocessing.scale
+    values = _shape(part, scale) | {
+        "cell_height": (span[0].stop - span[0].start) * scale,
+        "cell_width": (span[1].stop - span[1].start) * scale,
+        "border": _border(crop, *span),
         "od_red": float(reds @ OPTICAL_DENSITY),
         "od_green": float(greens @ OPTICAL_DENSITY),
         "od_blue": float(blues @ OPTICAL_DENSITY),
         "dark_share": _darker_share(reds),
         "brightness": brightness,
-        "contrast": float(np.sqrt(np.dot(greys, (_LEVELS - brightness) ** 2))),
-        "focus": _focus(grey, inside) / preprocessing.scale,
-        "chroma_noise": _chroma_noise(red, green, blue, inside),
+        "contrast": contrast,
+        "focus": _focus(part, inside) / scale,
+        "chroma_noise": _chroma_noise(part, inside),
     }
     return {name: values[name] for name in STATISTICS}
 
 
-def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The part of a crop with the cell, and one more row and column on each side where the crop has one.
+
+    Planes are flat, so that numpy takes each in one stride: the neighbours of a pixel to the right and below stand 1
+    and `width` further on. Each row ends with a column of background that the crop does not have, which keeps the
+    end of a row from being taken for a neighbour of the next one's start.
+
+    pixels: uint8, shape (height, width - 1, 3), as in the crop. planes: uint8, shape (3, height * width).
+    mask: bool, shape (height * width): whether the pixel belongs to the cell. grey: uint8, shape (height * width).
+    """
+
+    pixels: Pixels
+    planes: Plane
+    mask: Mask
+    grey: Plane
+    height: int
+    width: int
+
+
+def _span(crop: Pixels) -> tuple[slice, slice] | None:
+    """Rows and columns from the cell's first to its last; None where there is no cell."""
+    lines = crop.reshape(len(crop), -1)
+    rows = np.flatnonzero(lines.max(axis=1) > BACKGROUND_LEVEL)
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(lines.max(axis=0).reshape(-1, 3).max(axis=1) > BACKGROUND_LEVEL)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _part(crop: Pixels, rows: slice, columns: slice) -> _Part:
+    around = (slice(max(0, rows.start - 1), rows.stop + 1), slice(max(0, columns.start - 1), columns.stop + 1))
+    pixels = crop[around]
+    height, width = pixels.shape[0], pixels.shape[1] + 1
+    planes = np.zeros((3, height, width), np.uint8)
+    planes[:, :, :-1] = pixels.transpose(2, 0, 1)
+    red, green, blue = planes = planes.reshape(3, -1)
+    brightest = np.maximum(red, green)
+    np.maximum(brightest, blue, out=brightest)
+    luma = red * np.uint16(_LUMA[0])
+    luma += green * np.uint16(_LUMA[1])
+    luma += blue * np.uint16(_LUMA[2])
+    return _Part(
+        pixels=pixels,
+        planes=planes,
+        mask=brightest > BACKGROUND_LEVEL,
+        grey=(luma >> 8).astype(np.uint8),
+        height=height,
+        width=width,
+    )
+
+
+def _inside(part: _Part) -> Mask:
     """The cell without its outermost pixels, which resampling mixes with the background; all of it where none remain.
 
     Pixels at the edge of the crop stay: beyond them nothing was mixed in.
     """
-    inside = mask.copy()
-    inside[1:] &= mask[:-1]
-    inside[:-1] &= mask[1:]
-    inside[:, 1:] &= mask[:, :-1]
-    inside[:, :-1] &= mask[:, 1:]
-    return inside if inside.any() else mask
+    beside = part.mask.copy()
+    beside.reshape(part.height, part.width)[:, -1] = True  # no background of the crop: it takes nothing away
+    inside = part.mask.copy()
+    for step in (1, part.width):
+        inside[step:] &= beside[:-step]
+        inside[:-step] &= beside[step:]
+    return inside if inside.any() else part.mask
 
 
-def _histograms(pixels: Pixels, chosen: Image.Image) -> NDArray[np.float64]:
+def _histograms(part: _Part, inside: Mask) -> NDArray[np.float64]:
     """Share of the chosen pixels at each of the 256 levels, one row a channel. Pillow counts them in one pass."""
-    counts = np.array(Image.fromarray(np.ascontiguousarray(pixels)).histogram(chosen)).reshape(-1, 256)
+    chosen = Image.fromarray(np.ascontiguousarray(_rows(inside.view(np.uint8), part)))
+    counts = np.array(Image.fromarray(np.ascontiguousarray(part.pixels)).histogram(chosen), np.int64).reshape(3, 256)
     return np.asarray(counts / counts[0].sum())
 
 
-def _shape(mask: NDArray[np.bool_], scale: float) -> tuple[dict[str, float], tuple[slice, slice]]:
-    """Extent and moments of the cell from its two profiles and, for the mixed moment, its row centres; and its rows and
-    columns with one more on each side where the crop has one, so that the edge of the crop stays it."""
+def _rows(plane: Plane, part: _Part) -> Plane:
+    """A flat plane as rows, without the column that the crop does not have."""
+    return plane.reshape(part.height, part.width)[:, :-1]
+
+
+def _brightness_and_contrast(grey: Plane, inside: Mask) -> tuple[float, float]:
+    chosen = grey * inside.view(np.uint8)
+    pixels, total = np.count_nonzero(inside), int(chosen.sum(dtype=np.int64))
+    # Whole numbers to the end: one level has a contrast of exactly 0.
+    spread = pixels * _squares(chosen) - total**2
+    return total / pixels, math.sqrt(spread) / pixels
+
+
+def _squares(levels: Plane) -> int:
+    """Sum of the squares, exact."""
+    return int(np.multiply(levels, levels, dtype=np.uint16).sum(dtype=np.int64))
+
+
+def _shape(part: _Part, scale: float) -> dict[str, float]:
+    """Area and elongation of the cell from its two profiles and, for the mixed moment, its row centres."""
     # Float32 counts pixels exactly, and faster than truths are summed. Nothing here is left to BLAS (`@`), which for so
     # many numbers may wake a thread on every core, beside an engine that needs them.
-    weights = mask.astype(np.float32)
-    height, width = mask.shape
+    weights = _rows(part.mask.view(np.uint8), part).astype(np.float32)
+    height, width = weights.shape
     rows, columns = (np.einsum(f"yx->{axis}", weights).astype(np.float64) for axis in "yx")
     area = rows.sum()
     y, x = np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64)
-    middle_y, middle_x = rows @ y / area, columns @ x / area
+    y -= rows @ y / area
+    x -= columns @ x / area
     # A pixel is a square and not a point: 1/12 is the variance of a uniform distribution over one pixel.
-    yy = rows @ (y - middle_y) ** 2 / area + 1 / 12
-    xx = columns @ (x - middle_x) ** 2 / area + 1 / 12
-    centres = np.einsum("yx,x->y", weights, (x - middle_x).astype(np.float32))
-    xy = float((y - middle_y) @ centres) / area
-    root = np.hypot((yy - xx) / 2, xy)
+    yy, xx = rows @ y**2 / area + 1 / 12, columns @ x**2 / area + 1 / 12
+    xy = float(y @ np.einsum("yx,x->y", weights, x.astype(np.float32))) / area
+    root = math.hypot((yy - xx) / 2, xy)
     larger, smaller = (yy + xx) / 2 + root, max((yy + xx) / 2 - root, 1 / 12)
-    edge = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-    (top, bottom), (left, right) = _ends(rows), _ends(columns)
-    values = {
-        "cell_area": float(area * scale**2),
-        "cell_height": (bottom - top) * scale,
-        "cell_width": (right - left) * scale,
-        "elongation": float(np.sqrt(larger / smaller)),
-        "border": float(edge.mean()),
-    }
-    return values, (slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1))
+    return {"cell_area": float(area * scale**2), "elongation": math.sqrt(larger / smaller)}
 
 
-def _ends(profile: NDArray[np.float64]) -> tuple[int, int]:
-    """First place that is filled, and the one behind the last."""
-    filled = np.flatnonzero(profile)
-    return int(filled[0]), int(filled[-1]) + 1
+def _border(crop: Pixels, rows: slice, columns: slice) -> float:
+    """Share of the crop's edge that belongs to the cell."""
+    height, width = crop.shape[:2]
+    if rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width:
+        return 0.0
+    edge = np.concatenate([crop[0], crop[-1], crop[1:-1, 0], crop[1:-1, -1]])
+    return float((edge.max(axis=1) > BACKGROUND_LEVEL).mean())
 
 
 def _darker_share(levels: NDArray[np.float64]) -> float:
@@ -255,35 +318,43 @@ def _darker_share(levels: NDArray[np.float64]) -> float:
     return float(share[np.argmax(between)])
 
 
-def _focus(grey: Plane, inside: NDArray[np.bool_]) -> float:
+def _focus(part: _Part, inside: Mask) -> float:
     """Root mean square of the differences between neighbours that both lie inside the cell.
 
     The squared-gradient family is among the most reliable autofocus measures (Santos et al. 1997, J Microsc 188:264).
     """
-    levels = grey.astype(np.int16)
-    total, pairs = 0.0, 0
-    for first, second, both in (
-        (levels[:, :-1], levels[:, 1:], inside[:, :-1] & inside[:, 1:]),
-        (levels[:-1], levels[1:], inside[:-1] & inside[1:]),
-    ):
-        difference = (second - first)[both].astype(np.float64)
-        total += float(np.einsum("i,i->", difference, difference))  # whole numbers: exact
-        pairs += difference.size
-    return float(np.sqrt(total / pairs)) if pairs else 0.0
+    total = pairs = 0
+    for step in (1, part.width):
+        first, second = part.grey[:-step], part.grey[step:]
+        both = inside[:-step] & inside[step:]
+        difference = np.maximum(first, second)
+        difference -= np.minimum(first, second)
+        difference *= both.view(np.uint8)
+        total += _squares(difference)
+        pairs += int(np.count_nonzero(both))
+    return math.sqrt(total / pairs) if pairs else 0.0
 
 
-def _chroma_noise(red: Plane, green: Plane, blue: Plane, inside: NDArray[np.bool_]) -> float:
+def _chroma_noise(part: _Part, inside: Mask) -> float:
     """Standard deviation of the noise by Immerkaer's estimate (1996, Comput Vis Image Underst 64:300): the mean size of
     the second difference of rows and columns, which no plane and no edge along an axis leaves.
 
     Of the chroma and not of the grey level: JPEG halves its resolution and rounds it coarsely, so compression takes
     this noise away where it hardly moves any other statistic. 0 where no pixel has all its neighbours in the cell.
     """
-    chroma = red * np.int16(_CHROMA[0]) + green * np.int16(_CHROMA[1]) + blue * np.int16(_CHROMA[2])  # within 32,640
-    levels = chroma.astype(np.int32)
-    rows = levels[:-2] - 2 * levels[1:-1] + levels[2:]
-    both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
-    whole = inside[:-2] & inside[1:-1] & inside[2:]
-    whole = whole[:, :-2] & whole[:, 1:-1] & whole[:, 2:]
-    sizes = np.abs(both[whole])
-    return float(sizes.mean() * np.sqrt(np.pi / 2) / 6 / 256) if sizes.size else 0.0
+    chroma = np.zeros(part.mask.shape, np.int16)  # within 32,640
+    for plane, weight in zip(part.planes, _CHROMA, strict=True):
+        chroma += plane * np.int16(weight)
+    levels, whole = chroma.astype(np.float32), inside  # whole numbers below 2**24: exact
+    for step in (part.width, 1):
+        middle = levels[step:-step]
+        levels = levels[: -2 * step] + levels[2 * step :]
+        levels -= middle
+        levels -= middle
+        whole = whole[: -2 * step] & whole[step:-step] & whole[2 * step :]
+    pixels = np.count_nonzero(whole)
+    if not pixels:
+        return 0.0
+    np.abs(levels, out=levels)
+    levels *= whole
+    return float(levels.sum(dtype=np.float64) / pixels * np.sqrt(np.pi / 2) / 6 / 256)
