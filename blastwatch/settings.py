@@ -150,6 +150,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, 8 KB each at most; 0: none"),
         ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
         ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
+        ("capture_disk_mib", "BLASTWATCH_CAPTURE_DISK_MIB", "1024", _not_negative, "MiB of predictions that wait on disk, under home, while their database is away; 0: they wait in the queue"),
         ("keep_images", "BLASTWATCH_KEEP_IMAGES", KEEP_NEVER, _one_of(*IMAGE_POLICIES), "which pictures of answered cells are stored: never any; sampled: a share of all; referred: the same and each cell that was referred"),
         ("keep_share", "BLASTWATCH_KEEP_SHARE", "0.02", _fraction, "share of the cells whose picture is stored, where any is"),
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
@@ -209,6 +210,7 @@ class Settings:
     answer_cache: int
     max_latency_ms: int
     capture_queue: int
+    capture_disk_mib: float
     keep_images: str
     keep_share: float
     drift_interval: float
@@ -236,6 +238,11 @@ class Settings:
     def packages(self) -> Path:
         """Verified local copies of model packages, one folder a package digest."""
         return self.home / "packages"
+
+    @property
+    def waiting(self) -> Path:
+        """Predictions that wait for their database, see `monitoring.waiting`."""
+        return self.home / "waiting.db"
 
     @property
     def drift(self) -> Path:

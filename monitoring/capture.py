@@ -1,9 +1,11 @@
 """Predictions on their way to the database, without making any caller wait.
 
     submit --> bounded queue --> one writer thread --> database, some hundred rows a transaction
+                                        |                 ^
+                                        +--> disk --------+  while the database is away (`monitoring.waiting`)
 
 A full queue drops and counts. A database that is away for a while is tried again until it is back; what waits
-meanwhile is bounded by the queue.
+meanwhile lies on disk, where a kill does not reach it. Where the disk refuses it stays in the queue.
 """
 
 import logging
@@ -27,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureCounts:
-    """stored: rows written; dropped: rows lost for good; failed: attempts to write that failed; waiting: rows now."""
+    """stored: rows written; dropped: rows lost for good; failed: attempts to write that failed; waiting: rows in memory
+    now."""
 
     stored: int
     dropped: int
@@ -51,6 +54,32 @@ class Rows(Protocol[Taken]):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class HandedOver:
+    """found: rows that waited on disk, of them stored: in the database now; refused: never taken by it, and gone.
+
+    Those that another process handed over at the same moment are neither.
+    """
+
+    found: int
+    stored: int
+    refused: int
+
+
+class Aside(Protocol[Record]):
+    """Where records lie while their store is away, see `monitoring.waiting.WaitingPredictions`."""
+
+    def left(self) -> bool: ...
+
+    def keep(self, records: Sequence[Record], /) -> bool: ...
+
+    def hand_over(self, rows: Rows[Record], /) -> HandedOver: ...
+
+    def count(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
 class QueuedWriter(Generic[Record]):
     """Stores records from a thread of its own; close it to flush what waits.
 
@@ -58,8 +87,10 @@ class QueuedWriter(Generic[Record]):
         open_rows: opens the store; called by the thread, so a database that is away stops no start.
         queue_size: records that may wait.
         size_of, queue_bytes: what a record takes, and how much of it may wait; None: only their number counts.
-        on_stored, on_dropped, on_failed: called with the number of rows (attempts for `on_failed`), for metrics; they
-            run in the thread that noticed and must not block or raise.
+        aside: where records lie while the store is away; None: they stay in the queue.
+        on_stored, on_dropped, on_failed, on_aside: called with the number of rows (attempts for `on_failed`; for
+            `on_aside` those that lie there now), for metrics; they run in the thread that noticed and must not block
+            or raise.
     """
 
     def __init__(
@@ -69,9 +100,11 @@ class QueuedWriter(Generic[Record]):
         queue_size: int = 10_000,
         size_of: Callable[[Record], int] | None = None,
         queue_bytes: int = 0,
+        aside: Aside[Record] | None = None,
         on_stored: Callable[[int], None] = nothing,
         on_dropped: Callable[[int], None] = nothing,
         on_failed: Callable[[int], None] = nothing,
+        on_aside: Callable[[int], None] = nothing,
     ) -> None:
         if queue_size < 1:
             raise ValueError(f"Expected `queue_size` to be at least 1 but got {queue_size}")
@@ -79,6 +112,9 @@ class QueuedWriter(Generic[Record]):
         self._size_of, self._most_bytes, self._bytes = size_of, queue_bytes, 0
         self._queue: queue.Queue[Record] = queue.Queue(maxsize=queue_size)
         self._on_stored, self._on_dropped, self._on_failed = on_stored, on_dropped, on_failed
+        self._aside, self._on_aside = aside, on_aside
+        self._lies_aside = aside is not None and aside.left()
+        self._next_try, self._pause = 0.0, FIRST_PAUSE
         self._lock = threading.Lock()
         self._stored = self._dropped = self._failed = self._in_hand = 0
         self._closing = threading.Event()
@@ -108,7 +144,8 @@ class QueuedWriter(Generic[Record]):
             )
 
     def close(self, *, timeout: float = 10.0) -> CaptureCounts:
-        """Take no more, write what waits, and stop; what cannot be written within `timeout` seconds is dropped."""
+        """Take no more, write what waits, and stop; what cannot be written within `timeout` seconds is dropped, but
+        for what lies on disk: the next start finds it."""
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._thread.join(timeout + 2 * GATHER_SECONDS + 1)
@@ -140,21 +177,32 @@ class QueuedWriter(Generic[Record]):
     def _run(self) -> None:
         store: Rows[Record] | None = None
         try:
-            while batch := self._gather():
-                store = self._write(store, batch)
+            while True:
+                batch = self._gather()
+                if batch:
+                    store = self._write(store, batch)
+                if self._aside is not None and self._due(last=not batch):
+                    store = self._hand_over(store, self._aside)
+                if not batch and self._closing.is_set():
+                    return
         finally:
-            if store is not None:
-                store.close()
+            for opened in (store, self._aside):
+                if opened is not None:
+                    opened.close()
+
+    def _due(self, *, last: bool) -> bool:
+        """Whether to try to hand over what lies on disk; once more before the end."""
+        return self._lies_aside and (time.monotonic() >= self._next_try or (last and self._closing.is_set()))
 
     def _gather(self) -> list[Record]:
-        """The next batch; empty once closed and empty."""
+        """The next batch; empty once closed and empty, or where there is something else to do."""
         while True:
             closing = self._closing.is_set()
             try:
                 batch = [self._queue.get(timeout=0.001 if closing else GATHER_SECONDS / 4)]
                 break
             except queue.Empty:
-                if closing:
+                if closing or self._due(last=False):
                     return []
         with self._lock:
             self._in_hand = 1
@@ -170,7 +218,13 @@ class QueuedWriter(Generic[Record]):
         return batch
 
     def _write(self, store: Rows[Record] | None, batch: list[Record]) -> Rows[Record] | None:
-        """Write a batch, again and again while the database is away; returns the store to go on with."""
+        """Write a batch; while the database is away to the disk, or again and again where that is not to be had.
+
+        Returns:
+            The store to go on with.
+        """
+        if self._lies_aside and self._put_aside(batch):  # and does not wait for a database that is known to be away
+            return store
         pause = FIRST_PAUSE
         while True:
             try:
@@ -178,6 +232,8 @@ class QueuedWriter(Generic[Record]):
                 store.add(batch)
             except StoreUnavailable as error:
                 self._count_failed(error)
+                if self._put_aside(batch):
+                    return store
                 if time.monotonic() + pause > self._deadline:
                     self._settle(batch, stored=False)
                     return store
@@ -194,6 +250,47 @@ class QueuedWriter(Generic[Record]):
             else:
                 self._settle(batch, stored=True)
                 return store
+
+    def _put_aside(self, batch: list[Record]) -> bool:
+        if self._aside is None or not self._aside.keep(batch):
+            return False
+        self._give_bytes(batch)
+        with self._lock:
+            self._in_hand -= len(batch)
+        if not self._lies_aside:
+            self._lies_aside = True
+            self._put_off()
+        return True
+
+    def _hand_over(self, store: Rows[Record] | None, aside: Aside[Record]) -> Rows[Record] | None:
+        """Give the store what lies on disk, for as long as a batch gathers; returns the store to go on with."""
+        until, found = time.monotonic() + GATHER_SECONDS, True
+        try:
+            store = store or self._open()
+            while found and time.monotonic() < until:
+                given = aside.hand_over(store)
+                found = given.found > 0
+                self._tell(given)
+            self._pause = FIRST_PAUSE
+            self._lies_aside = found
+            self._on_aside(aside.count() if found else 0)
+        except StoreError as error:
+            self._count_failed(error)
+            self._put_off()
+            with suppress(StoreError):
+                self._on_aside(aside.count())
+        return store
+
+    def _put_off(self) -> None:
+        self._next_try = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _tell(self, given: HandedOver) -> None:
+        with self._lock:
+            self._stored += given.stored
+        self._on_stored(given.stored)
+        if given.refused:
+            self._count_dropped(given.refused)
 
     def _wait(self, seconds: float) -> None:
         """Pause between attempts; cut short when closing begins, so that the flush starts at once."""
@@ -230,7 +327,7 @@ class Capture(QueuedWriter[PredictionRecord]):
 
     Args:
         store_url: for `monitoring.store.open_store`.
-        queue_size, on_stored, on_dropped, on_failed: as in `QueuedWriter`.
+        queue_size, aside, on_stored, on_dropped, on_failed, on_aside: as in `QueuedWriter`.
     """
 
     def __init__(
@@ -238,14 +335,18 @@ class Capture(QueuedWriter[PredictionRecord]):
         store_url: str,
         *,
         queue_size: int = 10_000,
+        aside: Aside[PredictionRecord] | None = None,
         on_stored: Callable[[int], None] = nothing,
         on_dropped: Callable[[int], None] = nothing,
         on_failed: Callable[[int], None] = nothing,
+        on_aside: Callable[[int], None] = nothing,
     ) -> None:
         super().__init__(
             lambda: open_store(store_url),
             queue_size=queue_size,
+            aside=aside,
             on_stored=on_stored,
             on_dropped=on_dropped,
             on_failed=on_failed,
+            on_aside=on_aside,
         )

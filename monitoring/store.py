@@ -315,6 +315,16 @@ def _row(record: PredictionRecord) -> dict[str, Any]:
     }
 
 
+def record_of(row: sa.RowMapping) -> PredictionRecord:
+    """The record that a row of `predictions` was made of."""
+    values = {name: row[name] for name in (*_FACTS, "pixel_sha256", "concerns", "patient", "site")}
+    return PredictionRecord(
+        **values,
+        statistics={name: float("nan") if row[name] is None else row[name] for name in STATISTICS},
+        embedding=np.frombuffer(row["embedding"], dtype="<f4"),
+    )
+
+
 def _between(
     query: sa.Select[Any], since: datetime | None, until: datetime | None, model_digest: str | None
 ) -> sa.Select[Any]:

@@ -75,14 +75,25 @@ def forget(keys: TextIO, as_json: bool) -> None:
 
     settings = load()
     hashed = _hashed(settings, keys)
-    with open_retention(settings.predictions_url) as retention:
-        gone = [sum((retention.forget(key) for key in same), start=Deleted()) for same in hashed]
+    gone = [Deleted()] * len(hashed)
+    for url in _places(settings):
+        with open_retention(url) as retention:
+            gone = [
+                sum((retention.forget(key) for key in same), start=before)
+                for before, same in zip(gone, hashed, strict=True)
+            ]
     unknown = gone.count(Deleted())
     total = sum(gone, start=Deleted())
     if as_json:
         print_json({"patients": len(gone), "unknown": unknown, "deleted": asdict(total)})
     else:
         click.echo(f"Deleted {_words(total)} of {len(gone)} patients; nothing was stored of {unknown} of them.")
+
+
+def _places(settings: Settings) -> list[str]:
+    """Where cells of a patient may be; what waits for the database comes first, before it can go there."""
+    waiting = [f"sqlite:///{settings.waiting}"] if settings.waiting.is_file() else []
+    return [*waiting, settings.predictions_url]
 
 
 def _hashed(settings: Settings, keys: TextIO) -> list[tuple[str, ...]]:

@@ -72,6 +72,10 @@ class ServiceMetrics:
             "Predictions stored or dropped by the capture, and failed attempts to write.",
             ["outcome"], registry=registry,
         )  # fmt: skip
+        self.waiting = Gauge(
+            "blastwatch_capture_waiting_predictions", "Predictions that wait on disk while their database is away.",
+            registry=registry, multiprocess_mode="livemax",  # one file for all workers
+        )  # fmt: skip
         self.images = Counter(
             "blastwatch_capture_images",
             "Pictures of answered cells stored or dropped by the capture, and failed attempts to write.",

@@ -52,6 +52,7 @@ class Blastwatch:
         from prometheus_client import CollectorRegistry
 
         from monitoring.capture import Capture
+        from monitoring.waiting import open_waiting
         from serving.app import Service, build_app
         from serving.contest import open_contest
         from serving.following import follow
@@ -64,9 +65,11 @@ class Blastwatch:
         capture = Capture(
             settings.predictions_url,
             queue_size=settings.capture_queue,
+            aside=open_waiting(settings),
             on_stored=metrics.capture.labels("stored").inc,
             on_dropped=metrics.capture.labels("dropped").inc,
             on_failed=metrics.capture.labels("failed").inc,
+            on_aside=metrics.waiting.set,
         )
         threads = max(2, len(os.sched_getaffinity(0)))
         self.service = Service(live, settings, metrics, capture, threads=threads)

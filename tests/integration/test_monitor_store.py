@@ -13,6 +13,7 @@ from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import LATER, StoreUnavailable, UnknownPredictions, open_store
+from monitoring.waiting import WaitingPredictions
 from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import fill
 from tests.older_database import make_old
@@ -65,7 +66,24 @@ def is_brought_up_to_date(url):
     assert missing.loc["old"].all() and not missing.loc["new"].any()
 
 
-def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres):
+def waits_on_disk(postgres, disk):
+    """What a killed service left while the database was away goes in once, beside what another one stores."""
+    url, moments = postgres.database("waits"), [NOON + timedelta(microseconds=n) for n in range(700)]
+    killed = WaitingPredictions(disk, 1 << 30)
+    assert killed.keep([record(f"{n:03d}", time=moment, patient="p" * 64) for n, moment in enumerate(moments)])
+    with open_store(url) as store, Capture(url, aside=WaitingPredictions(disk, 1 << 30)) as capture:
+        store.add([record("005", time=moments[5], patient="p" * 64)])  # killed between the database and the disk
+        wait_for(lambda: capture.counts().stored == 700)
+        capture.submit(record("after", time=NOON + timedelta(days=1)))
+        wait_for(lambda: capture.counts().stored == 701)
+        rows = store.read()
+        assert store.count() == 701 and rows["id"].is_unique
+        assert list(rows["time"][:3]) == moments[:3] and rows["e31"].eq(31).all() and rows[STATISTICS[3]].eq(3).all()
+    assert killed.count() == 0
+
+
+def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
+    waits_on_disk(postgres, tmp_path / "waiting.db")
     forgets(postgres.database("forgetful"))
     is_brought_up_to_date(postgres.database("old"))
     url = postgres.url
@@ -92,12 +110,13 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres):
             store.add_labels([("1", "all", NOON + timedelta(hours=1))])
             assert list(shadow.words(**pair)["label"]) == ["hem", "all"]
 
-        with Capture(url) as capture:
+        with Capture(url, aside=WaitingPredictions(tmp_path / "aside.db", 1 << 30)) as capture:
             capture.submit(record("before"))
             wait_for(lambda: capture.counts().stored)
             postgres.stop("immediate")
             capture.submit(record("during"))
             wait_for(lambda: capture.counts().failed)
+            wait_for(lambda: capture.counts().waiting == 0)
             with pytest.raises(StoreUnavailable, match="cannot be reached"):
                 store.count()
             postgres.start()

@@ -16,6 +16,7 @@ from monitoring.retention import AGE, BATCH, IMAGE_AGE, PATIENT, REASONS, SLACK,
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
 from monitoring.store_commands import store as commands
+from monitoring.waiting import open_waiting
 from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import CELLS, fill
 
@@ -181,6 +182,10 @@ def test_the_commands(tmp_path, monkeypatch):
     wanted = {"patients": 2, "unknown": 1, "deleted": {"predictions": 1, "labels": 0, "shadow": 0, "images": 0}}
     assert json.loads(told.stdout) == wanted
     assert "Deleted 1 predictions" in run("forget", "-", given="ward 3\n").output
+    waiting = open_waiting(load())
+    assert waiting.keep([record("w", patient=pseudonyms("ward 4")), record("v", patient=pseudonyms("ward 5"))])
+    assert "Deleted 1 predictions" in run("forget", "-", given="ward 4\n").output
+    assert waiting.count() == 1
     assert isinstance(run("forget", "-", given="\n").exception, DataError)
     shown = json.loads(run("show", "--json").stdout)
     assert shown["predictions"] == 1 and shown["deleted"]["patient"]["predictions"] == 2
