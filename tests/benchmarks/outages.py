@@ -4,7 +4,7 @@ A real service with two workers, the monitor and PostgreSQL, under callers witho
 
     worker, service, monitor, database   ended by SIGKILL, one every few seconds, in a drawn order; what does not come
                                          back by itself is started again, as systemd or Kubernetes would
-    database away                        stopped for `--away` seconds
+    database away                        stopped for `--away` seconds; half-way the whole service is killed too
     disk full                            on SQLite, in a file system of a few MB that is filled and emptied again
 
 Every answer is written down by its caller, and held against the database and the service's own counters at the end:
@@ -52,6 +52,7 @@ from tests.service_packages import give_alias, make_servable, write_cell
 CELLS, CALLERS = 16, 4
 PATIENCE = 90.0  # seconds until everything is stored, or up again
 DISK = "16m"
+LATE = 0.1  # seconds within which a caller reads an answer that was sent before a kill
 
 
 @dataclass
@@ -220,14 +221,21 @@ def account(
     why = Counter(reason(moment, service_kills, database_away) for moment in lost)
     gap = counted["answers"] - counted["stored"] - counted["dropped"]
     print(f"- answered but not stored: {len(lost)} {dict(why)}; counted as dropped: {counted['dropped']}")
+    before = [kill - moment for moment in lost if (kill := next_kill(moment, service_kills)) - moment < 1]
+    print(f"- the longest time between such an answer and its kill: {max(before, default=0):.2f} s")
     print(f"- answers that the service counted, less those that it counted as stored or dropped: {gap}")
     print(f"- failed attempts to write: {counted['failed']}; calls without an answer: {dict(failures)}")
     print(f"- longest time without any answer: {ledger.longest_silence():.1f} s", flush=True)
 
 
+def next_kill(moment: float, service_kills: Sequence[float]) -> float:
+    """The kill that an answer may have gone down with."""
+    return min((kill for kill in service_kills if kill >= moment - LATE), default=float("inf"))
+
+
 def reason(moment: float, service_kills: Sequence[float], database_away: Sequence[tuple[float, float]]) -> str:
     """Why an answer of this moment may have gone down with a queue."""
-    kill = min((kill for kill in service_kills if kill >= moment), default=float("inf"))
+    kill = next_kill(moment, service_kills)
     if kill - moment < 1:
         return "within a second before a kill"
     if any(begin < kill and moment < end + LONGEST_PAUSE for begin, end in database_away):
@@ -285,18 +293,27 @@ def kills(asked_for: argparse.Namespace, settings: Settings, messages: list[byte
 
 
 def away(asked_for: argparse.Namespace, settings: Settings, messages: list[bytes], server: postgres.Postgres) -> None:
-    """The database is stopped for minutes."""
-    url = server.database("away")
-    service = Running(settings, free_port(), workers=2, BLASTWATCH_PREDICTIONS_URL=url)
+    """The database is stopped for minutes, and the service that cannot reach it is killed meanwhile."""
+    url, port = server.database("away"), free_port()
+    service = Running(settings, port, workers=2, BLASTWATCH_PREDICTIONS_URL=url)
+    counters = Counters(service)
     try:
         service.wait_until_ready().wait_until_following()
-        with asked(service.port, messages, asked_for.pause) as ledger:
+        with asked(port, messages, asked_for.pause) as ledger:
             time.sleep(3)
             server.stop("immediate")
-            time.sleep(asked_for.away)
+            begin = time.monotonic()
+            time.sleep(asked_for.away / 2)
+            counters.service_ends()
+            killed = time.monotonic()
+            kill_family(service)
+            service = counters.service = Running(settings, port, workers=2, BLASTWATCH_PREDICTIONS_URL=url)
+            service.wait_until_ready()
+            time.sleep(max(0.0, begin + asked_for.away - time.monotonic()))
             server.start()
             time.sleep(3)
-        account(f"database away for {asked_for.away:g} s", url, ledger, Counters(service))
+        what = f"database away for {asked_for.away:g} s, the service killed meanwhile"
+        account(what, url, ledger, counters, [killed], [(begin, time.monotonic())])
     finally:
         service.stop()
 
