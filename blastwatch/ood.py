@@ -61,10 +61,9 @@ class OodScore:
 def coordinates(embeddings: NDArray[np.float32], projection: Projection, floor: float) -> Floats:
     """What the score is computed on: (n, k + 1), float64, of embeddings (n, d)."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
-    components = projection.components.astype(np.float64)
     centred = embeddings - projection.mean
-    projected = centred @ components.T
-    beside = np.linalg.norm(centred - projected @ components, axis=1)
+    projected = centred @ projection.wide.T
+    beside = np.linalg.norm(centred - projected @ projection.wide, axis=1)
     return np.column_stack([projected, np.log(beside + floor)])
 
 

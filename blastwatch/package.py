@@ -19,6 +19,7 @@ digests.json                     SHA-256 of every other file, and one for all of
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +192,11 @@ class Projection:
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reduce embeddings (n, d) to (n, k), float32."""
         return np.asarray((embeddings - self.mean) @ self.components.T, dtype=np.float32)
+
+    @cached_property
+    def wide(self) -> NDArray[np.float64]:
+        """The components in float64, widened once and not for every cell."""
+        return self.components.astype(np.float64)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
