@@ -3,6 +3,8 @@
 The service as it is, with image statistics and the capture of every prediction in SQLite, against the same service
 without both (`tests.benchmarks.uncaptured`), with the same engine and package: asked in turns, in the order ab ba, by
 callers on the same cores.
+
+Beside the throughput stands the core time of each service's processes, which others on the machine disturb less.
 """
 
 import argparse
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import psutil
 
 from blastwatch.processes import free_port
 from blastwatch.settings import Settings, load
@@ -58,27 +62,42 @@ def main() -> None:
         settings = load({"BLASTWATCH_HOME": str(home)})
         for kind in (Running, Unwatched):
             running.append(kind(settings, free_port(), BLASTWATCH_ENGINE=asked.engine, **OFF).wait_until_ready())
-        compare(asked, [server.port for server in running], files)
+        compare(asked, running, files)
     finally:
         for server in running:
             server.stop()
         shutil.rmtree(home)
 
 
-def compare(asked: argparse.Namespace, ports: list[int], files: list[bytes]) -> None:
+def core_seconds(server: Running) -> float:
+    """Core time of all processes of a service until now."""
+    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in family)
+
+
+def compare(asked: argparse.Namespace, running: list[Running], files: list[bytes]) -> None:
+    ports = [server.port for server in running]
     messages = [[request(port, "/v1/predict", multipart("image", [data])) for data in files] for port in ports]
     for port, asks in zip(ports, messages, strict=True):
         load_on(port, asks, asked.callers, 3.0)  # warms up
     rates: list[tuple[float, float]] = []
+    spent, answered = [0.0, 0.0], [0, 0]
     for turn in range(asked.rounds):
         order = (0, 1) if turn % 2 == 0 else (1, 0)
-        found = {which: served(ports[which], messages[which], asked.callers, asked.seconds)[0] for which in order}
+        found = {}
+        for which in order:
+            before = core_seconds(running[which])
+            found[which], took = served(ports[which], messages[which], asked.callers, asked.seconds)
+            spent[which] += core_seconds(running[which]) - before
+            answered[which] += len(took)
         rates.append((found[0], found[1]))
         print(f"watched {found[0]:.1f} cells/s, unwatched {found[1]:.1f}: {found[0] / found[1]:.3f}", flush=True)
     ratios = [watched / unwatched for watched, unwatched in rates]
     cores = len(os.sched_getaffinity(0))
     print(f"\n{platform.machine()}, {cores} cores, {asked.architecture} at {asked.size} px, {asked.engine}")
     print(f"watched over unwatched: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    watched, unwatched = (1000 * seconds / cells for seconds, cells in zip(spent, answered, strict=True))
+    print(f"core time a cell: watched {watched:.2f} ms, unwatched {unwatched:.2f} ms: {unwatched / watched:.3f}")
 
 
 if __name__ == "__main__":
