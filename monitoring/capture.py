@@ -176,6 +176,8 @@ class QueuedWriter(Generic[Record]):
 
     def _run(self) -> None:
         store: Rows[Record] | None = None
+        with suppress(StoreError):  # told with the first batch, if it still cannot be opened then
+            store = self._open()  # now, since opening takes long enough for a kill to come between
         try:
             while True:
                 batch = self._gather()
