@@ -71,7 +71,7 @@ def main() -> None:
 
 def core_seconds(server: Running) -> float:
     """Core time of all processes of a service until now."""
-    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    family = [psutil.Process(server.process.pid), *server.children()]
     return sum(sum(process.cpu_times()[:2]) for process in family)
 
 

@@ -52,7 +52,7 @@ from tests.service_packages import give_alias, make_servable, write_cell
 CELLS, CALLERS = 16, 4
 PATIENCE = 90.0  # seconds until everything is stored, or up again
 DISK = "16m"
-LATE = 0.1  # seconds within which a caller reads an answer that was sent before a kill
+LATE = 0.1  # seconds between the moment noted for a kill and the last answer that a caller reads of its process
 
 
 @dataclass

@@ -19,9 +19,10 @@ from monitoring.statistics import STATISTICS
 from monitoring.store import open_store
 from monitoring.waiting import WaitingPredictions, open_waiting
 from tests.cohorts import NOON, record
-from tests.running import environment
+from tests.running import environment, until
 
 MUCH = 1 << 30
+PATIENCE = 20  # seconds
 
 
 @pytest.fixture
@@ -35,13 +36,6 @@ def away(tmp_path):
 @pytest.fixture
 def disk(tmp_path):
     return tmp_path / "waiting.db"
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def records(count, first=0):
@@ -67,11 +61,11 @@ def test_what_waited_is_stored_as_if_it_had_not(away, disk, tmp_path):
     with Capture(url, queue_size=2000, aside=WaitingPredictions(disk, MUCH), on_aside=heard.append) as capture:
         for one in drawn:
             assert capture.submit(one)
-        wait_for(lambda: 1300 in heard)
+        until(lambda: 1300 in heard, PATIENCE)
         assert (capture.counts().waiting, capture.counts().stored) == (0, 0)  # none of them in memory
         shutil.rmtree(blocked)
-        wait_for(lambda: capture.counts().stored == 1300)
-        wait_for(lambda: heard[-1] == 0)
+        until(lambda: capture.counts().stored == 1300, PATIENCE)
+        until(lambda: heard[-1] == 0, PATIENCE)
         capture.submit(record("afterwards", time=NOON + timedelta(days=1)))
     assert (capture.counts().stored, capture.counts().dropped) == (1301, 0)
     at_once = f"sqlite:///{tmp_path / 'at-once.db'}"
@@ -80,14 +74,14 @@ def test_what_waited_is_stored_as_if_it_had_not(away, disk, tmp_path):
     pd.testing.assert_frame_equal(rows_of(url), rows_of(at_once))
 
 
-def test_a_queue_that_is_full_drops_nothing_while_the_disk_takes_it(away, disk):
+def test_a_short_queue_empties_itself_onto_the_disk(away, disk):
     blocked, url = away
     with Capture(url, queue_size=5, aside=WaitingPredictions(disk, MUCH)) as capture:
         for number in range(40):
-            wait_for(lambda number=number: capture.submit(record(f"{number:02d}")))
+            until(lambda number=number: capture.submit(record(f"{number:02d}")), PATIENCE)
         assert capture.counts().failed
         shutil.rmtree(blocked)
-        wait_for(lambda: capture.counts().stored == 40)
+        until(lambda: capture.counts().stored == 40, PATIENCE)
 
 
 CAPTURES = """
@@ -114,7 +108,7 @@ def test_a_kill_leaves_it_to_whoever_starts_next(away, disk):
     assert process.returncode == -signal.SIGKILL
     shutil.rmtree(blocked)
     with Capture(url, aside=WaitingPredictions(disk, MUCH)) as capture:
-        wait_for(lambda: capture.counts().stored == 20)
+        until(lambda: capture.counts().stored == 20, PATIENCE)
     assert list(rows_of(url)["id"]) == [f"{number:02d}" for number in range(20)]
 
 
@@ -195,10 +189,10 @@ def test_without_the_disk_it_waits_in_memory(away, disk, obstacle, caplog):
     with Capture(url, aside=WaitingPredictions(disk, 1 if obstacle == "no room" else MUCH)) as capture:
         for number in range(10):
             capture.submit(record(str(number)))
-        wait_for(lambda: capture.counts().failed)
-        wait_for(lambda: capture.counts().waiting == 10)
+        until(lambda: capture.counts().failed, PATIENCE)
+        until(lambda: capture.counts().waiting == 10, PATIENCE)
         shutil.rmtree(blocked)
-        wait_for(lambda: capture.counts().stored == 10)
+        until(lambda: capture.counts().stored == 10, PATIENCE)
     assert "on disk" in caplog.text
     assert len(rows_of(url)) == 10
 
