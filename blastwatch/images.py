@@ -9,6 +9,7 @@ makes each cell fill the frame throws it away.
 
 import hashlib
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from blastwatch.errors import ImageRejected
 
 Pixels = NDArray[np.uint8]
 """An RGB image, uint8, shape (height, width, 3)."""
+
+Lines = NDArray[np.uint8]
+"""The same, one line a row: uint8, shape (height, 3 * width)."""
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_BYTES = 8 * 1024 * 1024  # a 600x600 cell of 24 bits is 1.1 MB as BMP, a 2048x1536 field saved as JPEG about 2 MB
@@ -38,6 +42,8 @@ _DAMAGE = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
     zlib.error,
 )  # fmt: skip
+
+_SUPPORT = 2  # px of the coarser of the two grids on either side that a bicubic filter looks at
 
 # Modes that become RGB without a choice about what the values mean.
 _PLAIN_MODES = ("RGB", "L", "P", "1")
@@ -132,15 +138,80 @@ def crop_cell(image: Pixels, preprocessing: Preprocessing) -> Pixels:
     Returns:
         uint8 array of shape (size, size, 3).
     """
+    lines = _centred(image, preprocessing.crop)
+    if preprocessing.crop == preprocessing.size:
+        return np.ascontiguousarray(lines).reshape(len(lines), -1, 3)
+    return _resampled(lines, preprocessing.size)
+
+
+def _centred(image: Pixels, side: int) -> Lines:
+    """The centred square. What lies outside the image is black, the background of segmented cells."""
     height, width = image.shape[:2]
-    side = preprocessing.crop
     top, left = (height - side) // 2, (width - side) // 2
     if min(top, left) >= 0:
-        square = Image.fromarray(image[top : top + side, left : left + side])
-    else:  # Pillow fills what lies outside the image with black, the background of segmented cells
-        square = Image.fromarray(image).crop((left, top, left + side, top + side))
-    size = preprocessing.size
-    return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BICUBIC))
+        return image.reshape(height, -1)[top : top + side, 3 * left : 3 * (left + side)]  # not copied
+    square = np.zeros((side, side, 3), np.uint8)
+    square[max(0, -top) : height - top, max(0, -left) : width - left] = image[
+        max(0, top) : top + side, max(0, left) : left + side
+    ]
+    return square.reshape(side, -1)
+
+
+def _resampled(lines: Lines, size: int) -> Pixels:
+    """What Pillow's bicubic filter makes of a square, bit for bit, with the work for its black surroundings left out.
+
+    The filter gives black where it sees nothing but black, which is more than half of a segmented cell's square.
+    """
+    result, side = np.zeros((size, size, 3), np.uint8), len(lines)
+    rows = np.flatnonzero(lines.max(axis=1))
+    if rows.size:
+        columns = np.flatnonzero(lines.max(axis=0).reshape(-1, 3).max(axis=1))
+        y, x = _Span.around(rows, side, size), _Span.around(columns, side, size)
+        part = Image.fromarray(lines.reshape(side, side, 3)[y.seen, x.seen])
+        # Each is rounded to 8 bits, so their order counts. Given both at once, Pillow begins with the one that a part's
+        # shape makes cheaper; of a square it is this one.
+        part = part.resize((x.count, part.height), Image.Resampling.BICUBIC, box=(x.start, 0, x.stop, part.height))
+        part = part.resize((x.count, y.count), Image.Resampling.BICUBIC, box=(0, y.start, x.count, y.stop))
+        result[y.made, x.made] = np.asarray(part)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """One axis of the part of a square that is resampled.
+
+    seen: px of the square that the filter looks at. made: px of the result, start, stop: px of `seen` that they stand
+    for.
+    """
+
+    seen: slice
+    made: slice
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return int(self.made.stop - self.made.start)
+
+    @staticmethod
+    def around(filled: NDArray[np.intp], side: int, size: int) -> "_Span":
+        """Everything that the filled rows or columns of a square have a part in.
+
+        It begins and ends where px of the square and of the result do so together: there Pillow takes the same weights
+        as for the whole.
+        """
+        common = math.gcd(side, size)
+        step = side // common
+        reach = math.ceil(_SUPPORT * max(1, side / size)) + 1
+        first = max(0, int(filled[0]) - reach) // step
+        last = min(common, -((-1 - int(filled[-1]) - reach) // step))
+        seen = slice(max(0, first * step - reach), min(side, last * step + reach))
+        return _Span(
+            seen=seen,
+            made=slice(first * (size // common), last * (size // common)),
+            start=first * step - seen.start,
+            stop=last * step - seen.start,
+        )
 
 
 def normalise(crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:

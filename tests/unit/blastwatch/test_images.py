@@ -142,6 +142,37 @@ def test_crop_keeps_the_centre_and_pads_with_black(picture):
     assert np.array_equal(wide[10:90, 5:95], values) and wide[:10].max() == 0
 
 
+def whole_by_pillow(image, shape):
+    height, width = image.shape[:2]
+    left, top = (width - shape.crop) // 2, (height - shape.crop) // 2
+    square = Image.fromarray(image).crop((left, top, left + shape.crop, top + shape.crop))
+    return np.asarray(square.resize((shape.size, shape.size), Image.Resampling.BICUBIC))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.tuples(st.integers(16, 140), st.integers(16, 140)),
+    st.tuples(st.integers(16, 150), st.integers(16, 150)).filter(lambda sides: sides[0] != sides[1]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_part_on_black_is_resampled_as_the_whole_is(sides, shape, seed):
+    noise = np.random.default_rng(seed)
+    image = np.zeros((*sides, 3), np.uint8)
+    (top, bottom), (left, right) = (np.sort(noise.integers(0, side + 1, 2)) for side in sides)
+    image[top:bottom, left:right] = noise.integers(0, 256, (bottom - top, right - left, 3))
+    preprocessing = Preprocessing(crop=shape[0], size=shape[1])
+    np.testing.assert_array_equal(crop_cell(image, preprocessing), whole_by_pillow(image, preprocessing))
+
+
+@pytest.mark.parametrize("size", [64, 96, 128, 160, 224, 256, 384])
+def test_wherever_the_part_begins_and_ends(size):
+    preprocessing, noise = Preprocessing(crop=320, size=size), np.random.default_rng(size)
+    for first in range(64, 76):
+        image = np.zeros((450, 450, 3), np.uint8)
+        image[first : first + 140, 450 - first - 170 : 450 - first] = noise.integers(0, 256, (140, 170, 3))
+        np.testing.assert_array_equal(crop_cell(image, preprocessing), whole_by_pillow(image, preprocessing))
+
+
 def test_scale_is_fixed_not_fitted():
     """A cell twice as wide stays twice as wide."""
     small, large = np.zeros((2, 450, 450, 3), np.uint8)
