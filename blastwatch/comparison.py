@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import infer_all, open_engine
+from blastwatch.engines import in_batches, open_engine
 from blastwatch.errors import DataError
-from blastwatch.images import crop_cell, decode, normalise, pixel_digest
+from blastwatch.images import crop_cell, decode, pixel_digest
 from blastwatch.package import Package
 from blastwatch.patients import TRAINED_SIDES, read_patients
 
@@ -98,6 +98,6 @@ def read_again(package: Package, data: "Cells | None", wanted: set[str]) -> pd.S
             if pixel_digest(image) != digest:
                 raise DataError(f"{path} has other pixels than when it was imported. Import the source anew.")
         crops = np.stack([crop_cell(image, shape) for image in images])
-        logits = infer_all(engine, normalise(crops, shape)).logits
+        logits = in_batches(engine.infer, crops).logits
         values.append(probabilities(logits, package.info.temperature)[:, POSITIVE])
     return pd.Series(np.concatenate(values), index=digests)

@@ -7,7 +7,6 @@ from blastwatch.engines import Engine, open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.gate import OFF, Gate
 from blastwatch.golden import check_golden, golden_tolerance, read_golden
-from blastwatch.images import normalise
 from blastwatch.package import Package
 from blastwatch.policy import Policy
 
@@ -50,10 +49,9 @@ def median_latency(package: Package, engine: Engine) -> float:
         PackageError: where the golden cells cannot be read.
     """
     crops, _ = read_golden(package)
-    inputs = normalise(crops, package.info.preprocessing)
     times = []
     for run in range(WARM_UP + RUNS):
-        cell = inputs[run % len(inputs)][None]
+        cell = crops[run % len(crops)][None]
         start = time.perf_counter()
         engine.infer(cell)
         times.append(time.perf_counter() - start)

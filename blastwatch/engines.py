@@ -1,26 +1,28 @@
 """Inference engines: one interface over OpenVINO and torch, each opened from a verified model package.
 
 The float32 graph is the reference. On a CPU a faster engine is chosen by name only; how often it decides otherwise
-stands in the package's `precision`. The engines of CUDA graphs are `blastwatch.graph_engine`.
+stands in the package's `precision`. The engines of OpenVINO are `blastwatch.openvino_engine`, those of CUDA graphs
+`blastwatch.graph_engine`.
 """
 
 import ctypes
 import os
-import queue
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.errors import PackageError, UsageError
+from blastwatch.images import Pixels, Preprocessing, normalise
 from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, Package
 from blastwatch.settings import ENGINES
 
 Inputs = NDArray[np.float32]
+"""Normalised cells, shape (n, 3, size, size)."""
 
 REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
 """Engines that compute in float32: their answers are the version's own."""
@@ -41,75 +43,34 @@ class Outputs:
 class Engine(Protocol):
     """Runs one network.
 
-    `infer` takes float32 (n, 3, size, size), uses everything the engine may use, and may be called from several
-    threads, but is made for one batch at a time. `infer_beside` computes the same on its share: up to `abreast` calls
-    of it at a time are together faster than one after the other. `on_cores` says whether it computes on the cores that
-    everything else runs on, and not on a GPU.
+    `infer` takes crops, uint8 (n, size, size, 3), as `blastwatch.images.crop_cell` makes them, uses everything the
+    engine may use, and may be called from several threads, but is made for one batch at a time. `infer_beside` computes
+    the same on its share: up to `abreast` calls of it at a time are together faster than one after the other.
+    `infer_inputs` is `infer` for who has normalised already: what `blastwatch.images.normalise` makes of the same crops
+    is answered with the same bits. `on_cores` says whether it computes on the cores that everything else runs on, and
+    not on a GPU.
     """
 
     name: str
     abreast: int
     on_cores: bool
 
-    def infer(self, inputs: Inputs) -> Outputs: ...
+    def infer(self, crops: Pixels) -> Outputs: ...
 
-    def infer_beside(self, inputs: Inputs) -> Outputs: ...
+    def infer_beside(self, crops: Pixels) -> Outputs: ...
 
-
-class OpenVinoEngine:
-    """OpenVINO on the CPU. Precision is stated, because OpenVINO picks bf16 by itself where the CPU has it.
-
-    A batch that has all cores waits at the end of each layer for the slowest of them, whatever else runs there. Batches
-    on a few cores each, as many as OpenVINO finds best, hardly wait: with two on two cores 1.1 times as many cells. A
-    lone one takes nearly twice as long, so the graph is compiled both ways where both are asked for.
-    """
-
-    on_cores = True
-
-    def __init__(self, graph: Path, name: str, *, threads: int, beside: bool = False) -> None:
-        import openvino
-
-        self.name = name
-        core = openvino.Core()
-        model = core.read_model(graph)
-        config = {
-            "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        self._whole = _Requests(core.compile_model(model, "CPU", config | {"PERFORMANCE_HINT": "LATENCY"}))
-        self._shared, self.abreast = self._whole, 1
-        if beside and threads > 1:
-            compiled = core.compile_model(model, "CPU", config | {"PERFORMANCE_HINT": "THROUGHPUT"})
-            self._shared = _Requests(compiled)
-            self.abreast = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-
-    def infer(self, inputs: Inputs) -> Outputs:
-        return self._whole.infer(inputs)
-
-    def infer_beside(self, inputs: Inputs) -> Outputs:
-        return self._shared.infer(inputs)
+    def infer_inputs(self, inputs: Inputs) -> Outputs: ...
 
 
-class _Requests:
-    """One compiled graph and the requests that ran on it: with new ones for each batch, two batches at a time
-    were a fifth slower."""
-
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def infer(self, inputs: Inputs) -> Outputs:
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._compiled.create_infer_request()
-        request.infer([np.ascontiguousarray(inputs)])
-        outputs = Outputs(
-            logits=np.array(request.get_tensor("logits").data, dtype=np.float32),
-            embeddings=np.array(request.get_tensor("embedding").data, dtype=np.float32),
+def checked_crops(crops: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """The crops as they came. Raises `ValueError` where an engine would read something else than crops from them."""
+    size = preprocessing.size
+    if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3) or not len(crops):
+        raise ValueError(
+            f"Expected uint8 of shape (n, {size}, {size}, 3), one cell at least, but got {crops.dtype} of shape "
+            f"{crops.shape}"
         )
-        self._idle.put(request)  # one that failed is not used again
-        return outputs
+    return crops
 
 
 class TorchEngine:
@@ -123,6 +84,7 @@ class TorchEngine:
         from blastwatch.network import build, load_weights
 
         self.name = name
+        self._preprocessing = package.info.preprocessing
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.on_cores = self._device == "cpu"
         self._dtype = torch.bfloat16 if name == "torch-bf16" else None
@@ -132,7 +94,13 @@ class TorchEngine:
         self._network = moved.to(memory_format=torch.channels_last)
         self._lock = threading.Lock()
 
-    def infer(self, inputs: Inputs) -> Outputs:
+    def infer(self, crops: Pixels) -> Outputs:
+        return self.infer_inputs(normalise(checked_crops(crops, self._preprocessing), self._preprocessing))
+
+    def infer_beside(self, crops: Pixels) -> Outputs:
+        return self.infer(crops)
+
+    def infer_inputs(self, inputs: Inputs) -> Outputs:
         import torch
 
         from blastwatch.network import forward_with_embedding
@@ -143,9 +111,6 @@ class TorchEngine:
         with torch.inference_mode(), autocast, self._whole_float32():
             logits, embeddings = forward_with_embedding(self._network, cells)
         return Outputs(logits=logits.float().cpu().numpy(), embeddings=embeddings.float().cpu().numpy())
-
-    def infer_beside(self, inputs: Inputs) -> Outputs:
-        return self.infer(inputs)
 
     def _whole_float32(self) -> AbstractContextManager[object]:
         """On a GPU torch rounds what it convolves to the 10 bits of TF32 unless it is told not to, and the reference
@@ -199,9 +164,15 @@ def open_engine(
     chosen = choose(name, package)
     if chosen.startswith("torch"):
         return _open_torch(package, chosen, threads)
-    graph = package.folder / (ONNX_INT8 if chosen == "openvino-int8" else ONNX)
+    return _open_openvino(package, chosen, threads or len(os.sched_getaffinity(0)), beside)
+
+
+def _open_openvino(package: Package, name: str, threads: int, beside: bool) -> Engine:
+    from blastwatch.openvino_engine import OpenVinoEngine
+
+    graph = package.folder / (ONNX_INT8 if name == "openvino-int8" else ONNX)
     try:
-        return OpenVinoEngine(graph, chosen, threads=threads or len(os.sched_getaffinity(0)), beside=beside)
+        return OpenVinoEngine(graph, package.info.preprocessing, name, threads=threads, beside=beside)
     except RuntimeError as error:
         raise PackageError(f"{graph.name} of the package cannot be compiled by OpenVINO: {error}.") from error
 
@@ -222,9 +193,17 @@ def _open_torch(package: Package, name: str, threads: int | None) -> Engine:
     return TorchEngine(package, name)
 
 
-def infer_all(engine: Engine, inputs: Inputs, *, batch_size: int = 32) -> Outputs:
-    """Run many cells in batches and join the results."""
-    parts = [engine.infer(inputs[start : start + batch_size]) for start in range(0, len(inputs), batch_size)]
+def in_batches(
+    infer: Callable[[NDArray[Any]], Outputs], cells: NDArray[Any], *, batch_size: int = 32
+) -> Outputs:  # fmt: skip
+    """Run many cells in batches and join the results.
+
+    Args:
+        infer: of an engine: `infer` for crops, `infer_inputs` for what is normalised already.
+    """
+    parts = [infer(cells[start : start + batch_size]) for start in range(0, len(cells), batch_size)]
+    if len(parts) == 1:
+        return parts[0]
     return Outputs(
         logits=np.concatenate([part.logits for part in parts]),
         embeddings=np.concatenate([part.embeddings for part in parts]),

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import REFERENCE_ENGINES, Engine, infer_all
+from blastwatch.engines import REFERENCE_ENGINES, Engine, in_batches
 from blastwatch.errors import GoldenMismatch, PackageError
-from blastwatch.images import Pixels, normalise
+from blastwatch.images import Pixels
 from blastwatch.package import GOLDEN, Package
 
 # Of the probability of a blast. Float32 engines differ by the order of their sums alone: 1e-5 at most was seen.
@@ -102,8 +102,7 @@ def check_golden(package: Package, engine: Engine, *, beside: bool = False) -> f
     """
     crops, logits = read_golden(package)
     limit = golden_tolerance(package, engine.name)
-    cells = normalise(crops, package.info.preprocessing)
-    answered = (engine.infer_beside(cells) if beside else infer_all(engine, cells)).logits
+    answered = (engine.infer_beside(crops) if beside else in_batches(engine.infer, crops)).logits
     if answered.shape != logits.shape or not np.isfinite(answered).all():
         raise GoldenMismatch(
             f"Expected finite logits of shape {logits.shape} for the golden cells but {engine.name} gave "

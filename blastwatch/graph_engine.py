@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from blastwatch.engines import Inputs, Outputs
+from blastwatch.engines import Inputs, Outputs, checked_crops, in_batches
 from blastwatch.folding import fold
 from blastwatch.images import Pixels, Preprocessing, levels
 from blastwatch.network import build, head_of, load_weights
@@ -111,6 +111,7 @@ class GraphEngine:
         self.name, self.sizes, self._search = name, tuple(sizes), search
         self._device = torch.device(device)
         self.on_cores = self._device.type == "cpu"
+        self._preprocessing = preprocessing
         self._shape = (3, preprocessing.size, preprocessing.size)
         half: Any = HalfNetwork(
             network.eval(), DTYPES[name], join_relu=join_relu, emulate=self.on_cores
@@ -133,21 +134,22 @@ class GraphEngine:
         for _ in range(TRANSFERS):
             self._transfers.put(_Transfer(4 * self._cells.numel(), outputs, pinned=self._device.type == "cuda"))
 
-    def infer(self, inputs: Inputs) -> Outputs:
-        """As `blastwatch.engines.Engine.infer`."""
-        return self._in_parts(inputs, self._shape, np.float32, lambda cells: cells)
+    def infer(self, crops: Pixels) -> Outputs:
+        """As `blastwatch.engines.Engine.infer`: a quarter of the bytes of `infer_inputs` are sent to the device."""
+        return self._in_parts(checked_crops(crops, self._preprocessing), self.normalise)
 
-    def infer_beside(self, inputs: Inputs) -> Outputs:
+    def infer_beside(self, crops: Pixels) -> Outputs:
         """The same as `infer`."""
-        return self.infer(inputs)
+        return self.infer(crops)
 
-    def infer_crops(self, crops: Pixels) -> Outputs:
-        """What `infer` gives for the normalised crops, bit for bit, with a quarter of the bytes sent to the device.
-
-        Args:
-            crops: of `blastwatch.images.crop_cell`, uint8, shape (n, size, size, 3).
-        """
-        return self._in_parts(crops, (*self._shape[1:], 3), np.uint8, self.normalise)
+    def infer_inputs(self, inputs: Inputs) -> Outputs:
+        """As `blastwatch.engines.Engine.infer_inputs`."""
+        if inputs.shape[1:] != self._shape or inputs.dtype != np.float32 or not len(inputs):
+            raise ValueError(
+                f"Expected float32 of shape (n, {', '.join(map(str, self._shape))}), one cell at least, but got "
+                f"{inputs.dtype} of shape {inputs.shape}"
+            )
+        return self._in_parts(inputs, lambda cells: cells)
 
     def normalise(self, crops: Tensor) -> Tensor:
         """`blastwatch.images.normalise` on the device: the same table, looked up there.
@@ -174,22 +176,8 @@ class GraphEngine:
         logits, embeddings = self._replays[next(size for size in self.sizes if size >= count)]()
         return logits[:count], embeddings[:count]
 
-    def _in_parts(
-        self, values: NDArray[Any], shape: tuple[int, ...], dtype: type, prepare: Callable[[Tensor], Tensor]
-    ) -> Outputs:
-        if values.shape[1:] != shape or values.dtype != dtype or not len(values):
-            raise ValueError(
-                f"Expected {np.dtype(dtype)} of shape (n, {', '.join(map(str, shape))}), one cell at least, but got "
-                f"{values.dtype} of shape {values.shape}"
-            )
-        most = self.sizes[-1]
-        parts = [self._run(values[first : first + most], prepare) for first in range(0, len(values), most)]
-        if len(parts) == 1:
-            return parts[0]
-        return Outputs(
-            logits=np.concatenate([part.logits for part in parts]),
-            embeddings=np.concatenate([part.embeddings for part in parts]),
-        )
+    def _in_parts(self, values: NDArray[Any], prepare: Callable[[Tensor], Tensor]) -> Outputs:
+        return in_batches(lambda part: self._run(part, prepare), values, batch_size=self.sizes[-1])
 
     def _run(self, values: NDArray[Any], prepare: Callable[[Tensor], Tensor]) -> Outputs:
         transfer = self._transfers.get()

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, decide, label, probabilities
-from blastwatch.engines import infer_all, open_engine
+from blastwatch.engines import in_batches, open_engine
 from blastwatch.package import Package, open_package
 
 
@@ -35,7 +35,7 @@ class CellClassifier:
         if params:
             raise ValueError(f"Expected no params but got {', '.join(params)}")
         info = self.package.info
-        outputs = infer_all(self._engine, np.asarray(model_input, dtype=np.float32))
+        outputs = in_batches(self._engine.infer_inputs, np.asarray(model_input, dtype=np.float32))
         blast = probabilities(outputs.logits, info.temperature)[:, POSITIVE]
         return pd.DataFrame(
             {

@@ -31,7 +31,7 @@ from serving.problems import Overloaded
 if TYPE_CHECKING:
     from serving.tracing import Mark, Traces
 
-Cell = NDArray[np.float32]
+Cell = NDArray[np.uint8]
 Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Logits (2,) and embedding (d,) of one cell."""
 
@@ -156,7 +156,7 @@ class Batcher:
         """Logits and embedding of each cell, in order.
 
         Args:
-            cells: float32 (3, size, size) each.
+            cells: crops, uint8 (size, size, 3) each.
             patient: wait as long as it takes.
 
         Raises:

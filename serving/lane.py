@@ -86,7 +86,7 @@ class Lane:
         for cell in cells:
             row = self._remembered.find(cell.pixel_sha256)
             if row is None:
-                new[cell.pixel_sha256] = cell.input
+                new[cell.pixel_sha256] = cell.crop
             else:
                 known[cell.pixel_sha256] = row
         rows = await self.batcher.run(list(new.values()), patient=patient) if new else []

@@ -290,7 +290,7 @@ def _open_live(served: Served, settings: Settings) -> LiveModel:
     size = served.package.info.preprocessing.size
     for infer in (engine.infer, engine.infer_beside):
         for _ in range(WARM_UP_ROUNDS):
-            infer(np.zeros((1, 3, size, size), np.float32))
+            infer(np.zeros((1, size, size, 3), np.uint8))
     check_golden(served.package, engine)
     if engine.abreast > 1:
         check_golden(served.package, engine, beside=True)

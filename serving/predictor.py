@@ -1,7 +1,7 @@
 """From the bytes of an image to the answer of the service, in two steps with the engine between them.
 
-    prepare: bytes -> cell, statistics, concerns, network input     (any thread)
-    engine:  many inputs -> logits, embeddings                      (the batcher, or a loop over batches)
+    prepare: bytes -> crop, statistics, concerns                    (any thread)
+    engine:  many crops -> logits, embeddings                       (the batcher, or a loop over batches)
     judge:   logits, embeddings -> probability, decision, answer    (pure arithmetic)
 
 The service and `blastwatch score` both go this way.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES, POSITIVE, decide, label, probabilities
 from blastwatch.errors import ImageRejected
-from blastwatch.images import MAX_PIXELS, crop_cell, decode, normalise, pixel_digest
+from blastwatch.images import MAX_PIXELS, Pixels, crop_cell, decode, pixel_digest
 from blastwatch.ood import read_ood
 from blastwatch.package import Package
 from monitoring.quality import concerns
@@ -29,9 +29,9 @@ from serving.live import Served
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One image, ready for the engine. `input`: float32 (3, size, size); `statistics` of the crop; reasons to refer."""
+    """One image, ready for the engine. `crop`: uint8 (size, size, 3); `statistics` of it; reasons to refer."""
 
-    input: NDArray[np.float32]
+    crop: Pixels
     pixel_sha256: str
     statistics: dict[str, float]
     concerns: list[str]
@@ -63,7 +63,7 @@ class Conclusion:
 def prepare(
     data: bytes, package: Package, *, max_bytes: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Prepared:  # fmt: skip
-    """Decode, crop, measure and normalise one image file.
+    """Decode, crop and measure one image file.
 
     Raises:
         ImageRejected: with the reason.
@@ -75,7 +75,7 @@ def prepare(
     crop = crop_cell(image, info.preprocessing)
     statistics = image_statistics(crop, info.preprocessing)
     return Prepared(
-        input=normalise(crop[None], info.preprocessing)[0],
+        crop=crop,
         pixel_sha256=pixel_digest(image),
         statistics=statistics,
         concerns=concerns(statistics, info.quality_limits),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from blastwatch.engines import infer_all
+from blastwatch.engines import in_batches
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from serving.live import LiveModel
@@ -79,7 +79,7 @@ def score(
             good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
             if not good:
                 continue
-            outputs = infer_all(live.engine, np.stack([item.input for _, item in good]))
+            outputs = in_batches(live.engine.infer, np.stack([item.crop for _, item in good]))
             for (name, item), logits, embedding in zip(good, outputs.logits, outputs.embeddings, strict=True):
                 said = judge(item, logits, embedding)
                 rows.append(

@@ -43,7 +43,7 @@ def read(live: "LiveModel", judge: "Judge", data: bytes, settings: Settings) -> 
         prepared = prepare(data, live.served.package, max_pixels=settings.max_image_pixels)
     except ImageRejected as error:
         return {"rejected": error.reason}
-    outputs = live.engine.infer(prepared.input[None])
+    outputs = live.engine.infer(prepared.crop[None])
     said = judge(prepared, outputs.logits[0], outputs.embeddings[0])
     return {"probability": said.probability, "label": said.label, "decision": said.decision}
 

@@ -1,25 +1,29 @@
 """One image through every way to the network, told apart by an engine whose answer is a digest of its input.
 
-The engine takes 24 bits of the SHA-256 of the float32 input and makes one logit of them. So an answer of the service,
+The engine lets OpenVINO look up the float32 input as it does for a network, takes 24 bits of its SHA-256 and makes one
+logit of them. So an answer of the service,
 a row of `blastwatch score` and a logit of the evaluation each say which bits the network was given, whatever batch
 they came in. What is expected is computed here, without `blastwatch.images`.
 """
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import torch
+from openvino import opset13
 from PIL import Image, ImageOps
 
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import Outputs
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import read_cells
+from blastwatch.openvino_engine import reading_crops
 from monitoring.statistics import STATISTICS, image_statistics
 from monitoring.store import open_store
 from serving.keys import KeyFolder
@@ -47,12 +51,26 @@ def logits_of(cells: np.ndarray) -> np.ndarray:
 
 
 class DigestEngine:
-    """Stands where OpenVINO or torch stands."""
+    """Stands where OpenVINO stands."""
 
     name, abreast, on_cores = "openvino-f32", 1, True
 
-    def infer(self, inputs: np.ndarray) -> Outputs:
-        return Outputs(logits=logits_of(inputs), embeddings=np.zeros((len(inputs), EMBEDDING), np.float32))
+    def __init__(self, shape: Preprocessing) -> None:
+        self._inputs = looked_up(shape)
+
+    def infer(self, crops: np.ndarray) -> Outputs:
+        logits = logits_of(self._inputs(crops))
+        return Outputs(logits=logits, embeddings=np.zeros((len(crops), EMBEDDING), np.float32))
+
+
+def looked_up(shape: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
+    """What a network of OpenVINO reads of crops (n, size, size, 3): float32 (n, 3, size, size)."""
+    inputs = opset13.parameter([-1, 3, shape.size, shape.size], np.float32)
+    graph = openvino.Model([opset13.multiply(inputs, opset13.constant(np.float32(1)))], [inputs])
+    compiled = openvino.Core().compile_model(
+        reading_crops(graph, shape), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )  # fmt: skip
+    return lambda crops: np.array(compiled([np.ascontiguousarray(crops)])[0])
 
 
 class DigestNetwork(torch.nn.Module):
@@ -128,7 +146,7 @@ def walk(source: Path, work: Path, served, settings, *, batch: int = 32) -> Ways
     write_pack(cells, shape, work / "pack")
     packed = open_pack(work / "pack", cells)
     logits = predict_logits(DigestNetwork(), packed, np.arange(len(packed.paths)))
-    table, unscored = score(source, LiveModel(served=served, engine=DigestEngine()), settings)
+    table, unscored = score(source, LiveModel(served=served, engine=DigestEngine(shape)), settings)
     expected = [fingerprint(independent_input((source / path).read_bytes(), shape)) for path in packed.paths]
     answers, refused = ask_service(source, work / "home", served, batch)
     return Ways(
@@ -156,7 +174,9 @@ def ask_service(source: Path, home: Path, served, batch: int) -> tuple[dict[str,
     paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
     answers, refused = {}, {}
     key = KeyFolder(home / "api-keys").add("lab")
-    with front(served, home, engine=DigestEngine(), BLASTWATCH_CAPTURE_QUEUE="20000") as service:
+    with front(
+        served, home, engine=DigestEngine(served.package.info.preprocessing), BLASTWATCH_CAPTURE_QUEUE="20000"
+    ) as service:
         for first in range(0, len(paths), batch):
             some = paths[first : first + batch]
             sent = [("images", path.read_bytes()) for path in some]

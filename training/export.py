@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastwatch.engines import OpenVinoEngine, infer_all
+from blastwatch.engines import in_batches
 from blastwatch.errors import PackageError
+from blastwatch.images import Pixels, Preprocessing, normalise
 
 INPUT, OUTPUTS = "cells", ("logits", "embedding")
 OPSET = 17
@@ -73,7 +74,7 @@ def export_onnx(network: Any, size: int, path: Path) -> float:
     return difference
 
 
-def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
+def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Path) -> None:
     """Quantize a float32 graph to int8 by NNCF's post-training quantization.
 
     The layers at both ends stay in float32: what is rounded there nothing after it evens out, and they take hardly any
@@ -81,7 +82,7 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
     logits, are taken off again. What each of these brings is in docs/performance.md.
 
     Args:
-        inputs: cells of calibration patients, float32, shape (n, 3, size, size); the ranges and the error that is taken
+        crops: cells of calibration patients, uint8, shape (n, size, size, 3); the ranges and the error that is taken
             off are found on them.
     """
     import onnx
@@ -91,7 +92,7 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
         import nncf
     model = onnx.load(str(source))
     with _quiet("nncf"):
-        samples = [{INPUT: cell[None]} for cell in inputs]
+        samples = [{INPUT: cell[None]} for cell in normalise(crops, preprocessing)]
         quantized = nncf.quantize(
             model,
             nncf.Dataset(samples),
@@ -109,7 +110,7 @@ def quantize(source: Path, inputs: NDArray[np.float32], path: Path) -> None:
             ),
         )
     onnx.save(quantized, str(path))
-    scale, shift = fit_logits(_logits(path, inputs), _logits(source, inputs))
+    scale, shift = fit_logits(*(_logits(graph, crops, preprocessing) for graph in (path, source)))
     correct_logits(quantized, scale, shift)
     onnx.save(quantized, str(path))
 
@@ -145,10 +146,12 @@ def correct_logits(model: Any, scale: float, shift: NDArray[np.float32]) -> None
         values[name].CopyFrom(numpy_helper.from_array(changed.astype(np.float32), name=name))
 
 
-def _logits(graph: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _logits(graph: Path, crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """As the service computes them, shape (n, classes)."""
-    engine = OpenVinoEngine(graph, "openvino-f32", threads=len(os.sched_getaffinity(0)))
-    return infer_all(engine, inputs).logits
+    from blastwatch.openvino_engine import OpenVinoEngine
+
+    engine = OpenVinoEngine(graph, preprocessing, "openvino-f32", threads=len(os.sched_getaffinity(0)))
+    return in_batches(engine.infer, crops).logits
 
 
 @contextlib.contextmanager

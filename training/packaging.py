@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
-from blastwatch.engines import Engine, Outputs, has_gpu, infer_all, open_engine
+from blastwatch.engines import Engine, Outputs, has_gpu, in_batches, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
-from blastwatch.images import normalise
+from blastwatch.images import Pixels
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision, Projection
@@ -125,7 +125,7 @@ class _Maker:
         export_onnx(network, self.packed.preprocessing.size, folder / layout.ONNX)
         say("Quantizing to int8")
         held = self._some(self._side("calibration"), self.knobs.calibration_cells)
-        quantize(folder / layout.ONNX, self._inputs(held), folder / layout.ONNX_INT8)
+        quantize(folder / layout.ONNX, self._crops(held), self.packed.preprocessing, folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The projection from training cells, the reference from patients not trained on, and its thresholds.
@@ -197,14 +197,14 @@ class _Maker:
 
     def _rate(self, rows: pd.DataFrame, engine: str) -> float:
         """Cells a second of an engine in batches of `TIMED`, the best of a few: what disturbs only slows down."""
-        inputs = self._inputs(rows.head(TIMED))
+        crops = self._crops(rows.head(TIMED))
         opened = self._open(engine)
         times = []
         for _ in range(TIMED_RUNS):
             started = time.perf_counter()
-            opened.infer(inputs)
+            opened.infer(crops)
             times.append(time.perf_counter() - started)
-        return len(inputs) / min(times)
+        return len(crops) / min(times)
 
     def _side(self, *sides: str) -> pd.DataFrame:
         return self.rows[self.rows["side"].isin(sides)].reset_index(drop=True)
@@ -214,13 +214,13 @@ class _Maker:
             return rows
         return rows.iloc[np.sort(self.random.choice(len(rows), most, replace=False))].reset_index(drop=True)
 
-    def _inputs(self, rows: pd.DataFrame) -> NDArray[np.float32]:
-        return normalise(self.packed.crops[self.packed.rows_of(rows["path"].tolist())], self.packed.preprocessing)
+    def _crops(self, rows: pd.DataFrame) -> Pixels:
+        return self.packed.crops[self.packed.rows_of(rows["path"].tolist())]
 
     def _infer(self, rows: pd.DataFrame, engine: str = REFERENCE) -> Outputs:
         """Run cells in pieces, so that memory does not grow with their number."""
         opened = self._open(engine)
-        parts = [infer_all(opened, self._inputs(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)]
+        parts = [in_batches(opened.infer, self._crops(rows.iloc[n : n + 256])) for n in range(0, len(rows), 256)]
         return Outputs(
             logits=np.concatenate([part.logits for part in parts]),
             embeddings=np.concatenate([part.embeddings for part in parts]),

@@ -22,8 +22,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Engine, infer_all, open_engine
-from blastwatch.images import normalise
+from blastwatch.engines import Engine, in_batches, open_engine
+from blastwatch.images import Pixels
 from blastwatch.manifest import SIDES, read_cells, read_split
 from blastwatch.network import ARCHITECTURES, build, load_weights
 from blastwatch.package import MODEL, ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package
@@ -45,13 +45,13 @@ class Cells:
     def __init__(self, packed: Packed, rows: pd.DataFrame) -> None:
         self.rows, self._packed = rows, packed
 
-    def inputs(self, first: int = 0, count: int | None = None) -> NDArray[np.float32]:
+    def crops(self, first: int = 0, count: int | None = None) -> Pixels:
         paths = self.rows["path"].tolist()[first : None if count is None else first + count]
-        return normalise(self._packed.crops[self._packed.rows_of(paths)], self._packed.preprocessing)
+        return self._packed.crops[self._packed.rows_of(paths)]
 
     def logits(self, engine: Engine) -> NDArray[np.float64]:
         starts = range(0, len(self.rows), PART)
-        parts = [infer_all(engine, self.inputs(first, PART)).logits for first in starts]
+        parts = [in_batches(engine.infer, self.crops(first, PART)).logits for first in starts]
         return np.concatenate(parts).astype(np.float64)
 
 
@@ -70,18 +70,18 @@ def make_graphs(asked: argparse.Namespace, calibration: Cells, packed: Packed, f
     shutil.copy(asked.weights, folder / WEIGHTS)
     export_onnx(network, packed.preprocessing.size, folder / ONNX)
     began = time.monotonic()
-    quantize(folder / ONNX, calibration.inputs(), folder / ONNX_INT8)
+    quantize(folder / ONNX, calibration.crops(), packed.preprocessing, folder / ONNX_INT8)
     print(f"Quantized on {len(calibration.rows)} cells in {time.monotonic() - began:.0f} s")
     return Package(folder=folder, info=info, digest="")
 
 
-def ratios(engines: dict[str, Engine], inputs: NDArray[np.float32], rounds: int) -> dict[str, NDArray[np.float64]]:
+def ratios(engines: dict[str, Engine], crops: Pixels, rounds: int) -> dict[str, NDArray[np.float64]]:
     """Of each round, how many times as fast as `SLOWEST` every engine is; the rounds go through the engines in turn."""
     taken: dict[str, list[float]] = {name: [] for name in engines}
     for number in range(rounds + 2):  # the first two only warm up
         for name, engine in engines.items():
             began = time.perf_counter()
-            engine.infer(inputs)
+            engine.infer(crops)
             if number >= 2:
                 taken[name].append(time.perf_counter() - began)
     return {name: np.array(taken[SLOWEST]) / np.array(times) for name, times in taken.items()}
@@ -130,7 +130,7 @@ def main() -> None:
         print(f"{len(cells.rows)} cells of {cells.rows['group'].nunique()} groups of patients\n")
         print("| engine | times torch eager | flips | of sure cells | apart by at most | margin: mean | dB below |")
         print("|---" * 7 + "|")
-        speeds = ratios(engines, cells.inputs(count=TIMED), asked.rounds)
+        speeds = ratios(engines, cells.crops(count=TIMED), asked.rounds)
         for name in (REFERENCE, *ENGINES):
             speed = speeds[name]
             times = f"{np.median(speed):.1f} ({speed.min():.1f} to {speed.max():.1f})"

@@ -109,7 +109,7 @@ def expectations(packages: dict[str, Path], cells: list[Path], engine: str) -> d
         opened = open_engine(package, engine)
         prepared = [prepare(path.read_bytes(), package) for path in cells]
         judge = Judge(package)
-        outputs = [opened.infer(item.input[None]) for item in prepared]
+        outputs = [opened.infer(item.crop[None]) for item in prepared]
         found[version] = [
             judge(item, answer.logits[0], answer.embeddings[0]).probability
             for item, answer in zip(prepared, outputs, strict=True)
@@ -177,7 +177,7 @@ def register(settings: Settings, asked: argparse.Namespace, cells: list[Path]) -
         make_servable(folder, run_id=run_id, architecture=asked.architecture, size=asked.size, seed=seed)
         package = open_package(folder)
         engine = open_engine(package, asked.engine)
-        logits = [engine.infer(prepare(path.read_bytes(), package).input[None]).logits[0] for path in cells]
+        logits = [engine.infer(prepare(path.read_bytes(), package).crop[None]).logits[0] for path in cells]
         spread = float(np.median([abs(row[1] - row[0]) for row in logits]))
         info = dataclasses.replace(package.info, temperature=spread / (1 + seed))
         (folder / MODEL).write_text(info.to_json())

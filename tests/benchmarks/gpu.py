@@ -177,7 +177,7 @@ def raw_graphs(bench: Bench, name: str) -> GraphEngine:
 
 
 def host_to_host(bench: Bench, engines: dict[str, GraphEngine]) -> None:
-    """`infer` and `infer_crops`, from arrays to arrays, one and two callers."""
+    """`infer` and `infer_inputs`, from arrays to arrays, one and two callers."""
     found = bench.found["host to host"] = {}
     random = np.random.default_rng(SEED)
     for name, engine in engines.items():
@@ -185,14 +185,14 @@ def host_to_host(bench: Bench, engines: dict[str, GraphEngine]) -> None:
             crops = [random.integers(0, 256, (batch, *(2 * [bench.shape.size]), 3), np.uint8) for _ in range(ROTATED)]
             inputs = [normalise(each, bench.shape) for each in crops]
             row = found[f"{name}, batch {batch}"] = {}
-            row["infer"] = bench.rate(lambda turn, a=inputs, e=engine: e.infer(a[turn % ROTATED]), batch)
-            row["infer_crops"] = bench.rate(lambda turn, a=crops, e=engine: e.infer_crops(a[turn % ROTATED]), batch)
+            row["infer_inputs"] = bench.rate(lambda turn, a=inputs, e=engine: e.infer_inputs(a[turn % ROTATED]), batch)
+            row["infer"] = bench.rate(lambda turn, a=crops, e=engine: e.infer(a[turn % ROTATED]), batch)
             with ThreadPoolExecutor(2) as pool:
 
                 def both(turn: int, a: list[np.ndarray] = crops, e: GraphEngine = engine, p: Any = pool) -> None:
-                    list(p.map(e.infer_crops, (a[turn % ROTATED], a[(turn + 1) % ROTATED])))
+                    list(p.map(e.infer, (a[turn % ROTATED], a[(turn + 1) % ROTATED])))
 
-                row["infer_crops, 2 callers"] = bench.rate(both, 2 * batch)
+                row["infer, 2 callers"] = bench.rate(both, 2 * batch)
 
 
 def normalised_alike(bench: Bench, engine: GraphEngine, crops: np.ndarray) -> None:
@@ -231,8 +231,8 @@ def flips(bench: Bench, engines: dict[str, GraphEngine], crops: np.ndarray) -> N
     expected = blasts(plain)
     found = bench.found["against f32"] = {"cells": len(crops), "share called a blast": float((expected >= 0.5).mean())}
     for name, engine in engines.items():
-        got = blasts(logits(engine.infer_crops, crops, 64))
-        single = blasts(logits(engine.infer_crops, crops[:ONE_BY_ONE], 1))
+        got = blasts(logits(engine.infer, crops, 64))
+        single = blasts(logits(engine.infer, crops[:ONE_BY_ONE], 1))
         found[name] = {
             "label_flips": int(((got >= 0.5) != (expected >= 0.5)).sum()),
             "largest_difference": float(np.abs(got - expected).max()),
@@ -249,7 +249,7 @@ def files_to_answers(bench: Bench, name: str, engine: GraphEngine, paths: list[P
     for label, crops, processes in (
         ("threads, crops", True, False), ("threads, inputs", False, False), ("processes, crops", True, True),
     ):  # fmt: skip
-        infer = engine.infer_crops if crops else engine.infer
+        infer = engine.infer if crops else engine.infer_inputs
         found[label] = flow(infer, paths, bench.shape, crops=crops, processes=processes, **options)
 
 
@@ -263,7 +263,7 @@ def latency(bench: Bench, engines: dict[str, GraphEngine], paths: list[Path]) ->
             started = time.perf_counter()
             crop = crop_cell(decode(data), bench.shape)[None]
             decoded = time.perf_counter()
-            outputs = engine.infer_crops(crop)
+            outputs = engine.infer(crop)
             inferred = time.perf_counter()
             probabilities(outputs.logits, bench.asked.temperature)
             whole.append(time.perf_counter() - started)

@@ -51,7 +51,7 @@ def raw(engine: Engine, size: int) -> float:
     else:
 
         def call(turn: int) -> object:
-            return engine.infer(cells[turn % 4])
+            return engine.infer_inputs(cells[turn % 4])
 
     calls = RAW_CALLS if torch.cuda.is_available() else 2
     rates = []
@@ -162,8 +162,7 @@ def main() -> None:
         print(f"{where}, {cores} cores, {asked.architecture} at {asked.size} px, {asked.engine}")
         reading = {
             name: flow(
-                engine.infer_crops if isinstance(engine, GraphEngine) else engine.infer, paths,
-                package.info.preprocessing, crops=isinstance(engine, GraphEngine), processes=name == "processes",
+                engine.infer, paths, package.info.preprocessing, crops=True, processes=name == "processes",
                 workers=cores, batch=RAW_BATCH, seconds=asked.seconds, temperature=1e3,
             )
             for name in ("threads", "processes")

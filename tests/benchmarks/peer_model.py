@@ -13,7 +13,7 @@ import numpy as np
 
 from blastwatch.decision import POSITIVE, label, probabilities
 from blastwatch.engines import open_engine
-from blastwatch.images import to_input
+from blastwatch.images import crop_cell, decode
 from blastwatch.package import open_package
 
 PACKAGE, ENGINE = "PEER_PACKAGE", "PEER_ENGINE"
@@ -30,6 +30,6 @@ class Reader:
 
     def __call__(self, files: Sequence[bytes]) -> list[dict[str, object]]:
         shape = self.package.info.preprocessing
-        inputs = np.stack(list(self._pool.map(lambda data: to_input(data, shape), files)))
-        blasts = probabilities(self.engine.infer(inputs).logits, self.package.info.temperature)[:, POSITIVE]
+        crops = np.stack(list(self._pool.map(lambda data: crop_cell(decode(data), shape), files)))
+        blasts = probabilities(self.engine.infer(crops).logits, self.package.info.temperature)[:, POSITIVE]
         return [{"probability": float(blast), "label": label(float(blast))} for blast in blasts]

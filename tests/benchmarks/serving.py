@@ -27,7 +27,7 @@ import numpy as np
 from mlflow import MlflowClient
 
 from blastwatch.engines import Engine, open_engine
-from blastwatch.images import crop_cell, decode, normalise
+from blastwatch.images import Pixels, crop_cell, decode
 from blastwatch.package import DIGESTS, ONNX, ONNX_INT8, Package, Precision, open_package, seal
 from blastwatch.processes import free_port
 from blastwatch.registry import Registry
@@ -148,8 +148,8 @@ def bare(engine: Engine, package: Package, files: list[bytes], seconds: float) -
     """Cells a second of the loop without a service."""
     shape = package.info.preprocessing
 
-    def read(data: bytes) -> np.ndarray:
-        return normalise(crop_cell(decode(data), shape)[None], shape)[0]
+    def read(data: bytes) -> Pixels:
+        return crop_cell(decode(data), shape)
 
     done, started = 0, time.monotonic()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -165,7 +165,7 @@ def alone(engine: Engine, package: Package, files: list[bytes]) -> float:
     shape, took = package.info.preprocessing, []
     for data in files:
         started = time.perf_counter()
-        engine.infer(normalise(crop_cell(decode(data), shape)[None], shape))
+        engine.infer(crop_cell(decode(data), shape)[None])
         took.append(time.perf_counter() - started)
     return statistics.median(took)
 
@@ -181,7 +181,7 @@ def install(home: Path, asked: argparse.Namespace) -> Package:
     shape = package.info.preprocessing
     if not asked.engine.endswith("-graphs"):
         cells = np.stack([crop_cell(draw_cell(number), shape) for number in range(32)])
-        quantize(folder / ONNX, normalise(cells, shape), folder / ONNX_INT8)
+        quantize(folder / ONNX, cells, shape, folder / ONNX_INT8)
     compared = Precision(cells=8, flip_rate=0.0, largest_difference=0.05)
     # An untrained network is sure of everything; a temperature makes the golden cells' answers comparable.
     info = dataclasses.replace(

@@ -20,8 +20,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
-from blastwatch.engines import Engine, OpenVinoEngine
-from blastwatch.images import Preprocessing, crop_cell, decode, normalise
+from blastwatch.engines import Engine
+from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
 from monitoring.performance import Limits, performance
 from monitoring.shifts import SHIFTS, shift
@@ -86,10 +86,10 @@ def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, np.ndarray]:
 
 def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[str, np.ndarray]:
     """The same of a network that saw none of these patients."""
-    seen, logits = Preprocessing(crop=320, size=size), []
+    logits = []
     with ProcessPoolExecutor(1) as pool:
         for crops in pool.map(shifted, [root / path for path in cells["path"]], repeat(size), chunksize=4):
-            logits.append(engine.infer(normalise(np.stack(crops), seen)).logits)
+            logits.append(engine.infer(np.stack(crops)).logits)
     by_shift = np.stack(logits, axis=1)
     truth = cells["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
     groups = cells["group"].to_numpy()
@@ -128,7 +128,8 @@ def main() -> None:
         split = split[split["side"].isin(["calibration", "test"])]
     cells = chosen(every.rows.merge(split[["path", "group"]], on="path")).reset_index(drop=True)
     if given.graph:
-        engine = OpenVinoEngine(given.graph, given.engine, threads=len(os.sched_getaffinity(0)))
+        seen = Preprocessing(crop=320, size=given.size)
+        engine = OpenVinoEngine(given.graph, seen, given.engine, threads=len(os.sched_getaffinity(0)))
         answers = network(cells, every.root, engine, given.size)
     else:
         answers = stand_in(cells, every.root)

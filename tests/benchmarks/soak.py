@@ -74,7 +74,7 @@ def expectations(package: Package, engine: str, files: list[bytes]) -> list[dict
     opened, judge, found = open_engine(package, engine), Judge(package), []
     for data in files:
         cell = prepare(data, package)
-        said = opened.infer(cell.input[None])
+        said = opened.infer(cell.crop[None])
         probability = judge(cell, said.logits[0], said.embeddings[0]).probability
         found.append({"statistics": cell.statistics, "probability": probability})
     return found

@@ -96,7 +96,7 @@ def main() -> None:
         found = []
         for data in images:
             prepared = prepare(data, package)
-            outputs = engine.infer(prepared.input[None])
+            outputs = engine.infer(prepared.crop[None])
             said = judge(prepared, outputs.logits[0], outputs.embeddings[0])
             found.append((prepared, float(said.ood_score or 0), said.decision))
         return found

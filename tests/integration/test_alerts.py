@@ -13,7 +13,7 @@ from PIL import Image
 
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import open_engine
-from blastwatch.images import crop_cell, decode, normalise
+from blastwatch.images import crop_cell, decode
 from blastwatch.package import DIGESTS, DRIFT, REFERENCE, open_package, seal
 from blastwatch.processes import Processes
 from blastwatch.registry import Registry
@@ -54,7 +54,7 @@ def champion(settings, tmp_path, cells):
     package, known = open_package(folder), cells[_is_known(cells)].reset_index(drop=True)
     shape = package.info.preprocessing
     crops = np.stack([crop_cell(decode(path.read_bytes()), shape) for path in known["path"]])
-    outputs = open_engine(package, "openvino-f32").infer(normalise(crops, shape))
+    outputs = open_engine(package, "openvino-f32").infer(crops)
     reference = build_reference(
         known, probabilities=probabilities(outputs.logits, package.info.temperature)[:, POSITIVE],
         statistics=[image_statistics(crop, shape) for crop in crops],

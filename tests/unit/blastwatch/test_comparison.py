@@ -8,7 +8,7 @@ import pytest
 
 from blastwatch.comparison import compare, read_again, seen_patients
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import infer_all, open_engine
+from blastwatch.engines import in_batches, open_engine
 from blastwatch.errors import DataError
 from blastwatch.images import to_input
 from blastwatch.manifest import read_cells
@@ -43,7 +43,7 @@ def test_unread_cells_are_read_as_the_engine_does(candidate, champion, data):
     assert (found.read_again, found.left_out, len(found.answers)) == (12, [], 12)
     paths = [data.root / path for path in candidate.predictions()["path"]]
     inputs = np.stack([to_input(path.read_bytes(), champion.info.preprocessing) for path in paths])
-    logits = infer_all(open_engine(champion, "openvino-f32"), inputs).logits
+    logits = in_batches(open_engine(champion, "openvino-f32").infer_inputs, inputs).logits
     blast = probabilities(logits, champion.info.temperature)[:, POSITIVE]
     truth = (candidate.predictions()["label"] == "all").to_numpy()
     assert found.answers["champion"].tolist() == ((blast >= 0.5) == truth).tolist()

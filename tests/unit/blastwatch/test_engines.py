@@ -6,9 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
 
 from blastwatch.engines import choose, open_engine
+from blastwatch.images import Preprocessing, normalise
 from blastwatch.package import open_package
+from tests.same_bits import looked_up
 from tests.service_packages import make_servable
 
 
@@ -59,7 +63,7 @@ def test_the_number_of_torchs_threads_is_changed_only_where_one_is_asked_for(pac
 @pytest.mark.parametrize("name", ["openvino-f32", "openvino-int8"])
 def test_several_batches_at_a_time_say_what_one_says(package, name):
     random = np.random.default_rng(0)
-    batches = [random.normal(size=(1 + number % 3, 3, 32, 32)).astype(np.float32) for number in range(24)]
+    batches = [random.integers(0, 256, (1 + number % 3, 32, 32, 3), np.uint8) for number in range(24)]
     engine = open_engine(package, name, threads=2, beside=True)
     assert engine.abreast >= 1
     expected = [engine.infer(batch) for batch in batches]
@@ -73,5 +77,30 @@ def test_several_batches_at_a_time_say_what_one_says(package, name):
 def test_a_batch_that_openvino_refuses_does_not_spoil_the_next(package):
     engine = open_engine(package, "openvino-f32")
     with pytest.raises(RuntimeError):
-        engine.infer(np.zeros((1, 5, 32, 32), np.float32))
-    assert engine.infer(np.zeros((2, 3, 32, 32), np.float32)).logits.shape == (2, 2)
+        engine.infer_inputs(np.zeros((1, 5, 32, 32), np.float32))
+    assert engine.infer_inputs(np.zeros((2, 3, 32, 32), np.float32)).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16"])
+def test_crops_are_answered_as_what_normalise_makes_of_them_to_the_bit(package, name):
+    crops = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    engine = open_engine(package, name)
+    ours, theirs = engine.infer(crops), engine.infer_inputs(normalise(crops, package.info.preprocessing))
+    assert ours.logits.tobytes() == theirs.logits.tobytes()
+    assert ours.embeddings.tobytes() == theirs.embeddings.tobytes()
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays(np.uint8, (2, 16, 16, 3)))
+def test_the_table_in_the_graph_holds_the_bits_of_normalise(crops):
+    shape = Preprocessing(crop=16, size=16)
+    assert looked_up(shape)(crops).tobytes() == normalise(crops, shape).tobytes()
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "torch-f32"])
+@pytest.mark.parametrize(("shape", "kind"), [
+    ((0, 32, 32, 3), np.uint8), ((1, 3, 32, 32), np.uint8), ((1, 64, 64, 3), np.uint8), ((1, 32, 32, 3), np.float32),
+])  # fmt: skip
+def test_what_is_no_crop_is_refused(package, name, shape, kind):
+    with pytest.raises(ValueError, match=r"Expected uint8 of shape \(n, 32, 32, 3\), one cell at least, but got "):
+        open_engine(package, name).infer(np.zeros(shape, kind))

@@ -33,8 +33,8 @@ class Shifted:
         self.name, self.by = name, by
         self.inner = open_engine(package, "openvino-f32")
 
-    def infer(self, inputs):
-        outputs = self.inner.infer(inputs)
+    def infer(self, crops):
+        outputs = self.inner.infer(crops)
         logits = outputs.logits + np.array([0, self.by], np.float32)
         return Outputs(logits=logits, embeddings=outputs.embeddings)
 
@@ -43,11 +43,11 @@ def test_what_an_engine_computes_beside_others_is_checked_by_itself(package):
     class Beside(Shifted):
         """Wrong only where it computes several batches at a time."""
 
-        def infer_beside(self, inputs):
-            return Shifted.infer(self, inputs)
+        def infer_beside(self, crops):
+            return Shifted.infer(self, crops)
 
-        def infer(self, inputs):
-            return self.inner.infer(inputs)
+        def infer(self, crops):
+            return self.inner.infer(crops)
 
     engine = Beside(package, 0.02)
     check_golden(package, engine)

@@ -67,7 +67,7 @@ def test_it_answers_as_float32_does_within_the_rounding_of_bfloat16(engine, crop
         logits, embeddings = (values.numpy() for values in forward_with_embedding(
             lived_in("resnet18"), torch.from_numpy(cells)
         ))  # fmt: skip
-    got = engine.infer(cells)
+    got = engine.infer(crops)
     assert got.logits.dtype == got.embeddings.dtype == np.float32
     # Eight bits a number, over the eighteen layers of the network.
     np.testing.assert_allclose(got.embeddings, embeddings, atol=0.04 * np.abs(embeddings).max())
@@ -76,33 +76,31 @@ def test_it_answers_as_float32_does_within_the_rounding_of_bfloat16(engine, crop
 
 def test_parts_and_padding_change_no_answer(engine, crops):
     """Eleven cells are two parts of four and one of three, which is padded."""
-    cells = normalise(crops, SHAPE)
-    whole, single = engine.infer(cells), [engine.infer(cells[n : n + 1]) for n in range(len(cells))]
+    whole, single = engine.infer(crops), [engine.infer(crops[n : n + 1]) for n in range(len(crops))]
     np.testing.assert_allclose(whole.logits, np.concatenate([one.logits for one in single]), rtol=0.02, atol=1e-3)
     assert whole.embeddings.shape == (11, 512)
-    again = engine.infer(cells)
+    again = engine.infer(crops)
     np.testing.assert_array_equal(whole.logits, again.logits)
 
 
 def test_crops_are_looked_up_to_the_same_bits(engine, crops):
     looked_up = engine.normalise(torch.from_numpy(crops)).contiguous().numpy()
     assert looked_up.tobytes() == normalise(crops, SHAPE).tobytes()
-    np.testing.assert_array_equal(engine.infer_crops(crops).logits, engine.infer(normalise(crops, SHAPE)).logits)
+    np.testing.assert_array_equal(engine.infer(crops).logits, engine.infer_inputs(normalise(crops, SHAPE)).logits)
 
 
 def test_callers_at_the_same_time_get_their_own_answers(engine, crops):
-    cells = normalise(crops, SHAPE)
-    expected = [engine.infer(cells[n : n + 3]).logits for n in range(8)]
+    expected = [engine.infer(crops[n : n + 3]).logits for n in range(8)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            for got, wanted in zip(pool.map(lambda n: engine.infer(cells[n : n + 3]), range(8)), expected, strict=True):
+            for got, wanted in zip(pool.map(lambda n: engine.infer(crops[n : n + 3]), range(8)), expected, strict=True):
                 np.testing.assert_array_equal(got.logits, wanted)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 32, 32), (2, 3, 1, 1), (2, 32, 32, 3), (3, 32, 32)])
 def test_other_shapes_are_refused(engine, shape):
     with pytest.raises(ValueError, match=r"Expected float32 of shape \(n, 3, 32, 32\)"):
-        engine.infer(np.zeros(shape, np.float32))
+        engine.infer_inputs(np.zeros(shape, np.float32))
 
 
 def test_float16_keeps_closer_to_float32(crops):
@@ -140,7 +138,7 @@ def test_a_network_beyond_the_range_of_float16_shows_it(crops):
         network.conv1.weight.mul_(1e6)
         network.bn1.running_var.fill_(1.0)
     engine = GraphEngine(network, SHAPE, "torch-f16-graphs", device="cpu", sizes=(4,))
-    assert not np.isfinite(engine.infer_crops(crops).logits).all()
+    assert not np.isfinite(engine.infer(crops).logits).all()
 
 
 def test_the_engine_of_graphs_is_for_a_gpu(monkeypatch, tmp_path):

@@ -18,8 +18,8 @@ from serving.predictor import Prepared
 class Engine:
     name, abreast, on_cores = "openvino-f32", 1, True
 
-    def infer(self, inputs):
-        return Outputs(np.zeros((len(inputs), 2), np.float32), np.zeros((len(inputs), 512), np.float32))
+    def infer(self, crops):
+        return Outputs(np.zeros((len(crops), 2), np.float32), np.zeros((len(crops), 512), np.float32))
 
 
 class Counting(Engine):
@@ -28,17 +28,16 @@ class Counting(Engine):
     def __init__(self):
         self.asked = []
 
-    def infer(self, inputs):
-        self.asked += [float(cell.mean()) for cell in inputs]
-        logits = np.stack([inputs.mean(axis=(1, 2, 3)), np.zeros(len(inputs))], axis=1)
-        return Outputs(logits.astype(np.float32), np.zeros((len(inputs), 512), np.float32))
+    def infer(self, crops):
+        self.asked += [float(cell.mean()) for cell in crops]
+        logits = np.stack([crops.mean(axis=(1, 2, 3)), np.zeros(len(crops))], axis=1)
+        return Outputs(logits.astype(np.float32), np.zeros((len(crops), 512), np.float32))
 
 
 def prepared(number):
     """An image of one value."""
-    return Prepared(
-        input=np.full((3, 4, 4), number, np.float32), pixel_sha256=f"{number:064d}", statistics={}, concerns=[]
-    )
+    crop = np.full((4, 4, 3), number, np.uint8)
+    return Prepared(crop=crop, pixel_sha256=f"{number:064d}", statistics={}, concerns=[])
 
 
 def asked(settings, served, most, *calls):

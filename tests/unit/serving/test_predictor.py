@@ -7,7 +7,7 @@ import pytest
 
 from blastwatch.engines import open_engine
 from blastwatch.errors import ImageRejected
-from blastwatch.images import decode, pixel_digest, to_input
+from blastwatch.images import decode, normalise, pixel_digest, to_input
 from monitoring.statistics import STATISTICS
 from serving.predictor import Judge, Predictor, prepare
 
@@ -18,15 +18,15 @@ WIDE = np.ones(512, np.float32)
 def test_the_service_feeds_the_network_the_bits_of_images_to_input(package, cell):
     data = cell.read_bytes()
     got = prepare(data, package)
-    assert got.input.dtype == np.float32
-    assert got.input.tobytes() == to_input(data, package.info.preprocessing).tobytes()
+    read = normalise(got.crop[None], package.info.preprocessing)[0]
+    assert read.tobytes() == to_input(data, package.info.preprocessing).tobytes()
     assert got.pixel_sha256 == pixel_digest(decode(data))
 
 
 def test_an_answer_has_what_the_design_names(served, cell):
     engine = open_engine(served.package, "openvino-f32", threads=1)
     prepared = prepare(cell.read_bytes(), served.package)
-    outputs = engine.infer(prepared.input[None])
+    outputs = engine.infer(prepared.crop[None])
     predictor = Predictor(served, model_name="blastwatch", engine=engine.name)
     answer, record = predictor.answer(prepared, outputs.logits[0], outputs.embeddings[0], seconds=0.25)
     assert answer["model"] == {

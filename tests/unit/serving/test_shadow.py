@@ -232,7 +232,7 @@ def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, 
     finally:
         child.close()
     prepared = prepare(cell.read_bytes(), served.package)
-    outputs = open_engine(served.package, "openvino-f32", threads=1).infer(prepared.input[None])
+    outputs = open_engine(served.package, "openvino-f32", threads=1).infer(prepared.crop[None])
     wanted = Judge(served.package)(prepared, outputs.logits[0], outputs.embeddings[0])
     assert said.probability == pytest.approx(wanted.probability, abs=1e-6)
     assert (said.label, said.decision) == (wanted.label, wanted.decision)

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from blastwatch import DISCLAIMER
 from blastwatch.decision import Thresholds
-from blastwatch.engines import infer_all, open_engine
+from blastwatch.engines import in_batches, open_engine
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import SIDES
@@ -46,9 +46,9 @@ def exported(tmp_path_factory) -> tuple[Package, np.ndarray]:
         if isinstance(module, torch.nn.BatchNorm2d):  # as in a trained network; they become the biases of the graph
             torch.nn.init.uniform_(module.bias, 0.05, 0.15)
     save_weights(network, folder / WEIGHTS)
-    cells = np.random.default_rng(1).normal(size=(12, 3, SIZE, SIZE)).astype(np.float32)
+    cells = np.random.default_rng(1).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
     export.export_onnx(network, SIZE, folder / ONNX)
-    export.quantize(folder / ONNX, cells, folder / ONNX_INT8)
+    export.quantize(folder / ONNX, cells, facts().preprocessing, folder / ONNX_INT8)
     # Not sealed: the engines are tried before there is a whole package to seal.
     return Package(folder=folder, info=facts(), digest=""), cells
 
@@ -56,8 +56,8 @@ def exported(tmp_path_factory) -> tuple[Package, np.ndarray]:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_float32_graph_answers_as_torch_does_for_any_number_of_cells(exported, count):
     package, cells = exported
-    graph = infer_all(open_engine(package, "openvino-f32"), cells[:count])
-    torch_ = infer_all(open_engine(package, "torch-f32"), cells[:count])
+    graph = in_batches(open_engine(package, "openvino-f32").infer, cells[:count])
+    torch_ = in_batches(open_engine(package, "torch-f32").infer, cells[:count])
     assert graph.logits.shape == (count, 2)
     assert graph.embeddings.shape == (count, 512)
     np.testing.assert_allclose(graph.logits, torch_.logits, atol=export.TOLERANCE)
@@ -66,8 +66,8 @@ def test_float32_graph_answers_as_torch_does_for_any_number_of_cells(exported, c
 
 def test_int8_graph_is_quantized_and_agrees_roughly(exported):
     package, cells = exported
-    expected = infer_all(open_engine(package, "openvino-f32"), cells)
-    found = infer_all(open_engine(package, "openvino-int8"), cells)
+    expected = in_batches(open_engine(package, "openvino-f32").infer, cells)
+    found = in_batches(open_engine(package, "openvino-int8").infer, cells)
     assert (package.folder / ONNX_INT8).stat().st_size < 0.5 * (package.folder / ONNX).stat().st_size
     assert not np.array_equal(found.logits, expected.logits)
     spread = np.ptp(expected.logits)
@@ -106,8 +106,8 @@ def test_int8_graph_uses_all_eight_bits_of_every_weight(exported):
 
 def test_int8_logits_have_no_error_in_common_on_the_cells_calibrated_on(exported):
     package, cells = exported
-    expected = infer_all(open_engine(package, "openvino-f32"), cells).logits
-    found = infer_all(open_engine(package, "openvino-int8"), cells).logits
+    expected = in_batches(open_engine(package, "openvino-f32").infer, cells).logits
+    found = in_batches(open_engine(package, "openvino-int8").infer, cells).logits
     np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=1e-5)
     scale, _ = export.fit_logits(found, expected)
     assert scale == pytest.approx(1, abs=1e-4)
@@ -143,7 +143,7 @@ def test_logits_that_are_all_the_same_are_only_shifted():
 
 def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):
     package, cells = exported
-    export.quantize(package.folder / ONNX, cells[:2], tmp_path / "int8.onnx")
+    export.quantize(package.folder / ONNX, cells[:2], package.info.preprocessing, tmp_path / "int8.onnx")
     assert capfd.readouterr().out == ""
 
 
