@@ -168,7 +168,7 @@ def open_engine(
 
 
 def _open_openvino(package: Package, name: str, threads: int, beside: bool) -> Engine:
-    from blastwatch.openvino_engine import OpenVinoEngine
+    from blastwatch.openvino_engine import OpenVinoEngine  # which imports this module
 
     graph = package.folder / (ONNX_INT8 if name == "openvino-int8" else ONNX)
     try:

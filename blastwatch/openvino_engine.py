@@ -1,19 +1,28 @@
 """OpenVINO on the CPU, from crops to logits: what `blastwatch.images.normalise` does is looked up within the graph."""
 
 import queue
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
-from openvino import opset13
 
 from blastwatch.engines import Inputs, Outputs, checked_crops
 from blastwatch.images import Pixels, Preprocessing, levels
 
+if TYPE_CHECKING:
+    import openvino
+
 CHANNELS_FIRST = (0, 3, 1, 2)
+REPORTS_USE = "openvino_telemetry"
+
+
+def without_telemetry() -> None:
+    """Call this before OpenVINO or NNCF is imported. Both then find that the package which reports their use to Google
+    Analytics, as soon as they are imported and without having asked, is not installed, and report nothing."""
+    sys.modules.setdefault(REPORTS_USE, None)  # type: ignore[arg-type]  # the stubs know no module that is None
 
 
 class OpenVinoEngine:
@@ -38,6 +47,9 @@ class OpenVinoEngine:
     def __init__(
         self, graph: Path, preprocessing: Preprocessing, name: str, *, threads: int, beside: bool = False
     ) -> None:
+        without_telemetry()
+        import openvino
+
         self.name = name
         self._graph, self._preprocessing, self._core = graph, preprocessing, openvino.Core()
         self._config = {
@@ -68,13 +80,16 @@ class OpenVinoEngine:
                 self._plain = self._compiled(self._core.read_model(self._graph), "LATENCY")
         return self._plain.infer(inputs)
 
-    def _compiled(self, model: openvino.Model, hint: str) -> "_Requests":
+    def _compiled(self, model: "openvino.Model", hint: str) -> "_Requests":
         return _Requests(self._core.compile_model(model, "CPU", self._config | {"PERFORMANCE_HINT": hint}))
 
 
-def reading_crops(model: openvino.Model, preprocessing: Preprocessing) -> openvino.Model:
+def reading_crops(model: "openvino.Model", preprocessing: Preprocessing) -> "openvino.Model":
     """The same graph behind a table of `blastwatch.images.levels`, so that it takes uint8 crops (n, size, size, 3) and
     reads the very float32 values that `normalise` gives."""
+    import openvino
+    from openvino import opset13
+
     (inputs,) = model.get_parameters()
     size = preprocessing.size
     crops = opset13.parameter([-1, size, size, 3], np.uint8, name="crops")

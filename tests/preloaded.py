@@ -217,8 +217,10 @@ def preload() -> None:
     import warnings
 
     from blastwatch.cli import QUIET
+    from blastwatch.openvino_engine import without_telemetry
 
     os.environ.update(QUIET)
+    without_telemetry()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in LIBRARIES:

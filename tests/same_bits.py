@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
-from openvino import opset13
 from PIL import Image, ImageOps
 
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import Outputs
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import read_cells
-from blastwatch.openvino_engine import reading_crops
+from blastwatch.openvino_engine import reading_crops, without_telemetry
 from monitoring.statistics import STATISTICS, image_statistics
 from monitoring.store import open_store
 from serving.keys import KeyFolder
@@ -65,6 +63,10 @@ class DigestEngine:
 
 def looked_up(shape: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
     """What a network of OpenVINO reads of crops (n, size, size, 3): float32 (n, 3, size, size)."""
+    without_telemetry()
+    import openvino
+    from openvino import opset13
+
     inputs = opset13.parameter([-1, 3, shape.size, shape.size], np.float32)
     graph = openvino.Model([opset13.multiply(inputs, opset13.constant(np.float32(1)))], [inputs])
     compiled = openvino.Core().compile_model(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from blastwatch.engines import in_batches
 from blastwatch.errors import PackageError
 from blastwatch.images import Pixels, Preprocessing, normalise
+from blastwatch.openvino_engine import OpenVinoEngine, without_telemetry
 
 INPUT, OUTPUTS = "cells", ("logits", "embedding")
 OPSET = 17
@@ -87,6 +88,7 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
     """
     import onnx
 
+    without_telemetry()
     # NNCF talks on standard output, which belongs to what the command reports, and sets how much when it is imported.
     with contextlib.redirect_stdout(sys.stderr):
         import nncf
@@ -148,8 +150,6 @@ def correct_logits(model: Any, scale: float, shift: NDArray[np.float32]) -> None
 
 def _logits(graph: Path, crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """As the service computes them, shape (n, classes)."""
-    from blastwatch.openvino_engine import OpenVinoEngine
-
     engine = OpenVinoEngine(graph, preprocessing, "openvino-f32", threads=len(os.sched_getaffinity(0)))
     return in_batches(engine.infer, crops).logits
 

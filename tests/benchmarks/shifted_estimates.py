@@ -23,6 +23,7 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.engines import Engine
 from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
+from blastwatch.openvino_engine import OpenVinoEngine
 from monitoring.performance import Limits, performance
 from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics

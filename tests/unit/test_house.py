@@ -15,11 +15,11 @@ MAY_IMPORT = {
     "serving": {"blastwatch", "monitoring", "serving"},
 }
 MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
-# Made of a heavy library, and loaded when needed: the loop and the engine of a GPU of torch, that of a CPU of OpenVINO, a drawing of Evidently.
+# Made of a heavy library, and loaded when needed: the loop and the engine of a GPU of torch, a drawing
+# of Evidently.
 OF_HEAVY = (
     "blastwatch.folding",
     "blastwatch.graph_engine",
-    "blastwatch.openvino_engine",
     "monitoring.embedding_plane",
     *(
         f"training.{name}"

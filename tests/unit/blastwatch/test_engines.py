@@ -1,4 +1,5 @@
 import ctypes
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from blastwatch.engines import choose, open_engine
 from blastwatch.images import Preprocessing, normalise
 from blastwatch.package import open_package
+from tests.running import environment
 from tests.same_bits import looked_up
 from tests.service_packages import make_servable
 
@@ -95,6 +97,37 @@ def test_crops_are_answered_as_what_normalise_makes_of_them_to_the_bit(package, 
 def test_the_table_in_the_graph_holds_the_bits_of_normalise(crops):
     shape = Preprocessing(crop=16, size=16)
     assert looked_up(shape)(crops).tobytes() == normalise(crops, shape).tobytes()
+
+
+REPORTING = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+asked = []
+sys.addaudithook(lambda event, args: asked.append((event, args)) if event in EVENTS else None)
+from blastwatch.engines import open_engine
+from blastwatch.package import open_package
+from training.export import quantize
+
+package = open_package(Path(sys.argv[1]))
+crops = np.zeros((2, 32, 32, 3), np.uint8)
+open_engine(package, "openvino-f32").infer(crops)
+quantize(package.folder / "network.onnx", crops, package.info.preprocessing, Path(sys.argv[2]))
+print(asked, "openvino" in sys.modules, "nncf" in sys.modules)
+"""
+
+
+def test_openvino_and_nncf_report_their_use_to_nobody(package, tmp_path):
+    events = ("socket.getaddrinfo", "socket.connect", "socket.gethostbyname")
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING.replace("EVENTS", repr(events)), package.folder, tmp_path / "int8.onnx"],
+        env=environment(HOME=str(tmp_path)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[] True True"
+    assert not (tmp_path / "intel").exists()  # where they note who they are and how often they were used
 
 
 @pytest.mark.parametrize("name", ["openvino-f32", "torch-f32"])
