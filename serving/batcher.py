@@ -38,7 +38,7 @@ Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 ABREAST_CELLS = 4
 """In each of several batches at a time on the cores: more make none faster, and who comes next waits longer."""
 
-_FULL = 0.75  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
+_FULL = 0.5  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 
 
@@ -97,6 +97,7 @@ class Batcher:
         self._coming = 0
         self._places: deque[Place] = deque()
         self._seconds_a_cell = 0.0
+        self._lag = 0.0  # seconds from an outcome to the turn of the event loop that hands it on
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()  # this and the next three under `_changed`
         self._running = 0
@@ -148,23 +149,28 @@ class Batcher:
         while self._places and (self._places[0].left or now - self._places[0].since > self._longest_wait):
             self._places.popleft()
         before = sum(not place.left for place in self._places) + self._coming + len(self._queue)
-        expected = before * self._seconds_a_cell
-        if expected > _FULL * self._longest_wait:
+        # The request waited for a turn of the event loop before it came here, and its answer will wait for another.
+        expected = before * self._seconds_a_cell + 2 * self._lag
+        if before and expected > _FULL * self._longest_wait:
             raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
 
-    async def run(self, cells: Sequence[Cell], *, patient: bool = False) -> list[Row]:
+    async def run(
+        self, cells: Sequence[Cell], *, since: float | None = None, patient: bool = False
+    ) -> list[Row]:  # fmt: skip
         """Logits and embedding of each cell, in order.
 
         Args:
             cells: crops, uint8 (size, size, 3) each.
+            since: when they were let in (`Place.since`), from where on their wait counts; None: now.
             patient: wait as long as it takes.
 
         Raises:
             Overloaded: a cell waited too long.
         """
-        loop, now = asyncio.get_running_loop(), time.monotonic()
+        loop = asyncio.get_running_loop()
+        since = time.monotonic() if since is None else since
         mark = None if self._traces is None else self._traces.mark()
-        waiting = [_Waiting(cell, now, patient, loop.create_future(), mark) for cell in cells]
+        waiting = [_Waiting(cell, since, patient, loop.create_future(), mark) for cell in cells]
         with self._changed:
             self._queue.extend(waiting)
             self._on_queue(len(waiting))
@@ -211,7 +217,7 @@ class Batcher:
             if row.done.done():
                 continue
             if not row.patient and now - row.since > self._longest_wait:
-                _tell([row], Overloaded(retry_after=max(1, math.ceil(now - row.since)), waiting=len(self._queue)))
+                self._tell([row], Overloaded(retry_after=max(1, math.ceil(now - row.since)), waiting=len(self._queue)))
                 continue
             batch.append(row)
         if len(self._queue) < waited:
@@ -231,9 +237,24 @@ class Batcher:
             if self._traces is not None:
                 self._traces.batch([row.mark for row in batch if row.mark], began, ended)
         except Exception as error:  # noqa: BLE001  (each caller raises it; the engine goes on with the next batch)
-            _tell(batch, error)
+            self._tell(batch, error)
         else:
-            _tell(batch, outputs)
+            self._tell(batch, outputs)
+
+    def _tell(self, batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:
+        """Give each of a batch its row, or the error, in the turn of its event loop that comes next."""
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            batch[0].done.get_loop().call_soon_threadsafe(self._hand_on, batch, outcome, time.monotonic())
+
+    def _hand_on(self, batch: Sequence[_Waiting], outcome: Outputs | Exception, told: float) -> None:
+        self._lag = time.monotonic() - told
+        for index, row in enumerate(batch):
+            if row.done.done():
+                continue
+            if isinstance(outcome, Exception):
+                row.done.set_exception(outcome)
+            else:
+                row.done.set_result((outcome.logits[index], outcome.embeddings[index]))
 
     def close(self, *, wait: bool = True) -> None:
         """Answer those who wait, and take no more."""
@@ -243,19 +264,3 @@ class Batcher:
         if wait:
             for thread in self._threads:
                 thread.join()
-
-
-def _tell(batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:
-    """Give each of a batch its row, or the error, in the turn of its event loop that comes next."""
-    with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
-        batch[0].done.get_loop().call_soon_threadsafe(_set, batch, outcome)
-
-
-def _set(batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:
-    for index, row in enumerate(batch):
-        if row.done.done():
-            continue
-        if isinstance(outcome, Exception):
-            row.done.set_exception(outcome)
-        else:
-            row.done.set_result((outcome.logits[index], outcome.embeddings[index]))

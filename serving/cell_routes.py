@@ -42,7 +42,7 @@ async def _answer(
 ) -> dict[str, Any]:
     with lane.coming(place=place):
         cell = Cell(data, await service.prepare(lane, data))
-    (row,) = await lane.outputs([cell.prepared])
+    (row,) = await lane.outputs([cell.prepared], since=place.since)
     return service.conclude(lane, cell, row, started, patient)
 
 

@@ -78,7 +78,9 @@ class Lane:
         """See `Batcher.reserve`."""
         return self.batcher.reserve()
 
-    async def outputs(self, cells: Sequence[Prepared], *, patient: bool = False) -> list[Row]:
+    async def outputs(
+        self, cells: Sequence[Prepared], *, since: float | None = None, patient: bool = False
+    ) -> list[Row]:  # fmt: skip
         """Logits and embedding of each cell, in order: remembered ones, the others by the batcher. Raises as
         `Batcher.run`."""
         known: dict[str, Row] = {}
@@ -89,7 +91,7 @@ class Lane:
                 new[cell.pixel_sha256] = cell.crop
             else:
                 known[cell.pixel_sha256] = row
-        rows = await self.batcher.run(list(new.values()), patient=patient) if new else []
+        rows = await self.batcher.run(list(new.values()), since=since, patient=patient) if new else []
         for digest, row in zip(new, rows, strict=True):
             known[digest] = row
             self._remembered.keep(digest, row)

@@ -27,16 +27,18 @@ from tests.service_packages import draw_cell
 
 LOST_SECONDS = 30.0  # a request without an answer for so long is lost
 OPEN_FILES = 16_384
+CONNECTING = 5.0  # seconds; at first every caller needs a connection of its own
 
 
 @dataclass
 class Told:
-    """What the callers were told: seconds of each answer by HTTP status, and what failed, in words.
+    """What the callers were told: when each request was due since the first, and the seconds until it was answered, by
+    HTTP status; what failed, in words.
 
     late: seconds by which the callers themselves sent a request too late.
     """
 
-    seconds: dict[int, list[float]] = field(default_factory=dict)
+    answers: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
     late: list[float] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ async def arrive(port: int, message: bytes, rate: float, seconds: float) -> Told
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             told.failed[f"{type(error).__name__} {error}"] += 1
             return
-        told.seconds.setdefault(status, []).append(loop.time() - due)
+        told.answers.setdefault(status, []).append((due - start, loop.time() - due))
 
     for number in range(int(rate * seconds)):
         due = start + number / rate
@@ -126,8 +128,10 @@ def overload(service: Running, message: bytes, asked: argparse.Namespace) -> Non
         f"\n{rate:.0f} requests/s of {len(message) >> 10} KiB for {asked.seconds:g} s, {asked.times:g} times the "
         f"{capacity:.0f}/s that the service answers; a cell may wait {service.settings.max_latency_ms / 1000:g} s"
     )
-    for status, seconds in sorted(told.seconds.items()):
-        print(f"- HTTP {status}: {len(seconds) / asked.seconds:.1f}/s, {spread(seconds)}")
+    for status, answers in sorted(told.answers.items()):
+        print(f"- HTTP {status}: {len(answers) / asked.seconds:.1f}/s, {spread([took for _, took in answers])}")
+        later = [took for due, took in answers if due > CONNECTING]
+        print(f"  of these due after {CONNECTING:g} s, when callers have connections: {spread(later)}")
     print(f"- failed: {dict(told.failed)}")
     print(f"- the callers took {spent / asked.seconds:.2f} of a core and were late themselves: {spread(told.late)}")
 

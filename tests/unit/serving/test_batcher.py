@@ -271,3 +271,37 @@ def test_an_engine_on_the_cores_gives_way_to_the_event_loop_and_one_that_feeds_a
     batcher.close()
     mine = os.getpriority(os.PRIO_PROCESS, os.getpid())
     assert engine.nice == (min(mine + ENGINE_NICE, 19) if on_cores else mine)
+
+
+def test_the_wait_counts_from_when_the_request_was_let_in():
+    engine = Engine()
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=5)
+
+    async def run():
+        await batcher.run([cell(1)], since=time.monotonic() - 4)
+        with pytest.raises(Overloaded):
+            await batcher.run([cell(1)], since=time.monotonic() - 6)
+
+    asyncio.run(run())
+    batcher.close()
+
+
+def test_who_comes_to_a_lagging_event_loop_is_let_in_only_where_nobody_waits():
+    engine = Engine()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=1)
+
+    async def run():
+        task = asyncio.create_task(batcher.run([cell(1)]))
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        time.sleep(0.6)  # the answer is there, and the loop does not come to it
+        await task
+        with batcher.coming(), pytest.raises(Overloaded):
+            batcher.check_room()
+        await batcher.run([cell(1)])  # handed on at once
+        with batcher.coming():
+            batcher.check_room()
+
+    asyncio.run(run())
+    batcher.close()
