@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from blastwatch.engines import Inputs, Outputs, checked_crops, in_batches
 from blastwatch.folding import fold
-from blastwatch.images import Pixels, Preprocessing, levels
+from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
 from blastwatch.network import build, head_of, load_weights
 from blastwatch.package import WEIGHTS, Package
 
@@ -120,7 +120,7 @@ class GraphEngine:
         if compiled:
             self._network = torch.compile(self._network, dynamic=False)
         self._levels = torch.from_numpy(levels(preprocessing).ravel()).to(self._device)
-        self._firsts = torch.tensor([0, 256, 512], device=self._device)  # of each channel in `_levels`
+        self._firsts = torch.tensor(FIRST_LEVELS, device=self._device)
         self._lock = threading.Lock()
         self._stream: torch.cuda.Stream | None = None  # torch.cuda.stream takes None for: stay on this one
         with torch.inference_mode():

@@ -180,8 +180,8 @@ def _resampled(lines: Lines, size: int) -> Pixels:
 class _Span:
     """One axis of the part of a square that is resampled.
 
-    seen: px of the square that the filter looks at. made: px of the result, start, stop: px of `seen` that they stand
-    for.
+    seen: px of the square that the filter looks at. made: px of the result. start, stop: the px of `seen` that those of
+    the result stand for.
     """
 
     seen: slice
@@ -231,6 +231,10 @@ def normalise(crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32
     for channel, table in enumerate(levels(preprocessing)):
         np.take(table, crops[..., channel], out=out[:, channel], mode="clip")  # "raise" would copy the result
     return out
+
+
+FIRST_LEVELS = (0, 256, 512)
+"""Where the row of each channel begins in `levels`, laid out in one line as engines look values up."""
 
 
 def levels(preprocessing: Preprocessing) -> NDArray[np.float32]:

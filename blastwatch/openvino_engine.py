@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.engines import Inputs, Outputs, checked_crops
-from blastwatch.images import Pixels, Preprocessing, levels
+from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
 
 if TYPE_CHECKING:
     import openvino
 
-CHANNELS_FIRST = (0, 3, 1, 2)
 REPORTS_USE = "openvino_telemetry"
 
 
@@ -93,12 +92,12 @@ def reading_crops(model: "openvino.Model", preprocessing: Preprocessing) -> "ope
     (inputs,) = model.get_parameters()
     size = preprocessing.size
     crops = opset13.parameter([-1, size, size, 3], np.uint8, name="crops")
-    firsts = opset13.constant(np.array([0, 256, 512], np.int32).reshape(1, 1, 1, 3))  # of each channel in the table
+    firsts = opset13.constant(np.array(FIRST_LEVELS, np.int32).reshape(1, 1, 1, 3))
     places = opset13.add(opset13.convert(crops, "i32"), firsts)
     values = opset13.gather(opset13.constant(levels(preprocessing).ravel()), places, opset13.constant(np.int32(0)))
-    planes = opset13.transpose(values, opset13.constant(np.array(CHANNELS_FIRST, np.int32)))
+    channels_first = opset13.transpose(values, opset13.constant(np.array([0, 3, 1, 2], np.int32)))
     for reader in inputs.output(0).get_target_inputs():
-        reader.replace_source_output(planes.output(0))
+        reader.replace_source_output(channels_first.output(0))
     return openvino.Model(model.get_results(), [crops], model.get_friendly_name())
 
 

@@ -85,6 +85,7 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
     Args:
         crops: cells of calibration patients, uint8, shape (n, size, size, 3); the ranges and the error that is taken
             off are found on them.
+        preprocessing: of the graph.
     """
     import onnx
 
