@@ -43,7 +43,7 @@ def front(served, home, *, engine=None, **variables):
     """Serve one version until the block ends; `variables` are settings, `engine` answers in place of the version's."""
     settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_THREADS": "1", **variables})
     settings.home.mkdir(exist_ok=True)
-    capture = Capture(settings.predictions_url, queue_size=100)
+    capture = Capture(settings.predictions_url, queue_size=settings.capture_queue)
     metrics = ServiceMetrics(CollectorRegistry())
     live = LiveModel(served=served, engine=engine) if engine else open_live(served, settings)
     service = Service(live, settings, metrics, capture, threads=2)

@@ -191,6 +191,8 @@ def ask_service(source: Path, home: Path, served, batch: int) -> tuple[dict[str,
                 else:
                     answers[name] = result
         database = service.settings.predictions_url
+    counts = service.service.capture.counts()
+    assert (counts.dropped, counts.stored) == (0, len(answers)), counts
     with open_store(database) as store:
         rows = store.read().set_index("id")[list(STATISTICS)].to_dict("index")
     return {name: answer | {"captured": rows[answer["id"]]} for name, answer in answers.items()}, refused
