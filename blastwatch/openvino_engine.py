@@ -1,7 +1,6 @@
 """OpenVINO on the CPU, from crops to logits: what `blastwatch.images.normalise` does is looked up within the graph."""
 
 import queue
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,19 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.engines import Inputs, Outputs, checked_crops
 from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
 
 if TYPE_CHECKING:
     import openvino
-
-REPORTS_USE = "openvino_telemetry"
-
-
-def without_telemetry() -> None:
-    """Call this before OpenVINO or NNCF is imported. Both then find that the package which reports their use to Google
-    Analytics, as soon as they are imported and without having asked, is not installed, and report nothing."""
-    sys.modules.setdefault(REPORTS_USE, None)  # type: ignore[arg-type]  # the stubs know no module that is None
 
 
 class OpenVinoEngine:
@@ -46,7 +38,7 @@ class OpenVinoEngine:
     def __init__(
         self, graph: Path, preprocessing: Preprocessing, name: str, *, threads: int, beside: bool = False
     ) -> None:
-        without_telemetry()
+        leave_out(REPORTS_USE)
         import openvino
 
         self.name = name

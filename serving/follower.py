@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from blastwatch.absent import DATA_FRAMES, leave_out
 from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable, TooLarge
 from blastwatch.package import Package
 from blastwatch.registry import Entry, Registry
@@ -203,6 +204,7 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     leave_the_end_to_the_worker()
+    leave_out(*DATA_FRAMES)
     os.nice(LOADING_NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")

@@ -216,11 +216,11 @@ def preload() -> None:
     import importlib
     import warnings
 
+    from blastwatch.absent import REPORTS_USE, leave_out
     from blastwatch.cli import QUIET
-    from blastwatch.openvino_engine import without_telemetry
 
     os.environ.update(QUIET)
-    without_telemetry()
+    leave_out(REPORTS_USE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in LIBRARIES:

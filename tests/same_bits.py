@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import Outputs
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import read_cells
-from blastwatch.openvino_engine import reading_crops, without_telemetry
+from blastwatch.openvino_engine import reading_crops
 from monitoring.statistics import STATISTICS, image_statistics
 from monitoring.store import open_store
 from serving.keys import KeyFolder
@@ -63,7 +64,7 @@ class DigestEngine:
 
 def looked_up(shape: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
     """What a network of OpenVINO reads of crops (n, size, size, 3): float32 (n, 3, size, size)."""
-    without_telemetry()
+    leave_out(REPORTS_USE)
     import openvino
     from openvino import opset13
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.engines import in_batches
 from blastwatch.errors import PackageError
 from blastwatch.images import Pixels, Preprocessing, normalise
-from blastwatch.openvino_engine import OpenVinoEngine, without_telemetry
+from blastwatch.openvino_engine import OpenVinoEngine
 
 INPUT, OUTPUTS = "cells", ("logits", "embedding")
 OPSET = 17
@@ -89,7 +90,7 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
     """
     import onnx
 
-    without_telemetry()
+    leave_out(REPORTS_USE)
     # NNCF talks on standard output, which belongs to what the command reports, and sets how much when it is imported.
     with contextlib.redirect_stdout(sys.stderr):
         import nncf

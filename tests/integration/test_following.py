@@ -266,6 +266,15 @@ def test_a_version_too_large_for_the_memory_never_answers(home, cell, tmp_path):
         assert alone.stop() == []
 
 
+def test_the_follower_follows_without_a_library_of_data_frames(home, service, first_serves):
+    promote(home, "2")
+    until(lambda: serving(service) == {"2"}, FOLLOWED)
+    (follower,) = service.followers()
+    loaded = [mapped.path for mapped in follower.memory_maps()]
+    assert any("libsqlite3." in path for path in loaded)  # it has asked MLflow
+    assert not [path for path in loaded if "/pandas/" in path or "/pyarrow/" in path]
+
+
 def test_the_follower_is_started_again_and_ends_with_its_worker(home, service, first_serves):
     (follower,) = service.followers()
     follower.send_signal(signal.SIGKILL)
