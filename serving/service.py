@@ -4,6 +4,7 @@ BentoML supervises the workers, holds the socket, and answers /livez and /readyz
 the application in `serving.app`. BentoML's own metrics are off: they take each unknown address as a label value.
 """
 
+import asyncio
 import logging
 import os
 
@@ -53,9 +54,11 @@ class Blastwatch:
 
         from monitoring.capture import Capture
         from monitoring.waiting import open_waiting
+        from serving.accepting import take_many
         from serving.app import Service, build_app
         from serving.contest import open_contest
         from serving.following import follow
+        from serving.memory import set_apart
         from serving.metrics import ServiceMetrics
 
         settings = load()
@@ -78,6 +81,8 @@ class Blastwatch:
             self.service.following = follow(self.service, refusal, os.environ)
             self.service.following.start()
         self.app = build_app(self.service)
+        take_many(asyncio.get_running_loop())  # BentoML opens the service in the loop that listens next
+        set_apart()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
