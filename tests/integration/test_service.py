@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
 from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
+from serving.accepting import IN_A_TURN
 from serving.client import Client
 from serving.keys import KeyFolder
 from tests.benchmarks.serving import multipart, request
@@ -248,6 +250,17 @@ def test_slow_and_half_open_connections_do_not_keep_others_waiting(running, clie
             assert get(f"{running.url}/readyz", timeout=5).status_code == 200
             assert time.monotonic() - start < 5, turn
     assert client.predict(running.cell)["model"]  # all of them went away at once
+
+
+def test_the_worker_watches_its_socket_several_times(running):
+    """BentoML opens the service before uvicorn listens, in the loop that uvicorn listens with."""
+    (worker,) = running.workers()
+    (listening,) = (line.fd for line in worker.net_connections("tcp") if line.status == psutil.CONN_LISTEN)
+    folder, files = Path(f"/proc/{worker.pid}/fd"), []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a connection that ended meanwhile
+            files.append(path.readlink())
+    assert files.count((folder / str(listening)).readlink()) == IN_A_TURN
 
 
 def test_a_truncated_image(running):

@@ -1,11 +1,13 @@
 """What is too large for the memory at hand is refused before it is loaded."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 
 from blastwatch.errors import TooLarge
-from serving.memory import MIB, available, check_memory, give_back, left_in_container, needed
+from serving.memory import MIB, available, check_memory, give_back, left_in_container, needed, set_apart
 
 
 def test_a_version_needs_a_multiple_of_its_graph(package):
@@ -42,3 +44,25 @@ def test_limits_of_the_container_and_of_the_groups_around_it(tmp_path):
 
 def test_giving_memory_back_does_no_harm():
     give_back()
+
+
+class Version:
+    """Holds itself, so that only a collection frees it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_a_version_that_was_set_apart_is_freed_once_it_is_dropped():
+    version = Version()
+    gone = weakref.ref(version)
+    set_apart()
+    try:
+        del version
+        gc.collect()
+        assert gone() is not None  # passed over, like all that was there
+        give_back()
+        assert gone() is None
+        assert gc.get_freeze_count()  # the rest stays apart
+    finally:
+        gc.unfreeze()
