@@ -45,11 +45,11 @@ def take_many(loop: asyncio.AbstractEventLoop) -> None:
     create_server = loop.create_server
 
     async def create_watchers(
-        protocol: Callable[[], asyncio.BaseProtocol], *named: Any, sock: socket.socket | None = None, **more: Any
+        protocol: Callable[[], asyncio.BaseProtocol], *address: Any, sock: socket.socket | None = None, **more: Any
     ) -> Server:
         if sock is None:
-            return await create_server(protocol, *named, **more)
+            return await create_server(protocol, *address, **more)
         watched = [sock, *(sock.dup() for _ in range(IN_A_TURN - 1))]
-        return Watchers([await create_server(protocol, *named, sock=each, **more) for each in watched])
+        return Watchers([await create_server(protocol, *address, sock=each, **more) for each in watched])
 
     loop.create_server = create_watchers  # type: ignore[method-assign,assignment]
