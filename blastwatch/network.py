@@ -16,6 +16,7 @@ ARCHITECTURES = (
     "mobilenet_v3_large",
     "efficientnet_b0",
     "convnext_tiny",
+    "efficientnet_lite0",
 )
 
 
@@ -27,10 +28,14 @@ def check_architecture(name: str) -> str:
 
 
 def build(architecture: str, classes: int = 2) -> "nn.Module":
-    """A torchvision network with fresh weights; its last layer (`head_of`) has `classes` outputs."""
+    """A network of torchvision or of its parts, freshly drawn; its last layer (`head_of`) has `classes` outputs."""
+    if check_architecture(architecture) == "efficientnet_lite0":
+        from blastwatch.efficientnet_lite import efficientnet_lite0
+
+        return efficientnet_lite0(classes)
     from torchvision import models
 
-    network: nn.Module = models.get_model(check_architecture(architecture), weights=None, num_classes=classes)
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=classes)
     return network
 
 

@@ -23,7 +23,7 @@ from blastwatch.network import head_of
 from training.augmentation import Draws, draw
 from training.distributed import World, share_statistics
 from training.feeding import Feeder
-from training.optimizing import parameter_groups, probing, schedule
+from training.optimizing import first_blocks, hold, parameter_groups, probing, schedule
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import choose_precision
@@ -57,6 +57,7 @@ class Trainer:
         self.precision = choose_precision(parameters.precision, self.device)
         moved: Any = share_statistics(network.to(self.device), self.world)
         self.network: nn.Module = moved.to(memory_format=torch.channels_last) if parameters.channels_last else moved
+        self.frozen = first_blocks(self.network, parameters.frozen)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(
                 self.network,
@@ -189,10 +190,12 @@ class Trainer:
             head = self.network.get_submodule(head_of(self.network))
             self.network.requires_grad_(not probes)
             head.requires_grad_(True)
+            hold(self.network, self.frozen)
             wrapped = self.world.together(self.network)
             self._forward = torch.compile(wrapped) if self.parameters.compile else wrapped
             self._probes = probes
         self.network.train(not probes)
+        hold(self.network, self.frozen)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64]]]:
         """Number of the step, crops and positions of this process's share."""

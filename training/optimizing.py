@@ -1,11 +1,12 @@
 """What the optimizer is given: groups of weights with their rates and decay, and the schedule of the rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
 
+from blastwatch.errors import UsageError
 from blastwatch.network import head_of
 
 STEM = "stem"
@@ -20,6 +21,39 @@ def block_of(name: str) -> str:
     return STEM if first in ("conv1", "bn1") else first
 
 
+def blocks_of(network: nn.Module) -> list[str]:
+    """The blocks before the last layer, the one that reads the image first."""
+    head = head_of(network)
+    return list(
+        dict.fromkeys(block_of(name) for name, _ in network.named_parameters() if not name.startswith(f"{head}."))
+    )
+
+
+def first_blocks(network: nn.Module, count: int) -> list[str]:
+    """The first `count` blocks, those that read the image.
+
+    Raises:
+        UsageError: where that would be all of them.
+    """
+    blocks = blocks_of(network)
+    if count >= len(blocks):
+        raise UsageError(
+            f"Expected train.frozen to be fewer than the {len(blocks)} blocks of the network but got {count}. To train "
+            "the last layer alone, raise train.probe_epochs."
+        )
+    return blocks[:count]
+
+
+def hold(network: nn.Module, blocks: Collection[str]) -> None:
+    """Keep blocks as they are: their weights do not learn, and their batch normalisation uses what it knows."""
+    for name, parameter in network.named_parameters():
+        if block_of(name) in blocks:
+            parameter.requires_grad_(False)
+    for name, module in network.named_modules():
+        if block_of(name) in blocks:
+            module.eval()
+
+
 def parameter_groups(
     network: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
@@ -32,10 +66,9 @@ def parameter_groups(
         Each group with `params`, `lr`, `weight_decay` and `head` (whether it is the last layer).
     """
     head = head_of(network)
-    named = list(network.named_parameters())
-    blocks = list(dict.fromkeys(block_of(name) for name, _ in named if not name.startswith(f"{head}.")))
+    blocks = blocks_of(network)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, parameter in named:
+    for name, parameter in network.named_parameters():
         is_head = name.startswith(f"{head}.")
         depth = 0 if is_head else len(blocks) - blocks.index(block_of(name))
         plain = parameter.ndim > 1

@@ -58,9 +58,10 @@ class ImageParameters:
 class TrainParameters:
     """Section `train`.
 
-    weights: scratch, imagenet (torchvision's hub) or file (`weights_file`, safetensors or a plain state dict).
+    weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
-    next one. accumulate: pieces that a batch is cut into. warmup: share of the steps after the probe.
+    next one; frozen: blocks at the image's end that never learn. accumulate: pieces that a batch is cut into.
+    warmup: share of the steps after the probe.
     balance: what weighs the same: class (each class), subject (each subject, within equal classes) or none (each
     cell); balance_by: loss (each cell is shown once an epoch and weighed) or sampling (shown as often as it weighs).
     robust: step of the group weights of group DRO, 0 for none. mixup: parameter of the beta distribution, 0 for none.
@@ -81,6 +82,7 @@ class TrainParameters:
     accumulate: int = 1
     learning_rate: float = 1e-3
     layer_decay: float = 1.0
+    frozen: int = 0
     weight_decay: float = 0.05
     warmup: float = 0.2
     label_smoothing: float = 0.05
@@ -104,6 +106,11 @@ class TrainParameters:
             raise UsageError(
                 f"Expected train.probe_epochs to be fewer than train.epochs ({self.epochs}) but got "
                 f"{self.probe_epochs}."
+            )
+        if self.frozen and self.weights == "scratch":
+            raise UsageError(
+                f"train.frozen={self.frozen} keeps blocks as they were drawn: set train.weights to imagenet or file, "
+                "or train.frozen to 0."
             )
 
 
@@ -177,6 +184,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("image", "size"): (32, 1024),
     ("train", "probe_epochs"): (0, 10_000),
     ("train", "layer_decay"): (0.01, 1),
+    ("train", "frozen"): (0, 1000),
     ("train", "robust"): (0, 1),
     ("train", "mixup"): (0, 10),
     ("train", "first_size"): (0, 1024),

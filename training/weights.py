@@ -1,4 +1,5 @@
-"""Where a network's first weights come from: scratch, torchvision's hub or a file. Never silently another source."""
+"""Where a network's first weights come from: scratch, ImageNet (a hub or a package) or a file. Never silently another
+source."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +7,7 @@ from urllib.error import URLError
 
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.network import build, head_of
+from training.packaged_weights import PACKAGE, lite0_file, lite0_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,14 +22,16 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
     """The network before training; its last layer is always fresh.
 
     Raises:
-        UsageError: where the hub or the file cannot be had.
+        UsageError: where the hub, the package or the file cannot be had.
         PackageError: where the file belongs to another architecture.
     """
     import torch
 
     torch.manual_seed(seed)
     network = build(architecture)
-    if weights == "imagenet":
+    if weights == "imagenet" and architecture == "efficientnet_lite0":
+        fill(network, lite0_state(network, read_state(lite0_file())), f"the package {PACKAGE}")
+    elif weights == "imagenet":
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
     elif weights == "file":
         fill(network, read_state(Path(weights_file)), weights_file)
