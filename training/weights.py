@@ -35,6 +35,10 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
     elif weights == "file":
         fill(network, read_state(Path(weights_file)), weights_file)
+    if weights != "scratch":
+        # torchvision draws EfficientNet's last layer as if its outputs were inputs: for two classes twenty times too
+        # large, and what it answers at first would wash through all that is known before it has learnt anything.
+        network.get_submodule(head_of(network)).reset_parameters()  # type: ignore[operator]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and module.momentum is not None:
             module.momentum = max(module.momentum, LEAST_MOMENTUM)
