@@ -45,6 +45,21 @@ def test_in_the_probe_the_last_layer_alone_learns(parts):
     assert all(not torch.equal(probed[name], after[name]) for name in ("0.weight", "1.running_mean", "9.weight"))
 
 
+def test_frozen_blocks_stay_as_they_are_and_the_rest_learns(parts):
+    network = small_network()
+    frozen = trainer(parts, network, weights="imagenet", frozen=2, probe_epochs=1, average=0.0)
+    before = weights(network)
+    for epoch in range(2):
+        frozen.train_one_epoch(epoch)
+    after = weights(network)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith(("0.", "1."))}
+    with pytest.raises(UsageError, match=r"fewer than the 4 blocks of the network but got 4"):
+        trainer(parts, small_network(), weights="imagenet", frozen=4)
+    with pytest.raises(UsageError, match=r"train\.frozen=1 keeps blocks as they were drawn"):
+        TrainParameters(frozen=1)
+
+
 def test_each_block_learns_slower_than_the_next_and_what_is_flat_does_not_decay():
     network = build("resnet18")
     groups = parameter_groups(network, learning_rate=1.0, weight_decay=0.05, layer_decay=0.5)
