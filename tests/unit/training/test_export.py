@@ -1,5 +1,6 @@
 """The graphs of a package against torch, its projection, and what its card says."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,24 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
 
 
 DRIFT = {"cells": 160, "groups": 16, "false_alarm_rate": 0.01, "enough_groups": True}
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"source": "scratch"}, "trained from scratch"),
+        (
+            {"source": "imagenet", "name": "a.pth", "digest": "5793" * 16},
+            r"ImageNet, `a\.pth` \(SHA-256 `579357935793`\)",
+        ),
+        ({"source": "pretrained", "name": "w.safetensors", "digest": "0" * 64, "subjects": 9}, "cells of 9 subjects"),
+        ({"source": "unknown", "name": "w.pth", "digest": "0" * 64}, "What these have seen is not known"),
+    ],
+)
+def test_card_says_what_the_weights_had_seen_before(start, said):
+    known = evidence()
+    known["data"]["first_weights"] = start
+    assert re.search(said, model_card(facts(), known, DRIFT))
 
 
 def test_card_warns_of_drawn_cells_before_any_figure():

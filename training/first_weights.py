@@ -1,0 +1,67 @@
+"""What the first weights of a training were, and what is known of the patients they have seen: kept with the version.
+
+A network that did not begin from scratch has seen more than the training side. Which file that was, and whether a
+patient of this data set may be behind it, belongs to the evidence like the split does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from blastwatch.digests import file_digest
+from blastwatch.errors import UsageError
+from blastwatch.manifest import read_json
+from training.packaged_weights import LITE0, PACKAGE, lite0_file
+from training.parameters import TrainParameters
+
+SCRATCH, IMAGENET, PRETRAINED, UNKNOWN = "scratch", "imagenet", "pretrained", "unknown"
+
+
+def first_weights(parameters: TrainParameters) -> dict[str, Any]:
+    """Facts of where a training begins.
+
+    Returns:
+        `source`: scratch, imagenet, pretrained (by `blastwatch pretrain`) or unknown (another file). Of a file also
+        `name`, and `digest` (SHA-256); torchvision's names carry the beginning of theirs. Of what `pretrain` wrote also
+        `subjects`, how many it was shown, and the `data_digest`.
+
+    Raises:
+        UsageError: where a file or package is not there.
+    """
+    if parameters.weights == "scratch":
+        return {"source": SCRATCH}
+    if parameters.weights == "file":
+        return _of_file(Path(parameters.weights_file))
+    if parameters.architecture == LITE0:
+        path = lite0_file()
+        return {"source": IMAGENET, "package": PACKAGE, "name": path.name, "digest": file_digest(path)}
+    from torchvision.models import get_model_weights
+
+    return {"source": IMAGENET, "name": Path(get_model_weights(parameters.architecture).DEFAULT.url).name}
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"Expected a file of weights at {path} (train.weights_file) but there is none.")
+    facts = {"source": UNKNOWN, "name": path.name, "digest": file_digest(path)}
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return facts
+    known = read_json(beside, made_by="blastwatch pretrain")
+    return facts | {"source": PRETRAINED, "subjects": len(known["subjects"]), "data_digest": known["data_digest"]}
+
+
+def told(facts: dict[str, Any]) -> str:
+    """A sentence for people.
+
+    >>> told({"source": "scratch"})
+    'It was trained from scratch.'
+    """
+    named = f"`{facts.get('name', '')}`" + (f" (SHA-256 `{facts['digest'][:12]}`)" if "digest" in facts else "")
+    return {
+        SCRATCH: "It was trained from scratch.",
+        IMAGENET: f"It began with weights that were trained on ImageNet, {named}: on no blood cells.",
+        PRETRAINED: f"It began with weights that were trained without labels on cells of {facts.get('subjects')} "
+        f"subjects of the training side, {named}.",
+        UNKNOWN: f"It began with the weights of a file, {named}. What these have seen is not known: where it was a "
+        "tested patient, the figures are too good.",
+    }[facts["source"]]
