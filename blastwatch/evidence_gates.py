@@ -66,6 +66,28 @@ def groups_gate(package: Package) -> Gate:
     return Gate(name="groups", passed=not wrong, value=float(len(wrong)), limit=0.0, note=note)
 
 
+def first_weights_gate(package: Package) -> Gate:
+    """What the network knew before it was trained did not come from patients of the evaluation."""
+    name, limit = "first-weights", "scratch, ImageNet, or pretrained on the training side alone"
+    found = package.evidence("data").get("first_weights")
+    start = found if isinstance(found, dict) else {}
+    source = start.get("source")
+    if source in ("scratch", "imagenet"):
+        return Gate(name=name, passed=True, value=source, limit=limit)
+    if source != "pretrained":
+        file = f"a file, {start.get('name')}, of which it is not known what it has seen" if source else MISSING
+        return Gate(name=name, passed=False, value=file, limit=limit)
+    try:
+        trained = read_patients(package).subjects("train")
+    except PackageError as error:
+        return Gate(name=name, passed=False, value=str(error), limit=limit)
+    seen = set(map(str, start.get("subjects") or []))
+    stray = sorted(seen - trained)
+    note = f"not on the training side: {', '.join(stray[:5])}" if stray else ""
+    value = f"pretrained on {len(seen)} subjects"
+    return Gate(name=name, passed=bool(seen) and not stray, value=value, limit=limit, note=note)
+
+
 def floor_gates(package: Package, policy: Policy) -> list[Gate]:
     """Sensitivity and specificity on test patients, every patient weighing the same."""
     patients = package.metrics().get("patients") or {}

@@ -8,6 +8,7 @@ GATES = (
     "audit",
     "split",
     "groups",
+    "first-weights",
     "sensitivity",
     "specificity",
     "calibration",

@@ -18,7 +18,8 @@ LENIENT: dict[str, dict[str, Any]] = {
 def lenient(folder: Path, **changed: Any) -> Path:
     """Write a policy under which a package of `tests.packages` passes every gate that the test is not about.
 
-    Digests, signature, audit, split and groups are judged as ever, and so is non-inferiority, by a narrow margin.
+    Digests, signature, audit, split, groups and first weights are judged as ever, and so is non-inferiority, by a
+    narrow margin.
 
     Args:
         changed: keys of the policy over that, by section: `two_person=True`, `floors={"sensitivity": 0.95}`.

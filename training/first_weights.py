@@ -22,7 +22,7 @@ def first_weights(parameters: TrainParameters) -> dict[str, Any]:
     Returns:
         `source`: scratch, imagenet, pretrained (by `blastwatch pretrain`) or unknown (another file). Of a file also
         `name`, and `digest` (SHA-256); torchvision's names carry the beginning of theirs. Of what `pretrain` wrote also
-        `subjects`, how many it was shown, and the `data_digest`.
+        `subjects`, the names of those it was shown, and the `data_digest`.
 
     Raises:
         UsageError: where a file or package is not there.
@@ -47,7 +47,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         return facts
     known = read_json(beside, made_by="blastwatch pretrain")
-    return facts | {"source": PRETRAINED, "subjects": len(known["subjects"]), "data_digest": known["data_digest"]}
+    return facts | {"source": PRETRAINED, "subjects": known["subjects"], "data_digest": known["data_digest"]}
 
 
 def told(facts: dict[str, Any]) -> str:
@@ -60,8 +60,8 @@ def told(facts: dict[str, Any]) -> str:
     return {
         SCRATCH: "It was trained from scratch.",
         IMAGENET: f"It began with weights that were trained on ImageNet, {named}: on no blood cells.",
-        PRETRAINED: f"It began with weights that were trained without labels on cells of {facts.get('subjects')} "
-        f"subjects of the training side, {named}.",
+        PRETRAINED: f"It began with weights that were trained without labels on cells of "
+        f"{len(facts.get('subjects', []))} subjects of the training side, {named}.",
         UNKNOWN: f"It began with the weights of a file, {named}. What these have seen is not known: where it was a "
         "tested patient, the figures are too good.",
     }[facts["source"]]

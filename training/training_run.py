@@ -96,7 +96,7 @@ def run_training(
         going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
         named = ("data_digest", "split_digest", "git_commit", "lock_digest", "synthetic", "leaky")
         tags = {f"blastwatch.{name}": str(facts[name]).lower() for name in named} | {"blastwatch.key": key}
-        tags |= {f"blastwatch.first_weights.{name}": str(value) for name, value in start.items()}
+        tags |= {f"blastwatch.first_weights.{name}": value for name, value in start.items() if name != "subjects"}
         tags |= within.labels
         with open_run(settings, run_id=going_on, tags=tags) as run:
             import mlflow

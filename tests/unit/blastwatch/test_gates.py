@@ -14,6 +14,7 @@ from blastwatch.evidence_gates import (
     audit_gate,
     calibration_gate,
     card_gate,
+    first_weights_gate,
     floor_gates,
     groups_gate,
     reference_gates,
@@ -51,6 +52,7 @@ def told(gate):
 
 def test_an_honest_package_passes_by_its_evidence(package):
     assert audit_gate(package).passed and split_gate(package).passed
+    assert first_weights_gate(package).passed
     gate = groups_gate(package)
     assert (gate.passed, gate.value, gate.limit) == (True, 0.0, 0.0)
 
@@ -122,6 +124,34 @@ def test_a_drift_reference_of_a_patient_trained_on(package):
     package.reference().assign(group="t0").to_parquet(package.folder / REFERENCE)
     gate = groups_gate(package)
     assert not gate.passed and "t0" in gate.note
+
+
+@pytest.mark.parametrize(
+    ("start", "passed", "said"),
+    [
+        ({"source": "scratch"}, True, "scratch"),
+        ({"source": "imagenet", "name": "resnet50-11ad3fa6.pth"}, True, "imagenet"),
+        ({"source": "pretrained", "subjects": ["t0"]}, True, "pretrained on 1 subjects"),
+        ({"source": "pretrained", "subjects": ["t0", "c", "3"]}, False, "not on the training side: 3, c"),
+        ({"source": "pretrained", "subjects": []}, False, "pretrained on 0 subjects"),
+        ({"source": "pretrained"}, False, "pretrained on 0 subjects"),
+        ({"source": "unknown", "name": "w.pth"}, False, "w.pth, of which it is not known what it has seen"),
+        ({"source": None}, False, "not in the evidence"),
+        ({}, False, "not in the evidence"),
+        (None, False, "not in the evidence"),
+        ("scratch", False, "not in the evidence"),
+    ],
+)
+def test_first_weights(package, start, passed, said):
+    edit(package, "evidence/data.json", first_weights=start)
+    gate = first_weights_gate(package)
+    assert gate.passed is passed and said in told(gate)
+
+
+def test_first_weights_of_which_patients_nobody_knows_the_side(package):
+    edit(package, "evidence/data.json", first_weights={"source": "pretrained", "subjects": ["t0"]})
+    edit(package, "evidence/split.json", groups=None)
+    assert "does not" in told(first_weights_gate(package)) and not first_weights_gate(package).passed
 
 
 @pytest.mark.parametrize("groups", [None, {}, {"train": ["t0"]}, "all"])

@@ -215,7 +215,10 @@ DRIFT = {"cells": 160, "groups": 16, "false_alarm_rate": 0.01, "enough_groups": 
             {"source": "imagenet", "name": "a.pth", "digest": "5793" * 16},
             r"ImageNet, `a\.pth` \(SHA-256 `579357935793`\)",
         ),
-        ({"source": "pretrained", "name": "w.safetensors", "digest": "0" * 64, "subjects": 9}, "cells of 9 subjects"),
+        (
+            {"source": "pretrained", "name": "w.safetensors", "digest": "0" * 64, "subjects": ["1", "2"]},
+            "cells of 2 subjects",
+        ),
         ({"source": "unknown", "name": "w.pth", "digest": "0" * 64}, "What these have seen is not known"),
     ],
 )

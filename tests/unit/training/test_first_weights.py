@@ -38,7 +38,7 @@ def test_of_a_file_only_what_pretraining_left_beside_it_is_known(tmp_path):
     assert of_file(path) == {"source": "unknown", "name": "weights.pth", "digest": digest}
     path.with_suffix(".json").write_text(json.dumps({"subjects": ["1", "H2"], "data_digest": "abc"}))
     assert of_file(path) == {
-        "source": "pretrained", "name": "weights.pth", "digest": digest, "subjects": 2, "data_digest": "abc",
+        "source": "pretrained", "name": "weights.pth", "digest": digest, "subjects": ["1", "H2"], "data_digest": "abc",
     }  # fmt: skip
     with pytest.raises(UsageError, match="there is none"):
         of_file(tmp_path / "missing.pth")
