@@ -43,11 +43,23 @@ def _of_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"Expected a file of weights at {path} (train.weights_file) but there is none.")
     facts = {"source": UNKNOWN, "name": path.name, "digest": file_digest(path)}
-    beside = path.with_suffix(".json")
+    beside = path.with_suffix(".json")  # where `training.pretraining` leaves its facts
     if not beside.is_file():
         return facts
     known = read_json(beside, made_by="blastwatch pretrain")
+    if known.get("weights_digest") != facts["digest"]:
+        return facts  # it speaks of other weights
     return facts | {"source": PRETRAINED, "subjects": known["subjects"], "data_digest": known["data_digest"]}
+
+
+def recorded(facts: dict[str, Any]) -> dict[str, Any]:
+    """`first_weights` as `train.json` has them. One from before they were kept knows the parameter alone."""
+    if "first_weights" in facts:
+        return dict(facts["first_weights"])
+    parameters = facts["parameters"]
+    if parameters["weights"] == SCRATCH:
+        return {"source": SCRATCH}
+    return {"source": UNKNOWN, "name": Path(parameters["weights_file"]).name or parameters["weights"]}
 
 
 def told(facts: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ def first_blocks(network: nn.Module, count: int) -> list[str]:
     blocks = blocks_of(network)
     if count >= len(blocks):
         raise UsageError(
-            f"Expected train.frozen to be fewer than the {len(blocks)} blocks of the network but got {count}. To train "
-            "the last layer alone, raise train.probe_epochs."
+            f"Expected train.frozen to be fewer than the {len(blocks)} blocks of the network but got {count}: "
+            "something must learn beside the last layer."
         )
     return blocks[:count]
 

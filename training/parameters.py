@@ -60,7 +60,7 @@ class TrainParameters:
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
-    next one; frozen: blocks at the image's end that never learn. accumulate: pieces that a batch is cut into.
+    next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
     balance: what weighs the same: class (each class), subject (each subject, within equal classes) or none (each
     cell); balance_by: loss (each cell is shown once an epoch and weighed) or sampling (shown as often as it weighs).

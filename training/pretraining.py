@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blastwatch.console import say
-from blastwatch.digests import json_digest
+from blastwatch.digests import file_digest, json_digest
 from blastwatch.errors import DataError, LeakFound
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, forward_with_embedding, save_weights
@@ -176,7 +176,7 @@ def run_pretraining(
     losses = _train(trainer, checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(network, out / WEIGHTS)
-    facts["losses"] = losses
+    facts |= {"losses": losses, "weights_digest": file_digest(out / WEIGHTS)}
     write_json(out / FACTS, facts)
     checkpoint.unlink(missing_ok=True)
     return facts

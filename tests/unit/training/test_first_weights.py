@@ -10,7 +10,7 @@ import torch
 from blastwatch.errors import UsageError
 from blastwatch.settings import load
 from tests.trainings import small_network
-from training.first_weights import first_weights
+from training.first_weights import first_weights, recorded
 from training.packaged_weights import lite0_file
 from training.parameters import TrainParameters, load_parameters
 from training.training_run import Within, run_training
@@ -36,12 +36,23 @@ def test_of_a_file_only_what_pretraining_left_beside_it_is_known(tmp_path):
     torch.save({}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert of_file(path) == {"source": "unknown", "name": "weights.pth", "digest": digest}
-    path.with_suffix(".json").write_text(json.dumps({"subjects": ["1", "H2"], "data_digest": "abc"}))
+    beside = {"subjects": ["1", "H2"], "data_digest": "abc", "weights_digest": digest}
+    for other in ({}, {"subjects": ["1"]}, beside | {"weights_digest": "0" * 64}):
+        path.with_suffix(".json").write_text(json.dumps(other))
+        assert of_file(path)["source"] == "unknown"
+    path.with_suffix(".json").write_text(json.dumps(beside))
     assert of_file(path) == {
         "source": "pretrained", "name": "weights.pth", "digest": digest, "subjects": ["1", "H2"], "data_digest": "abc",
     }  # fmt: skip
     with pytest.raises(UsageError, match="there is none"):
         of_file(tmp_path / "missing.pth")
+
+
+def test_of_a_training_from_before_they_were_kept_only_scratch_is_certain():
+    assert recorded({"first_weights": {"source": "imagenet"}}) == {"source": "imagenet"}
+    assert recorded({"parameters": {"weights": "scratch", "weights_file": ""}}) == {"source": "scratch"}
+    for known in ({"weights": "file", "weights_file": "a/w.pth"}, {"weights": "imagenet", "weights_file": ""}):
+        assert recorded({"parameters": known})["source"] == "unknown"
 
 
 class Killed(BaseException):
