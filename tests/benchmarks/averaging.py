@@ -6,6 +6,10 @@ and of several models, among them the boosted trees on image statistics, from th
 
     python -m tests.benchmarks.averaging models results/resnet50 results/resnet18
 
+and of the recipes of a cross-validation, from its pooled answers:
+
+    python -m tests.benchmarks.averaging pooled results/crossvalidation/predictions.parquet
+
 Printed as Markdown: figures on the test patients with intervals by patient, and each average against the plain answers
 (paired, with Holm's correction). Nothing is chosen here: the test patients are read, so it is a result and no search.
 """
@@ -73,8 +77,22 @@ def of_views(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
 
 
 def of_models(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
-    """Each model's calibrated answers, and averages of their log odds: of all networks, and with the boosted trees."""
-    tables = {name: table.sort_values("path", ignore_index=True) for name, table in read_answers(given.folders).items()}
+    """Each model's calibrated answers on one test side, and their averages."""
+    return _with_averages(
+        {name: table.sort_values("path", ignore_index=True) for name, table in read_answers(given.folders).items()}
+    )
+
+
+def of_pooled(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Each recipe's calibrated answers to all cells, and their averages."""
+    pooled = pd.read_parquet(given.predictions).sort_values("path")
+    return _with_averages(
+        {str(name): table.reset_index(drop=True) for name, table in pooled.groupby("recipe", sort=False)}
+    )
+
+
+def _with_averages(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Beside the answers averages of their log odds: of all networks, and with the boosted trees."""
     networks = [name for name in tables if name not in ("sizes", "boosted")]
     groups = {f"{name} + boosted": [name, "boosted"] for name in networks}
     if len(networks) > 1:
@@ -107,7 +125,10 @@ def main() -> None:
     models = kinds.add_parser("models")
     models.add_argument("folders", type=Path, nargs="+")
     models.set_defaults(tables=of_models)
-    for kind in (views, models):
+    pooled = kinds.add_parser("pooled")
+    pooled.add_argument("predictions", type=Path)
+    pooled.set_defaults(tables=of_pooled)
+    for kind in (views, models, pooled):
         kind.add_argument("--resamples", type=int, default=1000)
     given = parser.parse_args()
 
