@@ -67,6 +67,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     from training.tracking import open_run
 
     parameters = load_parameters(params, overrides).evaluate
+    summary.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, if at all
     metrics = evaluation.run_evaluation(parameters, **places)
     out = places["out"]
     table = pd.read_parquet(out / evaluation.PREDICTIONS)

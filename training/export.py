@@ -54,6 +54,8 @@ def export_onnx(network: Any, size: int, path: Path) -> float:
     with warnings.catch_warnings():
         # The exporter that traces is deprecated, and writes the plain graph that NNCF and OpenVINO read best.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # A padding that differs from side to side is written as constants that OpenVINO computes instead.
+        warnings.filterwarnings("ignore", message="Constant folding - Only steps=1")
         torch.onnx.export(
             both,
             (cells,),

@@ -68,7 +68,7 @@ def train_another(demo: Work) -> None:
     """Leave a second package of another seed and one epoch less beside the first."""
     trained, evaluated = ("--trained", "second/train"), ("--evaluated", "second/evaluate")
     demo.run("blastwatch", "train", "--set", "train.seed=2", "--set", "train.epochs=1", "--out", "second/train")
-    demo.run("blastwatch", "evaluate", *trained, "--out", "second/evaluate", "--summary", "second/summary.json")
+    demo.run("blastwatch", "evaluate", *trained, "--out", "second/evaluate", "--summary", "second/made/summary.json")
     demo.run("blastwatch", "package", *trained, *evaluated, "--out", "second/package")
 
 

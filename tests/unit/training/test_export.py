@@ -12,9 +12,10 @@ from blastwatch import DISCLAIMER
 from blastwatch.decision import Thresholds
 from blastwatch.engines import in_batches, open_engine
 from blastwatch.errors import PackageError
-from blastwatch.images import Preprocessing
+from blastwatch.images import Preprocessing, normalise
 from blastwatch.manifest import SIDES
 from blastwatch.network import build, save_weights
+from blastwatch.openvino_engine import OpenVinoEngine
 from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package, Precision
 from training import export
 from training.card import model_card
@@ -146,6 +147,22 @@ def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, ca
     package, cells = exported
     export.quantize(package.folder / ONNX, cells[:2], package.info.preprocessing, tmp_path / "int8.onnx")
     assert capfd.readouterr().out == ""
+
+
+def test_a_padding_that_differs_from_side_to_side_is_exported_and_quantized(tmp_path):
+    """EfficientNet-Lite0 has it; a warning would be an error here."""
+    import torch
+
+    torch.manual_seed(0)
+    network = build("efficientnet_lite0").eval()
+    cells = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    preprocessing = Preprocessing(crop=64, size=64)
+    assert export.export_onnx(network, 64, tmp_path / ONNX) <= export.TOLERANCE
+    export.quantize(tmp_path / ONNX, cells, preprocessing, tmp_path / ONNX_INT8)
+    graph = OpenVinoEngine(tmp_path / ONNX, preprocessing, "openvino-f32", threads=1)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(normalise(cells, preprocessing))).numpy()
+    np.testing.assert_allclose(graph.infer(cells).logits, expected, atol=export.TOLERANCE)
 
 
 def test_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
