@@ -66,10 +66,10 @@ def groups_gate(package: Package) -> Gate:
     return Gate(name="groups", passed=not wrong, value=float(len(wrong)), limit=0.0, note=note)
 
 
-def first_weights_gate(package: Package) -> Gate:
+def initial_weights_gate(package: Package) -> Gate:
     """What the network knew before it was trained did not come from patients of the evaluation."""
-    name, limit = "first-weights", "scratch, ImageNet, or pretrained on the training side alone"
-    found = package.evidence("data").get("first_weights")
+    name, limit = "initial-weights", "scratch, ImageNet, or pretrained on the training side alone"
+    found = package.evidence("data").get("initial_weights")
     start = found if isinstance(found, dict) else {}
     source = start.get("source")
     if source in ("scratch", "imagenet"):

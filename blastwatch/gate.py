@@ -8,7 +8,7 @@ GATES = (
     "audit",
     "split",
     "groups",
-    "first-weights",
+    "initial-weights",
     "sensitivity",
     "specificity",
     "calibration",

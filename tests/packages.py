@@ -130,7 +130,7 @@ def write_evidence(folder: Path, info: ModelInfo, *, right: float, leaky: bool, 
     }  # fmt: skip
     names = sorted({name for side in groups.values() for name in side})
     audit = {"findings": [], "groups": [[name] for name in names], "data_digest": info.data_digest}
-    data = {"digest": info.data_digest, "first_weights": {"source": "scratch"}}
+    data = {"digest": info.data_digest, "initial_weights": {"source": "scratch"}}
     (folder / METRICS).write_text(json.dumps(metrics))
     for name, value in {"split": split, "audit": audit, "data": data, "params": {}}.items():
         (folder / "evidence" / f"{name}.json").write_text(json.dumps(value))

@@ -18,7 +18,7 @@ LENIENT: dict[str, dict[str, Any]] = {
 def lenient(folder: Path, **changed: Any) -> Path:
     """Write a policy under which a package of `tests.packages` passes every gate that the test is not about.
 
-    Digests, signature, audit, split, groups and first weights are judged as ever, and so is non-inferiority, by a
+    Digests, signature, audit, split, groups and initial weights are judged as ever, and so is non-inferiority, by a
     narrow margin.
 
     Args:

@@ -7,7 +7,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
-from training.first_weights import told
+from training.initial_weights import told
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
 FEWEST_TESTED = 5
@@ -214,7 +214,7 @@ def _drift(drift: dict[str, Any]) -> str:
 
 
 def _made(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
-    train, start = evidence["params"].get("train", {}), evidence["data"].get("first_weights")
+    train, start = evidence["params"].get("train", {}), evidence["data"].get("initial_weights")
     knobs = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "")
     return (
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "

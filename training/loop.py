@@ -195,6 +195,7 @@ class Trainer:
             self._forward = torch.compile(wrapped) if self.parameters.compile else wrapped
             self._probes = probes
         self.network.train(not probes)
+        # That lets all batch normalisation learn again, of the frozen blocks too.
         hold(self.network, self.frozen)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.int64]]]:

@@ -27,7 +27,7 @@ from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.card import model_card
 from training.export import export_onnx, quantize
-from training.first_weights import recorded
+from training.initial_weights import recorded
 from training.memory import keep_freed_memory
 from training.ood import fit_ood
 from training.pack import Packed, open_pack
@@ -68,7 +68,7 @@ def build_package(
         | {"groups": {side: sorted(set(rows.loc[rows["side"] == side, "group"].astype(str))) for side in SIDES}},
         # Where the cells and the weights lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
-        | {"first_weights": recorded(facts)},
+        | {"initial_weights": recorded(facts)},
         "params": _without_folders(parameters).to_dict(),
     }
     fitted = read_json(evaluate_folder / "calibration.json", made_by="blastwatch evaluate")

@@ -27,6 +27,7 @@ from blastwatch.settings import Settings
 from training.augmentation import draw
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.feeding import Feeder
+from training.initial_weights import facts_beside
 from training.loop import TrainingDiverged, alone, step_seed
 from training.memory import keep_freed_memory
 from training.optimizing import schedule
@@ -205,10 +206,7 @@ def check_unseen(weights_file: Path, rows: pd.DataFrame) -> None:
     Raises:
         LeakFound: naming the subjects.
     """
-    beside = weights_file.with_suffix(".json")
-    if not beside.is_file():
-        return
-    seen = set(read_json(beside, made_by="blastwatch pretrain").get("subjects", []))
+    seen = set(facts_beside(weights_file).get("subjects", []))
     held = sorted(set(rows.loc[rows["side"] != "train", "subject"]) & seen)
     if held:
         raise LeakFound(

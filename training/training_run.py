@@ -16,8 +16,8 @@ from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
 from blastwatch.settings import Settings
 from training.distributed import World, world_of_torchrun
-from training.first_weights import first_weights
 from training.fitting import Fit, Progress
+from training.initial_weights import initial_weights
 from training.loop import Trainer
 from training.memory import keep_freed_memory
 from training.pack import Packed, open_pack
@@ -73,7 +73,7 @@ def run_training(
         check_unseen(Path(parameters.train.weights_file), rows)
     packed = open_pack(pack, manifest)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
-    start = first_weights(parameters.train)
+    start = initial_weights(parameters.train)
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest, "start": start})
     checkpoint = checkpoint_path(settings, key)
     within = within or Within()
@@ -87,7 +87,7 @@ def run_training(
         "leaky": split_facts["leaky"],
         "architecture": parameters.train.architecture,
         "parameters": asdict(parameters.train),
-        "first_weights": start,
+        "initial_weights": start,
     }
     with world_of_torchrun() as world:
         if not world.first:
@@ -96,7 +96,7 @@ def run_training(
         going_on = unfinished_run(settings, key) if checkpoint.is_file() else None
         named = ("data_digest", "split_digest", "git_commit", "lock_digest", "synthetic", "leaky")
         tags = {f"blastwatch.{name}": str(facts[name]).lower() for name in named} | {"blastwatch.key": key}
-        tags |= {f"blastwatch.first_weights.{name}": value for name, value in start.items() if name != "subjects"}
+        tags |= {f"blastwatch.initial_weights.{name}": value for name, value in start.items() if name != "subjects"}
         tags |= within.labels
         with open_run(settings, run_id=going_on, tags=tags) as run:
             import mlflow

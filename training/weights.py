@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.network import build, head_of
+from training.initial_weights import check_file
 from training.packaged_weights import LITE0, PACKAGE, lite0_file, lite0_state
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def read_state(path: Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise UsageError(f"Expected a file of weights at {path} (train.weights_file) but there is none.")
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

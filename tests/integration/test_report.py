@@ -16,7 +16,7 @@ def test_report_and_card_are_in_the_package_and_with_the_run(demo):
     client = MlflowClient(f"sqlite:///{demo.folder / 'home' / 'mlflow.db'}")
     logged = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"report.html", "card.md", "metrics.json", "plots"} <= logged
-    assert client.get_run(run_id).data.tags["blastwatch.first_weights.source"] == "scratch"
+    assert client.get_run(run_id).data.tags["blastwatch.initial_weights.source"] == "scratch"
     assert "It was trained from scratch." in (package / "card.md").read_text()
     drawn = {artifact.path for artifact in client.list_artifacts(run_id, "plots")}
     assert {"plots/errors.png", "plots/parts.png", "plots/patients.png"} <= drawn

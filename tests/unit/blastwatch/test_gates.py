@@ -14,9 +14,9 @@ from blastwatch.evidence_gates import (
     audit_gate,
     calibration_gate,
     card_gate,
-    first_weights_gate,
     floor_gates,
     groups_gate,
+    initial_weights_gate,
     reference_gates,
     split_gate,
 )
@@ -52,7 +52,7 @@ def told(gate):
 
 def test_an_honest_package_passes_by_its_evidence(package):
     assert audit_gate(package).passed and split_gate(package).passed
-    assert first_weights_gate(package).passed
+    assert initial_weights_gate(package).passed
     gate = groups_gate(package)
     assert (gate.passed, gate.value, gate.limit) == (True, 0.0, 0.0)
 
@@ -142,16 +142,16 @@ def test_a_drift_reference_of_a_patient_trained_on(package):
         ("scratch", False, "not in the evidence"),
     ],
 )
-def test_first_weights(package, start, passed, said):
-    edit(package, "evidence/data.json", first_weights=start)
-    gate = first_weights_gate(package)
+def test_initial_weights(package, start, passed, said):
+    edit(package, "evidence/data.json", initial_weights=start)
+    gate = initial_weights_gate(package)
     assert gate.passed is passed and said in told(gate)
 
 
-def test_first_weights_of_which_patients_nobody_knows_the_side(package):
-    edit(package, "evidence/data.json", first_weights={"source": "pretrained", "subjects": ["t0"]})
+def test_initial_weights_of_which_patients_nobody_knows_the_side(package):
+    edit(package, "evidence/data.json", initial_weights={"source": "pretrained", "subjects": ["t0"]})
     edit(package, "evidence/split.json", groups=None)
-    assert "does not" in told(first_weights_gate(package)) and not first_weights_gate(package).passed
+    assert "does not" in told(initial_weights_gate(package)) and not initial_weights_gate(package).passed
 
 
 @pytest.mark.parametrize("groups", [None, {}, {"train": ["t0"]}, "all"])

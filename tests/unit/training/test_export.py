@@ -241,7 +241,7 @@ DRIFT = {"cells": 160, "groups": 16, "false_alarm_rate": 0.01, "enough_groups": 
 )
 def test_card_says_what_the_weights_had_seen_before(start, said):
     known = evidence()
-    known["data"]["first_weights"] = start
+    known["data"]["initial_weights"] = start
     assert re.search(said, model_card(facts(), known, DRIFT))
 
 

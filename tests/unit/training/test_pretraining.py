@@ -12,7 +12,7 @@ from blastwatch.errors import DataError, LeakFound
 from blastwatch.manifest import read_split, write_json
 from tests.trainings import parts_of, small_network
 from training.commands import pretrain
-from training.first_weights import first_weights
+from training.initial_weights import initial_weights
 from training.parameters import PretrainParameters, TrainParameters
 from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss
 from training.weights import first_network
@@ -70,7 +70,7 @@ def test_the_command_shows_training_patients_alone_and_its_weights_start_a_netwo
     network = first_network("resnet18", "file", str(written), seed=2)
     assert torch.equal(network.conv1.weight, load_file(written)["conv1.weight"])
     check_unseen(written, rows)
-    known = first_weights(TrainParameters(architecture="resnet18", weights="file", weights_file=str(written)))
+    known = initial_weights(TrainParameters(architecture="resnet18", weights="file", weights_file=str(written)))
     assert (known["source"], known["subjects"]) == ("pretrained", facts["subjects"])
     assert not list((tmp_path / "home" / "checkpoints").iterdir())
 

