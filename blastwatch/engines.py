@@ -157,7 +157,8 @@ def open_engine(
 
     Raises:
         UsageError: for an unknown name, and for an engine that needs a GPU where there is none.
-        PackageError: where the package lacks the graph or it cannot be compiled.
+        PackageError: where the package lacks the graph or it cannot be compiled, and where `openvino-bf16` cannot
+            write to the folder of temporary files.
     """
     if name not in ENGINES:
         raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
@@ -175,6 +176,11 @@ def _open_openvino(package: Package, name: str, threads: int, beside: bool) -> E
         return OpenVinoEngine(graph, package.info.preprocessing, name, threads=threads, beside=beside)
     except RuntimeError as error:
         raise PackageError(f"{graph.name} of the package cannot be compiled by OpenVINO: {error}.") from error
+    except OSError as error:
+        raise PackageError(
+            f"Expected the engine {name} to write its graph, as large as {graph.name} of the package, to the folder of "
+            f"temporary files, but: {error}. Make room there, or name another folder by TMPDIR."
+        ) from error
 
 
 def _open_torch(package: Package, name: str, threads: int | None) -> Engine:

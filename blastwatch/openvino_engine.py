@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.engines import Inputs, Outputs, checked_crops
 from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
+from blastwatch.mixed_precision import begin_in_float32
 
 if TYPE_CHECKING:
     import openvino
 
+BF16 = "openvino-bf16"
+
 
 class OpenVinoEngine:
     """One graph of a package. Precision is stated, because OpenVINO picks bf16 by itself where the CPU has it.
+
+    In bf16 the graph's beginning stays in float32 (`blastwatch.mixed_precision`).
 
     A batch that has all cores waits at the end of each layer for the slowest of them, whatever else runs there. Batches
     on a few cores each, as many as OpenVINO finds best, hardly wait: with two on two cores 1.1 times as many cells. A
@@ -31,6 +36,7 @@ class OpenVinoEngine:
 
     Raises:
         RuntimeError: OpenVINO cannot compile the graph.
+        OSError: a graph for bf16 cannot be written to the folder of temporary files.
     """
 
     on_cores = True
@@ -44,10 +50,10 @@ class OpenVinoEngine:
         self.name = name
         self._graph, self._preprocessing, self._core = graph, preprocessing, openvino.Core()
         self._config = {
-            "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if name == BF16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
         }
-        model = reading_crops(self._core.read_model(graph), preprocessing)
+        model = self._read(reading=True)
         self._whole = self._compiled(model, "LATENCY")
         self._shared, self.abreast = self._whole, 1
         if beside and threads > 1:
@@ -68,8 +74,15 @@ class OpenVinoEngine:
         """As `blastwatch.engines.Engine.infer_inputs`; who never asks for it has no graph for it in memory."""
         with self._lock:
             if self._plain is None:
-                self._plain = self._compiled(self._core.read_model(self._graph), "LATENCY")
+                self._plain = self._compiled(self._read(reading=False), "LATENCY")
         return self._plain.infer(inputs)
+
+    def _read(self, *, reading: bool) -> "openvino.Model":
+        """The graph as it is compiled; `reading` crops instead of what `normalise` makes of them."""
+        model = self._core.read_model(self._graph)
+        if reading:
+            model = reading_crops(model, self._preprocessing)
+        return begin_in_float32(self._core, model) if self.name == BF16 else model
 
     def _compiled(self, model: "openvino.Model", hint: str) -> "_Requests":
         return _Requests(self._core.compile_model(model, "CPU", self._config | {"PERFORMANCE_HINT": hint}))
