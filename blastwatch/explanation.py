@@ -1,4 +1,5 @@
-"""Where the network looked: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) drawn over the cell.
+"""Where the network looked: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) drawn over the cell, or the exact map of
+a network that has one.
 
 The map shows what raised the logit of the more probable class above the other one. It explains the network, not the
 cell: a bright place is no proof of a lesion.
@@ -46,7 +47,7 @@ class Explainer:
         image = decode(data, max_pixels=max_pixels)
         inputs = normalise(crop_cell(image, shape)[None], shape)
         with self._lock:
-            heat, target = grad_cam(self._load(), inputs)
+            heat, target = heat_map(self._load(), inputs)
         # The map lies over the pixels as they came, not over the smaller ones that the network saw.
         cell = crop_cell(image, Preprocessing(crop=shape.crop, size=shape.crop))
         return _png(overlay(cell, heat)), CLASS_NAMES[target]
@@ -60,6 +61,20 @@ class Explainer:
             load_weights(network, self._package.folder / WEIGHTS)
             self._network = network.eval().requires_grad_(False)
         return self._network
+
+
+def heat_map(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """What speaks for the more probable class, and where: arguments, results and errors of `grad_cam`."""
+    import torch
+
+    from blastwatch.stage_pooling import StagePooling
+
+    if not isinstance(network, StagePooling):
+        return grad_cam(network, inputs)
+    with torch.inference_mode():
+        activation = network.activation(torch.from_numpy(inputs))[0]
+        target = int(network(torch.from_numpy(inputs))[0].argmax())
+    return _rising(activation[target] - activation[1 - target]), target
 
 
 def grad_cam(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
@@ -100,9 +115,14 @@ def grad_cam(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.floa
         for handle in handles:
             handle.remove()
     weights = gradient.mean(dim=(2, 3), keepdim=True)
-    heat = torch.relu((weights * kept[stage].detach()).sum(dim=1)[0]).numpy()
+    return _rising((weights * kept[stage].detach()).sum(dim=1)[0]), target
+
+
+def _rising(values: Any) -> NDArray[np.float32]:
+    """What is above zero of a tensor (places, places), as float32 from 0 to 1."""
+    heat = values.relu().numpy()
     highest = float(heat.max())
-    return np.asarray(heat / highest if highest > 0 else heat, dtype=np.float32), target
+    return np.asarray(heat / highest if highest > 0 else heat, dtype=np.float32)
 
 
 def feature_stages(network: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ ARCHITECTURES = (
     "efficientnet_b0",
     "convnext_tiny",
     "efficientnet_lite0",
+    "efficientnet_lite0_stages",
 )
 
 
@@ -33,6 +34,10 @@ def build(architecture: str, classes: int = 2) -> "nn.Module":
         from blastwatch.efficientnet_lite import efficientnet_lite0
 
         return efficientnet_lite0(classes)
+    if architecture == "efficientnet_lite0_stages":
+        from blastwatch.stage_pooling import StagePooling
+
+        return StagePooling(classes)
     from torchvision import models
 
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=classes)

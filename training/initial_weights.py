@@ -10,7 +10,7 @@ from typing import Any
 from blastwatch.digests import file_digest
 from blastwatch.errors import UsageError
 from blastwatch.manifest import read_json
-from training.packaged_weights import LITE0, PACKAGE, lite0_file
+from training.packaged_weights import PACKAGE, PACKAGED, lite0_file
 from training.parameters import TrainParameters
 
 SCRATCH, IMAGENET, PRETRAINED, UNKNOWN = "scratch", "imagenet", "pretrained", "unknown"
@@ -31,7 +31,7 @@ def initial_weights(parameters: TrainParameters) -> dict[str, Any]:
         return {"source": SCRATCH}
     if parameters.weights == "file":
         return _of_file(Path(parameters.weights_file))
-    if parameters.architecture == LITE0:
+    if parameters.architecture in PACKAGED:
         path = lite0_file()
         return {"source": IMAGENET, "package": PACKAGE, "name": path.name, "digest": file_digest(path)}
     from torchvision.models import get_model_weights

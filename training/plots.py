@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from blastwatch import DISCLAIMER
-from blastwatch.explanation import grad_cam, overlay
+from blastwatch.explanation import heat_map, overlay
 from blastwatch.images import normalise
 from training.calibration import reliability
 from training.figures import HALF
@@ -172,7 +172,7 @@ def plot_explained_errors(
     rows = packed.rows_of(worst["path"].tolist())
     for (plain, under), row, (_, cell) in zip(grid.reshape(-1, 2), rows, worst.iterrows(), strict=False):
         crop = np.asarray(packed.crops[row])
-        heat, _target = grad_cam(network, normalise(crop[None], packed.preprocessing))
+        heat, _target = heat_map(network, normalise(crop[None], packed.preprocessing))
         plain.imshow(crop)
         under.imshow(overlay(crop, heat))
         plain.set_title(f"{cell['subject']} is {cell['label']}", fontsize=7)

@@ -14,12 +14,14 @@ from training.pack import Packed
 
 @dataclass(frozen=True)
 class Side:
-    """The cells of one side: row in the pack, label (index into CLASS_NAMES), subject, and weight (of mean 1)."""
+    """The cells of one side: row in the pack, label (index into CLASS_NAMES), subject, weight (of mean 1), and patient
+    (the group of the split, which may hold several subjects)."""
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     subjects: NDArray[Any]
     weights: NDArray[np.float32]
+    patients: NDArray[Any]
 
     @property
     def groups(self) -> NDArray[np.int64]:
@@ -46,6 +48,7 @@ def side_of(split: pd.DataFrame, packed: Packed, side: str, balance: str) -> Sid
         labels=rows["label"].map(CLASS_NAMES.index).to_numpy(np.int64),
         subjects=rows["subject"].to_numpy(),
         weights=balanced_weights(rows, balance),
+        patients=rows["group"].to_numpy(),
     )
 
 

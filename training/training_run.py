@@ -18,6 +18,7 @@ from blastwatch.settings import Settings
 from training.distributed import World, world_of_torchrun
 from training.fitting import Fit, Progress
 from training.initial_weights import initial_weights
+from training.linear_probe import LinearProbe
 from training.loop import Trainer
 from training.memory import keep_freed_memory
 from training.pack import Packed, open_pack
@@ -127,10 +128,15 @@ def checkpoint_path(settings: Settings, key: str) -> Path:
     return settings.home / "checkpoints" / f"{key}.pt"
 
 
-def _fit(parameters: TrainParameters, rows: pd.DataFrame, packed: Packed, checkpoint: Path, world: World) -> Fit:
+def _fit(
+    parameters: TrainParameters, rows: pd.DataFrame, packed: Packed, checkpoint: Path, world: World
+) -> Fit | LinearProbe:
     network = first_network(parameters.architecture, parameters.weights, parameters.weights_file, seed=parameters.seed)
-    trainer = Trainer(network, parameters, packed, side_of(rows, packed, "train", parameters.balance), world)
-    return Fit(trainer, side_of(rows, packed, "validation", "subject"), checkpoint)
+    cells = side_of(rows, packed, "train", parameters.balance)
+    validation = side_of(rows, packed, "validation", "subject")
+    if parameters.fit == "logistic":
+        return LinearProbe(network, parameters, packed, cells, validation, world)
+    return Fit(Trainer(network, parameters, packed, cells, world), validation, checkpoint)
 
 
 def _say_nothing(row: Row) -> None:

@@ -8,7 +8,7 @@ from urllib.error import URLError
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.network import build, head_of
 from training.initial_weights import check_file
-from training.packaged_weights import LITE0, PACKAGE, lite0_file, lite0_state
+from training.packaged_weights import PACKAGE, PACKAGED, lite0_file, lite0_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +30,7 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
 
     torch.manual_seed(seed)
     network = build(architecture)
-    if weights == "imagenet" and architecture == LITE0:
+    if weights == "imagenet" and architecture in PACKAGED:
         fill(network, lite0_state(network, read_state(lite0_file())), f"the package {PACKAGE}")
     elif weights == "imagenet":
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")

@@ -48,7 +48,7 @@ def random_pack(folder: Path, cells: int, size: int) -> Packed:
 def side(cells: int) -> Side:
     rows = np.arange(cells)
     subjects = np.array([f"S{number % PATIENTS}" for number in rows], dtype=object)
-    return Side(rows, (rows % PATIENTS) % 2, subjects, np.ones(cells, np.float32))
+    return Side(rows, (rows % PATIENTS) % 2, subjects, np.ones(cells, np.float32), subjects)
 
 
 def trainer(packed: Packed, parameters: TrainParameters) -> Trainer:

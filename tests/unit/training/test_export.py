@@ -149,12 +149,13 @@ def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, ca
     assert capfd.readouterr().out == ""
 
 
-def test_a_padding_that_differs_from_side_to_side_is_exported_and_quantized(tmp_path):
+@pytest.mark.parametrize("architecture", ["efficientnet_lite0", "efficientnet_lite0_stages"])
+def test_a_padding_that_differs_from_side_to_side_is_exported_and_quantized(tmp_path, architecture):
     """EfficientNet-Lite0 has it; a warning would be an error here."""
     import torch
 
     torch.manual_seed(0)
-    network = build("efficientnet_lite0").eval()
+    network = build(architecture).eval()
     cells = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
     preprocessing = Preprocessing(crop=64, size=64)
     assert export.export_onnx(network, 64, tmp_path / ONNX) <= export.TOLERANCE

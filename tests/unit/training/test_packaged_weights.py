@@ -11,7 +11,7 @@ from skimage import data
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import Preprocessing, normalise
 from blastwatch.network import build, head_of
-from training.packaged_weights import lite0_file, lite0_state
+from training.packaged_weights import PACKAGED, lite0_file, lite0_state
 from training.weights import first_network, read_state
 
 SIDE = 224
@@ -68,12 +68,14 @@ def test_what_we_normalise_is_read_as_what_it_was_trained_on(ours, as_trained):
     torch.testing.assert_close(first[inner], expected[inner], rtol=0, atol=1e-4)
 
 
-def test_a_training_begins_with_them_and_a_fresh_small_last_layer(ours):
-    network = first_network("efficientnet_lite0", "imagenet", "", seed=1)
+@pytest.mark.parametrize("architecture", PACKAGED)
+def test_a_training_begins_with_them_and_a_fresh_small_last_layer(ours, architecture):
+    network = first_network(architecture, "imagenet", "", seed=1)
     head = head_of(network)
-    for name, tensor in ours.state_dict().items():
-        if not name.startswith(head):
-            assert torch.equal(network.state_dict()[name], tensor), name
+    taken = [name for name in network.state_dict() if not name.startswith((head, "standardise."))]
+    assert len(taken) > 200
+    for name in taken:
+        assert torch.equal(network.state_dict()[name], ours.state_dict()[name]), name
     last = network.get_submodule(head)
     assert last.out_features == 2 and float(last.weight.detach().abs().max()) <= last.in_features**-0.5
 

@@ -24,7 +24,7 @@ def side(counts, seed=0):
     weights = 1 / sizes
     weights = weights / np.where(labels == 1, weights[labels == 1].sum(), weights[labels == 0].sum())
     weights = (weights / weights.mean()).astype(np.float32)
-    return Side(np.arange(len(subjects)), labels[order], subjects[order], weights[order])
+    return Side(np.arange(len(subjects)), labels[order], subjects[order], weights[order], subjects[order])
 
 
 def test_each_subject_weighs_the_same_within_equal_classes(cohort):
@@ -72,7 +72,8 @@ def test_orders_of_two_epochs_differ_and_one_epoch_is_repeatable():
 
 
 def test_groups_are_subjects_within_labels():
-    cells = Side(np.arange(4), np.array([0, 1, 0, 1]), np.array(["a", "a", "b", "a"]), np.ones(4, np.float32))
+    subjects = np.array(["a", "a", "b", "a"])
+    cells = Side(np.arange(4), np.array([0, 1, 0, 1]), subjects, np.ones(4, np.float32), subjects)
     assert cells.groups.tolist() == [0, 2, 1, 2]
 
 

@@ -1,0 +1,91 @@
+"""EfficientNet-Lite0 whose last layer reads every stage: the mean and the spread of each channel over the image.
+
+What pretrained weights know of texture and colour stands in the early stages; the last one, which a classifier usually
+reads alone, knows dogs from cats. A linear layer over all stages is often better on few data of another kind (Evci et
+al. 2022, arXiv:2201.03529, `Head2Toe`). Mean and spread of the channels are what images of one style share (Huang &
+Belongie 2017, arXiv:1703.06868).
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from blastwatch.efficientnet_lite import STAGES, efficientnet_lite0
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIRST_READ = 2  # of `features`: the stem and the stage behind it know edges alone
+EPSILON = 1e-6  # added to a variance, so that a map without any has a gradient
+
+
+class Standardise(nn.Module):
+    """Takes a mean off each number of a row and divides it by a spread; both are set, not learnt. Shape (n, width)."""
+
+    mean: "Tensor"
+    spread: "Tensor"
+
+    def __init__(self, width: int) -> None:
+        import torch
+
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+
+    def forward(self, rows: "Tensor") -> "Tensor":
+        return (rows - self.mean) / self.spread
+
+
+class StagePooling(nn.Module):
+    """Logits (n, classes) of images (n, 3, side, side); stages have their names of `efficientnet_lite0`."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        whole = efficientnet_lite0(classes)
+        # Without the last one, which only widens what the classifier of the whole network reads.
+        self.features = nn.Sequential(*list(whole.get_submodule("features").children())[:-1])
+        width = 2 * sum(stage[4] for stage in STAGES[FIRST_READ - 1 :])
+        self.standardise = Standardise(width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: "Tensor") -> "Tensor":
+        import torch
+
+        read = [number for maps in self.stages(images) for number in pooled(maps)]
+        logits: Tensor = self.classifier(self.standardise(torch.cat(read, dim=1)))
+        return logits
+
+    def stages(self, images: "Tensor") -> "Iterator[Tensor]":
+        """The maps that are read, from the finest on, each (n, channels, height, width)."""
+        maps = images
+        for number, stage in enumerate(self.features):
+            maps = stage(maps)
+            if number >= FIRST_READ:
+                yield maps
+
+    def activation(self, images: "Tensor") -> "Tensor":
+        """What each place adds to the logits, (n, classes, height, width) of the finest maps; with the bias, the mean
+        over the places is the logits. The class activation map of Zhou et al. 2016 (arXiv:1512.04150), over all stages.
+        """
+        import torch
+        from torch.nn.functional import interpolate
+
+        total: Tensor | None = None
+        first = 0
+        for maps in self.stages(images):
+            mean, spread = (values[:, :, None, None] for values in pooled(maps))
+            shares = torch.cat([maps, ((maps - mean).square() + EPSILON) / spread], dim=1)
+            own = slice(first, first := first + shares.shape[1])
+            known = [values[own, None, None] for values in (self.standardise.mean, self.standardise.spread)]
+            added = torch.einsum("kc,nchw->nkhw", self.classifier.weight[:, own], (shares - known[0]) / known[1])
+            total = added if total is None else total + interpolate(added, size=total.shape[2:])
+        assert total is not None
+        return total
+
+
+def pooled(maps: "Tensor") -> "list[Tensor]":
+    """Mean and spread of each channel over its places, both (n, channels), of maps (n, channels, height, width)."""
+    mean = maps.mean(dim=(2, 3))
+    variance = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3))
+    return [mean, (variance + EPSILON).sqrt()]

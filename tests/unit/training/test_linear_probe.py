@@ -1,0 +1,149 @@
+"""The last layer fitted at once: the solution is the one that others find, and no patient chooses its own strength."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from blastwatch.errors import DataError, UsageError
+from blastwatch.manifest import read_cells, read_json, read_split
+from blastwatch.network import build, forward_with_embedding
+from blastwatch.settings import load
+from training.distributed import World
+from training.evaluation import read_trained
+from training.linear_probe import STRENGTHS, Fitted, Known, LinearProbe, fit, held_out_losses, write_head
+from training.loop import predict_logits
+from training.pack import open_pack
+from training.parameters import Parameters, TrainParameters
+from training.sampling import side_of
+from training.training_run import FACTS, run_training
+
+STAGES = "efficientnet_lite0_stages"
+PROBE = TrainParameters(architecture=STAGES, weights="imagenet", fit="logistic", precision="fp32")
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def drawn(*, cells=240, width=6, patients=12, seed=0):
+    """Embeddings that say something of the label, cells of every patient, and weights of their own."""
+    random = np.random.default_rng(seed)
+    patient = np.arange(cells) % patients
+    labels = patient % 2
+    embeddings = random.normal(size=(cells, width)) * np.linspace(0.5, 4, width) + 3
+    embeddings[:, 0] += labels
+    weights = random.uniform(0.5, 1.5, cells)
+    weights = (weights / weights.mean()).astype(np.float32)
+    return Known(embeddings.astype(np.float32), labels, weights, np.array([f"P{number}" for number in patient]))
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e-1])
+def test_the_solution_is_the_one_that_scipy_finds(strength):
+    known = drawn()
+    embeddings = known.embeddings.astype(np.float64)
+    standard = (embeddings - embeddings.mean(axis=0)) / embeddings.std(axis=0)
+    sign = np.where(known.labels == 1, 1.0, -1.0)
+
+    def objective(values):
+        losses = np.logaddexp(0, -sign * (standard @ values[:-1] + values[-1]))
+        return (known.weights * losses).sum() + (values[:-1] ** 2).sum() / (2 * strength)
+
+    expected = minimize(objective, np.zeros(known.embeddings.shape[1] + 1), method="BFGS", options={"gtol": 1e-6}).x
+    found = fit(known, strength)
+    np.testing.assert_allclose(found.weights, expected[:-1], atol=2e-3 * np.abs(expected).max())
+    assert found.bias == pytest.approx(expected[-1], abs=5e-3)
+    np.testing.assert_allclose(found.log_odds(known.embeddings), standard @ found.weights + found.bias, atol=1e-5)
+
+
+def test_a_number_that_never_changes_is_no_trouble():
+    known = drawn()
+    known.embeddings[:, 2] = 5.0
+    found = fit(known, 0.1)
+    assert np.isfinite(found.log_odds(known.embeddings)).all() and abs(found.weights[2]) < 1e-9
+
+
+def test_what_is_known_of_a_patient_alone_does_not_help_it():
+    """Embeddings that name the patient and say nothing of the label: cells of a patient who is held out stay unknown,
+    while a fit that saw other cells of the same patient would be sure of them."""
+    random = np.random.default_rng(3)
+    patients, cells = 12, 240
+    patient = np.arange(cells) % patients
+    names = 4 * np.eye(patients)[patient] + 0.1 * random.normal(size=(cells, patients))
+    known = Known(
+        names.astype(np.float32), patient % 2, np.ones(cells, np.float32), np.array([f"P{n}" for n in patient])
+    )
+    held_out = held_out_losses(known, seed=1)
+    assert min(held_out.values()) > 0.85 * np.log(2)
+    by_cell = held_out_losses(replace(known, patients=np.arange(cells).astype(str)), seed=1)
+    assert min(by_cell.values()) < 0.2 * np.log(2)
+
+
+def test_the_strength_follows_what_there_is_to_learn():
+    """A clear difference between the classes bears weak regularisation, noise does not."""
+    clear = drawn(width=4, seed=1)
+    clear.embeddings[:, 0] += 8 * clear.labels
+    assert held_out_losses(clear, seed=1)[STRENGTHS[-1]] < held_out_losses(clear, seed=1)[STRENGTHS[0]]
+    losses = held_out_losses(drawn(width=4), seed=1)
+    assert list(losses) == list(STRENGTHS) and all(0 < loss < 1.1 * np.log(2) for loss in losses.values())
+
+
+def test_one_patient_of_a_label_is_too_few():
+    known = drawn(patients=2)
+    with pytest.raises(DataError, match="at least two patients of each label"):
+        held_out_losses(known, seed=1)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", STAGES])
+def test_the_network_then_says_what_was_fitted(architecture):
+    """In one with a place for mean and spread they go there, in another into the weights of the last layer."""
+    torch.manual_seed(4)
+    network = build(architecture).eval().requires_grad_(False)
+    cells = torch.randn(5, 3, 32, 32)
+    before = forward_with_embedding(network, cells)[1].numpy()
+    random = np.random.default_rng(5)
+    width = before.shape[1]
+    fitted = Fitted(before.mean(axis=0), before.std(axis=0) + 0.1, random.normal(size=width), 0.3)
+    write_head(network, fitted)
+    logits, embedding = (values.numpy() for values in forward_with_embedding(network, cells))
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], fitted.log_odds(before), rtol=1e-3, atol=1e-3)
+    if architecture == STAGES:
+        np.testing.assert_allclose(embedding, (before - fitted.mean) / fitted.spread, rtol=1e-3, atol=1e-3)
+
+
+def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    for out in ("one", "other"):
+        run_training(Parameters(train=PROBE), load(), **places, out=tmp_path / out)
+    facts = read_json(tmp_path / "one" / FACTS, made_by="a test")
+    assert facts["parameters"]["fit"] == "logistic" and facts["initial_weights"]["source"] == "imagenet"
+    network, _ = read_trained(tmp_path / "one")
+    again, _ = read_trained(tmp_path / "other")
+    first = build_first()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+        own = name.startswith(("classifier.", "standardise."))
+        assert torch.equal(tensor, first.state_dict()[name]) != own, name
+    packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
+    cells = side_of(read_split(cohort / "cells", cohort / "split"), packed, "train", "subject")
+    logits = predict_logits(network, packed, cells.rows)
+    assert (logits.argmax(1) == cells.labels).mean() > 0.9  # the cells that it was fitted on
+
+
+def build_first():
+    from training.weights import first_network
+
+    return first_network(STAGES, "imagenet", "", seed=1)
+
+
+def test_several_processes_are_refused(cohort):
+    packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
+    rows = read_split(cohort / "cells", cohort / "split")
+    sides = [side_of(rows, packed, side, "subject") for side in ("train", "validation")]
+    with pytest.raises(UsageError, match=r"one process for train\.fit=logistic but got 2"):
+        LinearProbe(build("resnet18"), PROBE, packed, *sides, World(0, 2, torch.device("cpu")))
+
+
+def test_a_network_that_knows_nothing_is_refused():
+    with pytest.raises(UsageError, match=r"train\.weights to imagenet or file"):
+        TrainParameters(fit="logistic")

@@ -1,0 +1,182 @@
+"""A linear probe: the last layer alone is fitted, by logistic regression on what the rest makes of each cell once.
+
+For weights that know something, and few patients: minutes where training by gradients takes hours, and the
+solution is the best there is. How strongly it is regularised is chosen on patients of the training side that a
+part of the fits did not see.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from blastwatch.console import progress
+from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
+from blastwatch.errors import DataError, UsageError
+from blastwatch.images import normalise
+from blastwatch.network import forward_with_embedding, head_of
+from blastwatch.stage_pooling import Standardise
+from training.calibration import fit_temperature
+from training.distributed import World
+from training.fitting import Progress, validate
+from training.pack import Packed
+from training.parameters import TrainParameters
+from training.precision import choose_precision
+from training.sampling import Side
+
+STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""What is tried for `C` of scikit-learn: the loss of a cell of mean weight over the penalty."""
+
+PARTS = 5  # into which the patients of the training side are dealt
+ITERATIONS = 500
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Known:
+    """Cells to fit on: embeddings float32 (n, d), labels int64 (n,), weights of mean 1, and the patient of each."""
+
+    embeddings: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    patients: NDArray[Any]
+
+    def part(self, rows: NDArray[np.int64]) -> "Known":
+        return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], self.patients[rows])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Mean and spread of each number of an embedding (d,), and weights (d,) and bias of what is standardised by them:
+    the log odds of a blast."""
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    bias: float
+
+    def log_odds(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray((embeddings - self.mean) / self.spread @ self.weights + self.bias)
+
+
+class LinearProbe:
+    """As `training.fitting.Fit`, for `train.fit=logistic`."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: TrainParameters,
+        packed: Packed,
+        cells: Side,
+        validation: Side,
+        world: World,
+    ) -> None:
+        """Raises `UsageError` where several processes were started."""
+        if world.size > 1:
+            raise UsageError(
+                f"Expected one process for train.fit=logistic but got {world.size}: run it without torchrun."
+            )
+        self.format = torch.channels_last if parameters.channels_last else torch.contiguous_format
+        moved: Any = network.to(world.device).eval().requires_grad_(False)
+        self.network: nn.Module = moved.to(memory_format=self.format)
+        self.packed, self.cells, self.validation = packed, cells, validation
+        self.precision = choose_precision(parameters.precision, world.device)
+        self.seed = parameters.seed
+
+    def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
+        """Look at each cell once, choose the strength, and fit.
+
+        Raises:
+            DataError: where a label has fewer than two patients on the training side.
+        """
+        known = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
+        losses = held_out_losses(known, seed=self.seed)
+        strength = min(losses, key=losses.__getitem__)
+        fitted = fit(known, strength)
+        write_head(self.network, fitted)
+        own = np.logaddexp(0, np.where(known.labels == POSITIVE, -1, 1) * fitted.log_odds(known.embeddings))
+        row = {"epoch": 1.0, "strength": strength, "held_out_loss": losses[strength]}
+        row["train_loss"] = float((known.weights * own).mean())
+        row |= validate(self.network, self.packed, self.validation, self.precision)
+        state = {name: tensor.cpu().clone() for name, tensor in self.network.state_dict().items()}
+        on_epoch(row)
+        return Progress(epoch=1, best_epoch=1, best_loss=row["validation_loss"], best_state=state, curves=[row])
+
+    @torch.inference_mode()
+    def _embeddings(self) -> NDArray[np.float32]:
+        device, rows = next(self.network.parameters()).device, self.cells.rows
+        parts = []
+        for start in progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding"):
+            crops = self.packed.crops[rows[start : start + BATCH]]
+            inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
+            inputs = inputs.contiguous(memory_format=self.format)
+            with self.precision.autocast():
+                embeddings = forward_with_embedding(self.network, inputs)[1]
+            parts.append(embeddings.float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def fit(known: Known, strength: float) -> Fitted:
+    """Logistic regression on standardised embeddings, each cell weighed; the penalty is on the squared weights."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean = known.embeddings.mean(axis=0, dtype=np.float64)
+    spread = known.embeddings.std(axis=0, dtype=np.float64)
+    spread[spread < 1e-9] = 1.0  # a number that never changes says nothing, whatever it weighs
+    model = LogisticRegression(C=strength, max_iter=ITERATIONS)
+    model.fit((known.embeddings - mean) / spread, known.labels == POSITIVE, sample_weight=known.weights)
+    return Fitted(mean, spread, np.asarray(model.coef_[0]), float(model.intercept_[0]))
+
+
+def held_out_losses(known: Known, *, seed: int) -> dict[float, float]:
+    """Of each of `STRENGTHS`, the weighed cross-entropy of cells whose patients were not fitted on.
+
+    Each is taken at the temperature that suits it best, since one is fitted afterwards anyway: what counts is what
+    no temperature can mend (Berta et al. 2025, arXiv:2501.19195).
+
+    Raises:
+        DataError: where a label has fewer than two patients.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fewest = min(len(set(known.patients[known.labels == label])) for label in range(len(CLASS_NAMES)))
+    if fewest < 2:
+        raise DataError(
+            "Expected at least two patients of each label on the training side for train.fit=logistic, which holds "
+            "some of them out, but a label has fewer. Split again, with a larger share for this side."
+        )
+    dealt = StratifiedGroupKFold(min(PARTS, fewest), shuffle=True, random_state=seed)
+    log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
+    for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
+        for strength, found in log_odds.items():
+            found[held] = fit(known.part(fitted_on), strength).log_odds(known.embeddings[held])
+    return {strength: _best_loss(found, known) for strength, found in log_odds.items()}
+
+
+def _best_loss(log_odds: NDArray[np.float64], known: Known) -> float:
+    """The weighed cross-entropy at the temperature that has the lowest."""
+    logits = np.stack([-log_odds / 2, log_odds / 2], axis=1)
+    temperature = fit_temperature(logits, known.labels, known.weights)
+    chosen = probabilities(logits, temperature)[np.arange(len(logits)), known.labels]
+    return float(-(known.weights * np.log(np.maximum(chosen, 1e-12))).mean())
+
+
+def write_head(network: nn.Module, fitted: Fitted) -> None:
+    """Make the fitted layer the network's last one. Mean and spread go where the network standardises, else into it."""
+    head = network.get_submodule(head_of(network))
+    assert isinstance(head, nn.Linear)
+    weights, bias = fitted.weights, fitted.bias
+    if isinstance(standardise := getattr(network, "standardise", None), Standardise):
+        standardise.mean.copy_(torch.from_numpy(fitted.mean))
+        standardise.spread.copy_(torch.from_numpy(fitted.spread))
+    else:
+        weights = weights / fitted.spread
+        bias -= float(weights @ fitted.mean)
+    # Half to each class: softmax sees their difference alone.
+    sign = torch.tensor([1.0 if label == POSITIVE else -1.0 for label in range(len(CLASS_NAMES))], dtype=torch.float64)
+    head.weight.copy_(0.5 * sign[:, None] * torch.from_numpy(weights))
+    head.bias.copy_(0.5 * sign * bias)
