@@ -263,7 +263,7 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                     "post": {
                         "operationId": "explain",
                         "parameters": _headers(CALLER_HEADER),
-                        "summary": "Draw where the network looked over the cell: Grad-CAM, or its exact activation map.",
+                        "summary": "Draw where the network looked (Grad-CAM, or its exact activation map).",
                         "requestBody": _form("image", several=False),
                         "responses": _answers(
                             "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
