@@ -102,8 +102,8 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     apart = "sides that share patients" if evidence["split"]["leaky"] else "patients that are kept apart"
     return (
         f"## How it was measured\n\nDevelopment and evaluation in one, retrospective, on {apart}: "
-        "train patients fit the weights, validation patients stop the training and choose the epoch, calibration "
-        "patients fit temperature and thresholds, test patients are read once. The only predictors are the pixels of "
+        f"{who_chose(train)}, calibration patients fit temperature and thresholds, test patients are read once. "
+        "The only predictors are the pixels of "
         f"one cell: the centred square of {shape.crop} px at fixed scale, resized to {shape.size} px and normalised. "
         f"Class imbalance: what weighs the same in training is the {train.get('balance', 'unknown')}; the fitted "
         "temperature and thresholds let every patient weigh the same. No ensemble.\n\n"
@@ -115,6 +115,24 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         "patients and a permutation test that swaps two models' answers patient by patient, with Holm's correction "
         "over the baselines."
     )
+
+
+def who_chose(train: dict[str, Any]) -> str:
+    """What train and validation patients had to do with the final weights, by the parameters of the training.
+
+    >>> who_chose({"keep": "last"})
+    "train patients fit the weights, of which the last epoch's are kept, validation patients choose nothing"
+    >>> who_chose({"keep": "best", "fit": "logistic"}).split(", ")[-1]
+    'validation patients choose nothing'
+    """
+    if train.get("fit") == "logistic":
+        return (
+            "train patients fit the last layer and, some of them held out in turn, choose how strongly it is "
+            "regularised, validation patients choose nothing"
+        )
+    if train.get("keep") == "last":
+        return "train patients fit the weights, of which the last epoch's are kept, validation patients choose nothing"
+    return "train patients fit the weights, validation patients stop the training and choose the epoch"
 
 
 def _row(name: str, figure: dict[str, float]) -> str:

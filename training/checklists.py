@@ -103,7 +103,7 @@ CLAIM = (
     Item("23", "software libraries", f"{RUN}: digest of the pinned packages"),
     Item("24", "initial parameters", RUN),
     Item("25", "training", f"{RUN}; evidence/params.json"),
-    Item("26", "choice of the final model", f"{METHODS}: best epoch on validation patients"),
+    Item("26", "choice of the final model", f"{METHODS}: who chose it"),
     Item("27", "ensembling", f"{METHODS}: none, but for weights averaged over steps (params.json)"),
     Item("28", "metrics of performance", METHODS),
     Item("29", "significance and uncertainty", METHODS),
