@@ -1,6 +1,5 @@
 """The always-valid comparison: error under continuous looking, power, and an independent implementation of it."""
 
-import doctest
 import itertools
 import math
 
@@ -178,7 +177,3 @@ def test_what_cannot_be_is_refused(values, options, words):
         follow(np.array(values), **options)
     with pytest.raises(ValueError, match="`mean`"):
         log_wealth(np.array([0.0]), 1.0)
-
-
-def test_the_example_in_the_docstring():
-    assert doctest.testmod(sequential).failed == 0
