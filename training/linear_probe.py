@@ -23,6 +23,7 @@ from blastwatch.stage_pooling import Standardise
 from training.calibration import fit_temperature
 from training.distributed import World
 from training.fitting import Progress, validate
+from training.loop import TrainingDiverged
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import choose_precision
@@ -92,6 +93,7 @@ class LinearProbe:
 
         Raises:
             DataError: where a label has fewer than two patients on the training side.
+            TrainingDiverged: where the network makes no numbers of a cell.
         """
         known = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
         losses = held_out_losses(known, seed=self.seed)
@@ -115,9 +117,11 @@ class LinearProbe:
             inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
             inputs = inputs.contiguous(memory_format=self.format)
             with self.precision.autocast():
-                embeddings = forward_with_embedding(self.network, inputs)[1]
-            parts.append(embeddings.float().cpu().numpy())
-        return np.concatenate(parts)
+                parts.append(forward_with_embedding(self.network, inputs)[1].float().cpu().numpy())
+        embeddings = np.concatenate(parts)
+        if not np.isfinite(embeddings).all():
+            raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
+        return embeddings
 
 
 def fit(known: Known, strength: float) -> Fitted:
@@ -166,13 +170,14 @@ def _best_loss(log_odds: NDArray[np.float64], known: Known) -> float:
 
 
 def write_head(network: nn.Module, fitted: Fitted) -> None:
-    """Make the fitted layer the network's last one. Mean and spread go where the network standardises, else into it."""
+    """Make the fitted layer the network's last one. Mean and spread go where the network standardises, on top of what
+    it did there when it was fitted to, else into the layer."""
     head = network.get_submodule(head_of(network))
     assert isinstance(head, nn.Linear)
     weights, bias = fitted.weights, fitted.bias
     if isinstance(standardise := getattr(network, "standardise", None), Standardise):
-        standardise.mean.copy_(torch.from_numpy(fitted.mean))
-        standardise.spread.copy_(torch.from_numpy(fitted.spread))
+        standardise.mean.add_(standardise.spread * torch.from_numpy(fitted.mean).float())
+        standardise.spread.mul_(torch.from_numpy(fitted.spread).float())
     else:
         weights = weights / fitted.spread
         bias -= float(weights @ fitted.mean)

@@ -43,7 +43,10 @@ def lite0_state(network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, 
     Raises:
         PackageError: where it holds another network.
     """
-    names = list(build(LITE0).state_dict())
+    import torch
+
+    with torch.device("meta"):  # its names alone are wanted, and nothing is to be drawn for them
+        names = list(build(LITE0).state_dict())
     kinds = [[name.rpartition(".")[2] for name in side] for side in (names, given)]
     if kinds[0] != kinds[1]:
         raise PackageError(f"Expected the layers of efficientnet_lite0 in the package {PACKAGE} but got other ones.")

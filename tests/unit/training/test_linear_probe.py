@@ -14,11 +14,12 @@ from blastwatch.settings import load
 from training.distributed import World
 from training.evaluation import read_trained
 from training.linear_probe import STRENGTHS, Fitted, Known, LinearProbe, fit, held_out_losses, write_head
-from training.loop import predict_logits
+from training.loop import TrainingDiverged, predict_logits
 from training.pack import open_pack
 from training.parameters import Parameters, TrainParameters
 from training.sampling import side_of
 from training.training_run import FACTS, run_training
+from training.weights import first_network
 
 STAGES = "efficientnet_lite0_stages"
 PROBE = TrainParameters(architecture=STAGES, weights="imagenet", fit="logistic", precision="fp32")
@@ -35,6 +36,13 @@ def drawn(*, cells=240, width=6, patients=12, seed=0):
     weights = random.uniform(0.5, 1.5, cells)
     weights = (weights / weights.mean()).astype(np.float32)
     return Known(embeddings.astype(np.float32), labels, weights, np.array([f"P{number}" for number in patient]))
+
+
+def opened(cohort):
+    """The pack, and the cells of the training and of the validation side."""
+    packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
+    rows = read_split(cohort / "cells", cohort / "split")
+    return packed, *(side_of(rows, packed, side, "subject") for side in ("train", "validation"))
 
 
 @pytest.mark.parametrize("strength", [1e-3, 1e-1])
@@ -93,12 +101,15 @@ def test_one_patient_of_a_label_is_too_few():
         held_out_losses(known, seed=1)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", STAGES])
-def test_the_network_then_says_what_was_fitted(architecture):
+@pytest.mark.parametrize(("architecture", "fitted_before"), [("resnet18", False), (STAGES, False), (STAGES, True)])
+def test_the_network_then_says_what_was_fitted(architecture, fitted_before):
     """In one with a place for mean and spread they go there, in another into the weights of the last layer."""
     torch.manual_seed(4)
     network = build(architecture).eval().requires_grad_(False)
     cells = torch.randn(5, 3, 32, 32)
+    if fitted_before:
+        network.standardise.mean.fill_(0.2)
+        network.standardise.spread.fill_(0.5)
     before = forward_with_embedding(network, cells)[1].numpy()
     random = np.random.default_rng(5)
     width = before.shape[1]
@@ -119,27 +130,26 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     assert facts["parameters"]["fit"] == "logistic" and facts["initial_weights"]["source"] == "imagenet"
     network, _ = read_trained(tmp_path / "one")
     again, _ = read_trained(tmp_path / "other")
-    first = build_first()
+    first = first_network(STAGES, "imagenet", "", seed=1)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
         own = name.startswith(("classifier.", "standardise."))
         assert torch.equal(tensor, first.state_dict()[name]) != own, name
-    packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
-    cells = side_of(read_split(cohort / "cells", cohort / "split"), packed, "train", "subject")
+    packed, cells, _ = opened(cohort)
     logits = predict_logits(network, packed, cells.rows)
     assert (logits.argmax(1) == cells.labels).mean() > 0.9  # the cells that it was fitted on
 
 
-def build_first():
-    from training.weights import first_network
-
-    return first_network(STAGES, "imagenet", "", seed=1)
+def test_what_is_no_number_stops_it(cohort):
+    packed, *sides = opened(cohort)
+    network = build("resnet18")
+    network.conv1.weight.data.fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"train\.precision=fp32"):
+        LinearProbe(network, PROBE, packed, *sides, ALONE).run(lambda row: None)
 
 
 def test_several_processes_are_refused(cohort):
-    packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
-    rows = read_split(cohort / "cells", cohort / "split")
-    sides = [side_of(rows, packed, side, "subject") for side in ("train", "validation")]
+    packed, *sides = opened(cohort)
     with pytest.raises(UsageError, match=r"one process for train\.fit=logistic but got 2"):
         LinearProbe(build("resnet18"), PROBE, packed, *sides, World(0, 2, torch.device("cpu")))
 
