@@ -7,14 +7,12 @@ Belongie 2017, arXiv:1703.06868).
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from blastwatch.efficientnet_lite import STAGES, efficientnet_lite0
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FIRST_READ = 2  # of `features`: the stem and the stage behind it know edges alone
 EPSILON = 1e-6  # added to a variance, so that a map without any has a gradient
@@ -23,17 +21,15 @@ EPSILON = 1e-6  # added to a variance, so that a map without any has a gradient
 class Standardise(nn.Module):
     """Takes a mean off each number of a row and divides it by a spread; both are set, not learnt. Shape (n, width)."""
 
-    mean: "Tensor"
-    spread: "Tensor"
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, width: int) -> None:
-        import torch
-
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
 
-    def forward(self, rows: "Tensor") -> "Tensor":
+    def forward(self, rows: Tensor) -> Tensor:
         return (rows - self.mean) / self.spread
 
 
@@ -49,14 +45,12 @@ class StagePooling(nn.Module):
         self.standardise = Standardise(width)
         self.classifier = nn.Linear(width, classes)
 
-    def forward(self, images: "Tensor") -> "Tensor":
-        import torch
-
+    def forward(self, images: Tensor) -> Tensor:
         read = [number for maps in self.stages(images) for number in pooled(maps)]
         logits: Tensor = self.classifier(self.standardise(torch.cat(read, dim=1)))
         return logits
 
-    def stages(self, images: "Tensor") -> "Iterator[Tensor]":
+    def stages(self, images: Tensor) -> Iterator[Tensor]:
         """The maps that are read, from the finest on, each (n, channels, height, width)."""
         maps = images
         for number, stage in enumerate(self.features):
@@ -64,13 +58,10 @@ class StagePooling(nn.Module):
             if number >= FIRST_READ:
                 yield maps
 
-    def activation(self, images: "Tensor") -> "Tensor":
+    def activation(self, images: Tensor) -> Tensor:
         """What each place adds to the logits, (n, classes, height, width) of the finest maps; with the bias, the mean
         over the places is the logits. The class activation map of Zhou et al. 2016 (arXiv:1512.04150), over all stages.
         """
-        import torch
-        from torch.nn.functional import interpolate
-
         total: Tensor | None = None
         first = 0
         for maps in self.stages(images):
@@ -84,7 +75,7 @@ class StagePooling(nn.Module):
         return total
 
 
-def pooled(maps: "Tensor") -> "list[Tensor]":
+def pooled(maps: Tensor) -> list[Tensor]:
     """Mean and spread of each channel over its places, both (n, channels), of maps (n, channels, height, width)."""
     mean = maps.mean(dim=(2, 3))
     variance = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3))

@@ -20,13 +20,14 @@ MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rg
 OF_HEAVY = (
     "blastwatch.folding",
     "blastwatch.graph_engine",
+    "blastwatch.stage_pooling",
     "monitoring.embedding_plane",
     *(
         f"training.{name}"
         for name in (
             "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers",
-            "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search", "side_by_side",
-            "training_run",
+            "linear_probe", "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search",
+            "side_by_side", "training_run",
         )
     ),
 )  # fmt: skip
