@@ -62,7 +62,9 @@ def fingerprints(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     from scipy.fft import dctn
 
     low = slice(FREQUENCIES)
-    sizes = np.abs(dctn(patches.astype(np.float32), axes=(1, 2), norm="ortho")[:, low, low])
+    # The mean is no part of the numbers, and in float32 its rounding would drown what little an even patch has beside.
+    levels = patches.astype(np.float32) - patches.mean(axis=(1, 2), keepdims=True).astype(np.float32)
+    sizes = np.abs(dctn(levels, axes=(1, 2), norm="ortho")[:, low, low])
     above = np.triu_indices(FREQUENCIES, 1)
     swapped = sizes.transpose(0, 2, 1)
     own = np.arange(1, FREQUENCIES)
