@@ -73,7 +73,7 @@ def heat_map(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.floa
         return grad_cam(network, inputs)
     with torch.inference_mode():
         activation = network.activation(torch.from_numpy(inputs))[0]
-        target = int(network(torch.from_numpy(inputs))[0].argmax())
+        target = int((activation.mean(dim=(1, 2)) + network.classifier.bias).argmax())
     return _rising(activation[target] - activation[1 - target]), target
 
 

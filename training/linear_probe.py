@@ -127,13 +127,13 @@ class LinearProbe:
 def fit(known: Known, strength: float) -> Fitted:
     """Logistic regression on standardised embeddings, each cell weighed; the penalty is on the squared weights."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
 
-    mean = known.embeddings.mean(axis=0, dtype=np.float64)
-    spread = known.embeddings.std(axis=0, dtype=np.float64)
-    spread[spread < 1e-9] = 1.0  # a number that never changes says nothing, whatever it weighs
+    scaler = StandardScaler()
+    standard = scaler.fit_transform(known.embeddings.astype(np.float64))
     model = LogisticRegression(C=strength, max_iter=ITERATIONS)
-    model.fit((known.embeddings - mean) / spread, known.labels == POSITIVE, sample_weight=known.weights)
-    return Fitted(mean, spread, np.asarray(model.coef_[0]), float(model.intercept_[0]))
+    model.fit(standard, known.labels == POSITIVE, sample_weight=known.weights)
+    return Fitted(scaler.mean_, scaler.scale_, np.asarray(model.coef_[0]), float(model.intercept_[0]))
 
 
 def held_out_losses(known: Known, *, seed: int) -> dict[float, float]:
@@ -163,10 +163,11 @@ def held_out_losses(known: Known, *, seed: int) -> dict[float, float]:
 
 def _best_loss(log_odds: NDArray[np.float64], known: Known) -> float:
     """The weighed cross-entropy at the temperature that has the lowest."""
+    from sklearn.metrics import log_loss
+
     logits = np.stack([-log_odds / 2, log_odds / 2], axis=1)
     temperature = fit_temperature(logits, known.labels, known.weights)
-    chosen = probabilities(logits, temperature)[np.arange(len(logits)), known.labels]
-    return float(-(known.weights * np.log(np.maximum(chosen, 1e-12))).mean())
+    return float(log_loss(known.labels, probabilities(logits, temperature), sample_weight=known.weights))
 
 
 def write_head(network: nn.Module, fitted: Fitted) -> None:
