@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from blastwatch.settings import Settings
 from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart
 from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of
-from serving.memory import check_memory
+from serving.memory import check_memory, room_for_all
 
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
 """Set by `blastwatch serve` for its workers, not by people: path of the file whose version is served, and no other."""
@@ -185,8 +186,10 @@ def open_first(settings: Settings, environment: Mapping[str, str]) -> tuple[Live
     folder, alias = LiveFolder(settings.home), settings.model_alias
     wanted = folder.wanted(alias)
     try:
-        with folder.loading():
-            return open_live(take_over(wanted), settings), None
+        served = take_over(wanted)
+        # Nobody waits for an answer of this worker yet, so what one at a time could spare is memory alone.
+        with nullcontext() if room_for_all(served.package, settings) else folder.loading():
+            return open_live(served, settings), None
     except PackageError as error:
         if not folder.good(alias).is_file():
             raise

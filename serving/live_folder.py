@@ -5,7 +5,8 @@ ALIAS.good.json     the last version that passed its golden cells in a worker: w
 ALIAS.status.json   what the follower thinks: when it last reached the registry, which version it refuses and why
 nudge               touched by the webhook: look at the registry now
 follower.lock       held by the worker whose child is the follower
-load.lock           held by the worker that is loading a version: one at a time, so that the others answer
+load.lock           held by a worker that loads a version: one at a time, so that the others answer (at the start where
+                    memory is short alone: nobody answers yet)
 """
 
 import fcntl

@@ -69,6 +69,12 @@ def check_memory(package: Package, settings: Settings) -> None:
         )
 
 
+def room_for_all(package: Package, settings: Settings) -> bool:
+    """Whether every worker may load the version at the same time. A limit of a process is nobody else's."""
+    workers = 1 if settings.memory_limit else settings.workers
+    return workers * needed(package, settings.max_batch_size) <= available(settings)
+
+
 def set_apart() -> None:
     """Let Python's garbage collector pass over what is there now, most of which libraries made while they loaded and
     which lives to the end. To look through it takes a tenth of a second, in which nobody is answered."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from blastwatch.golden import write_golden
 from blastwatch.package import DIGESTS, GOLDEN, open_package, seal
-from serving import following
+from serving import following, memory
 from serving.following import Pursuit
 from serving.lane import Lane, Slot
 from serving.live import Served, hand_over, open_first, open_live, read_handover, settle
@@ -141,6 +142,16 @@ def test_a_worker_starts_with_the_good_version_where_the_wanted_one_must_not_ser
     hand_over(served, folder.good("champion"))
     live, refusal = open_first(settings, {})
     assert (live.served.entry.version, refusal.version, refusal.reason) == ("7", "9", "golden")
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_worker_waits_for_others_at_its_start_where_memory_is_short_alone(settings, served, monkeypatch, room):
+    folder, waited = LiveFolder(settings.home), []
+    hand_over(served, folder.wanted("champion"))
+    monkeypatch.setattr(memory, "available", lambda _: (2 if room else 1) * memory.needed(served.package, 1))
+    monkeypatch.setattr(LiveFolder, "loading", lambda _: nullcontext(waited.append(True)))
+    live, refusal = open_first(dataclasses.replace(settings, workers=2, max_batch_size=1), {})
+    assert (live.served.entry.version, refusal, waited) == ("7", None, [] if room else [True])
 
 
 def test_a_start_without_a_registry_takes_the_last_verified_copy(settings, served, free_port):

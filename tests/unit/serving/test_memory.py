@@ -7,7 +7,8 @@ import weakref
 import pytest
 
 from blastwatch.errors import TooLarge
-from serving.memory import MIB, available, check_memory, give_back, left_in_container, needed, set_apart
+from serving import memory
+from serving.memory import MIB, available, check_memory, give_back, left_in_container, needed, room_for_all, set_apart
 
 
 def test_a_version_needs_a_multiple_of_its_graph(package):
@@ -23,6 +24,15 @@ def test_the_setting_is_what_the_process_may_take_in_all(package, settings):
     with pytest.raises(TooLarge, match="0 MiB are left"):
         check_memory(package, small)
     assert available(dataclasses.replace(settings, memory_limit=1e6)) > 900_000 * MIB
+
+
+def test_workers_load_at_the_same_time_where_there_is_room_for_all(package, settings, monkeypatch):
+    three = dataclasses.replace(settings, workers=3)
+    need = needed(package, settings.max_batch_size)
+    monkeypatch.setattr(memory, "available", lambda _: 3 * need)
+    assert room_for_all(package, three)
+    assert not room_for_all(package, dataclasses.replace(three, workers=4))
+    assert room_for_all(package, dataclasses.replace(three, workers=4, memory_limit=1e6))  # of each, not of all
 
 
 def group(folder, limit, used, files=0):
