@@ -120,7 +120,7 @@ def write_evidence(folder: Path, info: ModelInfo, *, right: float, leaky: bool, 
         "cells": {"weighted_f1": figure},
         "patients": patients,
         "per_patient": [],
-        "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": info.temperature},
+        "calibration": {"on": "calibration", "ece_before": 0.1, "ece_after": 0.05, "temperature": info.temperature},
     }
     groups = {"train": [*trained], "validation": ["v"], "calibration": ["c"], "test": list(map(str, range(PATIENTS)))}
     split = {

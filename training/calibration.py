@@ -1,4 +1,4 @@
-"""The temperature, fitted on calibration patients alone, and how reliable the probabilities are after it."""
+"""The temperature, fitted on patients unseen by what answered them, and how reliable the probabilities then are."""
 
 from typing import Any
 
@@ -10,6 +10,12 @@ from blastwatch.decision import probabilities
 from training.figures import BINS
 
 Floats = NDArray[np.floating]
+
+CALIBRATORS = {
+    "calibration": "calibration patients",
+    "out-of-fold": "calibration patients and training patients, these answered by fits that had not seen them",
+}
+"""Of each value of evaluate.calibrate_on, whom card and report name."""
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
+from training.calibration import CALIBRATORS
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
 from training.initial_weights import told
 
@@ -102,12 +103,12 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     apart = "sides that share patients" if evidence["split"]["leaky"] else "patients that are kept apart"
     return (
         f"## How it was measured\n\nDevelopment and evaluation in one, retrospective, on {apart}: "
-        f"{who_chose(train)}, calibration patients fit temperature and thresholds, test patients are read once. "
-        "The only predictors are the pixels of "
+        f"{who_chose(train)}, {CALIBRATORS[evidence['metrics']['calibration']['on']]} fit temperature and thresholds, "
+        "test patients are read once. The only predictors are the pixels of "
         f"one cell: the centred square of {shape.crop} px at fixed scale, resized to {shape.size} px and normalised. "
         f"Class imbalance: what weighs the same in training is the {train.get('balance', 'unknown')}; the fitted "
         "temperature and thresholds let every patient weigh the same. No ensemble.\n\n"
-        "Figures over cells at a probability of one half and at the threshold that calibration patients chose; over "
+        "Figures over cells at a probability of one half and at the threshold that the same patients chose; over "
         "patients; discrimination (AUROC, average precision), calibration (expected calibration error, Brier score, "
         "reliability), decisions. Intervals of 95 % from "
         f"{knobs.get('resamples', 'the')} draws of whole patients. Against baselines on image statistics, which are "
@@ -180,8 +181,7 @@ def _comparisons(metrics: dict[str, Any]) -> str:
 
 
 def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
-    before, after = metrics["calibration"]["ece_before"], metrics["calibration"]["ece_after"]
-    conformal = metrics["conformal"]
+    calibration, conformal = metrics["calibration"], metrics["conformal"]
     rows = [
         "| class | calibration patients | aimed coverage | proven at least | coverage, mean over test patients | "
         "should lie in |",
@@ -196,8 +196,9 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
     return (
-        f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on calibration patients: expected calibration "
-        f"error {before:.3f} before and {after:.3f} after, on test patients. A cell is `all` from a probability of "
+        f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on {CALIBRATORS[calibration['on']]}: expected "
+        f"calibration error {calibration['ece_before']:.3f} before and {calibration['ece_after']:.3f} after, on test "
+        "patients. A cell is `all` from a probability of "
         f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "
         f"These limits are conformal with the patient as the unit: of the cells of a new patient a share of "
         f"{conformal['error']:g} at most is to be decided against their class, on average over patients, or what the "

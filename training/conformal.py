@@ -25,7 +25,7 @@ reported, and the limit is no nearer than the plain quantile over the calibratio
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class Conformal:
     patients: dict[str, int]
     aimed: dict[str, float]
     guaranteed: dict[str, float]
+
+    def unproven(self) -> "Conformal":
+        """The same, where nothing is proven of the error: another fit answers than those that it was calibrated on."""
+        return replace(self, guaranteed=dict.fromkeys(self.guaranteed, 1.0))
 
 
 def fit_conformal(

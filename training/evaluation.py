@@ -23,6 +23,7 @@ from training.intervals import intervals, patients_behind
 from training.loop import predict_logits
 from training.memory import keep_freed_memory
 from training.operating import choose_threshold
+from training.out_of_fold import calibrating_cells
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
 from training.significance import compare_models
@@ -56,11 +57,10 @@ def run_evaluation(
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)
     network, facts = read_trained(trained)
-    held, tested = (rows[rows["side"] == side].reset_index(drop=True) for side in ("calibration", "test"))
-    held_logits, logits = (
-        predict_logits(network, packed, packed.rows_of(part["path"].tolist())) for part in (held, tested)
-    )
-    fitted = fit(held, held_logits, parameters)
+    tested = rows[rows["side"] == "test"].reset_index(drop=True)
+    held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
+    fitted = fit(held, held_logits, parameters, proven=proven)
+    logits = predict_logits(network, packed, packed.rows_of(tested["path"].tolist()))
     table = prediction_table(tested, logits, fitted.temperature)
     statistics = cell_statistics(rows.loc[rows["side"].isin(("train", "test")), "path"].tolist(), packed)
     answers = baseline_answers(rows, statistics, seed=parameters.seed)
@@ -128,19 +128,21 @@ def read_trained(trained: Path) -> tuple["nn.Module", dict[str, Any]]:
     return network, facts
 
 
-def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters) -> Fitted:
+def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters, *, proven: bool = True) -> Fitted:
     """Fit what calibration patients decide.
 
     Args:
         held: calibration cells with label and group; logits: of the same cells, shape (n, classes).
+        proven: whether the limits are those of the network that will answer, and no other fit's.
     """
     labels, groups = held["label"].map(CLASS_NAMES.index).to_numpy(np.int64), held["group"].astype(str).to_numpy()
     weights = patient_weights(labels, groups)
     temperature = fit_temperature(logits, labels, weights)
     blast = probabilities(logits, temperature)[:, POSITIVE]
+    conformal = fit_conformal(blast, labels, groups, error=parameters.error, method=parameters.conformal)
     return Fitted(
         temperature=temperature,
-        conformal=fit_conformal(blast, labels, groups, error=parameters.error, method=parameters.conformal),
+        conformal=conformal if proven else conformal.unproven(),
         operating=choose_threshold(blast, labels, weights, rule=parameters.operating, wanted=parameters.sensitivity),
     )
 
@@ -171,7 +173,7 @@ def measure(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParameters)
         "per_patient": per_patient(table, fitted.conformal.thresholds),
         "operating": _operating(table, fitted, parameters, draws),
         "conformal": coverage_report(fitted.conformal, units, table, draws),
-        "calibration": _calibration(table, fitted.temperature, draws),
+        "calibration": _calibration(table, fitted.temperature, draws) | {"on": parameters.calibrate_on},
         "counts": {
             "cells": len(table),
             "subjects": int(table["subject"].nunique()),

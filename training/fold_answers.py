@@ -17,6 +17,7 @@ from blastwatch.settings import Settings
 from training import evaluation
 from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.loop import predict_logits
+from training.out_of_fold import calibrating_cells
 from training.pack import Packed
 from training.parameters import EvaluateParameters, ImageParameters, Parameters
 from training.pooled import fold_figures
@@ -124,18 +125,17 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
 def network_table(
     trained: Path, rows: pd.DataFrame, packed: Packed, parameters: EvaluateParameters
 ) -> tuple[pd.DataFrame, evaluation.Fitted]:
-    """What a trained network answers to the test side, and what was fitted on the calibration side.
+    """What a trained network answers to the test side, and what was fitted on those that calibrate.
 
     Args:
         trained: folder that `run_training` wrote. rows: of `read_split`.
     """
     network, _ = evaluation.read_trained(trained)
     network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    held, tested = (rows[rows["side"] == side].sort_values("path") for side in ("calibration", "test"))
-    held_logits, logits = (
-        predict_logits(network, packed, packed.rows_of(part["path"].tolist())) for part in (held, tested)
-    )
-    fitted = evaluation.fit(held, held_logits, parameters)
+    tested = rows[rows["side"] == "test"].sort_values("path")
+    held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
+    fitted = evaluation.fit(held, held_logits, parameters, proven=proven)
+    logits = predict_logits(network, packed, packed.rows_of(tested["path"].tolist()))
     return evaluation.prediction_table(tested, logits, fitted.temperature), fitted
 
 

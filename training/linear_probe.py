@@ -87,6 +87,8 @@ class LinearProbe:
         self.packed, self.cells, self.validation = packed, cells, validation
         self.precision = choose_precision(parameters.precision, world.device)
         self.seed = parameters.seed
+        self.out_of_fold = np.empty((0, len(CLASS_NAMES)))
+        """Logits of the training cells once it ran, shape (n, classes), by fits that had not seen their patient."""
 
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
         """Look at each cell once, choose the strength, and fit.
@@ -96,8 +98,10 @@ class LinearProbe:
             TrainingDiverged: where the network makes no numbers of a cell.
         """
         known = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
-        losses = held_out_losses(known, seed=self.seed)
+        held_out = out_of_fold(known, seed=self.seed)
+        losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
         strength = min(losses, key=losses.__getitem__)
+        self.out_of_fold = held_out[strength]
         fitted = fit(known, strength)
         write_head(self.network, fitted)
         own = np.logaddexp(0, np.where(known.labels == POSITIVE, -1, 1) * fitted.log_odds(known.embeddings))
@@ -136,11 +140,8 @@ def fit(known: Known, strength: float) -> Fitted:
     return Fitted(scaler.mean_, scaler.scale_, np.asarray(model.coef_[0]), float(model.intercept_[0]))
 
 
-def held_out_losses(known: Known, *, seed: int) -> dict[float, float]:
-    """Of each of `STRENGTHS`, the weighed cross-entropy of cells whose patients were not fitted on.
-
-    Each is taken at the temperature that suits it best, since one is fitted afterwards anyway: what counts is what
-    no temperature can mend (Berta et al. 2025, arXiv:2501.19195).
+def out_of_fold(known: Known, *, seed: int) -> dict[float, NDArray[np.float64]]:
+    """Of each of `STRENGTHS`, logits of all cells, shape (n, classes), by fits that had not seen their patient.
 
     Raises:
         DataError: where a label has fewer than two patients.
@@ -158,14 +159,19 @@ def held_out_losses(known: Known, *, seed: int) -> dict[float, float]:
     for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
         for strength, found in log_odds.items():
             found[held] = fit(known.part(fitted_on), strength).log_odds(known.embeddings[held])
-    return {strength: _best_loss(found, known) for strength, found in log_odds.items()}
+    # Half to each class: softmax sees their difference alone.
+    return {strength: np.stack([-found / 2, found / 2], axis=1) for strength, found in log_odds.items()}
 
 
-def _best_loss(log_odds: NDArray[np.float64], known: Known) -> float:
-    """The weighed cross-entropy at the temperature that has the lowest."""
+def best_loss(logits: NDArray[np.float64], known: Known) -> float:
+    """The weighed cross-entropy at the temperature that suits the logits best, since one is fitted afterwards anyway:
+    what counts is what no temperature can mend (Berta et al. 2025, arXiv:2501.19195).
+
+    Args:
+        logits: of the cells, shape (n, classes).
+    """
     from sklearn.metrics import log_loss
 
-    logits = np.stack([-log_odds / 2, log_odds / 2], axis=1)
     temperature = fit_temperature(logits, known.labels, known.weights)
     return float(log_loss(known.labels, probabilities(logits, temperature), sample_weight=known.weights))
 
@@ -182,7 +188,7 @@ def write_head(network: nn.Module, fitted: Fitted) -> None:
     else:
         weights = weights / fitted.spread
         bias -= float(weights @ fitted.mean)
-    # Half to each class: softmax sees their difference alone.
+    # Half to each class, as above.
     sign = torch.tensor([1.0 if label == POSITIVE else -1.0 for label in range(len(CLASS_NAMES))], dtype=torch.float64)
     head.weight.copy_(0.5 * sign[:, None] * torch.from_numpy(weights))
     head.bias.copy_(0.5 * sign * bias)

@@ -143,6 +143,8 @@ class EvaluateParameters:
     """Section `evaluate`. resamples: bootstrap draws of whole groups; permutations: swaps of two models' answers in a
     comparison; error: share of wrong decisions allowed on each side of the referred cells, for the next patient;
     conformal: how its limits are taken from calibration patients, subsampled or pooled (`training.conformal`);
+    calibrate_on: calibration (the patients of that side) or out-of-fold (those in training too, see
+    `training.out_of_fold`);
     operating: how the operating threshold is chosen on calibration patients, youden (highest sum of sensitivity and
     specificity) or sensitivity (that of `sensitivity` is reached)."""
 
@@ -150,6 +152,7 @@ class EvaluateParameters:
     permutations: int = 10_000
     error: float = 0.1
     conformal: str = "subsampled"
+    calibrate_on: str = "calibration"
     operating: str = "youden"
     sensitivity: float = 0.9
     seed: int = 1
@@ -183,6 +186,7 @@ CHOICES = {
     ("train", "precision"): PRECISIONS,
     ("pretrain", "precision"): PRECISIONS,
     ("evaluate", "conformal"): ("subsampled", "pooled"),
+    ("evaluate", "calibrate_on"): ("calibration", "out-of-fold"),
     ("evaluate", "operating"): ("youden", "sensitivity"),
 }
 # Lowest and highest value; where none is named a number must be positive.

@@ -21,6 +21,7 @@ from training.initial_weights import initial_weights
 from training.linear_probe import LinearProbe
 from training.loop import Trainer
 from training.memory import keep_freed_memory
+from training.out_of_fold import OUT_OF_FOLD, write_out_of_fold
 from training.pack import Packed, open_pack
 from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
@@ -109,7 +110,8 @@ def run_training(
                 _tell(row, within.labels.get(NAME, ""))
                 within.on_epoch(row)
 
-            done = _fit(parameters.train, rows, packed, checkpoint, world).run(told)
+            fit = _fit(parameters.train, rows, packed, checkpoint, world)
+            done = fit.run(told)
             facts |= {
                 "run_id": run.info.run_id,
                 "created": history.now(),
@@ -118,6 +120,10 @@ def run_training(
                 "processes": world.size,
             }
             _write(done, facts, out)
+            if isinstance(fit, LinearProbe):
+                write_out_of_fold(out, [packed.paths[row] for row in fit.cells.rows], fit.out_of_fold)
+            else:
+                (out / OUT_OF_FOLD).unlink(missing_ok=True)  # what a probe left here before
             _log_end(done, out, synthetic=manifest.synthetic)
     checkpoint.unlink(missing_ok=True)
     return facts

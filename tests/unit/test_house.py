@@ -26,8 +26,8 @@ OF_HEAVY = (
         f"training.{name}"
         for name in (
             "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers",
-            "linear_probe", "loop", "optimizing", "pooled", "precision", "pretraining", "robust", "search",
-            "side_by_side", "training_run",
+            "linear_probe", "loop", "optimizing", "out_of_fold", "pooled", "precision", "pretraining", "robust",
+            "search", "side_by_side", "training_run",
         )
     ),
 )  # fmt: skip

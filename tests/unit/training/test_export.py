@@ -207,7 +207,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "patients": {"worst_quarter_accuracy": figure},
             "size_baseline": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}},
             "counts": {"cells": 80, "groups": 8},
-            "calibration": {"ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
+            "calibration": {"on": "calibration", "ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
             "operating": {"threshold": 0.4, "cells": {"sensitivity": figure}},
             "size_matched": {"network": figure},
             "comparisons": [

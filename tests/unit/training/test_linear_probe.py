@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells, read_json, read_split
@@ -13,7 +17,7 @@ from blastwatch.network import build, forward_with_embedding
 from blastwatch.settings import load
 from training.distributed import World
 from training.evaluation import read_trained
-from training.linear_probe import STRENGTHS, Fitted, Known, LinearProbe, fit, held_out_losses, write_head
+from training.linear_probe import STRENGTHS, Fitted, Known, LinearProbe, best_loss, fit, out_of_fold, write_head
 from training.loop import TrainingDiverged, predict_logits
 from training.pack import open_pack
 from training.parameters import Parameters, TrainParameters
@@ -36,6 +40,10 @@ def drawn(*, cells=240, width=6, patients=12, seed=0):
     weights = random.uniform(0.5, 1.5, cells)
     weights = (weights / weights.mean()).astype(np.float32)
     return Known(embeddings.astype(np.float32), labels, weights, np.array([f"P{number}" for number in patient]))
+
+
+def held_out_losses(known):
+    return {strength: best_loss(logits, known) for strength, logits in out_of_fold(known, seed=1).items()}
 
 
 def opened(cohort):
@@ -80,9 +88,9 @@ def test_what_is_known_of_a_patient_alone_does_not_help_it():
     known = Known(
         names.astype(np.float32), patient % 2, np.ones(cells, np.float32), np.array([f"P{n}" for n in patient])
     )
-    held_out = held_out_losses(known, seed=1)
+    held_out = held_out_losses(known)
     assert min(held_out.values()) > 0.85 * np.log(2)
-    by_cell = held_out_losses(replace(known, patients=np.arange(cells).astype(str)), seed=1)
+    by_cell = held_out_losses(replace(known, patients=np.arange(cells).astype(str)))
     assert min(by_cell.values()) < 0.2 * np.log(2)
 
 
@@ -90,15 +98,15 @@ def test_the_strength_follows_what_there_is_to_learn():
     """A clear difference between the classes bears weak regularisation, noise does not."""
     clear = drawn(width=4, seed=1)
     clear.embeddings[:, 0] += 8 * clear.labels
-    assert held_out_losses(clear, seed=1)[STRENGTHS[-1]] < held_out_losses(clear, seed=1)[STRENGTHS[0]]
-    losses = held_out_losses(drawn(width=4), seed=1)
+    assert held_out_losses(clear)[STRENGTHS[-1]] < held_out_losses(clear)[STRENGTHS[0]]
+    losses = held_out_losses(drawn(width=4))
     assert list(losses) == list(STRENGTHS) and all(0 < loss < 1.1 * np.log(2) for loss in losses.values())
 
 
 def test_one_patient_of_a_label_is_too_few():
     known = drawn(patients=2)
     with pytest.raises(DataError, match="at least two patients of each label"):
-        held_out_losses(known, seed=1)
+        held_out_losses(known)
 
 
 @pytest.mark.parametrize(("architecture", "fitted_before"), [("resnet18", False), (STAGES, False), (STAGES, True)])
@@ -157,3 +165,17 @@ def test_several_processes_are_refused(cohort):
 def test_a_network_that_knows_nothing_is_refused():
     with pytest.raises(UsageError, match=r"train\.weights to imagenet or file"):
         TrainParameters(fit="logistic")
+
+
+def test_training_patients_are_answered_by_fits_that_had_not_seen_them():
+    """As scikit-learn's own cross-validation answers them."""
+    known = drawn()
+    made = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=500))
+    expected = cross_val_predict(
+        made, known.embeddings.astype(np.float64), known.labels, groups=known.patients, method="decision_function",
+        cv=StratifiedGroupKFold(5, shuffle=True, random_state=1),
+        params={"logisticregression__sample_weight": known.weights},
+    )  # fmt: skip
+    logits = out_of_fold(known, seed=1)[1e-2]
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(logits.sum(axis=1), 0)

@@ -1,0 +1,89 @@
+"""More patients to calibrate on: those in training, as fits answered them that had not seen them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from blastwatch.errors import DataError, UsageError
+from blastwatch.manifest import read_cells, read_split
+from blastwatch.settings import load
+from training.evaluation import fit, read_trained, run_evaluation
+from training.fold_answers import network_table
+from training.loop import predict_logits
+from training.out_of_fold import OUT_OF_FOLD, calibrating_cells
+from training.pack import open_pack
+from training.parameters import EvaluateParameters, Parameters, TrainParameters
+from training.training_run import run_training
+
+PROBE = TrainParameters(architecture="efficientnet_lite0_stages", weights="imagenet", fit="logistic", precision="fp32")
+BY_BOTH = EvaluateParameters(resamples=100, permutations=100, calibrate_on="out-of-fold")
+
+
+@pytest.fixture(scope="module")
+def work(cohort, tmp_path_factory):
+    """Where a probe was trained, with the places of its data."""
+    folder = tmp_path_factory.mktemp("out-of-fold")
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    train(PROBE, folder, places, folder / "train")
+    return folder, places
+
+
+def train(parameters, folder, places, out):
+    run_training(Parameters(train=parameters), load({"BLASTWATCH_HOME": str(folder / "home")}), **places, out=out)
+
+
+def asked(work, calibrate_on, trained=None):
+    folder, places = work
+    packed, rows = open_pack(places["pack"], read_cells(places["cells"])), read_split(places["cells"], places["split"])
+    network, _ = read_trained(folder / "train")
+    return calibrating_cells(network, packed, rows, trained or folder / "train", calibrate_on), network, packed, rows
+
+
+def test_calibration_cells_are_answered_by_the_network_and_training_cells_by_others(work):
+    (held, logits, proven), network, packed, rows = asked(work, "out-of-fold")
+    plain, plain_logits, plainly_proven = asked(work, "calibration")[0]
+    assert plainly_proven and not proven
+    assert set(plain["side"]) == {"calibration"} and set(held["side"]) == {"calibration", "train"}
+    assert len(held) == rows["side"].isin(("calibration", "train")).sum() and not held["path"].duplicated().any()
+    np.testing.assert_array_equal(logits[: len(plain)], plain_logits)
+    own = held[held["side"] == "train"]
+    told = pd.read_parquet(work[0] / "train" / OUT_OF_FOLD).set_index("path").loc[own["path"]]
+    np.testing.assert_array_equal(logits[len(plain) :], told[["logit_hem", "logit_all"]])
+    fitted = predict_logits(network, packed, packed.rows_of(own["path"].tolist()))
+    margins = [part[:, 1] - part[:, 0] for part in (fitted, logits[len(plain) :])]
+    sides = np.where(own["label"] == "all", 1, -1)
+    assert (margins[0] * sides).mean() > (margins[1] * sides).mean()  # less sure of whom it had not seen
+
+
+def test_all_of_them_decide_and_nothing_is_called_proven(work, tmp_path):
+    folder, places = work
+    metrics = run_evaluation(BY_BOTH, **places, trained=folder / "train", out=tmp_path)
+    (held, logits, _), _, packed, rows = asked(work, "out-of-fold")
+    expected = fit(held, logits, BY_BOTH)
+    assert metrics["calibration"]["temperature"] == expected.temperature
+    assert metrics["calibration"]["on"] == "out-of-fold"
+    for name, row in metrics["conformal"]["classes"].items():
+        assert row["calibration_patients"] == held.loc[held["label"] == name, "group"].nunique()
+        assert row["aimed_error"] == expected.conformal.aimed[name] and row["guaranteed_error"] == 1.0
+        assert expected.conformal.guaranteed[name] < 1
+    table, found = network_table(folder / "train", rows, packed, BY_BOTH)
+    assert found.temperature == expected.temperature
+    pd.testing.assert_frame_equal(table.reset_index(drop=True), pd.read_parquet(tmp_path / "test_predictions.parquet"))
+
+
+def test_answers_that_are_not_there_or_of_another_split(work, tmp_path):
+    with pytest.raises(UsageError, match=r"train\.fit=logistic leaves it"):
+        asked(work, "out-of-fold", trained=tmp_path)
+    pd.read_parquet(work[0] / "train" / OUT_OF_FOLD).iloc[1:].to_parquet(tmp_path / OUT_OF_FOLD)
+    with pytest.raises(DataError, match=r"training cells of this split .* Train again on this split"):
+        asked(work, "out-of-fold", trained=tmp_path)
+
+
+def test_a_training_of_the_whole_network_leaves_none(work):
+    """Nor those of a probe that was trained in the same folder before."""
+    folder, places = work
+    out = folder / "other"
+    out.mkdir()
+    (out / OUT_OF_FOLD).write_bytes((folder / "train" / OUT_OF_FOLD).read_bytes())
+    train(TrainParameters(architecture="resnet18", epochs=1, precision="fp32"), folder, places, out)
+    assert not (out / OUT_OF_FOLD).exists()

@@ -1,0 +1,75 @@
+"""Answers to training patients by fits that had not seen them, which calibrate as answers to other patients do.
+
+Patients who are kept aside to calibrate on are missing in training. Where parts of the training patients were held out
+in turn anyway, to choose how strongly a probe is regularised, the answers to them serve as well: the calibrator is
+fitted on these, the model is the one of all patients (Platt 1999, Advances in Large Margin Classifiers, section 2.2.2;
+`ensemble=False` of scikit-learn's CalibratedClassifierCV).
+
+The limits of the three-way decision are then cross-conformal (Vovk 2015, doi:10.1007/s10472-013-9368-4): about the
+coverage that is aimed at, and none that is proven, since the model answers the next patient and another fit answered
+those it was calibrated on (Barber et al. 2021, doi:10.1214/20-AOS1965, section 1.2).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from blastwatch.decision import POSITIVE
+from blastwatch.errors import DataError, UsageError
+from training.loop import predict_logits
+from training.pack import Packed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of a training; the columns COLUMNS, a row a training cell
+COLUMNS = ("path", "logit_hem", "logit_all")
+
+
+def write_out_of_fold(folder: Path, paths: Sequence[str], logits: NDArray[np.float64]) -> None:
+    """Write the logits of training cells, shape (n, classes), into the folder of their training."""
+    table = pd.DataFrame({"path": paths, "logit_hem": logits[:, 1 - POSITIVE], "logit_all": logits[:, POSITIVE]})
+    table.to_parquet(folder / OUT_OF_FOLD, index=False)
+
+
+def calibrating_cells(
+    network: "nn.Module", packed: Packed, rows: pd.DataFrame, trained: Path, calibrate_on: str
+) -> tuple[pd.DataFrame, NDArray[Any], bool]:
+    """The cells that calibrate, logits of each by a fit that had not seen its patient, and whether what is proven of
+    limits that are taken from them holds for the network.
+
+    Args:
+        rows: of `read_split`. trained: folder of the training that made the network. calibrate_on: `calibration`, that
+            side, or `out-of-fold`, the training side with it.
+
+    Returns:
+        Rows of `rows`; logits in their order, shape (n, classes); and whether all are the network's own.
+
+    Raises:
+        UsageError: where the training left no such answers. DataError: where they are of another split.
+    """
+    held = rows[rows["side"] == "calibration"].sort_values("path")
+    logits = predict_logits(network, packed, packed.rows_of(held["path"].tolist()))
+    if calibrate_on == "calibration":
+        return held, logits, True
+    known, own = rows[rows["side"] == "train"].sort_values("path"), _read(trained).sort_values("path")
+    if known["path"].tolist() != own["path"].tolist():
+        raise DataError(
+            f"Expected answers to the {len(known)} training cells of this split in {trained / OUT_OF_FOLD} but got "
+            f"those to {len(own)} others. Train again on this split."
+        )
+    return pd.concat([held, known]), np.concatenate([logits, own[list(COLUMNS[1:])].to_numpy()]), False
+
+
+def _read(trained: Path) -> pd.DataFrame:
+    path = trained / OUT_OF_FOLD
+    if not path.is_file():
+        raise UsageError(
+            f"Expected {path} for evaluate.calibrate_on=out-of-fold but there is none: train.fit=logistic leaves it. "
+            "Train so, or set evaluate.calibrate_on=calibration."
+        )
+    return pd.read_parquet(path)
