@@ -13,7 +13,7 @@ Floats = NDArray[np.floating]
 
 CALIBRATORS = {
     "calibration": "calibration patients",
-    "out-of-fold": "calibration patients and training patients, these answered by fits that had not seen them",
+    "out-of-fold": "calibration patients and (answered by fits that had not seen them) training patients",
 }
 """Of each value of evaluate.calibrate_on, whom card and report name."""
 

@@ -27,7 +27,16 @@ from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import read_audit
 from training.baselines import BASELINES
-from training.fold_answers import AIMED, Answers, Folds, baseline_folds, check_image, for_fold, network_answers
+from training.fold_answers import (
+    AIMED,
+    Answers,
+    Folds,
+    baseline_folds,
+    check_image,
+    for_fold,
+    measured_cells,
+    network_answers,
+)
 from training.folds import counts, fold_splits, folds_digest, write_folds
 from training.pack import open_pack
 from training.pages import render
@@ -101,7 +110,7 @@ def run_crossvalidation(
                 run_id=run.info.run_id,
             )
             answers = _networks(recipes, folds, settings, processes) | baseline_folds(base, folds)
-            tables, figures = _figures(recipes, answers, manifest)
+            tables, figures = _figures(recipes, answers, manifest, measured_cells(folds))
             facts = {
                 "run_id": run.info.run_id,
                 **{f"{name}_digest": digest for name, digest in digests.items()},
@@ -152,7 +161,10 @@ def _answered(
 
 
 def _figures(
-    recipes: Sequence[Recipe], answers: Mapping[str, Mapping[int, Answers]], manifest: Cells
+    recipes: Sequence[Recipe],
+    answers: Mapping[str, Mapping[int, Answers]],
+    manifest: Cells,
+    statistics: pd.DataFrame,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The pooled table and the figures of each recipe and baseline."""
     parameters = {recipe.name: asdict(recipe.parameters.train) for recipe in recipes}
@@ -160,7 +172,7 @@ def _figures(
     for name, by_fold in answers.items():
         tables[name] = pool({fold: part.table for fold, part in by_fold.items()}, name, manifest.rows["path"])
         thresholds = {fold: part.thresholds for fold, part in by_fold.items()}
-        found = pooled_figures(tables[name], thresholds, recipes[0].parameters.evaluate)
+        found = pooled_figures(tables[name], thresholds, statistics, recipes[0].parameters.evaluate)
         for row in found["folds"]:
             row |= by_fold[row["fold"]].facts
         errors = {fold: part.facts[AIMED] for fold, part in by_fold.items()}

@@ -53,6 +53,9 @@ def crossvalidate(
             for metric in metrics:
                 row = recipe[part][metric]
                 say(f"  {name:<20} {metric:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+        if row := recipe["size_matched"]:
+            told = "auroc within equal sizes"
+            say(f"  {name:<20} {told:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
     _say_comparison(facts["reference"], facts["comparison"])
     say(f"All of it: {places['out'] / PAGE}")
 

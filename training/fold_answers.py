@@ -27,7 +27,7 @@ from training.tracking import NAME, PARENT, flat, open_run
 from training.training_run import FACTS, WEIGHTS, Within, run_training
 
 RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
-ANSWERS, FITTED, AIMED = "answers.parquet", "fitted.json", "aimed_error"
+ANSWERS, FITTED, AIMED, MEASURED = "answers.parquet", "fitted.json", "aimed_error", "statistics.parquet"
 DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
 LOWEST = 1e-12  # probability that a logarithm is taken of
 
@@ -182,9 +182,12 @@ def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answer
     """Answers of all `BASELINES`, by name and fold, each calibrated on calibration patients as a network is."""
     folder = folds.out / "baselines"
     inputs = {**folds.digests, "evaluate.error": base.evaluate.error, "evaluate.seed": base.evaluate.seed}
+    inputs["kept"] = MEASURED
 
     def make() -> None:
         statistics = cell_statistics(list(folds.packed.paths), folds.packed)
+        folder.mkdir(parents=True, exist_ok=True)
+        statistics.to_parquet(folder / MEASURED)
         for fold, split in enumerate(folds.splits):
             rows = read_split(folds.cells, split)
             for name, found in calibrated_baselines(rows, statistics, base.evaluate).items():
@@ -195,6 +198,11 @@ def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answer
         name: {fold: read_answers(folder / name / str(fold), {}, anew=anew) for fold in range(len(folds.splits))}
         for name in BASELINES
     }
+
+
+def measured_cells(folds: Folds) -> pd.DataFrame:
+    """The image statistics of all cells, as `cell_statistics` has them, which `baseline_folds` kept."""
+    return pd.read_parquet(folds.out / "baselines" / MEASURED)
 
 
 def calibrated_baselines(

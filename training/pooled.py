@@ -21,6 +21,7 @@ from training.figures import CELLS, COVERAGES, DECISIONS, PATIENTS, Units, plain
 from training.intervals import intervals, patients_behind
 from training.parameters import EvaluateParameters
 from training.significance import compare_models
+from training.strata import size_matched_auroc
 
 POOLED_COLUMNS = (*PREDICTION_COLUMNS, "fold", "recipe")
 """Columns of the pooled table; fold: the one whose test side holds the cell; recipe: what answered."""
@@ -59,10 +60,17 @@ def pooled_units(table: pd.DataFrame, thresholds: Mapping[int, Thresholds]) -> U
 
 
 def pooled_figures(
-    table: pd.DataFrame, thresholds: Mapping[int, Thresholds], parameters: EvaluateParameters
+    table: pd.DataFrame,
+    thresholds: Mapping[int, Thresholds],
+    statistics: pd.DataFrame,
+    parameters: EvaluateParameters,
 ) -> dict[str, Any]:
-    """Figures of one recipe, with intervals by patient: `cells`, `patients`, `coverage` of the three-way decision and
-    `ece`; `folds` and their `spread`; and `per_patient`."""
+    """Figures of one recipe, with intervals by patient: `cells`, `patients`, `coverage` of the three-way decision,
+    `ece`, and `size_matched`, the AUROC within equal sizes; `folds` and their `spread`; and `per_patient`.
+
+    Args:
+        statistics: of `training.baselines.cell_statistics`, of all cells.
+    """
     draws = draw_patients(table, resamples=parameters.resamples, seed=parameters.seed)
     units = pooled_units(table, thresholds)
     behind = patients_behind(units, "ece")
@@ -74,6 +82,7 @@ def pooled_figures(
         "patients": intervals(units, tuple(PATIENTS), draws),
         "coverage": intervals(units, tuple(COVERAGES), draws),
         "ece": {name: as_interval(values, behind) for name, values in ece_draws(table, draws).items()},
+        "size_matched": size_matched_auroc(table, statistics, draws),
         "folds": folds,
         "spread": {part: _spread([fold[part] for fold in folds]) for part in ("cells", "patients")},
         "per_patient": patients(table, thresholds),

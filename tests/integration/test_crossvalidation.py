@@ -132,7 +132,10 @@ def test_every_cell_is_answered_once_by_a_network_that_never_saw_its_group(whole
     assert set(facts["recipes"]) == set(table["recipe"]) == NAMES
     assert {row["baseline"] for row in facts["comparison"]} == {"sizes", "boosted"}
     assert all(row["p_holm"] >= row["p"] for row in facts["comparison"])
-    assert "synthetic: no patient" in (work.out / PAGE).read_text()
+    page = (work.out / PAGE).read_text()
+    assert "synthetic: no patient" in page and "auroc within equal sizes" in page
+    matched = {name: recipe["size_matched"]["value"] for name, recipe in facts["recipes"].items()}
+    assert matched["sizes"] < facts["recipes"]["sizes"]["cells"]["auroc"]["value"]  # drawn blasts are larger
 
 
 def test_a_fold_is_answered_as_blastwatch_evaluate_answers_it(whole, tmp_path):

@@ -27,6 +27,13 @@ def pooled():
     return pool(parts_of(table), "network", table["path"])
 
 
+def areas_of(table):
+    """A size of each cell, by its path, of which no answer knows anything."""
+    return pd.DataFrame(
+        {"cell_area": np.random.default_rng(6).uniform(20_000, 40_000, len(table))}, index=table["path"]
+    )
+
+
 def test_pooling_loses_and_adds_nothing(pooled):
     table = draw_answers(1).sort_values("path", ignore_index=True)
     assert tuple(pooled.columns) == POOLED_COLUMNS
@@ -42,7 +49,7 @@ def test_a_cell_without_an_answer_or_with_two_is_refused(spoil):
 
 
 def test_figures_equal_those_of_scikit_learn(pooled):
-    found = pooled_figures(pooled, LIMITS, KNOBS)
+    found = pooled_figures(pooled, LIMITS, areas_of(pooled), KNOBS)
     truth, blast = (pooled["label"] == "all").to_numpy(), pooled["probability"].to_numpy()
     said = blast >= 0.5
     expected = {
@@ -58,9 +65,18 @@ def test_figures_equal_those_of_scikit_learn(pooled):
     assert found["patients"]["mean_accuracy"]["value"] == pytest.approx(by_patient.mean())
 
 
+def test_the_auroc_within_equal_sizes_is_the_mean_over_quarters(pooled):
+    statistics = areas_of(pooled)
+    found = pooled_figures(pooled, LIMITS, statistics, KNOBS)["size_matched"]
+    quarter = pd.qcut(statistics.loc[pooled["path"], "cell_area"].to_numpy(), 4, labels=False)
+    each = [metrics.roc_auc_score(part["label"] == "all", part["probability"]) for _, part in pooled.groupby(quarter)]
+    assert found["value"] == pytest.approx(np.mean(each), abs=2e-3)  # a cell on an edge may lie on either side of it
+    assert found["low"] < found["value"] < found["high"]
+
+
 def test_every_cell_is_decided_by_the_thresholds_of_its_own_fold(pooled):
     decisions = [decide(row.probability, LIMITS[row.fold]) for row in pooled.itertuples()]
-    found = pooled_figures(pooled, LIMITS, KNOBS)
+    found = pooled_figures(pooled, LIMITS, areas_of(pooled), KNOBS)
     assert found["cells"]["referred"]["value"] == pytest.approx(np.mean([word == "refer" for word in decisions]))
     decided = pooled[[word != "refer" for word in decisions]].assign(said=[w for w in decisions if w != "refer"])
     right = (decided["said"] == decided["label"]).mean()
@@ -72,7 +88,7 @@ def test_every_cell_is_decided_by_the_thresholds_of_its_own_fold(pooled):
 
 
 def test_folds_are_told_one_by_one_with_their_spread(pooled):
-    found = pooled_figures(pooled, LIMITS, KNOBS)
+    found = pooled_figures(pooled, LIMITS, areas_of(pooled), KNOBS)
     assert sorted(row["fold"] for row in found["folds"]) == [0, 1, 2]
     values = []
     for row in found["folds"]:
@@ -92,8 +108,8 @@ def test_folds_are_told_one_by_one_with_their_spread(pooled):
 
 def test_the_calibration_error_before_the_temperature_is_that_of_the_logits(pooled):
     margin = pooled["logit_all"] - pooled["logit_hem"]
-    plain = pooled_figures(pooled.assign(probability=1 / (1 + np.exp(-margin))), LIMITS, KNOBS)
-    found = pooled_figures(pooled.assign(probability=1 / (1 + np.exp(-margin / 3))), LIMITS, KNOBS)
+    plain = pooled_figures(pooled.assign(probability=1 / (1 + np.exp(-margin))), LIMITS, areas_of(pooled), KNOBS)
+    found = pooled_figures(pooled.assign(probability=1 / (1 + np.exp(-margin / 3))), LIMITS, areas_of(pooled), KNOBS)
     assert found["ece"]["before"]["value"] == pytest.approx(plain["cells"]["ece"]["value"])
     assert found["ece"]["after"]["value"] == pytest.approx(found["cells"]["ece"]["value"])
     lowered = found["ece"]["before"]["value"] - found["ece"]["after"]["value"]
