@@ -19,7 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import DataError, LeakFound, UsageError
+from blastwatch.manifest import read_json
+from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, recorded
 from training.loop import predict_logits
 from training.pack import Packed
 
@@ -51,6 +53,7 @@ def calibrating_cells(
 
     Raises:
         UsageError: where the training left no such answers. DataError: where they are of another split.
+        LeakFound: where the network began with weights that have seen training patients, or may have.
     """
     held = rows[rows["side"] == "calibration"].sort_values("path")
     logits = predict_logits(network, packed, packed.rows_of(held["path"].tolist()))
@@ -62,7 +65,23 @@ def calibrating_cells(
             f"Expected answers to the {len(known)} training cells of this split in {trained / OUT_OF_FOLD} but got "
             f"those to {len(own)} others. Train again on this split."
         )
+    _check_start(trained, set(known["subject"]))
     return pd.concat([held, known]), np.concatenate([logits, own[list(COLUMNS[1:])].to_numpy()]), False
+
+
+def _check_start(trained: Path, subjects: set[str]) -> None:
+    """A fit has not seen a patient whom the weights that it rests on have seen, with a label or without."""
+    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+    if start["source"] in (SCRATCH, IMAGENET):
+        return
+    known = start["source"] == PRETRAINED
+    if known and not subjects & set(start["subjects"]):
+        return
+    raise LeakFound(
+        "Expected initial weights that have seen no training patient for evaluate.calibrate_on=out-of-fold, but those "
+        f"of {start['name']} {'have' if known else 'may have'}: answers to such patients say nothing of new ones. Set "
+        "evaluate.calibrate_on=calibration."
+    )
 
 
 def _read(trained: Path) -> pd.DataFrame:

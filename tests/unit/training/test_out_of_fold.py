@@ -1,10 +1,14 @@
 """More patients to calibrate on: those in training, as fits answered them that had not seen them."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.settings import load
 from training.evaluation import fit, read_trained, run_evaluation
@@ -77,6 +81,30 @@ def test_answers_that_are_not_there_or_of_another_split(work, tmp_path):
     pd.read_parquet(work[0] / "train" / OUT_OF_FOLD).iloc[1:].to_parquet(tmp_path / OUT_OF_FOLD)
     with pytest.raises(DataError, match=r"training cells of this split .* Train again on this split"):
         asked(work, "out-of-fold", trained=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"source": "unknown", "name": "other.safetensors"}, "other.safetensors may have"),
+        ({"source": "pretrained", "name": "own.safetensors", "subjects": "ours"}, "own.safetensors have"),
+        ({"source": "pretrained", "name": "far.safetensors", "subjects": ["elsewhere"]}, None),
+    ],
+)
+def test_weights_that_have_seen_training_patients_calibrate_on_none_of_them(work, tmp_path, start, message):
+    folder, places = work
+    trained = Path(shutil.copytree(folder / "train", tmp_path / "train"))
+    rows = read_split(places["cells"], places["split"])
+    if start.get("subjects") == "ours":
+        start = start | {"subjects": rows.loc[rows["side"] == "train", "subject"].tolist()[:1]}
+    facts = json.loads((trained / "train.json").read_text())
+    (trained / "train.json").write_text(json.dumps(facts | {"initial_weights": start}))
+    if message is None:
+        assert not asked(work, "out-of-fold", trained=trained)[0][2]
+        return
+    with pytest.raises(LeakFound, match=message):
+        asked(work, "out-of-fold", trained=trained)
+    assert asked(work, "calibration", trained=trained)[0][2]
 
 
 def test_a_training_of_the_whole_network_leaves_none(work):
