@@ -7,6 +7,7 @@
 The service and `blastwatch score` both go this way.
 """
 
+import os
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from monitoring.quality import concerns
 from monitoring.statistics import image_statistics
 from monitoring.store import PredictionRecord
 from serving.live import Served
+
+MOST_READERS = 4  # more threads of a process take Python's lock from one another (`tests.benchmarks.reading`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,11 @@ def prepare(
         statistics=statistics,
         concerns=concerns(statistics, info.quality_limits),
     )
+
+
+def reading_threads(processes: int = 1) -> int:
+    """Threads that `prepare` images in each of so many processes: its share of the cores, 2 to `MOST_READERS`."""
+    return max(2, min(MOST_READERS, len(os.sched_getaffinity(0)) // processes))
 
 
 class Judge:

@@ -12,7 +12,7 @@ from blastwatch.engines import in_batches
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.settings import Settings
 from serving.live import LiveModel
-from serving.predictor import Judge, Prepared, prepare
+from serving.predictor import Judge, Prepared, prepare, reading_threads
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 COLUMNS = ("path", "probability", "label", "decision", "model_version")
@@ -71,7 +71,7 @@ def score(
         except ImageRejected as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         for part in watched(parts):
             names = [path.relative_to(folder).as_posix() for path in part]
             read_part = list(zip(names, pool.map(read, part), strict=True))

@@ -60,6 +60,7 @@ class Blastwatch:
         from serving.following import follow
         from serving.memory import set_apart
         from serving.metrics import ServiceMetrics
+        from serving.predictor import reading_threads
 
         settings = load()
         logging.getLogger("blastwatch").setLevel(logging.INFO)  # BentoML's handler takes what this lets through
@@ -74,8 +75,7 @@ class Blastwatch:
             on_failed=metrics.capture.labels("failed").inc,
             on_aside=metrics.waiting.set,
         )
-        threads = max(2, len(os.sched_getaffinity(0)))
-        self.service = Service(live, settings, metrics, capture, threads=threads)
+        self.service = Service(live, settings, metrics, capture, threads=reading_threads(settings.workers))
         if follows(settings, os.environ):
             self.service.contest = open_contest(self.service, os.environ)
             self.service.following = follow(self.service, refusal, os.environ)
