@@ -11,7 +11,7 @@ from training.figures import BINS
 
 Floats = NDArray[np.floating]
 
-CALIBRATORS = {
+CALIBRATED_ON = {
     "calibration": "calibration patients",
     "out-of-fold": "calibration patients and (answered by fits that had not seen them) training patients",
 }

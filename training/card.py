@@ -6,7 +6,7 @@ from typing import Any
 from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
 from blastwatch.package import ModelInfo
-from training.calibration import CALIBRATORS
+from training.calibration import CALIBRATED_ON
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
 from training.initial_weights import told
 
@@ -100,11 +100,12 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     """How the model was built and measured, as far as it is the same for every run or stands in its parameters."""
     shape, train = info.preprocessing, evidence["params"].get("train", {})
     knobs = evidence["params"].get("evaluate", {})
+    calibrating = CALIBRATED_ON[evidence["metrics"]["calibration"]["on"]]
     apart = "sides that share patients" if evidence["split"]["leaky"] else "patients that are kept apart"
     return (
         f"## How it was measured\n\nDevelopment and evaluation in one, retrospective, on {apart}: "
-        f"{who_chose(train)}, {CALIBRATORS[evidence['metrics']['calibration']['on']]} fit temperature and thresholds, "
-        "test patients are read once. The only predictors are the pixels of "
+        f"{who_chose(train)}, {calibrating} fit temperature and thresholds, test patients are read once. "
+        "The only predictors are the pixels of "
         f"one cell: the centred square of {shape.crop} px at fixed scale, resized to {shape.size} px and normalised. "
         f"Class imbalance: what weighs the same in training is the {train.get('balance', 'unknown')}; the fitted "
         "temperature and thresholds let every patient weigh the same. No ensemble.\n\n"
@@ -196,7 +197,7 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
     return (
-        f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on {CALIBRATORS[calibration['on']]}: expected "
+        f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on {CALIBRATED_ON[calibration['on']]}: expected "
         f"calibration error {calibration['ece_before']:.3f} before and {calibration['ece_after']:.3f} after, on test "
         "patients. A cell is `all` from a probability of "
         f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "

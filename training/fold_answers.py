@@ -182,7 +182,7 @@ def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answer
     """Answers of all `BASELINES`, by name and fold, each calibrated on calibration patients as a network is."""
     folder = folds.out / "baselines"
     inputs = {**folds.digests, "evaluate.error": base.evaluate.error, "evaluate.seed": base.evaluate.seed}
-    inputs["kept"] = MEASURED
+    inputs["kept"] = MEASURED  # a folder from before it was kept is made anew
 
     def make() -> None:
         statistics = cell_statistics(list(folds.packed.paths), folds.packed)

@@ -159,8 +159,12 @@ def out_of_fold(known: Known, *, seed: int) -> dict[float, NDArray[np.float64]]:
     for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
         for strength, found in log_odds.items():
             found[held] = fit(known.part(fitted_on), strength).log_odds(known.embeddings[held])
-    # Half to each class: softmax sees their difference alone.
-    return {strength: np.stack([-found / 2, found / 2], axis=1) for strength, found in log_odds.items()}
+    return {strength: logits_of(found) for strength, found in log_odds.items()}
+
+
+def logits_of(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits, shape (n, classes), half of the log odds of a blast to each: softmax sees their difference alone."""
+    return np.stack([-log_odds / 2, log_odds / 2], axis=1)
 
 
 def best_loss(logits: NDArray[np.float64], known: Known) -> float:
@@ -188,7 +192,7 @@ def write_head(network: nn.Module, fitted: Fitted) -> None:
     else:
         weights = weights / fitted.spread
         bias -= float(weights @ fitted.mean)
-    # Half to each class, as above.
+    # Half to each class, as `logits_of` has it.
     sign = torch.tensor([1.0 if label == POSITIVE else -1.0 for label in range(len(CLASS_NAMES))], dtype=torch.float64)
     head.weight.copy_(0.5 * sign[:, None] * torch.from_numpy(weights))
     head.bias.copy_(0.5 * sign * bias)

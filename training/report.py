@@ -8,7 +8,7 @@ from typing import Any
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
-from training.calibration import CALIBRATORS
+from training.calibration import CALIBRATED_ON
 from training.card import FEWEST_TESTED
 from training.pages import render
 from training.significance import COMPARED
@@ -52,7 +52,7 @@ def write_report(
         pictures={name: _data_uri(picture) for name, picture in pictures.items()},
         sides=SIDES,
         classes=CLASS_NAMES,
-        calibrated_on=CALIBRATORS[metrics["calibration"]["on"]],
+        calibrated_on=CALIBRATED_ON[metrics["calibration"]["on"]],
         tested=tested,
         too_few=min(tested.values()) < FEWEST_TESTED,
         fewest=FEWEST_TESTED,

@@ -19,8 +19,9 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE
 from training.evaluation import fit as calibrate
 from training.evaluation import prediction_table
 from training.figures import plain, units_of
-from training.linear_probe import Known, best_loss, fit, out_of_fold
+from training.linear_probe import Known, best_loss, fit, logits_of, out_of_fold
 from training.parameters import EvaluateParameters
+from training.sampling import balanced_weights
 
 WIDTH = 40  # numbers in an embedding
 SIGNAL = 2.0  # by how much the labels differ in the first of them, where a cell has a spread of 1
@@ -51,11 +52,9 @@ class Drawn:
 
     def known(self) -> Known:
         """To fit on: every patient weighs the same within its label, both labels the same."""
-        weights = 1 / self.rows.groupby("group")["path"].transform("size")
-        weights /= weights.groupby(self.rows["label"]).transform("sum")
         labels = self.rows["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
-        weighed = (weights / weights.mean()).to_numpy(np.float32)
-        return Known(self.embeddings, labels, weighed, self.rows["group"].to_numpy())
+        weights = balanced_weights(self.rows, "subject")
+        return Known(self.embeddings, labels, weights, self.rows["group"].to_numpy())
 
 
 def draw(random: np.random.Generator, patients: int, spread: float) -> Drawn:
@@ -83,20 +82,16 @@ def answered(hand: Drawn, new: Drawn, *, kept: int, both: bool) -> dict[str, flo
     by_strength = out_of_fold(known, seed=1)
     strength = min(by_strength, key=lambda one: best_loss(by_strength[one], known))
     fitted = fit(known, strength)
-    rows, logits = held.rows, in_halves(fitted.log_odds(held.embeddings))
+    rows, logits = held.rows, logits_of(fitted.log_odds(held.embeddings))
     if both:
         rows, logits = pd.concat([rows, training.rows]), np.concatenate([logits, by_strength[strength]])
     found = calibrate(rows, logits, PARAMETERS)
-    table = prediction_table(new.rows, in_halves(fitted.log_odds(new.embeddings)), found.temperature)
+    table = prediction_table(new.rows, logits_of(fitted.log_odds(new.embeddings)), found.temperature)
     figures = plain(units_of(table, thresholds=found.conformal.thresholds), FIGURES)
     return figures | {
         "log_temperature": float(np.log(found.temperature)),
         "aimed": 1 - float(np.mean(list(found.conformal.aimed.values()))),
     }
-
-
-def in_halves(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([-log_odds / 2, log_odds / 2], axis=1)
 
 
 def main() -> None:
