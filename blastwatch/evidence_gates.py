@@ -9,7 +9,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.errors import PackageError
 from blastwatch.gate import MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
-from blastwatch.package import Package
+from blastwatch.package import OUT_OF_FOLD, Package
 from blastwatch.patients import read_patients
 from blastwatch.policy import Policy
 
@@ -57,8 +57,12 @@ def groups_gate(package: Package) -> Gate:
     for one, two in combinations(SIDES, 2):
         shared |= (groups[one] & groups[two]) | (subjects[one] & subjects[two])
     tested, reference = package.predictions(), package.reference()
+    unseen = groups["validation"] | groups["calibration"]
+    if (package.metrics().get("calibration") or {}).get("on") == OUT_OF_FOLD:
+        unseen = unseen | groups["train"]
     stray = set(tested["group"].astype(str)) - groups["test"] | set(tested["subject"].astype(str)) - subjects["test"]
-    stray |= set(reference["group"].astype(str)) - groups["validation"] - groups["calibration"]
+    stray |= set(reference.answered["group"].astype(str)) - unseen
+    stray |= set(reference.cells["group"].astype(str)) - unseen - groups["train"]
     wrong = sorted(shared | stray)
     note = f"stands on several sides, or where the split does not have it: {', '.join(wrong[:5])}" if wrong else (
         f"{len(subjects['test'])} test subjects, none of them among {len(subjects['train'])} trained on"
@@ -108,8 +112,9 @@ def calibration_gate(package: Package, policy: Policy) -> Gate:
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     """Enough cells of enough patients to tell drift from chance."""
     reference, drift, limits = package.reference(), package.drift(), policy.drift_reference
-    usable = bool(drift.get("windows")) and drift.get("cells") == len(reference)
-    cells, groups = (float(len(reference)), float(reference["group"].nunique())) if usable else (None, None)
+    usable = bool(drift.get("windows")) and drift.get("cells") == len(reference.cells)
+    answered = reference.answered
+    cells, groups = (float(len(answered)), float(answered["group"].nunique())) if usable else (None, None)
     note = "" if usable else "drift.json has no thresholds for this reference"
     return [
         at_least("reference-cells", cells, limits.least_cells, note),

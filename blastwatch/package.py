@@ -7,8 +7,9 @@ network-int8.onnx                the same, quantized after training on calibrati
 golden.safetensors               `crops`, `logits`: a few cells of calibration patients and what float32 answers to them
 projection.safetensors           `mean`, `components`: reduces an embedding to what monitoring keeps
 ood.safetensors                  how unlike the known cells an embedding is, and the limit (from format 4 on)
-reference.parquet                reference data for drift, one row a cell
-drift.json                       drift thresholds calibrated on that reference
+reference.parquet                reference data for drift, one row a cell of patients not trained on
+trained.parquet                  what drift may know of patients trained on, one row a cell (from format 5 on)
+drift.json                       drift thresholds calibrated on both
 evidence/metrics.json            metrics with intervals, per patient
 evidence/test_predictions.parquet  logits of every test cell
 evidence/audit.json, split.json, data.json, params.json
@@ -34,8 +35,8 @@ from blastwatch.images import Preprocessing
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 4
-READABLE = (2, 3, FORMAT)
+FORMAT = 5
+READABLE = (2, 3, 4, FORMAT)
 """Formats that are opened: a package that serves stays in service."""
 
 MODEL = "model.json"
@@ -45,6 +46,7 @@ ONNX_INT8 = "network-int8.onnx"
 GOLDEN = "golden.safetensors"
 PROJECTION = "projection.safetensors"
 REFERENCE = "reference.parquet"
+TRAINED = "trained.parquet"
 DRIFT = "drift.json"
 METRICS = "evidence/metrics.json"
 PREDICTIONS = "evidence/test_predictions.parquet"
@@ -54,7 +56,7 @@ CARD = "card.md"
 OOD = "ood.safetensors"
 DIGESTS = "digests.json"
 
-SINCE = {REPORT: 3, OOD: 4}
+SINCE = {REPORT: 3, OOD: 4, TRAINED: 5}
 """Files that packages of earlier formats do not have, and the format that brought them."""
 
 REQUIRED = (
@@ -63,7 +65,12 @@ REQUIRED = (
     CARD,
     REPORT,
     OOD,
+    TRAINED,
 )
+
+OUT_OF_FOLD = "out-of-fold"
+"""What `calibration` of the metrics says under `on` where training patients were answered by fits that had not seen
+them."""
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
 """Columns of `PREDICTIONS`; `probability` is the calibrated probability of a blast."""
@@ -163,11 +170,13 @@ class Package:
 
         return pd.read_parquet(self.folder / PREDICTIONS)
 
-    def reference(self) -> "pd.DataFrame":
-        """Reference data for drift."""
+    def reference(self) -> "DriftReference":
+        """What a window of predictions is held against."""
         import pandas as pd
 
-        return pd.read_parquet(self.folder / REFERENCE)
+        names = [REFERENCE] if self.info.format < SINCE[TRAINED] else [REFERENCE, TRAINED]
+        parts = [pd.read_parquet(self.folder / name) for name in names]
+        return DriftReference(pd.concat(parts, ignore_index=True))
 
     def drift(self) -> dict[str, Any]:
         """Drift thresholds calibrated on the reference."""
@@ -180,6 +189,22 @@ class Package:
 
         tensors = load_file(self.folder / PROJECTION)
         return Projection(mean=tensors["mean"], components=tensors["components"])
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """The cells that a version knows, a row each; its columns are `monitoring.reference.reference_columns`.
+
+    Statistics of an image are what they are, whoever learned from it. What a network says of a cell that it learned
+    from is not what it says of a new one: `probability` and embedding of such a cell are NaN.
+    """
+
+    cells: "pd.DataFrame"
+
+    @cached_property
+    def answered(self) -> "pd.DataFrame":
+        """The cells of patients whom what answered them had never seen."""
+        return self.cells[self.cells["probability"].notna()].reset_index(drop=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
     4. The windows share a dozen groups, so the spread between patients is itself an estimate. As for a mean whose
        variance is estimated, the tail is Student's and not the normal one: c is multiplied by the ratio of their
        quantiles with groups - 1 degrees of freedom, at the stated rate shared among the columns (Bonferroni).
+    5. Statistics of an image are of the same use whether a network learned from it or not, its answers are not. So
+       where patients trained on are in the reference, what is measured has thresholds from all patients and what is
+       answered from the others, each at half of the stated rate.
 
 The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
 from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
@@ -28,11 +31,11 @@ price: with 12 patients, a third of the windows is noticed whose optical density
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.errors import DataError
-from monitoring.scores import METHODS, SMALLEST_THRESHOLD, Floats, Scorer
+from blastwatch.package import DriftReference
+from monitoring.scores import ANSWERED, MEASURED, METHODS, SMALLEST_THRESHOLD, Floats, Scorer
 
 FORMAT = 1
 FALSE_ALARM_RATE = 0.0027
@@ -47,7 +50,7 @@ SCALE_QUANTILE = 0.9
 
 
 def calibrate(
-    reference: pd.DataFrame,
+    reference: DriftReference,
     *,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     patients: int = PATIENTS,
@@ -58,16 +61,16 @@ def calibrate(
     """Calibrate every column's threshold; the result is what stands in `drift.json`.
 
     Args:
-        reference: the columns of `monitoring.reference.reference_columns`, two groups or more.
+        reference: answered cells of two groups or more.
         false_alarm_rate: share of windows without drift that alarm, over all columns together; 0 to 1, both excluded.
         patients: groups in a simulated window; fewer where the reference has no more than that.
         window_sizes: cells in a window; a real window takes the thresholds of the largest size that it reaches.
         resamples: simulated windows of each size.
 
     Returns:
-        What was asked (as above), `groups`, `cells`, `enough_groups` (false where the rate is not to be relied on),
-        `inflation`, `methods` by column, `left_out` (columns that do not vary) and `windows`: per size its `cells`
-        and the `thresholds` by column.
+        What was asked (as above), `groups` and `cells` of the reference, `answered_groups`, `enough_groups` (false
+        where the rate is not to be relied on), `methods` by column, `left_out` (columns that do not vary) and
+        `windows`: per size its `cells` and the `thresholds` by column.
 
     Raises:
         DataError: for fewer than two groups.
@@ -77,34 +80,44 @@ def calibrate(
     for name, value in (("patients", patients), ("resamples", resamples), ("window_sizes", min(window_sizes))):
         if value < 1:
             raise ValueError(f"Expected `{name}` to be at least 1 but got {value}")
-    groups = reference["group"].nunique()
+    groups = reference.answered["group"].nunique()
     if groups < FEWEST_GROUPS:
         raise DataError(
             f"Expected at least {FEWEST_GROUPS} patients in the reference but got {groups}: thresholds "
             "cannot be told without a second patient. Put more patients on the calibration side of the split."
         )
-    scorer = Scorer(reference)
-    inflation = _inflation(scorer.group_count, false_alarm_rate / len(scorer.columns))
+    scorers = scorers_of(reference)
     generator = np.random.default_rng(seed)
     sizes = []
     for cells in sorted(window_sizes):
-        windows, sides = simulate(scorer.groups, cells=cells, patients=patients, count=resamples, generator=generator)
-        thresholds = _thresholds(scorer(windows, sides), scorer.columns, false_alarm_rate, inflation)
+        thresholds: dict[str, float] = {}
+        for scorer in scorers:
+            windows, sides = simulate(
+                scorer.groups, cells=cells, patients=patients, count=resamples, generator=generator
+            )
+            thresholds |= _thresholds(scorer, scorer(windows, sides), false_alarm_rate / len(scorers))
         sizes.append({"cells": cells, "thresholds": thresholds})
     return {
         "format": FORMAT,
         "false_alarm_rate": false_alarm_rate,
-        "patients": min(patients, scorer.group_count - 1),
+        "patients": min(patients, groups - 1),
         "resamples": resamples,
         "seed": seed,
-        "groups": scorer.group_count,
-        "cells": len(reference),
-        "enough_groups": scorer.group_count >= ENOUGH_GROUPS,
-        "inflation": inflation,
-        "methods": {name: METHODS[name] for name in scorer.columns},
-        "left_out": list(scorer.left_out),
+        "groups": scorers[0].group_count,
+        "cells": len(reference.cells),
+        "answered_groups": groups,
+        "enough_groups": groups >= ENOUGH_GROUPS,
+        "methods": {name: METHODS[name] for scorer in scorers for name in scorer.columns},
+        "left_out": [name for scorer in scorers for name in scorer.left_out],
         "windows": sizes,
     }
+
+
+def scorers_of(reference: DriftReference) -> list[Scorer]:
+    """One where all cells were answered; else one of what is measured, of all patients, and one of the answers."""
+    if len(reference.answered) == len(reference.cells):
+        return [Scorer(reference.cells)]
+    return [Scorer(reference.cells, MEASURED), Scorer(reference.answered, ANSWERED)]
 
 
 def thresholds_for(calibration: dict[str, Any], cells: int) -> dict[str, float]:
@@ -153,12 +166,14 @@ def _shares(cells: int, parts: int) -> list[int]:
     return [cells // parts + (index < cells % parts) for index in range(parts)]
 
 
-def _thresholds(scores: Floats, columns: tuple[str, ...], rate: float, inflation: float) -> dict[str, float]:
+def _thresholds(scorer: Scorer, scores: Floats, rate: float) -> dict[str, float]:
+    """Of the scores (windows, columns) of windows without drift, of which a share of `rate` may reach a threshold."""
+    inflation = _inflation(scorer.group_count, rate / len(scorer.columns))
     scale = np.maximum(np.quantile(scores, SCALE_QUANTILE, axis=0), 1e-9)
     factor = float(np.quantile((scores / scale).max(axis=1), 1 - rate))
     return {
         name: max(float(factor * inflation * scale[index]), SMALLEST_THRESHOLD[METHODS[name]])
-        for index, name in enumerate(columns)
+        for index, name in enumerate(scorer.columns)
     }
 
 

@@ -126,7 +126,8 @@ def calibrate(
         print_json(found)
         return
     if not found["enough_groups"]:
-        say(f"Only {found['groups']} patients: the rate of false alarms is not to be relied on.")
+        answered = f"{found['answered_groups']} patients were answered by fits that had not seen them"
+        say(f"Only {answered}: for what the network says the rate of false alarms is not to be relied on.")
     sizes = found["windows"]
     rows = [["column", "method", *(f"{size['cells']} cells" for size in sizes)]]
     rows += [

@@ -17,7 +17,7 @@ import pandas as pd
 
 from blastwatch.decision import label
 from blastwatch.errors import BlastwatchError, DataError
-from blastwatch.package import Package
+from blastwatch.package import DriftReference, Package
 from monitoring.calibration import thresholds_for
 from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
 from monitoring.signatures import name_causes
@@ -93,8 +93,8 @@ def compare(
     compared = _spread(current)
     thresholds = thresholds_for(calibration, len(compared))
     reference = package.reference()
-    names = numeric_of(reference)
-    snapshot = _run(_columns_of(compared, names), _columns_of(reference, names), thresholds, moment)
+    names = numeric_of(reference.cells)
+    snapshot = _run(_columns_of(compared, names), _known(reference, names), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
@@ -126,12 +126,25 @@ def _spread(current: pd.DataFrame) -> pd.DataFrame:
 
 def _columns_of(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
     """What is compared, of reference and predictions alike."""
-    wanted = frame[[*names, *EMBEDDING]].astype(np.float64).reset_index(drop=True)
+    wanted = _finite(frame[[*names, *EMBEDDING]])
+    # An object column: Evidently is slow to learn pandas' own string type.
+    wanted[LABEL] = pd.Series([label(value) for value in wanted["probability"]], dtype=object)
+    return wanted
+
+
+def _known(reference: DriftReference, names: tuple[str, ...]) -> pd.DataFrame:
+    """The reference's columns: those of the answers are empty in a row of a cell that the model learned from, and
+    Evidently leaves an empty value out."""
+    cells = reference.cells
+    unanswered = cells.loc[cells["probability"].isna(), [name for name in names if name != "probability"]]
+    return pd.concat([_columns_of(reference.answered, names), _finite(unanswered)], ignore_index=True)
+
+
+def _finite(frame: pd.DataFrame) -> pd.DataFrame:
+    wanted = frame.astype(np.float64).reset_index(drop=True)
     finite = np.isfinite(wanted.to_numpy()).all(axis=0)
     if not finite.all():
         raise DataError(f"Expected finite values for drift but {', '.join(wanted.columns[~finite])} has others.")
-    # An object column: Evidently is slow to learn pandas' own string type.
-    wanted[LABEL] = pd.Series([label(value) for value in wanted["probability"]], dtype=object)
     return wanted
 
 

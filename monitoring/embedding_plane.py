@@ -30,7 +30,8 @@ class EmbeddingPlane(SingleValueCalculation[EmbeddingsDrift]):  # type: ignore[m
         if reference_data is None or self.metric.drift_method is None:
             raise ValueError("Expected a reference and a method for the drift of embeddings.")
         columns = list(context.data_definition.embeddings[self.metric.embeddings_name])
-        current, reference = (data.as_dataframe()[columns] for data in (current_data, reference_data))
+        # As Evidently does for other columns: a cell without an embedding is no part of the comparison.
+        current, reference = (data.as_dataframe()[columns].dropna() for data in (current_data, reference_data))
         score, drifted, method = self.metric.drift_method(current, reference)
         verdict = f"Data drift {'detected' if drifted else 'not detected'}. Drift detection method: {method}."
         result = self.result(float(score))

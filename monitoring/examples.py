@@ -64,8 +64,8 @@ class ExampleCells:
             return Examples(document=document)
         reference = package.reference()
         moved = _statistic(report)
-        document["statistic"] = moved and {"name": moved, "known": _known(reference[moved])}
-        document |= {kind: _ends(frame, reference, moved) for kind, frame in cells.items()}
+        document["statistic"] = moved and {"name": moved, "known": _known(reference.cells[moved])}
+        document |= {kind: _ends(frame, reference.answered, moved) for kind, frame in cells.items()}
         shown = [cell["id"] for kind in kinds for end in (document[kind] or {}).values() for cell in end]
         self._images = self._images or open_image_store(self._settings.predictions_url)
         return Examples(document=document, pictures=self._images.pictures(shown))

@@ -116,7 +116,7 @@ def review(
     with open_store(settings.predictions_url) as store:
         answers, cells = store.answers(**where), store.read(**where)
     open_ones = answers.loc[answers["truth"].isna(), ["id", "patient"]]
-    chosen = candidates(cells.merge(open_ones, on="id"), package.reference(), count=count)
+    chosen = candidates(cells.merge(open_ones, on="id"), package.reference().answered, count=count)
     _write_new(file, chosen.to_csv(index=False, lineterminator="\n"))
     reasons = {reason: int(number) for reason, number in chosen["reason"].value_counts().sort_index().items()}
     patients = int(chosen.loc[chosen["patient"] != "", "patient"].nunique())

@@ -39,7 +39,7 @@ def report(
         so these are older cells); `windows`: of `performance_days` days each, oldest first.
     """
     limits, digest = limits_of(settings), package.digest
-    known = reference_performance(package.reference())
+    known = reference_performance(package.reference().answered)
     cells = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
     latest = store.answers(model_digest=digest, since=since, until=until, limit=settings.drift_window, labelled=True)
     return {

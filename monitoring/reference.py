@@ -13,13 +13,26 @@ from monitoring.quality import quality_limits
 from monitoring.statistics import STATISTICS
 from monitoring.store import EMBEDDING, EMBEDDING_SIZE
 
-__all__ = ["EMBEDDING", "EMBEDDING_SIZE", "build_reference", "calibrate", "quality_limits", "reference_columns"]
+__all__ = [
+    "EMBEDDING",
+    "EMBEDDING_SIZE",
+    "Answers",
+    "build_reference",
+    "calibrate",
+    "quality_limits",
+    "reference_columns",
+]
+
+Answers = tuple[NDArray[np.floating], NDArray[np.floating]]
+"""Calibrated probability of a blast, shape (n,), and projected embedding, shape (n, 32)."""
 
 
 def reference_columns() -> tuple[str, ...]:
-    """Columns of `reference.parquet`, in order: subject, group, label (the truth), probability, statistics, e00..e31.
+    """Columns of `reference.parquet` and `trained.parquet`, in order: subject, group, label (the truth), probability,
+    statistics, e00..e31.
 
-    `probability` is the model's calibrated probability of a blast; the embedding is projected.
+    `probability` is the model's calibrated probability of a blast; the embedding is projected. Both are NaN in a row of
+    a cell that the model learned from.
     """
     return ("subject", "group", "label", "probability", *STATISTICS, *EMBEDDING)
 
@@ -27,17 +40,15 @@ def reference_columns() -> tuple[str, ...]:
 def build_reference(
     cells: pd.DataFrame,
     *,
-    probabilities: NDArray[np.floating],
     statistics: Sequence[Mapping[str, float]],
-    embeddings: NDArray[np.floating],
+    answers: Answers | None,
 ) -> pd.DataFrame:
-    """Put the reference together.
+    """Put rows of the reference together.
 
     Args:
-        cells: the manifest's rows with subject, group and label, n of them; patients that were not trained on.
-        probabilities: calibrated probability of a blast, shape (n,).
+        cells: the manifest's rows with subject, group and label, n of them.
         statistics: n results of `image_statistics`.
-        embeddings: projected, shape (n, 32).
+        answers: by what had not seen these patients; None for patients that were trained on.
 
     Returns:
         The columns of `reference_columns`, n rows.
@@ -46,6 +57,8 @@ def build_reference(
         DataError: where the parts do not fit or a value is not finite.
     """
     count = len(cells)
+    nothing = np.full(count, np.nan), np.full((count, EMBEDDING_SIZE), np.nan)
+    probabilities, embeddings = answers or nothing
     shapes = (np.shape(probabilities), len(statistics), np.shape(embeddings))
     if shapes != ((count,), count, (count, EMBEDDING_SIZE)):
         raise DataError(
@@ -60,7 +73,7 @@ def build_reference(
     for name in STATISTICS:
         frame[name] = np.array([row[name] for row in statistics], dtype=np.float64)
     frame[list(EMBEDDING)] = np.asarray(embeddings, dtype=np.float32)
-    numbers = frame[["probability", *STATISTICS, *EMBEDDING]]
+    numbers = frame[list(STATISTICS if answers is None else ("probability", *STATISTICS, *EMBEDDING))]
     finite = np.isfinite(numbers.to_numpy(dtype=np.float64)).all(axis=0)
     if not finite.all():
         raise DataError(f"Expected finite reference values but {', '.join(numbers.columns[~finite])} has others.")

@@ -4,6 +4,8 @@ A window is a row of counts over the reference cells: how often each cell occurs
 of the same length, 1 for the cells that stay. With both, a score of a thousand windows is a few matrix operations.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,7 +19,11 @@ LABEL = "predicted_label"
 EMBEDDING_SCORE = "embedding"
 
 # `border` is 0 for nearly every cell, so it has no distribution to compare; it counts among the quality limits.
-NUMERIC: tuple[str, ...] = (*(name for name in STATISTICS if name != "border"), PROBABILITY)
+MEASURED: tuple[str, ...] = tuple(name for name in STATISTICS if name != "border")
+"""What is measured of an image, whatever a network says of it."""
+ANSWERED: tuple[str, ...] = (PROBABILITY, LABEL, EMBEDDING_SCORE)
+"""What a network says."""
+NUMERIC: tuple[str, ...] = (*MEASURED, PROBABILITY)
 
 METHODS: dict[str, str] = dict.fromkeys(NUMERIC, "wasserstein") | {LABEL: "jensenshannon", EMBEDDING_SCORE: "mmd"}
 """Evidently's name of each column's score."""
@@ -111,19 +117,24 @@ def kernel_matrix(embedding: Floats, groups: NDArray[np.intp]) -> Floats:
 
 
 class Scorer:
-    """All scores of windows drawn from one reference. Columns that do not vary in it are left out."""
+    """Scores of windows drawn from one reference: all, or those named. What does not vary in it is left out."""
 
-    def __init__(self, reference: pd.DataFrame) -> None:
+    def __init__(self, reference: pd.DataFrame, wanted: Sequence[str] = tuple(METHODS)) -> None:
         self.groups, names = pd.factorize(reference["group"], sort=True)
         self.group_count = len(names)
-        self._values = {name: reference[name].to_numpy(dtype=np.float64) for name in numeric_of(reference)}
-        self._positive = self._values[PROBABILITY] >= 0.5
-        embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
+        self._values = {
+            name: reference[name].to_numpy(dtype=np.float64) for name in numeric_of(reference) if name in wanted
+        }
         varies = {name: bool(np.ptp(values) > 0) for name, values in self._values.items()}
-        varies |= {LABEL: True, EMBEDDING_SCORE: bool(np.ptp(embedding, axis=0).max() > 0)}
-        self.columns = tuple(name for name in METHODS if varies.get(name))
-        self.left_out = tuple(name for name in METHODS if not varies.get(name))
-        self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
+        if LABEL in wanted:
+            self._positive = reference[PROBABILITY].to_numpy(dtype=np.float64) >= 0.5
+            varies[LABEL] = True
+        if EMBEDDING_SCORE in wanted:
+            embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
+            varies[EMBEDDING_SCORE] = bool(np.ptp(embedding, axis=0).max() > 0)
+            self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
+        self.columns = tuple(name for name in wanted if varies.get(name))
+        self.left_out = tuple(name for name in wanted if not varies.get(name))
 
     def __call__(self, windows: Floats, sides: Floats) -> Floats:
         """Scores of shape (b, columns) for windows and reference sides of shape (b, r)."""

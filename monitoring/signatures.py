@@ -16,7 +16,7 @@ movement too, and its cause is the signature with the largest cosine to it.
 A crop is smaller than the camera's image, so it is enlarged to the camera's pixels, shifted, and cropped again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,13 +89,18 @@ def transform(frame: pd.DataFrame, columns: Sequence[str] = STATISTICS) -> Float
 
 
 def measure_signatures(
-    reference: pd.DataFrame, crops: Pixels, preprocessing: Preprocessing, *, cells: int = CELLS, seed: int = 0
+    reference: pd.DataFrame,
+    crops_of: Callable[[NDArray[np.intp]], Pixels],
+    preprocessing: Preprocessing,
+    *,
+    cells: int = CELLS,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Measure every cause's signature on the reference; the result stands in `drift.json` as `signatures`.
 
     Args:
-        reference: the columns of `monitoring.reference.reference_columns`, n rows of two groups or more.
-        crops: uint8, shape (n, size, size, 3), as the network sees them, in the order of the rows.
+        reference: group, label and statistics, n rows of two groups or more.
+        crops_of: given positions of rows, shape (k,), their crops as the network sees them: uint8, (k, size, size, 3).
         cells: of them that are shifted, taken evenly from the groups.
 
     Returns:
@@ -104,15 +109,13 @@ def measure_signatures(
         disease mix is there only where both classes are.
 
     Raises:
-        ValueError: where rows and crops do not fit, or there is one group.
+        ValueError: where there is one group.
     """
-    if len(reference) != len(crops):
-        raise ValueError(f"Expected a crop for each of {len(reference)} rows but got {len(crops)}")
     values = transform(reference)
     centre, spread, whitening = _between_patients(values, reference["group"])
     random = np.random.default_rng(seed)
     chosen = _spread_over(reference["group"], cells, random)
-    movements = _shifted(crops[np.sort(chosen)], preprocessing, random)
+    movements = _shifted(crops_of(np.sort(chosen)), preprocessing, random)
     if reference["label"].nunique() > 1:
         # Each patient weighs the same, as in centre and spread.
         ill, well = (_by_patient(values, reference, label) for label in ("all", "hem"))

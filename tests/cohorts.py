@@ -9,7 +9,7 @@ import pandas as pd
 
 from blastwatch.decision import Thresholds
 from blastwatch.images import Preprocessing
-from blastwatch.package import DRIFT, REFERENCE, ModelInfo, Package
+from blastwatch.package import DRIFT, REFERENCE, TRAINED, DriftReference, ModelInfo, Package
 from monitoring.calibration import calibrate
 from monitoring.image_store import ImageRecord
 from monitoring.reference import reference_columns
@@ -81,16 +81,26 @@ def as_records(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> l
     ]
 
 
-def write_reference(folder: Path, reference: pd.DataFrame, **options: object) -> None:
-    """Write the two files of a package that drift reads."""
+def unanswered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a reference as they are of patients that the network was trained on."""
+    return rows.assign(**dict.fromkeys((PROBABILITY, *EMBEDDING), np.nan))
+
+
+def write_reference(
+    folder: Path, reference: pd.DataFrame, *, trained: pd.DataFrame | None = None, **options: object
+) -> None:
+    """Write the files of a package that drift reads."""
+    trained = reference.iloc[:0] if trained is None else trained
     reference.to_parquet(folder / REFERENCE)
-    (folder / DRIFT).write_text(json.dumps(calibrate(reference, resamples=300, **options)))
+    trained.to_parquet(folder / TRAINED)
+    known = DriftReference(pd.concat([reference, trained], ignore_index=True))
+    (folder / DRIFT).write_text(json.dumps(calibrate(known, resamples=300, **options)))
 
 
-def unsealed_package(folder: Path, reference: pd.DataFrame) -> Package:
+def unsealed_package(folder: Path, reference: pd.DataFrame, trained: pd.DataFrame | None = None) -> Package:
     """A package with nothing in it but what drift reads."""
     folder.mkdir(parents=True)
-    write_reference(folder, reference)
+    write_reference(folder, reference, trained=trained)
     info = ModelInfo(
         architecture="resnet18", preprocessing=Preprocessing(size=32), temperature=1.0, synthetic=True,
         thresholds=Thresholds(hem=0.3, all=0.7), data_digest="", split_digest="", run_id="", git_commit="",

@@ -23,6 +23,7 @@ from blastwatch.package import (
     PROJECTION,
     REFERENCE,
     REPORT,
+    TRAINED,
     WEIGHTS,
     ModelInfo,
     Projection,
@@ -77,9 +78,9 @@ def make_package(
     write_golden(folder, crops, random.normal(size=(2, 2)).astype(np.float32))
     axes = random.normal(size=(32, 512)).astype(np.float32)
     write_projection(folder, axes)
-    pd.DataFrame({"subject": ["v"], "group": ["v"], "label": ["all"], "probability": [0.5]}).to_parquet(
-        folder / REFERENCE
-    )
+    known = pd.DataFrame({"subject": ["v"], "group": ["v"], "label": ["all"], "probability": [0.5]})
+    known.to_parquet(folder / REFERENCE)
+    known.iloc[:0].to_parquet(folder / TRAINED)
     (folder / DRIFT).write_text("{}")
     truth = np.arange(cells) % 2
     answers = np.where(np.arange(cells) < right * cells, truth, 1 - truth)

@@ -7,13 +7,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import probabilities
+from blastwatch.package import OUT_OF_FOLD
 from training.figures import BINS
 
 Floats = NDArray[np.floating]
 
 CALIBRATED_ON = {
     "calibration": "calibration patients",
-    "out-of-fold": "calibration patients and (answered by fits that had not seen them) training patients",
+    OUT_OF_FOLD: "calibration patients and (answered by fits that had not seen them) training patients",
 }
 """Of each value of evaluate.calibrate_on, whom card and report name."""
 

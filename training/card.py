@@ -226,10 +226,11 @@ def _or_unknown(value: float | None, form: str) -> str:
 
 
 def _drift(drift: dict[str, Any]) -> str:
-    enough = "" if drift["enough_groups"] else " These are too few patients to rely on that rate."
+    enough = "" if drift["enough_groups"] else " Too few were answered to rely on that rate for what the network says."
     return (
-        f"## Drift reference\n\n{drift['cells']} cells of {drift['groups']} patients not trained on; thresholds for a "
-        f"false-alarm rate of {drift['false_alarm_rate']:.2%} a window.{enough}"
+        f"## Drift reference\n\nImage statistics of {drift['cells']} cells of {drift['groups']} patients, and answers "
+        f"to {drift['answered_groups']} of them by fits that had not seen these. Thresholds for a false-alarm rate of "
+        f"{drift['false_alarm_rate']:.2%} a window.{enough}"
     )
 
 

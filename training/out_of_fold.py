@@ -59,14 +59,26 @@ def calibrating_cells(
     logits = predict_logits(network, packed, packed.rows_of(held["path"].tolist()))
     if calibrate_on == "calibration":
         return held, logits, True
-    known, own = rows[rows["side"] == "train"].sort_values("path"), _read(trained).sort_values("path")
-    if known["path"].tolist() != own["path"].tolist():
+    known = rows[rows["side"] == "train"].sort_values("path")
+    own = out_of_fold_logits(trained, known)
+    _check_start(trained, set(known["subject"]))
+    return pd.concat([held, known]), np.concatenate([logits, own]), False
+
+
+def out_of_fold_logits(trained: Path, known: pd.DataFrame) -> NDArray[np.float64]:
+    """Logits of all training cells, shape (n, classes), in the order of `known`, by fits that had not seen their
+    patient.
+
+    Raises:
+        UsageError: where the training left no such answers. DataError: where they are of another split.
+    """
+    own = _read(trained).set_index("path")
+    if sorted(known["path"]) != sorted(own.index):
         raise DataError(
             f"Expected answers to the {len(known)} training cells of this split in {trained / OUT_OF_FOLD} but got "
             f"those to {len(own)} others. Train again on this split."
         )
-    _check_start(trained, set(known["subject"]))
-    return pd.concat([held, known]), np.concatenate([logits, own[list(COLUMNS[1:])].to_numpy()]), False
+    return np.asarray(own.loc[known["path"], list(COLUMNS[1:])].to_numpy(dtype=np.float64))
 
 
 def _check_start(trained: Path, subjects: set[str]) -> None:

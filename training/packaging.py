@@ -22,7 +22,7 @@ from blastwatch.images import Pixels
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision, Projection
-from monitoring.reference import EMBEDDING_SIZE, build_reference, calibrate, quality_limits
+from monitoring.reference import EMBEDDING_SIZE, Answers, build_reference, calibrate, quality_limits
 from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.card import model_card
@@ -41,6 +41,7 @@ COMPARED_ON_GPU = ("torch-bf16-graphs",)
 EMULATED = 32  # cells in a batch of an engine of a GPU whose rounding is computed on a CPU
 TIMED, TIMED_RUNS = 16, 3  # cells in a batch whose time is taken, and how often
 MOST_FOR_AXES = 2000  # training cells that the projection is fitted on
+MOST_TRAINED = 4000  # training cells in the reference, shared evenly among their patients
 
 
 def build_package(
@@ -89,7 +90,7 @@ def build_package(
         shutil.copy(_report(evaluate_folder), folder / layout.REPORT)
         for name, value in evidence.items():
             write_json(folder / "evidence" / f"{name}.json", value)
-        maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters)
+        maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters, train_folder)
         maker.write_graphs()
         reference, drift = maker.write_reference()
         info = replace(info, precision=maker.precision(), quality_limits=quality_limits(reference))
@@ -117,8 +118,10 @@ def _report(evaluate_folder: Path) -> Path:
 class _Maker:
     """Writes into a package that is not sealed yet, hence without a digest to check."""
 
-    def __init__(self, package: Package, rows: pd.DataFrame, packed: Packed, parameters: Parameters) -> None:
-        self.package, self.rows, self.packed = package, rows, packed
+    def __init__(
+        self, package: Package, rows: pd.DataFrame, packed: Packed, parameters: Parameters, trained: Path
+    ) -> None:
+        self.package, self.rows, self.packed, self.trained = package, rows, packed, trained
         self.knobs = parameters.package
         self.random = np.random.default_rng(parameters.package.seed)
         self._engines: dict[str, Engine] = {}
@@ -135,7 +138,7 @@ class _Maker:
         quantize(folder / layout.ONNX, self._crops(held), self.packed.preprocessing, folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The projection from training cells, the reference from patients not trained on, and its thresholds.
+        """The projection from training cells, the reference, and its thresholds; returns all cells of it and these.
 
         The golden cells are taken on the way, since the reference knows every probability.
         """
@@ -145,30 +148,44 @@ class _Maker:
         projection.save(folder / layout.PROJECTION)
         known = self._side(*REFERENCE_SIDES)
         outputs = self._infer(known)
-        statistics = [
-            image_statistics(self.packed.crops[row], info.preprocessing)
-            for row in self.packed.rows_of(known["path"].tolist())
-        ]
-        reference = build_reference(
-            known,
-            probabilities=probabilities(outputs.logits, info.temperature)[:, POSITIVE],
-            statistics=statistics,
-            embeddings=projection(outputs.embeddings),
-        )
-        reference.to_parquet(folder / layout.REFERENCE, index=False)
+        answers = self._blast(outputs.logits), projection(outputs.embeddings)
+        held_out = self._write_rows(layout.REFERENCE, known, answers)
+        learned = self._of_each_patient(self._side("train"), MOST_TRAINED)
+        self._write_rows(layout.TRAINED, learned, self._out_of_fold(learned, projection))
         ood = fit_ood(outputs.embeddings, known["group"].astype(str), projection, rate=self.knobs.ood_rate)
         ood.save(folder / layout.OOD)
-        self._write_golden(known.assign(probability=reference["probability"].to_numpy()))
+        self._write_golden(known.assign(probability=held_out["probability"].to_numpy()))
+        reference = self.package.reference()
         drift = calibrate(
             reference,
             false_alarm_rate=self.knobs.false_alarm_rate,
             resamples=self.knobs.drift_resamples,
             seed=self.knobs.seed,
         )
-        crops = self.packed.crops[self.packed.rows_of(known["path"].tolist())]
-        drift["signatures"] = measure_signatures(reference, crops, info.preprocessing, seed=self.knobs.seed)
+        rows = pd.concat([known, learned], ignore_index=True)
+        drift["signatures"] = measure_signatures(
+            reference.cells, lambda chosen: self._crops(rows.iloc[chosen]), info.preprocessing, seed=self.knobs.seed
+        )
         (folder / layout.DRIFT).write_text(json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n")
-        return reference, drift
+        return reference.cells, drift
+
+    def _write_rows(self, name: str, cells: pd.DataFrame, answers: Answers | None) -> pd.DataFrame:
+        places = self.packed.rows_of(cells["path"].tolist())
+        shape = self.package.info.preprocessing
+        statistics = [image_statistics(self.packed.crops[place], shape) for place in places]
+        rows = build_reference(cells, statistics=statistics, answers=answers)
+        rows.to_parquet(self.package.folder / name, index=False)
+        return rows
+
+    def _out_of_fold(self, learned: pd.DataFrame, projection: Projection) -> Answers | None:
+        """Answers to training cells by what had not seen their patients, where the evaluation took such for honest."""
+        if self.package.metrics()["calibration"].get("on") != layout.OUT_OF_FOLD:
+            return None
+        from training.out_of_fold import out_of_fold_logits  # which needs torch
+
+        every = self._side("train")
+        logits = pd.DataFrame(out_of_fold_logits(self.trained, every), index=every["path"])
+        return self._blast(logits.loc[learned["path"]].to_numpy()), projection(self._infer(learned).embeddings)
 
     def _write_golden(self, known: pd.DataFrame) -> None:
         """The golden cells, from calibration patients."""
@@ -221,6 +238,12 @@ class _Maker:
             return rows
         return rows.iloc[np.sort(self.random.choice(len(rows), most, replace=False))].reset_index(drop=True)
 
+    def _of_each_patient(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
+        """As many cells of each patient, `most` in all."""
+        drawn = rows.iloc[self.random.permutation(len(rows))]
+        each = max(most // rows["group"].nunique(), 1)
+        return drawn[drawn.groupby("group").cumcount() < each].sort_values("path", ignore_index=True)
+
     def _crops(self, rows: pd.DataFrame) -> Pixels:
         return self.packed.crops[self.packed.rows_of(rows["path"].tolist())]
 
@@ -243,7 +266,7 @@ class _Maker:
                 self._engines[engine] = open_engine(self.package, engine)
         return self._engines[engine]
 
-    def _blast(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _blast(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
         return probabilities(logits, self.package.info.temperature)[:, POSITIVE]
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.images import Preprocessing, crop_cell, decode
-from monitoring.calibration import calibrate, thresholds_for
-from monitoring.scores import EMBEDDING_SCORE, EVIDENTLY_DEFAULT, METHODS, Scorer
+from blastwatch.package import DriftReference
+from monitoring.calibration import calibrate, scorers_of, thresholds_for
+from monitoring.scores import EMBEDDING_SCORE, EVIDENTLY_DEFAULT, METHODS, PROBABILITY
 from monitoring.signatures import CAUSES, NEAR, UNKNOWN, measure_signatures, rank, transform
 from monitoring.store import EMBEDDING
 
@@ -17,11 +18,24 @@ CELLS, PATIENTS = 200, 4
 WINDOWS, CALM_WINDOWS = 60, 400
 REFERENCE_CELLS, HELD_CELLS = 80, 50  # of each patient
 FEWEST_CELLS = 30  # of a patient who is held out
-LEARN, REFERENCE = 0.28, 0.36  # shares of the patients; the rest is held out
 FIELD_SHARE = 0.2  # of the window, at strength 1
 POWER = 0.95
 MIX = "disease_mix"
 SEEN = Preprocessing(crop=320, size=128)
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """learn, reference: shares of the patients that the model learns from, and that it does not; the rest is held out.
+    trained: what drift knows of those the model learns from: `nothing`, what is `measured` of their cells, or also what
+    other fits `answered` that had not seen them."""
+
+    learn: float = 0.28
+    reference: float = 0.36
+    trained: str = "measured"
+
+
+TRAINED = ("nothing", "measured", "answered")
 
 
 @dataclass
@@ -29,7 +43,7 @@ class Deal:
     """One dealing of the patients: a model, a reference with its thresholds, and who is held out."""
 
     model: object
-    reference: pd.DataFrame
+    reference: DriftReference
     thresholds: dict
     held: list
 
@@ -44,14 +58,14 @@ class Found:
     named: Counter
 
 
-def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None, rate: float) -> str:
+def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None, rate: float, dealing: Dealing) -> str:
     found = defaultdict(lambda: Found([], [], [], Counter()))
     kinds = [name for name in dict.fromkeys(rows["shift"]) if name not in ("", "field")]
     strengths = sorted(set(rows.loc[rows["shift"].isin(kinds), "strength"]))
     for number in range(deals):
         random = np.random.default_rng(number)
-        deal = dealt(rows, random, rate)
-        signatures = signatures_of(deal.reference)
+        deal = dealt(rows, random, rate, dealing)
+        signatures = signatures_of(deal.reference.cells)
         look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0], signatures)
         for name in (*kinds, MIX, "field"):
             for strength in strengths:
@@ -73,6 +87,7 @@ class LinearModel:
         self.mean, self.std = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-3)
         scaled = (values - self.mean) / self.std
         self.regression = LogisticRegression(C=0.1, max_iter=500).fit(scaled, rows["label"] == "all")
+        self.learned = rows
         self.axes = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)[2]
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,15 +98,32 @@ class LinearModel:
         answers["probability"] = self.regression.predict_proba(scaled)[:, 1]
         return pd.concat([rows.reset_index(drop=True), answers], axis=1)
 
+    def out_of_fold(self) -> pd.DataFrame:
+        """Of what it learned from, the probabilities by fits to the other patients."""
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float) -> Deal:
-    """A dealing, with thresholds for a rate of false alarms."""
+        scaled = (transform(self.learned) - self.mean) / self.std
+        dealt = StratifiedGroupKFold(3, shuffle=True, random_state=0)
+        found = cross_val_predict(
+            self.regression, scaled, self.learned["label"] == "all", groups=self.learned["group"], cv=dealt,
+            method="predict_proba",
+        )  # fmt: skip
+        return self(self.learned).assign(probability=found[:, 1])
+
+
+def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float, dealing: Dealing) -> Deal:
+    """The patients dealt, with thresholds for a rate of false alarms."""
     plain = rows[rows["shift"] == ""]
     names = random.permutation(sorted(plain["group"].unique()))
-    first, second = round(len(names) * LEARN), round(len(names) * (LEARN + REFERENCE))
+    first, second = (round(len(names) * part) for part in (dealing.learn, dealing.learn + dealing.reference))
     model = LinearModel(plain[plain["group"].isin(names[:first])])
-    known = plain[plain["group"].isin(names[first:second])].groupby("group").head(REFERENCE_CELLS)
-    reference = model(known)
+    known = [model(plain[plain["group"].isin(names[first:second])])]
+    if dealing.trained == "answered":
+        known.append(model.out_of_fold())
+    elif dealing.trained == "measured":
+        known.append(model.learned.assign(**dict.fromkeys((PROBABILITY, *EMBEDDING), np.nan)))
+    parts = [part.groupby("group").head(REFERENCE_CELLS) for part in known]
+    reference = DriftReference(pd.concat(parts, ignore_index=True))
     thresholds = thresholds_for(calibrate(reference, window_sizes=(CELLS,), false_alarm_rate=rate), CELLS)
     counts = plain["group"].value_counts()
     held = [name for name in names[second:] if counts[name] >= FEWEST_CELLS]
@@ -99,26 +131,12 @@ def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float) -> Deal:
 
 
 def signatures_of(reference: pd.DataFrame) -> dict:
-    """As packaging measures them; only the crops that are shifted are read, all of the statistics are used."""
-    some = reference.groupby("group").head(2).reset_index(drop=True)
-    crops = np.stack([crop_cell(decode(Path(path).read_bytes()), SEEN) for path in some["path"]])
-    rest = reference[~reference["path"].isin(some["path"])]
-    ordered = pd.concat([some, rest], ignore_index=True)
-    return measure_signatures(ordered, Lazy(crops, len(ordered)), SEEN, cells=len(some))
+    """As packaging measures them."""
 
+    def crops_of(chosen: np.ndarray) -> np.ndarray:
+        return np.stack([crop_cell(decode(Path(path).read_bytes()), SEEN) for path in reference["path"].iloc[chosen]])
 
-class Lazy:
-    """Stands for the crops of all rows, of which few were read: another one of those is given for a row without. Before
-    and after a shift the same crop is measured, so a movement is that of the crops that were read."""
-
-    def __init__(self, crops: np.ndarray, length: int) -> None:
-        self.crops, self.length = crops, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, chosen):
-        return self.crops[np.asarray(chosen) % len(self.crops)]
+    return measure_signatures(reference, crops_of, SEEN)
 
 
 def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, random, found: Found, signatures) -> None:
@@ -149,14 +167,19 @@ def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, rando
 
 def scored(deal: Deal, current: pd.DataFrame, windows: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Names of the scores, and those of each window (windows, scores), given how often each cell is in each."""
-    both = pd.concat([deal.reference, current], ignore_index=True)
-    both["group"] = ["reference"] * len(deal.reference) + ["current"] * len(current)
-    counts = np.zeros((len(windows), len(both)))
-    counts[:, len(deal.reference) :] = windows
-    sides = np.zeros_like(counts)
-    sides[:, : len(deal.reference)] = 1
-    scorer = Scorer(both)
-    return list(scorer.columns), scorer(counts, sides)
+    known = deal.reference.cells
+    both = pd.concat([known, current], ignore_index=True)
+    both["group"] = ["reference"] * len(known) + ["current"] * len(current)
+    counts, sides = np.zeros((len(windows), len(both))), np.zeros((len(windows), len(both)))
+    counts[:, len(known) :] = windows
+    sides[:, : len(known)] = 1
+    answered = both[PROBABILITY].notna().to_numpy()
+    names, scores = [], []
+    for scorer in scorers_of(DriftReference(both)):
+        rows = np.ones(len(both), bool) if len(scorer.groups) == len(both) else answered
+        names += scorer.columns
+        scores.append(scorer(counts[:, rows], sides[:, rows]))
+    return names, np.hstack(scores)
 
 
 def alarms(deal: Deal, columns: list[str], scores: np.ndarray) -> np.ndarray:

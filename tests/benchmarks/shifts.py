@@ -26,7 +26,7 @@ from monitoring.calibration import FALSE_ALARM_RATE
 from monitoring.shifts import SHIFTS, field, shift
 from monitoring.statistics import image_statistics
 from tests.benchmarks.shift_delays import delay_table, delays
-from tests.benchmarks.shift_windows import dealt, tables
+from tests.benchmarks.shift_windows import TRAINED, Dealing, dealt, tables
 
 STRENGTHS = (0.1, 0.2, 0.35, 0.6, 1.0)
 CAMERA = Preprocessing(crop=320, size=320)
@@ -42,12 +42,11 @@ def main() -> None:
     parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
     parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
     parser.add_argument("--deals", type=int, default=8, help="how often the patients are dealt anew")
-    parser.add_argument(
-        "--rate", type=float, default=FALSE_ALARM_RATE, help="stated share of windows that alarm falsely"
-    )
+    add_dealing(parser)
     parser.add_argument("--delays-alone", action="store_true", help="print the table of delays and no other")
     parser.add_argument("--plot", type=Path, help="write the curves of power into this PNG file")
     given = parser.parse_args()
+    dealing = dealing_of(given)
     with tempfile.TemporaryDirectory() as scratch:
         rows = given.cache is not None and given.cache.is_file() and pd.read_parquet(given.cache)
         if rows is False:
@@ -56,16 +55,33 @@ def main() -> None:
             if given.cache:
                 rows.to_parquet(given.cache)
     if not given.delays_alone:
-        print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate), end="\n\n")
-    print(waited(rows, deals=given.deals, rate=given.rate))
+        print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate, dealing=dealing), end="\n\n")
+    print(waited(rows, deals=given.deals, rate=given.rate, dealing=dealing))
 
 
-def waited(rows: pd.DataFrame, *, deals: int, rate: float) -> str:
+def add_dealing(parser: argparse.ArgumentParser) -> None:
+    """The options that `dealing_of` reads."""
+    plain = Dealing()
+    parser.add_argument(
+        "--rate", type=float, default=FALSE_ALARM_RATE, help="stated share of windows that alarm falsely"
+    )
+    parser.add_argument("--learn", type=float, default=plain.learn, help="share of the patients that is learned from")
+    parser.add_argument("--reference", type=float, default=plain.reference, help="share that is the reference alone")
+    parser.add_argument(
+        "--trained", choices=TRAINED, default=plain.trained, help="what is known of those that are learned from"
+    )
+
+
+def dealing_of(given: argparse.Namespace) -> Dealing:
+    return Dealing(learn=given.learn, reference=given.reference, trained=given.trained)
+
+
+def waited(rows: pd.DataFrame, *, deals: int, rate: float, dealing: Dealing) -> str:
     """The table of delays."""
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for number in range(deals):
         random = np.random.default_rng(number)
-        deal = dealt(rows, random, rate)
+        deal = dealt(rows, random, rate, dealing)
         for name in (*SHIFTS, "field"):
             for strength in DELAYED:
                 found[name, strength] += delays(deal, rows, name, strength, random)

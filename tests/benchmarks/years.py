@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monitoring.calibration import FALSE_ALARM_RATE
 from monitoring.scores import EVIDENTLY_DEFAULT, METHODS
 from tests.benchmarks.shift_windows import CELLS, PATIENTS, Deal, alarms, dealt, draw, scored
-from tests.benchmarks.shifts import measured, synthetic
+from tests.benchmarks.shifts import add_dealing, dealing_of, measured, synthetic
 
 DAYS = 365
 
@@ -50,16 +49,14 @@ def main() -> None:
     parser.add_argument("--deals", type=int, default=40, help="how often the patients are dealt anew, a year each")
     parser.add_argument("--stay", type=float, default=3.0, help="days that a patient stays, in the mean")
     parser.add_argument("--patients", type=int, default=PATIENTS, help="on the ward at a time")
-    parser.add_argument(
-        "--rate", type=float, default=FALSE_ALARM_RATE, help="stated share of windows that alarm falsely"
-    )
+    add_dealing(parser)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         plain = measured(given.data or synthetic(Path(scratch)), None, shifts=())
     ours, theirs = [], []
     for number in range(given.deals):
         random = np.random.default_rng(number)
-        deal = dealt(plain, random, given.rate)
+        deal = dealt(plain, random, given.rate, dealing_of(given))
         found = year(deal, plain, given, random)
         ours.append(int(found[0].sum()))
         theirs.append(int(found[1].sum()))
@@ -67,6 +64,8 @@ def main() -> None:
     again = np.random.default_rng(0).choice(counts, (10_000, len(counts))).mean(axis=1)
     low, high = np.quantile(again, (0.025, 0.975))
     print(f"{len(counts)} years of {DAYS} windows of {CELLS} cells")
+    known, answered = (part["group"].nunique() for part in (deal.reference.cells, deal.reference.answered))
+    print(f"- {known} patients known to drift, {answered} of them by answers")
     print(f"- {given.patients} patients a window, who stay {given.stay:g} days in the mean")
     print(f"- false alarms a year: {counts.mean():.2f} ({low:.2f} to {high:.2f}), stated {DAYS * given.rate:.2f}")
     print(f"- none in {np.mean(counts == 0):.0%} of the years, most in one: {counts.max()}")

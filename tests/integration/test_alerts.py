@@ -2,7 +2,6 @@
 once it is gone; so does a service that ends."""
 
 import io
-import json
 import os
 
 import mlflow
@@ -14,15 +13,15 @@ from PIL import Image
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import open_engine
 from blastwatch.images import crop_cell, decode
-from blastwatch.package import DIGESTS, DRIFT, REFERENCE, open_package, seal
+from blastwatch.package import DIGESTS, open_package, seal
 from blastwatch.processes import Processes
 from blastwatch.registry import Registry
-from monitoring.calibration import calibrate
 from monitoring.reference import build_reference
 from monitoring.shifts import shift
 from monitoring.statistics import image_statistics
 from serving.client import Client
 from tests.alerting import listening, start_alerting
+from tests.cohorts import write_reference
 from tests.running import Running, get, until
 from tests.service_packages import give_alias, make_servable
 from training.synthesis import synthesise
@@ -55,14 +54,13 @@ def champion(settings, tmp_path, cells):
     shape = package.info.preprocessing
     crops = np.stack([crop_cell(decode(path.read_bytes()), shape) for path in known["path"]])
     outputs = open_engine(package, "openvino-f32").infer(crops)
+    blast = probabilities(outputs.logits, package.info.temperature)[:, POSITIVE]
     reference = build_reference(
-        known, probabilities=probabilities(outputs.logits, package.info.temperature)[:, POSITIVE],
-        statistics=[image_statistics(crop, shape) for crop in crops],
-        embeddings=package.projection()(outputs.embeddings),
+        known, statistics=[image_statistics(crop, shape) for crop in crops],
+        answers=(blast, package.projection()(outputs.embeddings)),
     )  # fmt: skip
     (folder / DIGESTS).unlink()
-    reference.to_parquet(folder / REFERENCE, index=False)
-    (folder / DRIFT).write_text(json.dumps(calibrate(reference, resamples=300)))
+    write_reference(folder, reference)
     seal(folder)
     registry = Registry(settings)
     return give_alias(registry, registry.register(folder))

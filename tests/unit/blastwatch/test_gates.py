@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,7 +23,7 @@ from blastwatch.evidence_gates import (
 )
 from blastwatch.gate import GATES, OFF, Gate
 from blastwatch.gates import evaluate
-from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, Package, Precision, open_package
+from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, TRAINED, Package, Precision, open_package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
 from blastwatch.registry import Registry
@@ -121,9 +122,23 @@ def test_stored_answers_of_a_patient_who_is_not_tested(package):
 
 
 def test_a_drift_reference_of_a_patient_trained_on(package):
-    package.reference().assign(group="t0").to_parquet(package.folder / REFERENCE)
+    package.reference().cells.assign(group="t0").to_parquet(package.folder / REFERENCE)
     gate = groups_gate(package)
     assert not gate.passed and "t0" in gate.note
+
+
+@pytest.mark.parametrize(("group", "probability", "on", "passed"), [
+    ("t0", np.nan, "calibration", True),  # measured alone
+    ("t0", 0.5, "out-of-fold", True),  # answered by fits that had not seen it
+    ("t0", 0.5, "calibration", False),
+    ("0", np.nan, "calibration", False),  # a patient of the test
+])  # fmt: skip
+def test_patients_trained_on_in_the_drift_reference(package, group, probability, on, passed):
+    rows = package.reference().cells.assign(group=group, probability=probability)
+    rows.to_parquet(package.folder / TRAINED)
+    edit(package, METRICS, calibration=package.metrics()["calibration"] | {"on": on})
+    gate = groups_gate(package)
+    assert gate.passed == passed and (group in gate.note) != passed
 
 
 @pytest.mark.parametrize(
@@ -209,7 +224,7 @@ def test_parity(package, engine, value, passed):
     (400, 12, [True, True]), (200, 12, [False, True]), (400, 4, [True, False]),
 ])  # fmt: skip
 def test_drift_reference(package, cells, groups, passed):
-    rows = pd.DataFrame({"group": [str(number % groups) for number in range(cells)]})
+    rows = pd.DataFrame({"group": [str(number % groups) for number in range(cells)], "probability": 0.5})
     rows.to_parquet(package.folder / REFERENCE)
     edit(package, DRIFT, windows=[{"cells": 30}], cells=cells)
     found = reference_gates(package, DEFAULT)

@@ -6,7 +6,7 @@ import pytest
 
 from blastwatch.errors import PackageError
 from blastwatch.ood import read_ood
-from blastwatch.package import FORMAT, MODEL, OOD, REPORT, REQUIRED, open_package, seal
+from blastwatch.package import FORMAT, MODEL, OOD, REPORT, REQUIRED, TRAINED, open_package, seal
 from tests.packages import make_package
 
 
@@ -28,15 +28,16 @@ def remade(folder, *, format_, without=()):
 
 def test_a_package_is_opened_with_its_format(tmp_path):
     package = open_package(make_package(tmp_path / "package"))
-    assert package.info.format == FORMAT == 4
+    assert package.info.format == FORMAT == 5
     assert (package.folder / REPORT).is_file()
 
 
-@pytest.mark.parametrize(("format_", "without"), [(2, [REPORT, OOD]), (3, [OOD])])
+@pytest.mark.parametrize(("format_", "without"), [(2, [REPORT, OOD, TRAINED]), (3, [OOD, TRAINED]), (4, [TRAINED])])
 def test_a_package_of_a_format_before_lacks_what_came_later_and_is_opened(tmp_path, format_, without):
     package = open_package(remade(make_package(tmp_path / "package"), format_=format_, without=without))
     assert package.info.format == format_
-    assert read_ood(package) is None
+    assert (read_ood(package) is None) == (format_ < 4)
+    assert len(package.reference().cells) == len(package.reference().answered) == 1
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -46,14 +47,14 @@ def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
         open_package(folder)
 
 
-@pytest.mark.parametrize("format_", [1, 5, None, "3"])
+@pytest.mark.parametrize("format_", [1, 6, None, "3"])
 def test_other_formats_are_refused(tmp_path, format_):
-    with pytest.raises(PackageError, match=f"of format 2 or 3 or 4 but got {format_!r}. Package the model again"):
+    with pytest.raises(PackageError, match=f"of format 2 or 3 or 4 or 5 but got {format_!r}. Package the model again"):
         open_package(remade(make_package(tmp_path / "package"), format_=format_))
 
 
 def test_an_older_package_may_not_lack_what_its_format_has(tmp_path):
-    folder = remade(make_package(tmp_path / "package"), format_=3, without=[REPORT, OOD])
+    folder = remade(make_package(tmp_path / "package"), format_=3, without=[REPORT, OOD, TRAINED])
     with pytest.raises(PackageError, match=f"{REPORT} not in digests.json"):
         open_package(folder)
 

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
+from blastwatch.package import DriftReference
 from monitoring.calibration import calibrate, simulate, thresholds_for
 from monitoring.reference import build_reference, reference_columns
-from monitoring.scores import EVIDENTLY_DEFAULT, METHODS, NUMERIC, jensen_shannon, wasserstein
+from monitoring.scores import ANSWERED, EVIDENTLY_DEFAULT, MEASURED, METHODS, NUMERIC, jensen_shannon, wasserstein
 from monitoring.statistics import STATISTICS
-from tests.cohorts import draw_cohort, scores_of, window_of
+from tests.cohorts import draw_cohort, scores_of, unanswered, window_of
 
 samples = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
 
@@ -20,6 +21,10 @@ def one_window(reference, current, score):
     """A score of `monitoring.scores` for two samples."""
     side = np.r_[np.ones(len(reference)), np.zeros(len(current))][None]
     return score(np.concatenate([reference, current]), 1 - side, side)[0]
+
+
+def drawn(**size):
+    return DriftReference(draw_cohort(np.random.default_rng(0), **size))
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +70,8 @@ def rates():
         cohort = draw_cohort(random, patients=12 + 24, cells=40)
         names = sorted(cohort["group"].unique())
         reference = cohort[cohort["group"].isin(names[:12])].reset_index(drop=True)
-        thresholds = thresholds_for(calibrate(reference, false_alarm_rate=0.05, resamples=300, window_sizes=(90,)), 90)
+        known = DriftReference(reference)
+        thresholds = thresholds_for(calibrate(known, false_alarm_rate=0.05, resamples=300, window_sizes=(90,)), 90)
         for start in range(12, 36, 3):
             window = window_of(cohort, names[start : start + 3], 90, random)
             found = scores_of(reference, window)
@@ -88,7 +94,7 @@ def test_a_stain_shift_is_found(rates):
 
 
 def test_calibration_says_what_it_did():
-    reference = draw_cohort(np.random.default_rng(0), patients=12, cells=30)
+    reference = drawn(patients=12, cells=30)
     found = calibrate(reference, resamples=200, seed=3)
     assert (found["groups"], found["cells"], found["patients"], found["seed"]) == (12, 360, 3, 3)
     assert found["enough_groups"] is True and found["left_out"] == [] and found["methods"] == METHODS
@@ -99,8 +105,27 @@ def test_calibration_says_what_it_did():
     assert stricter["windows"][1]["thresholds"]["focus"] < found["windows"][1]["thresholds"]["focus"]
 
 
+def test_patients_trained_on_narrow_what_is_measured_and_say_nothing_of_answers():
+    cohort = draw_cohort(np.random.default_rng(0), patients=24, cells=30)
+    held_out, learned = cohort[cohort["group"] < "P008"], cohort[cohort["group"] >= "P008"]
+    alone = calibrate(DriftReference(held_out), resamples=300)
+    both = calibrate(DriftReference(pd.concat([held_out, unanswered(learned)])), resamples=300)
+    every = calibrate(DriftReference(cohort), resamples=300)
+    assert (alone["groups"], alone["answered_groups"], alone["enough_groups"]) == (8, 8, False)
+    assert (both["groups"], both["answered_groups"], both["enough_groups"], both["cells"]) == (24, 8, False, 720)
+    assert (every["groups"], every["answered_groups"], every["enough_groups"]) == (24, 24, True)
+    assert both["methods"] == alone["methods"] == METHODS
+    few, more, all_ = (np.array([row["thresholds"][name] for name in MEASURED])
+                       for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
+    assert (more < few).all() and np.median(more / all_) < 1.2
+    # The answers are looked at by themselves, at half of the rate: the same eight patients, so still wide.
+    few, more, all_ = (np.array([row["thresholds"][name] for name in ANSWERED])
+                       for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
+    assert (more > 1.5 * all_).all() and (more / few < 1.1).all()
+
+
 def test_a_window_takes_the_thresholds_of_the_largest_size_it_reaches():
-    found = calibrate(draw_cohort(np.random.default_rng(0), patients=5, cells=30), resamples=100)
+    found = calibrate(drawn(patients=5, cells=30), resamples=100)
     by_size = {window["cells"]: window["thresholds"] for window in found["windows"]}
     assert found["enough_groups"] is False
     assert thresholds_for(found, 30) == thresholds_for(found, 99) == by_size[30]
@@ -112,14 +137,14 @@ def test_a_window_takes_the_thresholds_of_the_largest_size_it_reaches():
 
 
 def test_a_constant_column_is_left_out_and_named():
-    reference = draw_cohort(np.random.default_rng(0), patients=4, cells=20).assign(focus=1.0)
-    found = calibrate(reference, resamples=100)
+    reference = drawn(patients=4, cells=20).cells.assign(focus=1.0)
+    found = calibrate(DriftReference(reference), resamples=100)
     assert found["left_out"] == ["focus"] and "focus" not in found["methods"]
 
 
 def test_one_patient_is_not_enough():
     with pytest.raises(DataError, match="at least 2 patients in the reference but got 1"):
-        calibrate(draw_cohort(np.random.default_rng(0), patients=1, cells=50))
+        calibrate(drawn(patients=1, cells=50))
 
 
 @pytest.mark.parametrize(
@@ -127,15 +152,14 @@ def test_one_patient_is_not_enough():
 )
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
-        calibrate(draw_cohort(np.random.default_rng(0), patients=3, cells=10), **wrong)
+        calibrate(drawn(patients=3, cells=10), **wrong)
 
 
 def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit():
     rows = draw_cohort(np.random.default_rng(0), patients=3, cells=4)
     parts = {
-        "probabilities": rows["probability"].to_numpy(),
         "statistics": rows[list(STATISTICS)].to_dict("records"),
-        "embeddings": rows[[f"e{n:02d}" for n in range(32)]].to_numpy(),
+        "answers": (rows["probability"].to_numpy(), rows[[f"e{n:02d}" for n in range(32)]].to_numpy()),
     }
     built = build_reference(rows[["subject", "group", "label"]], **parts)
     assert tuple(built.columns) == reference_columns()
@@ -143,6 +167,6 @@ def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit
     with pytest.raises(DataError, match="for 11 cells"):
         build_reference(rows.iloc[1:], **parts)
     with pytest.raises(DataError, match="Expected finite reference values but probability has others"):
-        build_reference(rows, **(parts | {"probabilities": np.full(12, np.nan)}))
+        build_reference(rows, **(parts | {"answers": (np.full(12, np.nan), parts["answers"][1])}))
     with pytest.raises(DataError, match="labels hem, all but got blast"):
         build_reference(rows.assign(label="blast"), **parts)

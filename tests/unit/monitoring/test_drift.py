@@ -11,8 +11,8 @@ import pytest
 from blastwatch.errors import DataError
 from monitoring.calibration import thresholds_for
 from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare
-from monitoring.scores import EMBEDDING_SCORE
-from tests.cohorts import as_predictions, draw_cohort, scores_of, unsealed_package, window_of
+from monitoring.scores import ANSWERED, EMBEDDING_SCORE
+from tests.cohorts import as_predictions, draw_cohort, scores_of, unanswered, unsealed_package, window_of
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,20 @@ def test_evidently_gives_the_scores_that_calibration_works_with(report, referenc
     ours = scores_of(reference, window)
     for column in report.document["columns"]:
         assert column["score"] == pytest.approx(ours[column["name"]], rel=1e-9), column["name"]
+
+
+def test_statistics_are_held_against_patients_trained_on_too_and_answers_are_not(cohort, window, tmp_path):
+    held_out, learned = cohort[cohort["group"] < "P005"], cohort[cohort["group"].between("P005", "P011")]
+    package = unsealed_package(tmp_path / "package", held_out, unanswered(learned))
+    current = as_predictions(window, digest=package.digest)
+    found = compare(package, current, version="3", folder=tmp_path).document
+    both, answered = scores_of(pd.concat([held_out, learned]), window), scores_of(held_out, window)
+    for column in found["columns"]:
+        name = column["name"]
+        expected = answered if name in ANSWERED else both
+        assert column["score"] == pytest.approx(expected[name], rel=1e-9), name
+    assert both["focus"] != pytest.approx(answered["focus"], rel=1e-3)
+    assert both["probability"] != pytest.approx(answered["probability"], rel=1e-3)
 
 
 def test_the_thresholds_are_the_packages(report, package):

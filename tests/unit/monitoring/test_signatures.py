@@ -36,7 +36,7 @@ def cells():
 @pytest.fixture(scope="module")
 def signatures(cells):
     _, crops, reference = cells
-    return measure_signatures(reference, crops, SEEN, cells=20)
+    return measure_signatures(reference, crops.__getitem__, SEEN, cells=20)
 
 
 def window_of(cells, name, strength=0.6):
@@ -119,7 +119,5 @@ def test_signatures_of_fewer_statistics_are_compared_by_those(cells, signatures)
 
 def test_bad_input(cells):
     _, crops, reference = cells
-    with pytest.raises(ValueError, match="a crop for each of 50 rows but got 3"):
-        measure_signatures(reference, crops[:3], SEEN)
     with pytest.raises(ValueError, match="at least 2 groups"):
-        measure_signatures(reference.assign(group="one"), crops, SEEN)
+        measure_signatures(reference.assign(group="one"), crops.__getitem__, SEEN)

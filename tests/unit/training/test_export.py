@@ -222,7 +222,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
     }
 
 
-DRIFT = {"cells": 160, "groups": 16, "false_alarm_rate": 0.01, "enough_groups": True}
+DRIFT = {"cells": 160, "groups": 16, "answered_groups": 8, "false_alarm_rate": 0.01, "enough_groups": True}
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,12 @@ def test_card_warns_of_drawn_cells_before_any_figure():
     assert "**Synthetic.**" not in model_card(facts(), evidence(), DRIFT)
 
 
+def test_card_says_where_too_few_patients_were_answered_for_the_thresholds():
+    said = "Too few were answered to rely on that rate"
+    assert said in model_card(facts(), evidence(), DRIFT | {"enough_groups": False})
+    assert said not in model_card(facts(), evidence(), DRIFT)
+
+
 def test_card_warns_of_a_split_that_leaks():
     assert "**Leaks.**" in model_card(facts(), evidence(leaky=True), DRIFT)
 
@@ -275,7 +281,8 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
         "| auroc | 0.900 | 0.500 to 0.990 |", "| patients: worst quarter accuracy | 0.700 |", "| referred | 0.700 |",
         "| openvino-int8 | 500 | 1.20% | unknown | 0.200 | unknown |",
         "| test | 40 | 5 | 40 | 5 |", "from fold 0 (200), fold 1 (120)",
-        "160 cells of 16 patients", "at the chosen threshold 0.400: sensitivity | 0.700", "cell area | 0.700",
+        "160 cells of 16 patients, and answers to 8 of them",
+        "at the chosen threshold 0.400: sensitivity | 0.700", "cell area | 0.700",
         "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not",
         "| `hem` | 4 | 0.800 | 0.600 | 0.700 (0.600 to 0.800) | 0.500 to 1.000, as it does |",
         "700 draws of whole patients", "what weighs the same in training is the subject", "weights scratch",

@@ -34,7 +34,7 @@ def maker(monkeypatch, package):
                 return 8.0 if engine.startswith("openvino") else 2.0
 
         rows = pd.DataFrame({"path": [f"{number}.bmp" for number in range(CELLS)], "side": "test"})
-        return Maker(package, rows, None, Parameters())
+        return Maker(package, rows, None, Parameters(), package.folder)
 
     return made
 
