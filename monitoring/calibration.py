@@ -14,7 +14,7 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
        quantiles with groups - 1 degrees of freedom, at the stated rate shared among the columns (Bonferroni).
     5. Statistics of an image are of the same use whether a network learned from it or not, its answers are not. So
        where patients trained on are in the reference, what is measured has thresholds from all patients and what is
-       answered from the others, each at half of the stated rate.
+       answered from the others, each at its columns' share of the stated rate.
 
 The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
 from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
@@ -87,6 +87,7 @@ def calibrate(
             "cannot be told without a second patient. Put more patients on the calibration side of the split."
         )
     scorers = scorers_of(reference)
+    share = false_alarm_rate / sum(len(scorer.columns) for scorer in scorers)
     generator = np.random.default_rng(seed)
     sizes = []
     for cells in sorted(window_sizes):
@@ -95,7 +96,7 @@ def calibrate(
             windows, sides = simulate(
                 scorer.groups, cells=cells, patients=patients, count=resamples, generator=generator
             )
-            thresholds |= _thresholds(scorer, scorer(windows, sides), false_alarm_rate / len(scorers))
+            thresholds |= _thresholds(scorer, scorer(windows, sides), share)
         sizes.append({"cells": cells, "thresholds": thresholds})
     return {
         "format": FORMAT,
@@ -166,11 +167,11 @@ def _shares(cells: int, parts: int) -> list[int]:
     return [cells // parts + (index < cells % parts) for index in range(parts)]
 
 
-def _thresholds(scorer: Scorer, scores: Floats, rate: float) -> dict[str, float]:
-    """Of the scores (windows, columns) of windows without drift, of which a share of `rate` may reach a threshold."""
-    inflation = _inflation(scorer.group_count, rate / len(scorer.columns))
+def _thresholds(scorer: Scorer, scores: Floats, share: float) -> dict[str, float]:
+    """Of the scores (windows, columns) of windows without drift; share: of these that a column may have alarm."""
+    inflation = _inflation(scorer.group_count, share)
     scale = np.maximum(np.quantile(scores, SCALE_QUANTILE, axis=0), 1e-9)
-    factor = float(np.quantile((scores / scale).max(axis=1), 1 - rate))
+    factor = float(np.quantile((scores / scale).max(axis=1), 1 - share * len(scorer.columns)))
     return {
         name: max(float(factor * inflation * scale[index]), SMALLEST_THRESHOLD[METHODS[name]])
         for index, name in enumerate(scorer.columns)

@@ -1,5 +1,7 @@
 """Fit the out-of-distribution score of a version, and its limit, on patients that the network was not trained on."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,7 +16,12 @@ FLOOR = 1e-3  # of the cells' median distance from the projection's mean
 
 
 def fit_ood(
-    embeddings: NDArray[np.float32], groups: "pd.Series[str]", projection: Projection, *, rate: float
+    embeddings: NDArray[np.float32],
+    groups: "pd.Series[str]",
+    projection: Projection,
+    others: Mapping[str, Projection] | None = None,
+    *,
+    rate: float,
 ) -> OodScore:
     """The score from held-out patients' cells, and the limit that a new patient's cells pass at a rate.
 
@@ -26,6 +33,7 @@ def fit_ood(
     Args:
         embeddings: float32 (n, d), of cells that were not trained on; groups: patient of each, length n.
         projection: fitted on training cells.
+        others: of each patient whose cells are among those, the projection that was fitted to the rest; None for none.
         rate: share of the next patient's cells that may be called out of distribution, between 0 and 1.
 
     Raises:
@@ -45,7 +53,9 @@ def fit_ood(
     scores = np.empty(len(points))
     for patient in patients:
         own = names == patient
-        scores[own] = _score(points[~own], names[~own], projection, floor)(embeddings[own])
+        axes = (others or {}).get(patient, projection)
+        rest = points[~own] if axes is projection else coordinates(embeddings[~own], axes, floor)
+        scores[own] = _score(rest, names[~own], axes, floor)(embeddings[own])
     limit = patient_limit(scores, names, error=rate)
     fitted = _score(points, names, projection, floor)
     return OodScore(projection=projection, floor=floor, mean=fitted.mean, whitener=fitted.whitener, limit=limit)

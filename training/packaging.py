@@ -21,8 +21,8 @@ from blastwatch.golden import write_golden
 from blastwatch.images import Pixels
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
-from blastwatch.package import ModelInfo, Package, Precision, Projection
-from monitoring.reference import EMBEDDING_SIZE, Answers, build_reference, calibrate, quality_limits
+from blastwatch.package import ModelInfo, Package, Precision
+from monitoring.reference import Answers, build_reference, calibrate, quality_limits
 from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.card import model_card
@@ -32,6 +32,7 @@ from training.memory import keep_freed_memory
 from training.ood import fit_ood
 from training.pack import Packed, open_pack
 from training.parameters import Parameters
+from training.projection import fit_projection, without_each
 
 REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
@@ -138,23 +139,35 @@ class _Maker:
         quantize(folder / layout.ONNX, self._crops(held), self.packed.preprocessing, folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The projection from training cells, the reference, and its thresholds; returns all cells of it and these.
+        """The projection from training cells, the reference, the out-of-distribution score, and the thresholds of
+        drift; returns the reference's cells and these.
 
         The golden cells are taken on the way, since the reference knows every probability.
         """
         say("Making the reference for drift")
-        info, folder = self.package.info, self.package.folder
-        projection = fit_projection(self._infer(self._some(self._side("train"), MOST_FOR_AXES)).embeddings)
-        projection.save(folder / layout.PROJECTION)
-        known = self._side(*REFERENCE_SIDES)
+        fitted_to = self._some(self._side("train"), MOST_FOR_AXES)
+        embeddings = self._infer(fitted_to).embeddings
+        projection = fit_projection(embeddings)
+        projection.save(self.package.folder / layout.PROJECTION)
+        known, learned = self._side(*REFERENCE_SIDES), self._of_each_patient(self._side("train"), MOST_TRAINED)
         outputs = self._infer(known)
-        answers = self._blast(outputs.logits), projection(outputs.embeddings)
-        held_out = self._write_rows(layout.REFERENCE, known, answers)
-        learned = self._of_each_patient(self._side("train"), MOST_TRAINED)
-        self._write_rows(layout.TRAINED, learned, self._out_of_fold(learned, projection))
-        ood = fit_ood(outputs.embeddings, known["group"].astype(str), projection, rate=self.knobs.ood_rate)
-        ood.save(folder / layout.OOD)
+        held_out = self._write_rows(
+            layout.REFERENCE, known, (self._blast(outputs.logits), projection(outputs.embeddings))
+        )
         self._write_golden(known.assign(probability=held_out["probability"].to_numpy()))
+        unseen, seen, others, answers = known, outputs.embeddings, None, None
+        if self._is_out_of_fold():
+            own = self._infer(learned).embeddings
+            answers = self._out_of_fold(learned), projection(own)
+            unseen, seen = pd.concat([known, learned]), np.concatenate([outputs.embeddings, own])
+            others = without_each(embeddings, fitted_to["group"].astype(str), set(learned["group"].astype(str)))
+        self._write_rows(layout.TRAINED, learned, answers)
+        ood = fit_ood(seen, unseen["group"].astype(str), projection, others, rate=self.knobs.ood_rate)
+        ood.save(self.package.folder / layout.OOD)
+        return self._write_drift(pd.concat([known, learned], ignore_index=True))
+
+    def _write_drift(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """The thresholds, on the reference of the package, whose cells are `rows`."""
         reference = self.package.reference()
         drift = calibrate(
             reference,
@@ -162,11 +175,15 @@ class _Maker:
             resamples=self.knobs.drift_resamples,
             seed=self.knobs.seed,
         )
-        rows = pd.concat([known, learned], ignore_index=True)
         drift["signatures"] = measure_signatures(
-            reference.cells, lambda chosen: self._crops(rows.iloc[chosen]), info.preprocessing, seed=self.knobs.seed
+            reference.cells,
+            lambda chosen: self._crops(rows.iloc[chosen]),
+            self.package.info.preprocessing,
+            seed=self.knobs.seed,
         )
-        (folder / layout.DRIFT).write_text(json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        (self.package.folder / layout.DRIFT).write_text(
+            json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        )
         return reference.cells, drift
 
     def _write_rows(self, name: str, cells: pd.DataFrame, answers: Answers | None) -> pd.DataFrame:
@@ -177,15 +194,18 @@ class _Maker:
         rows.to_parquet(self.package.folder / name, index=False)
         return rows
 
-    def _out_of_fold(self, learned: pd.DataFrame, projection: Projection) -> Answers | None:
-        """Answers to training cells by what had not seen their patients, where the evaluation took such for honest."""
-        if self.package.metrics()["calibration"].get("on") != layout.OUT_OF_FOLD:
-            return None
+    def _is_out_of_fold(self) -> bool:
+        """Whether training patients count among those whom what answered them had not seen. Then the last layer alone
+        was fitted, so the embedding of no patient was learned from them."""
+        return bool(self.package.metrics()["calibration"].get("on") == layout.OUT_OF_FOLD)
+
+    def _out_of_fold(self, learned: pd.DataFrame) -> NDArray[np.float64]:
+        """The probability of a blast of training cells, each by a fit that had not seen its patient."""
         from training.out_of_fold import out_of_fold_logits  # which needs torch
 
         every = self._side("train")
         logits = pd.DataFrame(out_of_fold_logits(self.trained, every), index=every["path"])
-        return self._blast(logits.loc[learned["path"]].to_numpy()), projection(self._infer(learned).embeddings)
+        return self._blast(logits.loc[learned["path"]].to_numpy())
 
     def _write_golden(self, known: pd.DataFrame) -> None:
         """The golden cells, from calibration patients."""
@@ -290,17 +310,3 @@ def spread_cells(cells: pd.DataFrame, most: int) -> pd.DataFrame:
         places = np.linspace(0, len(ranked) - 1, min(wanted, len(ranked))).round().astype(int)
         parts.append(ranked.iloc[places])
     return pd.concat(parts, ignore_index=True)
-
-
-def fit_projection(embeddings: NDArray[np.float32], size: int = EMBEDDING_SIZE) -> Projection:
-    """Principal axes of embeddings (n, d), strongest first; each axis' largest entry is positive.
-
-    With fewer cells than axes the rest are zero.
-    """
-    mean = embeddings.mean(axis=0)
-    _, _, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
-    axes = axes[:size]
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
-    components = np.zeros((size, embeddings.shape[1]), dtype=np.float32)
-    components[: len(axes)] = axes * np.where(largest < 0, -1, 1)
-    return Projection(mean=mean.astype(np.float32), components=components)

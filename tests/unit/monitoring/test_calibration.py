@@ -118,7 +118,7 @@ def test_patients_trained_on_narrow_what_is_measured_and_say_nothing_of_answers(
     few, more, all_ = (np.array([row["thresholds"][name] for name in MEASURED])
                        for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
     assert (more < few).all() and np.median(more / all_) < 1.2
-    # The answers are looked at by themselves, at half of the rate: the same eight patients, so still wide.
+    # The answers are looked at by themselves, with the same eight patients, so still wide.
     few, more, all_ = (np.array([row["thresholds"][name] for name in ANSWERED])
                        for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
     assert (more > 1.5 * all_).all() and (more / few < 1.1).all()

@@ -1,6 +1,7 @@
 """What drift knows of patients: statistics of all, answers to those whom what answered them had not seen."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import Outputs
 from blastwatch.manifest import read_cells, read_split
+from blastwatch.ood import read_ood
 from blastwatch.package import METRICS, Package
 from monitoring.reference import reference_columns
 from monitoring.statistics import STATISTICS, image_statistics
@@ -84,3 +86,14 @@ def test_answers_out_of_fold_are_part_of_it(made, tmp_path, cohort):
     every = pd.DataFrame({"od_red": stains, "probability": said.loc[rows["path"]].to_numpy(), "e00": projected[:, 0]})
     asked = own[list(every)].astype(float)
     assert set(asked.round(5).itertuples(index=False)) <= set(every.astype(float).round(5).itertuples(index=False))
+
+
+def test_patients_answered_out_of_fold_set_the_limit_of_the_out_of_distribution_score(made, tmp_path, cohort):
+    limits = [read_ood(made("calibration")[0].package).limit]
+    rows = read_split(cohort / "cells", cohort / "split")
+    paths = rows.loc[rows["side"] == "train", "path"].tolist()
+    write_out_of_fold(tmp_path, paths, np.zeros((len(paths), 2)))
+    shutil.rmtree(tmp_path / "package")
+    maker = made("out-of-fold")[0]
+    limits.append(read_ood(maker.package).limit)
+    assert limits[0] != limits[1]

@@ -20,7 +20,7 @@ from blastwatch.package import ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package, Pre
 from training import export
 from training.card import model_card
 from training.checklists import CLAIM, TRIPOD, UNKNOWN
-from training.packaging import fit_projection
+from training.projection import fit_projection
 
 SIZE = 32
 
@@ -184,6 +184,11 @@ def test_projection_is_the_principal_axes_with_settled_signs():
     largest = np.abs(projection.components).argmax(axis=1)
     assert (projection.components[np.arange(32), largest] > 0).all()
     np.testing.assert_array_equal(fit_projection(embeddings).components, projection.components)
+    from sklearn.decomposition import PCA
+
+    expected = PCA(32, svd_solver="full").fit(embeddings).components_
+    cosines = np.abs((expected * projection.components).sum(axis=1))
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
 def test_projection_of_few_cells_is_filled_up_with_zeros():

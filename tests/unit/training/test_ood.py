@@ -12,8 +12,9 @@ from blastwatch.errors import DataError, PackageError
 from blastwatch.ood import OodScore, coordinates, read_ood
 from blastwatch.package import OOD, open_package, seal
 from tests.packages import make_package
+from training.conformal import patient_limit
 from training.ood import fit_ood
-from training.packaging import fit_projection
+from training.projection import fit_projection, without_each
 
 WIDTH, AXES = 24, 8
 
@@ -69,6 +70,25 @@ def test_new_patients_pass_and_strangers_do_not(fitted):
 def test_the_limit_is_wider_than_one_from_the_cells_that_were_fitted(fitted):
     score, embeddings, _ = fitted
     assert score.limit > np.quantile(score(embeddings), 0.95)
+
+
+def test_a_patient_of_the_projection_is_scored_on_axes_that_were_fitted_to_the_others():
+    random = np.random.default_rng(4)
+    embeddings, groups = drawn(random, 8)
+    projection, others = fit_projection(embeddings, AXES), without_each(embeddings, groups, set(groups), AXES)
+    found = fit_ood(embeddings, groups, projection, others, rate=0.1)
+    scores = np.empty(len(groups))
+    for patient in set(groups):
+        own = (groups == patient).to_numpy()
+        axes = fit_projection(embeddings[~own], AXES)
+        np.testing.assert_array_equal(axes.components, others[patient].components)
+        alone = fit_ood(embeddings[~own], groups[~own], axes, rate=0.1)  # mean and covariance of the others
+        points = coordinates(embeddings[own], axes, found.floor) - alone.mean
+        scores[own] = np.sqrt(((points @ alone.whitener) ** 2).mean(axis=1))
+    assert found.limit == pytest.approx(patient_limit(scores, groups.to_numpy(), error=0.1), rel=1e-3)
+    common = fit_ood(embeddings, groups, projection, rate=0.1)
+    assert found.limit != pytest.approx(common.limit, rel=1e-2)
+    np.testing.assert_array_equal(found.mean, common.mean)
 
 
 def test_a_patient_of_many_cells_weighs_no_more():
