@@ -2,8 +2,8 @@
 
 A classifier must name a class, also for a cat. The score is the Mahalanobis distance of the embedding (Lee et al. 2018,
 arXiv:1807.03888) on the version's own principal axes, with what lies beside those axes as one further coordinate
-(the residual of ViM, Wang et al. 2022, arXiv:2203.10807). Mean and covariance come from patients that the network was
-not trained on: features of the training cells themselves lie too close together to say what a new patient's look like.
+(the residual of ViM, Wang et al. 2022, arXiv:2203.10807). Mean and covariance come from patients that the embedding was
+not learned from: features of such cells lie too close together to say what a new patient's look like.
 
     x     = (the k projected coordinates, log(residual + floor))
     score = sqrt((x - mean)' C^-1 (x - mean) / (k + 1))      about 1 for a cell of a known patient

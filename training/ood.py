@@ -1,4 +1,4 @@
-"""Fit the out-of-distribution score of a version, and its limit, on patients that the network was not trained on."""
+"""Fit the out-of-distribution score of a version and its limit, on patients that its embedding was not learned from."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def fit_ood(
     rate below 1 / (n + 1) can be promised; the limit then is no nearer than the plain quantile.
 
     Args:
-        embeddings: float32 (n, d), of cells that were not trained on; groups: patient of each, length n.
+        embeddings: float32 (n, d), of cells that they were not learned from; groups: patient of each, length n.
         projection: fitted on training cells.
         others: of each patient whose cells are among those, the projection that was fitted to the rest; None for none.
         rate: share of the next patient's cells that may be called out of distribution, between 0 and 1.
