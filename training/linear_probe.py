@@ -140,8 +140,11 @@ def fit(known: Known, strength: float) -> Fitted:
     return Fitted(scaler.mean_, scaler.scale_, np.asarray(model.coef_[0]), float(model.intercept_[0]))
 
 
-def out_of_fold(known: Known, *, seed: int) -> dict[float, NDArray[np.float64]]:
+def out_of_fold(known: Known, *, seed: int, parts: int = PARTS) -> dict[float, NDArray[np.float64]]:
     """Of each of `STRENGTHS`, logits of all cells, shape (n, classes), by fits that had not seen their patient.
+
+    Args:
+        parts: into which the patients are dealt; fewer where a label has fewer.
 
     Raises:
         DataError: where a label has fewer than two patients.
@@ -154,7 +157,7 @@ def out_of_fold(known: Known, *, seed: int) -> dict[float, NDArray[np.float64]]:
             "Expected at least two patients of each label on the training side for train.fit=logistic, which holds "
             "some of them out, but a label has fewer. Split again, with a larger share for this side."
         )
-    dealt = StratifiedGroupKFold(min(PARTS, fewest), shuffle=True, random_state=seed)
+    dealt = StratifiedGroupKFold(min(parts, fewest), shuffle=True, random_state=seed)
     log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
     for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
         for strength, found in log_odds.items():

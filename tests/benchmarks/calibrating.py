@@ -19,7 +19,7 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE
 from training.evaluation import fit as calibrate
 from training.evaluation import prediction_table
 from training.figures import plain, units_of
-from training.linear_probe import Known, best_loss, fit, logits_of, out_of_fold
+from training.linear_probe import PARTS, Known, best_loss, fit, logits_of, out_of_fold
 from training.parameters import EvaluateParameters
 from training.sampling import balanced_weights
 
@@ -72,14 +72,14 @@ def draw(random: np.random.Generator, patients: int, spread: float) -> Drawn:
     return Drawn(np.concatenate(embeddings), table.assign(subject=table["group"]))
 
 
-def answered(hand: Drawn, new: Drawn, *, kept: int, both: bool) -> dict[str, float]:
+def answered(hand: Drawn, new: Drawn, *, kept: int, both: bool, parts: int) -> dict[str, float]:
     """What comes of the new patients where so many of each label at hand are kept from training, and where those who
     are trained on calibrate as well."""
     aside = [f"{label}-{number}" for label in CLASS_NAMES for number in range(kept)]
     training = hand.of(sorted(set(hand.rows["group"]) - set(aside)))
     held = hand.of(aside)
     known = training.known()
-    by_strength = out_of_fold(known, seed=1)
+    by_strength = out_of_fold(known, seed=1, parts=parts)
     strength = min(by_strength, key=lambda one: best_loss(by_strength[one], known))
     fitted = fit(known, strength)
     rows, logits = held.rows, logits_of(fitted.log_odds(held.embeddings))
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--patients", type=int, nargs="+", default=[8, 12, 20], help="of each label, at hand")
     parser.add_argument("--spreads", type=float, nargs="+", default=[0.2, 0.5], help="of patients; of cells it is 1")
+    parser.add_argument("--parts", type=int, default=PARTS, help="into which the patients in training are dealt")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     print("| patients a label | spread | who calibrates, a label | " + " | ".join(COLUMNS) + " |")
@@ -108,7 +109,7 @@ def main() -> None:
         drawn = [(draw(random, patients, spread), draw(random, patients, spread)) for _ in range(asked.draws)]
         aside = patients // 4
         for who, kept, both in ((f"{aside} kept aside", aside, False), ("1, and those in training", 1, True)):
-            found = pd.DataFrame([answered(hand, new, kept=kept, both=both) for hand, new in drawn])
+            found = pd.DataFrame([answered(hand, new, kept=kept, both=both, parts=asked.parts) for hand, new in drawn])
             values = [found["log_temperature"].std(), *(found[name].mean() for name in COLUMNS.values() if name)]
             print(f"| {patients} | {spread:g} | {who} | " + " | ".join(f"{v:.3f}" for v in values) + " |", flush=True)
 

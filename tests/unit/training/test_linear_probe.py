@@ -167,15 +167,16 @@ def test_a_network_that_knows_nothing_is_refused():
         TrainParameters(fit="logistic")
 
 
-def test_training_patients_are_answered_by_fits_that_had_not_seen_them():
-    """As scikit-learn's own cross-validation answers them."""
+@pytest.mark.parametrize(("asked", "parts"), [({}, 5), ({"parts": 3}, 3), ({"parts": 10}, 6)])
+def test_training_patients_are_answered_by_fits_that_had_not_seen_them(asked, parts):
+    """As scikit-learn's own cross-validation answers them, in no more parts than a label has patients."""
     known = drawn()
     made = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=500))
     expected = cross_val_predict(
         made, known.embeddings.astype(np.float64), known.labels, groups=known.patients, method="decision_function",
-        cv=StratifiedGroupKFold(5, shuffle=True, random_state=1),
+        cv=StratifiedGroupKFold(parts, shuffle=True, random_state=1),
         params={"logisticregression__sample_weight": known.weights},
     )  # fmt: skip
-    logits = out_of_fold(known, seed=1)[1e-2]
+    logits = out_of_fold(known, seed=1, **asked)[1e-2]
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(logits.sum(axis=1), 0)
