@@ -199,7 +199,7 @@ def main() -> None:
     home = Path(tempfile.mkdtemp())
     found: dict[str, list] = {"ours": []}
     try:
-        package = install(home, asked)
+        package = install(home, asked, asked.our_engine)
         settings = load({"BLASTWATCH_HOME": str(home)})
         files = [write_cell(home / f"{number}.bmp", number).read_bytes() for number in range(FILES)]
         chosen = peers(asked, save_mlflow_model(home / "mlflow-model"))

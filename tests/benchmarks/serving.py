@@ -170,8 +170,9 @@ def alone(engine: Engine, package: Package, files: list[bytes]) -> float:
     return statistics.median(took)
 
 
-def install(home: Path, asked: argparse.Namespace) -> Package:
-    """A champion whose int8 graph is truly quantized, where that is the engine."""
+def install(home: Path, asked: argparse.Namespace, *others: str) -> Package:
+    """A champion whose int8 graph is truly quantized, where that is the engine, or one of the others that are asked."""
+    engines = (asked.engine, *others)
     settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "benchmark"})
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
     run = client.create_run(client.create_experiment("serving", settings.artifacts.as_uri()))
@@ -179,13 +180,13 @@ def install(home: Path, asked: argparse.Namespace) -> Package:
     make_servable(folder, run_id=run.info.run_id, architecture=asked.architecture, size=asked.size)
     package = open_package(folder)
     shape = package.info.preprocessing
-    if asked.engine == "openvino-int8":
+    if "openvino-int8" in engines:
         cells = np.stack([crop_cell(draw_cell(number), shape) for number in range(32)])
         quantize(folder / ONNX, cells, shape, folder / ONNX_INT8)
     compared = Precision(cells=8, flip_rate=0.0, largest_difference=0.05)
     # An untrained network is sure of everything; a temperature makes the golden cells' answers comparable.
     info = dataclasses.replace(
-        package.info, temperature=1e3, precision={asked.engine: compared} | package.info.precision
+        package.info, temperature=1e3, precision=dict.fromkeys(engines, compared) | package.info.precision
     )
     (folder / "model.json").write_text(info.to_json())
     (folder / DIGESTS).unlink()
