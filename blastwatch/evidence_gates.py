@@ -9,7 +9,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.errors import PackageError
 from blastwatch.gate import MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
-from blastwatch.package import OUT_OF_FOLD, Package
+from blastwatch.package import Package
 from blastwatch.patients import read_patients
 from blastwatch.policy import Policy
 
@@ -58,7 +58,7 @@ def groups_gate(package: Package) -> Gate:
         shared |= (groups[one] & groups[two]) | (subjects[one] & subjects[two])
     tested, reference = package.predictions(), package.reference()
     unseen = groups["validation"] | groups["calibration"]
-    if (package.metrics().get("calibration") or {}).get("on") == OUT_OF_FOLD:
+    if package.calibrated_out_of_fold():
         unseen = unseen | groups["train"]
     stray = set(tested["group"].astype(str)) - groups["test"] | set(tested["subject"].astype(str)) - subjects["test"]
     stray |= set(reference.answered["group"].astype(str)) - unseen

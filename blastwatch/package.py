@@ -170,6 +170,11 @@ class Package:
 
         return pd.read_parquet(self.folder / PREDICTIONS)
 
+    def calibrated_out_of_fold(self) -> bool:
+        """Whether training patients calibrated too, answered by fits that had not seen them. Then the last layer alone
+        was fitted, so the embedding was learned from no patient."""
+        return bool((self.metrics().get("calibration") or {}).get("on") == OUT_OF_FOLD)
+
     def reference(self) -> "DriftReference":
         """What a window of predictions is held against."""
         import pandas as pd

@@ -146,8 +146,8 @@ class _Maker:
         """
         say("Making the reference for drift")
         fitted_to = self._some(self._side("train"), MOST_FOR_AXES)
-        embeddings = self._infer(fitted_to).embeddings
-        projection = fit_projection(embeddings)
+        fitted = self._infer(fitted_to).embeddings
+        projection = fit_projection(fitted)
         projection.save(self.package.folder / layout.PROJECTION)
         known, learned = self._side(*REFERENCE_SIDES), self._of_each_patient(self._side("train"), MOST_TRAINED)
         outputs = self._infer(known)
@@ -155,14 +155,14 @@ class _Maker:
             layout.REFERENCE, known, (self._blast(outputs.logits), projection(outputs.embeddings))
         )
         self._write_golden(known.assign(probability=held_out["probability"].to_numpy()))
-        unseen, seen, others, answers = known, outputs.embeddings, None, None
-        if self._is_out_of_fold():
-            own = self._infer(learned).embeddings
+        embeddings, groups, others, answers = outputs.embeddings, known["group"].astype(str), None, None
+        if self.package.calibrated_out_of_fold():
+            own, trained = self._infer(learned).embeddings, learned["group"].astype(str)
             answers = self._out_of_fold(learned), projection(own)
-            unseen, seen = pd.concat([known, learned]), np.concatenate([outputs.embeddings, own])
-            others = without_each(embeddings, fitted_to["group"].astype(str), set(learned["group"].astype(str)))
+            embeddings, groups = np.concatenate([embeddings, own]), pd.concat([groups, trained])
+            others = without_each(fitted, fitted_to["group"].astype(str), set(trained))
         self._write_rows(layout.TRAINED, learned, answers)
-        ood = fit_ood(seen, unseen["group"].astype(str), projection, others, rate=self.knobs.ood_rate)
+        ood = fit_ood(embeddings, groups, projection, others, rate=self.knobs.ood_rate)
         ood.save(self.package.folder / layout.OOD)
         return self._write_drift(pd.concat([known, learned], ignore_index=True))
 
@@ -193,11 +193,6 @@ class _Maker:
         rows = build_reference(cells, statistics=statistics, answers=answers)
         rows.to_parquet(self.package.folder / name, index=False)
         return rows
-
-    def _is_out_of_fold(self) -> bool:
-        """Whether training patients count among those whom what answered them had not seen. Then the last layer alone
-        was fitted, so the embedding of no patient was learned from them."""
-        return bool(self.package.metrics()["calibration"].get("on") == layout.OUT_OF_FOLD)
 
     def _out_of_fold(self, learned: pd.DataFrame) -> NDArray[np.float64]:
         """The probability of a blast of training cells, each by a fit that had not seen its patient."""

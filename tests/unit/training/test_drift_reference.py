@@ -1,7 +1,6 @@
 """What drift knows of patients: statistics of all, answers to those whom what answered them had not seen."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,13 +9,13 @@ import pytest
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import Outputs
 from blastwatch.manifest import read_cells, read_split
-from blastwatch.ood import read_ood
 from blastwatch.package import METRICS, Package
 from monitoring.reference import reference_columns
 from monitoring.statistics import STATISTICS, image_statistics
 from monitoring.store import EMBEDDING
 from tests.unit.training.test_export import facts
 from training import packaging
+from training.ood import fit_ood
 from training.out_of_fold import write_out_of_fold
 from training.pack import open_pack
 from training.parameters import PackageParameters, Parameters
@@ -88,12 +87,23 @@ def test_answers_out_of_fold_are_part_of_it(made, tmp_path, cohort):
     assert set(asked.round(5).itertuples(index=False)) <= set(every.astype(float).round(5).itertuples(index=False))
 
 
-def test_patients_answered_out_of_fold_set_the_limit_of_the_out_of_distribution_score(made, tmp_path, cohort):
-    limits = [read_ood(made("calibration")[0].package).limit]
+@pytest.mark.parametrize("calibrated_on", ["calibration", "out-of-fold"])
+def test_who_sets_the_limit_of_the_out_of_distribution_score(made, tmp_path, cohort, monkeypatch, calibrated_on):
     rows = read_split(cohort / "cells", cohort / "split")
+    trained = set(rows.loc[rows["side"] == "train", "group"].astype(str))
     paths = rows.loc[rows["side"] == "train", "path"].tolist()
     write_out_of_fold(tmp_path, paths, np.zeros((len(paths), 2)))
-    shutil.rmtree(tmp_path / "package")
-    maker = made("out-of-fold")[0]
-    limits.append(read_ood(maker.package).limit)
-    assert limits[0] != limits[1]
+    given = []
+
+    def fit(embeddings, groups, projection, others, *, rate):
+        given.extend((set(groups), others))
+        return fit_ood(embeddings, groups, projection, others, rate=rate)
+
+    monkeypatch.setattr(packaging, "fit_ood", fit)
+    made(calibrated_on)
+    groups, others = given
+    held_out = set(rows.loc[rows["side"].isin(("validation", "calibration")), "group"].astype(str))
+    if calibrated_on == "calibration":
+        assert (groups, others) == (held_out, None)
+    else:
+        assert (groups, set(others)) == (held_out | trained, trained)
