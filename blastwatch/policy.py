@@ -107,8 +107,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "retraining.after_hours": (0, 8760),
     "retraining.pause_days": (0, 3650),
 }
-FINDINGS = ("drift", "estimated", "realised")
-"""What the monitor may find: the window drifted; the estimated or the realised accuracy fell below the reference's."""
+FINDINGS = ("drift", "patients", "estimated", "realised")
+"""What the monitor may find: the window drifted; the patients changed; the estimated or the realised accuracy fell
+below the reference's."""
 
 KINDS = {float: "a number", int: "a whole number", bool: "true or false", tuple: "a list of texts"}
 

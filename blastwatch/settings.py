@@ -155,6 +155,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("keep_share", "BLASTWATCH_KEEP_SHARE", "0.02", _fraction, "share of the cells whose picture is stored, where any is"),
         ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
         ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
+        ("drift_patient_minutes", "BLASTWATCH_DRIFT_PATIENT_MINUTES", "60", _positive, "minutes after a patient's first cell whose cells stand for the patient, in drift over patients"),
         ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
         ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", _count, "days in a window of estimated and realised performance"),
         ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
@@ -216,6 +217,7 @@ class Settings:
     drift_interval: float
     drift_window: int
     drift_minimum: int
+    drift_patient_minutes: float
     performance_days: int
     estimate_tolerance: float
     performance_margin: float

@@ -9,6 +9,8 @@ from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.settings import load
 
+LEFT_OUT = {"waiting": "not complete yet", "few": "with too few cells"}  # of the patients who came
+
 
 class Moment(click.ParamType[datetime]):
     """A time in ISO 8601; one without a time zone is UTC."""
@@ -63,6 +65,30 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         print_json(made.document)
     else:
         _print_report(made.document)
+
+
+@drift.command()
+@click.option("--ref", help="Version or alias whose patients are looked at; default: the one that serves.")
+@json_option
+def patients(ref: str | None, as_json: bool) -> None:
+    """Hold the patients who came, one after another, against those that the version knows.
+
+    At most one false alarm in a thousand patients, however often it is looked at. An alarm is a result and no failure:
+    the exit code is 0 either way.
+    """
+    from blastwatch.registry import Registry
+    from monitoring.patient_report import PatientWatch
+    from monitoring.store import open_store
+
+    settings = load()
+    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    with open_store(settings.predictions_url) as store:
+        watched = PatientWatch(store, fetched.package, version=fetched.entry.version, settings=settings)
+        found = watched.look(datetime.now(UTC))
+    if as_json:
+        print_json(found)
+    else:
+        _print_patients(found)
 
 
 @drift.command()
@@ -153,6 +179,26 @@ def _print_report(document: dict[str, Any]) -> None:
     for cause in document["causes"]:
         click.echo(f"Probable cause: {cause['cause']} ({cause['evidence']})")
     click.echo(f"{verdict}: {document['report']}")
+    say(DISCLAIMER)
+
+
+def _print_patients(found: dict[str, Any]) -> None:
+    less = [f"{found[name]} {words}" for name, words in LEFT_OUT.items() if found[name]]
+    click.echo(
+        f"Version {found['version']}: {found['entered']} patients came, {found['known']} are known"
+        + (f" ({', '.join(less)})" if less else "")
+    )
+    rows = [["column", "evidence", "before", "between", "now", "since", ""]]
+    rows += [
+        [
+            column["name"], f"{column['evidence']:.3f}", f"{column['before']:.3f}", f"{column['spread']:.3f}",
+            "" if column["now"] is None else f"{column['now']:.3f}", column["since"] or "",
+            "other" if column["drifted"] else "",
+        ]
+        for column in found["columns"]
+    ]  # fmt: skip
+    print_table(rows)
+    say("Other patients than before." if found["drifted"] else "No change of patients is shown.")
     say(DISCLAIMER)
 
 

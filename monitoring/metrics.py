@@ -26,6 +26,18 @@ class MonitorMetrics:
         self.detected = Gauge(
             "blastwatch_drift_detected", "1 where the last report found drift in any column.", registry=registry
         )
+        self.patients = Gauge(
+            "blastwatch_patient_drift_patients", "Patients who came to the watched version and count in drift over "
+            "patients.", registry=registry,
+        )  # fmt: skip
+        self.patient_evidence = Gauge(
+            "blastwatch_patient_drift_evidence", "Evidence of a column that patients changed, over what is needed.",
+            ["column"], registry=registry,
+        )  # fmt: skip
+        self.patient_drift = Gauge(
+            "blastwatch_patient_drift_detected", "1 while patients are other than before, in any column.",
+            registry=registry,
+        )  # fmt: skip
         self.window_cells = Gauge(
             "blastwatch_drift_window_cells", "Predictions in the window of the last look.", registry=registry
         )
@@ -130,6 +142,13 @@ class MonitorMetrics:
         for bound, value in compared["difference"].items():
             self.shadow_difference.labels(bound).set(float("nan") if value is None else value)
 
+    def tell_patients(self, found: Mapping[str, Any]) -> None:
+        """What `monitoring.patient_report` found."""
+        self.patients.set(found["entered"])
+        for column in found["columns"]:
+            self.patient_evidence.labels(column["name"]).set(column["evidence"])
+        self.patient_drift.set(found["drifted"])
+
     def tell_performance(self, found: Mapping[str, Any]) -> None:
         """What `monitoring.performance_report.report` found of the watched version."""
         # What an alert waits on is never cleared: a scrape in between would start its waiting anew.
@@ -171,6 +190,8 @@ class MonitorMetrics:
         self.score.clear()
         self.threshold.clear()
         self.detected.set(0)
+        self.patient_evidence.clear()
+        self.patient_drift.set(0)
         self.last_report.set(0)
         self.window_end.set(0)
         self.model.labels(version, digest).set(1)

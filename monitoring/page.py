@@ -33,6 +33,7 @@ FILES = SHARED | {
     "/drift.css": PAGES / "drift.css",
     "/charts.js": PAGES / "charts.js",
     "/examples.js": PAGES / "examples.js",
+    "/patients.js": PAGES / "patients.js",
 }
 
 

@@ -29,7 +29,7 @@ from blastwatch.state_files import try_lock, write_state
 from monitoring.drift import DriftReport
 
 FINDING_VARIABLE = "BLASTWATCH_FINDING"
-DRIFT, ESTIMATED, REALISED = FINDINGS
+DRIFT, PATIENTS, ESTIMATED, REALISED = FINDINGS
 
 _log = logging.getLogger("blastwatch.monitor")
 
@@ -52,6 +52,19 @@ class Started:
     problem: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a look of the monitor found.
+
+    report: None where no new prediction came: then what was found before stands on. patients: from
+    `monitoring.patient_report`. performance: from `monitoring.performance_report.report`.
+    """
+
+    report: DriftReport | None
+    patients: Mapping[str, Any]
+    performance: Mapping[str, Any]
+
+
 class Retraining:
     """Call `look` after each look of the monitor."""
 
@@ -63,14 +76,10 @@ class Retraining:
         self._version = ""
         self.last = self._read_last()
 
-    def look(
-        self, version: str, report: DriftReport | None, performance: Mapping[str, Any], *, at: datetime
-    ) -> Started | None:
+    def look(self, version: str, findings: Findings, *, at: datetime) -> Started | None:
         """Take note of what stands, and start the command where the policy wants it.
 
         Args:
-            report: None where no new prediction came: then what was found before stands on.
-            performance: from `monitoring.performance_report.report`.
             at: now, with a time zone.
 
         Returns:
@@ -83,11 +92,11 @@ class Retraining:
             return None
         if version != self._version:
             self._standing, self._version = {}, version
-        self._note(report, performance, at)
+        self._note(findings, at)
         due = [name for name, since in self._standing.items() if at - since >= self._after]
         try:
             self._see_whether_ended(at)
-            return None if not due or self._rests(at) else self._start(due[0], report, performance, at)
+            return None if not due or self._rests(at) else self._start(due[0], findings, at)
         except OSError as error:
             raise BlastwatchError(
                 f"What a finding starts is kept in {self._folder}, which cannot be written: {error}. Make room, or "
@@ -116,10 +125,11 @@ class Retraining:
     def _after(self) -> timedelta:
         return timedelta(hours=self._policy.after_hours)
 
-    def _note(self, report: DriftReport | None, performance: Mapping[str, Any], at: datetime) -> None:
-        now = performance["now"]
+    def _note(self, findings: Findings, at: datetime) -> None:
+        now, report = findings.performance["now"], findings.report
         found = {
             DRIFT: DRIFT in self._standing if report is None else report.drifted,
+            PATIENTS: bool(findings.patients["drifted"]),
             ESTIMATED: bool(now["latest"]["fell"][ESTIMATED]),
             REALISED: bool(now["labelled"]["fell"][REALISED]),
         }
@@ -133,9 +143,7 @@ class Retraining:
             return False
         return at - datetime.fromisoformat(self.last.started_at) < timedelta(days=self._policy.pause_days)
 
-    def _start(
-        self, finding: str, report: DriftReport | None, performance: Mapping[str, Any], at: datetime
-    ) -> Started | None:
+    def _start(self, finding: str, findings: Findings, at: datetime) -> Started | None:
         lock = self._lock()
         if lock is None:  # another monitor of this home was faster
             return None
@@ -145,7 +153,11 @@ class Retraining:
             started_at=at.isoformat(), log=str(self._folder / f"{stamp}.log"),
         )  # fmt: skip
         facts = self._folder / f"{stamp}.json"
-        told = asdict(started) | {"report": report.document if report else None, "performance": performance["now"]}
+        told = asdict(started) | {
+            "report": findings.report.document if findings.report else None,
+            "patients": findings.patients,
+            "performance": findings.performance["now"],
+        }
         facts.write_text(json.dumps(told, indent=2) + "\n")
         command = list(self._policy.command)
         with lock, Path(started.log).open("ab") as log:

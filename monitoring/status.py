@@ -12,7 +12,9 @@ from monitoring.examples import Examples
 from monitoring.retention import Usage
 from monitoring.timeline import Timeline, before, since, thinned
 
-DRIFT, CALM, WAITING = "drift", "calm", "waiting"
+DRIFT, PATIENTS, CALM, WAITING = "drift", "patients", "calm", "waiting"
+"""Of the latest window; `patients` where it has no drift but the patients, one after another, changed."""
+
 MOST_COLUMNS = 40
 
 
@@ -61,6 +63,7 @@ class Status:
         self,
         fetched: Fetched,
         note: str,
+        patients: dict[str, Any],
         performance: dict[str, Any],
         usage: Usage,
         retraining: dict[str, Any] | None,
@@ -70,13 +73,14 @@ class Status:
 
         Args:
             note: in a few words why it made no report, "" where it made one.
+            patients: from `monitoring.patient_report`.
             performance: from `monitoring.performance_report.report`.
             retraining: from `monitoring.retraining.Retraining.document`.
         """
         known, points = self._known, self._timeline.points()
         self._pictures = examples.pictures
         self._document = self._document | {
-            "state": WAITING if known is None else DRIFT if known["drifted"] else CALM,
+            "state": _state(known, patients),
             "looked_at": datetime.now(UTC).isoformat(),
             "problem": None,
             "note": note,
@@ -93,6 +97,7 @@ class Status:
             "examples": examples.document,
             "timeline": thinned(points),
             "promotions": self._promotions(),
+            "patients": patients,
             "performance": performance,
             "retraining": retraining,
             "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
@@ -110,6 +115,14 @@ class Status:
             for record in records
             if record.alias == CHAMPION and record.after != record.before
         ]  # fmt: skip
+
+
+def _state(known: dict[str, Any] | None, patients: dict[str, Any]) -> str:
+    if known is not None and known["drifted"]:
+        return DRIFT
+    if patients["drifted"]:
+        return PATIENTS
+    return WAITING if known is None else CALM
 
 
 def _columns(report: dict[str, Any]) -> list[dict[str, Any]]:

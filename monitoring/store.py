@@ -277,6 +277,36 @@ class Store(Opened):
         frame["truth"] = pd.Series([row[-1] for row in rows[::-1]], dtype=object)  # pandas would make NaN of None
         return frame.astype({"probability": np.float64})
 
+    def patients(self, *, model_digest: str, since: datetime | None = None, most: int) -> dict[str, datetime]:
+        """The hashed keys of the patients whom a version answered, the latest so many by the time of their first cell.
+
+        Args:
+            since: only cells from then on.
+
+        Returns:
+            Time (UTC) of the first of these cells by key, oldest first.
+        """
+        first = sa.func.min(_predictions.c.time, type_=UtcTime).label("first")
+        query = _between(sa.select(_predictions.c.patient, first), since, None, model_digest)
+        query = query.where(_predictions.c.patient != "").group_by(_predictions.c.patient)
+        query = query.order_by(first.desc(), _predictions.c.patient).limit(most)
+        with translated(), self._engine.connect() as connection:
+            return {str(patient): moment for patient, moment in reversed(connection.execute(query).all())}
+
+    def patient_cells(
+        self, patient: str, *, model_digest: str, since: datetime, until: datetime, most: int
+    ) -> "pd.DataFrame":
+        """What a version said of a patient's first cells with since <= time < until: probability and `STATISTICS`."""
+        import pandas as pd
+
+        names = ("probability", *STATISTICS)
+        query = _between(sa.select(*(_predictions.c[name] for name in names)), since, until, model_digest)
+        query = query.where(_predictions.c.patient == patient)
+        query = query.order_by(_predictions.c.time, _predictions.c.id).limit(most)
+        with translated(), self._engine.connect() as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+        return pd.DataFrame(rows, columns=list(names)).astype(np.float64)
+
     @staticmethod
     def _present(connection: sa.Connection, table: sa.Table, ids: Sequence[str]) -> dict[str, str]:
         """Those of the ids that the table has, with the row's label."""

@@ -21,9 +21,10 @@ from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.examples import ExampleCells
 from monitoring.metrics import MonitorMetrics
+from monitoring.patient_report import PatientWatch
 from monitoring.performance_report import report as performance_report
 from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
-from monitoring.retraining import Retraining
+from monitoring.retraining import Findings, Retraining
 from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.status import Status
@@ -61,6 +62,7 @@ class Monitor:
         self._retention: Retention | None = None
         self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
         self._examples = ExampleCells(settings)
+        self._patients: PatientWatch | None = None
         self._newest: object = None  # id of the newest prediction in the last report
 
     def look(self) -> Look:
@@ -77,10 +79,11 @@ class Monitor:
         self._tell_labels(self._store, digest)
         performance = self._tell_performance(self._store, fetched)
         self._tell_shadow(fetched.entry)
+        patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, current)
         usage = self._retain()
-        self._retrain(fetched.entry.version, look.report, performance)
-        self._tell_status(self._store, fetched, look, performance, usage)
+        self._retrain(fetched.entry.version, Findings(report=look.report, patients=patients, performance=performance))
+        self._tell_status(self._store, fetched, look, patients, performance, usage)
         self._metrics.last_look.set(time.time())
         return look
 
@@ -93,7 +96,7 @@ class Monitor:
     def _watched(self) -> Fetched:
         fetched = self._fetch()
         if self._fetched is None or fetched.package.digest != self._fetched.package.digest:
-            self._newest = None
+            self._newest = self._patients = None
             self._metrics.watch_model(fetched.entry.version, fetched.package.digest)
         self._fetched = fetched
         return fetched
@@ -144,6 +147,14 @@ class Monitor:
         self._metrics.labelled_cells.set(labelled)
         self._metrics.labelled_agreement.set(agreeing / labelled if labelled else float("nan"))
 
+    def _tell_patients(self, store: Store, fetched: Fetched) -> dict[str, Any]:
+        if self._patients is None:
+            version = fetched.entry.version
+            self._patients = PatientWatch(store, fetched.package, version=version, settings=self._settings)
+        found = self._patients.look(datetime.now(UTC))
+        self._metrics.tell_patients(found)
+        return found
+
     def _tell_performance(self, store: Store, fetched: Fetched) -> dict[str, Any]:
         version = fetched.entry.version
         found = performance_report(store, fetched.package, version=version, settings=self._settings)
@@ -158,18 +169,24 @@ class Monitor:
         self._metrics.tell_store(usage, self._retention.counted())
         return usage
 
-    def _retrain(self, version: str, report: DriftReport | None, performance: dict[str, Any]) -> None:
-        started = self._retraining.look(version, report, performance, at=datetime.now(UTC))
+    def _retrain(self, version: str, findings: Findings) -> None:
+        started = self._retraining.look(version, findings, at=datetime.now(UTC))
         if started is not None:
             self._metrics.retraining_started.labels(started.finding).inc()
         self._metrics.tell_retraining(self._retraining)
 
     def _tell_status(
-        self, store: Store, fetched: Fetched, look: Look, performance: dict[str, Any], usage: Usage
+        self,
+        store: Store,
+        fetched: Fetched,
+        look: Look,
+        patients: dict[str, Any],
+        performance: dict[str, Any],
+        usage: Usage,
     ) -> None:
         known, calm_until = self.status.refresh(fetched.entry.version)
         examples = self._examples.choose(store, fetched.package, known, calm_until=calm_until)
-        self.status.tell(fetched, look.reason, performance, usage, self._retraining.document(), examples)
+        self.status.tell(fetched, look.reason, patients, performance, usage, self._retraining.document(), examples)
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:

@@ -24,10 +24,12 @@ from blastwatch.settings import Settings, load
 from monitoring.examples import Examples
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
+from monitoring.patient_report import told
+from monitoring.patients import Came
 from monitoring.performance import Limits, performance, reference_performance
 from monitoring.performance_report import windows
 from monitoring.retention import Usage
-from monitoring.scores import METHODS
+from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS
 from monitoring.status import Status
 from tests.answered import answers
 from tests.drawn import draw_cell
@@ -131,7 +133,21 @@ def drawn_examples(*, stained: bool) -> Examples:
     return Examples(document={"policy": "sampled", "statistic": statistic, **spans}, pictures=pictures)
 
 
-def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0, reachable: bool = True) -> Status:
+def drawn_patients(*, others: bool) -> dict[str, object]:
+    """Patients of four weeks, two a day; the last dozen of another mix, if asked."""
+    random = np.random.default_rng(6)
+    columns = [name for name in METHODS if name not in (LABEL, EMBEDDING_SCORE)]
+    known, came = (pd.DataFrame(random.normal(0.5, 0.1, (n, len(columns))), columns=columns) for n in (36, 2 * DAYS))
+    if others:
+        came.loc[len(came) - 18 :, "probability"] += 0.35
+    days = [timedelta(days=DAYS * n / len(came)) for n in range(len(came))]
+    first = pd.Series(pd.to_datetime([NOW - timedelta(days=DAYS) + day for day in days], utc=True))
+    return told(known, Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1), version="2")
+
+
+def drawn_status(
+    settings: Settings, *, stained: bool = True, others: bool = True, sure: float = 1.0, reachable: bool = True
+) -> Status:
     """A monitor's status after a look."""
     write_reports(settings.drift, stained=stained)
     status = Status(settings, Told(reachable=reachable))
@@ -151,7 +167,8 @@ def drawn_status(settings: Settings, *, stained: bool = True, sure: float = 1.0,
             "exit_code": 0, "running": False, "log": "retraining/20261123T120000Z.log"}  # fmt: skip
     retraining = {"findings": ["drift"], "last": last} if stained else None
     status.refresh("2")
-    status.tell(fetched, "", drawn_performance(sure=sure), usage, retraining, drawn_examples(stained=stained))
+    patients = drawn_patients(others=others)
+    status.tell(fetched, "", patients, drawn_performance(sure=sure), usage, retraining, drawn_examples(stained=stained))
     return status
 
 

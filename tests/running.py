@@ -50,9 +50,9 @@ class Running:
                 time.sleep(0.2)
         raise AssertionError(f"not ready in time: {self.log.read_text()}")
 
-    def wait_until_following(self, alias="champion"):
-        """Every worker is there, and the follower has looked at the registry since."""
-        until(lambda: self.log.read_text().count("Service blastwatch initialized") >= self.count, START_SECONDS)
+    def wait_until_following(self, alias="champion", seconds=START_SECONDS):
+        """Every worker is there within these seconds, and the follower has looked at the registry since."""
+        until(lambda: self.log.read_text().count("Service blastwatch initialized") >= self.count, seconds)
         folder, now = LiveFolder(self.settings.home), time.time()
         until(lambda: folder.read_status(alias).reached > now, START_SECONDS)
         return self
@@ -68,7 +68,7 @@ class Running:
 
     def stop(self):
         """End it as a person does, and return what is left of it."""
-        parts = [self.process.pid, *(child.pid for child in self.children())]
+        parts = [self.process.pid, *(child.pid for child in self.children())] if self.process.poll() is None else []
         self.process.terminate()
         try:
             self.process.wait(30)

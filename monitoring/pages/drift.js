@@ -28,16 +28,23 @@ function ratio(value) {
   return whole;
 }
 
+function earliest() {
+  return told.patients.columns.filter((column) => column.drifted).map((column) => column.since).sort()[0];
+}
+
 function showNow() {
   const sentence = byId("sentence");
   const since = told.since && `${told.since.at_least ? "at least " : ""}since ${local(told.since.at)}`;
   const words = {
     drift: () => `Drift ${since}: version ${told.model.version} sees other cells than it knows.`,
+    patients: () => `Other patients since ${local(earliest())}: ${told.window
+      ? "no drift in the latest window, but those" : "those"} who came one after another to version ${told.model.version} `
+      + "are not those that it knows.",
     calm: () => `No drift ${since}: version ${told.model.version} sees the cells that it knows.`,
     waiting: () => told.model ? `No verdict on version ${told.model.version} yet. ${told.note}` : told.note,
   }[told.state]();
   if (sentence.textContent !== words) sentence.textContent = words;  // a screen reader hears changes only
-  sentence.className = `label ${{ drift: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
+  sentence.className = `label ${{ drift: "is-all", patients: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
   const age = told.looked_at ? (Date.now() - Date.parse(told.looked_at)) / 1000 : 0;
   const stale = age > STALE * told.interval_seconds
     ? `The monitor has not managed a look for ${Math.round(age / 60)} minutes; what stands here is old.` : "";
@@ -134,6 +141,7 @@ function show() {
   showNow();
   if (!told.model) return;
   showColumns();
+  showPatients(told.patients);
   showExamples(told);
   showTimeline();
   showPerformance();

@@ -34,6 +34,7 @@ from tests.running import Running
 from tests.service_packages import write_cell
 
 RAW_BATCH, RAW_CALLS = 64, 50
+START_SECONDS = 200  # many workers that load at the same time
 MIB = 1 << 20
 
 
@@ -114,7 +115,13 @@ def served(asked: argparse.Namespace, home: Path, workers: int, files: list[byte
         BLASTWATCH_MAX_BATCH_SIZE=str(RAW_BATCH),
     )  # fmt: skip
     try:
-        service.wait_until_ready().wait_until_following()
+        started = time.perf_counter()
+        service.wait_until_ready()
+        first = time.perf_counter() - started
+        service.wait_until_following(seconds=START_SECONDS)
+        print(
+            f"{workers} workers: the first answers after {first:.1f} s, all after {time.perf_counter() - started:.1f}"
+        )
         singles = [request(port, "/v1/predict", multipart("image", [data])) for data in files]
         batch = [request(port, "/v1/predict_batch", multipart("images", files[:BATCH_CALL]))]
         load_from(port, singles, 4 * workers, 2.0, asked.processes)  # warms up

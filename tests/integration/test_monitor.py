@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import mlflow
@@ -14,15 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
 
 from blastwatch.errors import DataError
 from blastwatch.package import DIGESTS, seal
 from blastwatch.registry import Registry
 from monitoring.image_store import open_image_store
 from monitoring.label_commands import labels
+from monitoring.metrics import MonitorMetrics
 from monitoring.store import open_store
+from monitoring.watch import Monitor
 from tests.cohorts import START, as_records, draw_cohort, pictured, window_of, write_reference
 from tests.packages import make_package
+from tests.patient_streams import visits
 from tests.running import get
 from tests.service_packages import give_alias
 
@@ -153,6 +157,42 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
     workspace = Workspace.create(str(settings.drift / "workspace"))
     (project,) = workspace.list_projects()
     assert len(workspace.list_runs(project.id)) >= 2
+
+
+@pytest.fixture
+def other_patients(cohort):
+    """Names of two dozen patients as those of the reference are, then of three dozen who are all healthy."""
+    healthy = cohort.loc[cohort["label"] == "hem", "group"].unique()
+    random = np.random.default_rng(1)
+    return [*random.choice(cohort["group"].unique(), 24), *random.choice(healthy, 36)]
+
+
+@pytest.mark.slow
+def test_another_mix_of_patients_is_found_told_and_called(settings, champion, cohort, other_patients, blastwatch):
+    def looked():
+        metrics = MonitorMetrics(CollectorRegistry())
+        monitor = Monitor(settings, metrics)
+        monitor.look()
+        monitor.close()
+        return monitor.status.document()["patients"], metrics.registry.get_sample_value
+
+    with open_store(settings.predictions_url) as store:
+        store.add(visits(cohort, other_patients[:24], digest=champion.digest, start=START))
+        assert not looked()[0]["drifted"]
+        changed = START + timedelta(days=12)
+        store.add(visits(cohort, other_patients[24:], digest=champion.digest, start=changed, every=timedelta(hours=8)))
+    told, value = looked()
+    assert told["drifted"] and (told["known"], told["answered"], told["entered"]) == (12, 12, 60)
+    column = next(column for column in told["columns"] if column["name"] == "probability")
+    assert column["drifted"] and column["evidence"] >= 1 and column["now"] < 0.2 < 0.5 < column["before"]
+    assert abs(datetime.fromisoformat(column["since"]) - changed) <= timedelta(days=2)
+    assert value("blastwatch_patient_drift_detected") == 1 and value("blastwatch_patient_drift_patients") == 60
+    assert value("blastwatch_patient_drift_evidence", {"column": "probability"}) == column["evidence"]
+    done = blastwatch("drift", "patients", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == told
+    done = blastwatch("drift", "patients")
+    assert "60 patients came, 12 are known" in done.stdout and "Other patients than before." in done.stderr
 
 
 @pytest.mark.slow

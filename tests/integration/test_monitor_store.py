@@ -9,6 +9,7 @@ import pytest
 
 from monitoring.capture import Capture
 from monitoring.image_store import open_image_store
+from monitoring.patients import Patients
 from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
@@ -17,6 +18,7 @@ from monitoring.waiting import WaitingPredictions
 from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import fill
 from tests.older_database import make_old
+from tests.patient_streams import cells_of
 
 pytestmark = pytest.mark.system
 
@@ -82,9 +84,23 @@ def waits_on_disk(postgres, disk):
     assert killed.count() == 0
 
 
+def tells_who_came(url):
+    """As tests/unit/monitoring/test_patients.py has it on SQLite."""
+    with open_store(url) as store, open_retention(url) as retention:
+        who = Patients(store, model_digest="d", settle=timedelta(hours=1))
+        store.add(cells_of("a", NOON, [0.1] * 60 + [0.9]) + cells_of("b", NOON, [0.2] * 20) + [record("nobody")])
+        store.add(cells_of("few", NOON, [0.2] * 3) + cells_of("later", NOON + timedelta(hours=1), [0.3] * 20))
+        came = who.look(NOON + timedelta(minutes=90))
+        assert came.rows["probability"].tolist() == pytest.approx([0.1, 0.2])
+        assert list(came.first) == [NOON, NOON] and (came.few, came.waiting) == (1, 1)
+        retention.forget("a")
+        assert who.look(NOON + timedelta(hours=3)).rows["probability"].tolist() == pytest.approx([0.2, 0.3])
+
+
 def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     waits_on_disk(postgres, tmp_path / "waiting.db")
     forgets(postgres.database("forgetful"))
+    tells_who_came(postgres.database("patients"))
     is_brought_up_to_date(postgres.database("old"))
     url = postgres.url
     with open_store(url) as store, open_store(url):

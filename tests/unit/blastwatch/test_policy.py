@@ -58,7 +58,10 @@ def test_the_lenient_policy_of_the_tests_is_one(tmp_path):
     ("text", "said"),
     [
         ("floor: {}", "Expected keys of the promotion policy among non_inferiority,.* but got floor"),
-        ("retraining: {findings: [rain]}", "retraining.findings .* among drift, estimated, realised but got rain"),
+        (
+            "retraining: {findings: [rain]}",
+            "retraining.findings .* among drift, patients, estimated, realised but got rain",
+        ),
         ("retraining: {pause_days: -1}", "retraining.pause_days .* to lie from 0 to 3650 but got -1"),
         ("retraining: {command: dvc repro}", "retraining.command .* to be a list of texts but got 'dvc repro'"),
         ("floors: {sensitivty: 0.9}", "keys of floors among sensitivity, specificity but got sensitivty"),

@@ -17,7 +17,7 @@ from tests.running import get, post
 
 @pytest.fixture(scope="module")
 def statuses(tmp_path_factory):
-    """A drifted version, and a calm one that is too sure of itself and whose history is away."""
+    """A drifted version, a calm one that is too sure of itself and whose history is away, and other patients."""
 
     def settings():
         home = str(tmp_path_factory.mktemp("home"))
@@ -25,7 +25,8 @@ def statuses(tmp_path_factory):
 
     return {
         "drift": drawn_status(settings()),
-        "calm": drawn_status(settings(), stained=False, sure=3.0, reachable=False),
+        "calm": drawn_status(settings(), stained=False, others=False, sure=3.0, reachable=False),
+        "patients": drawn_status(settings(), stained=False),
         "new": Status(settings(), Told()),
     }
 
@@ -67,6 +68,8 @@ def test_the_document_says_what_is_and_since_when(serve, statuses):
     assert [column["name"] for column in told["columns"] if column["drifted"]] == ["od_red", "od_blue", "embedding"]
     assert [move["version"] for move in told["promotions"]] == ["1", "2"]
     assert told["performance"]["now"]["labelled"]["check"]["state"] == "open" and told["problem"] is None
+    assert told["patients"]["drifted"] and told["patients"]["changes"][0]["name"] == "probability"
+    assert statuses["patients"].document()["state"] == "patients"
     calm = statuses["calm"]
     assert (calm.document()["state"], calm.document()["promotions"]) == ("calm", None)
     new = get(f"{serve('new')}/drift.json").json()
@@ -133,7 +136,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     # For a screen reader: pictures say in words what they show, and what is announced stands in live regions.
     charts = page.locator(".chart").get_by_role("img").all()
     assert ["2 moves of the champion" in charts[0].get_attribute("aria-label"), len(charts)] == [True, 2]
-    assert page.get_by_role("status").count() == 2 and page.get_by_role("heading", level=2).count() == 5
+    assert page.get_by_role("status").count() == 2 and page.get_by_role("heading", level=2).count() == 6
     # By keyboard: the first stop leads past the head, every table that may scroll and every fold can be reached.
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to what is now"
@@ -150,6 +153,14 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     words = page.inner_text("body")
     assert "do not rely on it" not in words and "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES)" in words
     assert "Do not trust the estimate" in words and "history of the registry cannot be read" in words
+    assert "56 patients came, and 36 are known to the version. No column says that they are other" in words
+    page.goto(f"{serve('patients')}/drift")
+    page.get_by_text("Other patients since 15 Nov 2026, 12:00: no drift in the latest window, but").wait_for()
+    page.screenshot(path=tmp_path / "patients.png", full_page=True)
+    words = page.inner_text("body")
+    assert "are known to the version. probability is other since 15 Nov 2026" in words
+    page.get_by_text("Every change that was found").press("Enter")
+    assert "it stands" in page.get_by_role("region", name="Changes of patients").inner_text()
     page.goto(f"{serve('new')}/drift")
     page.get_by_text("The monitor has not looked yet.").wait_for()
     assert not faults

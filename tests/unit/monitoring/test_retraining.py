@@ -16,7 +16,7 @@ from blastwatch.registry import Registry
 from blastwatch.settings import load
 from blastwatch.signing import PROMOTER, TRAINER
 from monitoring.metrics import MonitorMetrics
-from monitoring.retraining import Retraining
+from monitoring.retraining import Findings, Retraining
 from tests.running import until
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -45,8 +45,9 @@ class Watched:
         self.earlier = getattr(self, "retraining", None)
         self.retraining = Retraining(self.settings, self.policy)
 
-    def look(self, hours, report=DRIFTED, version="1", **fell):
-        return self.retraining.look(version, report, performance(**fell), at=NOON + timedelta(hours=hours))
+    def look(self, hours, report=DRIFTED, version="1", *, others=False, **fell):
+        findings = Findings(report=report, patients={"drifted": others}, performance=performance(**fell))
+        return self.retraining.look(version, findings, at=NOON + timedelta(hours=hours))
 
     def wait(self):
         until(lambda: not self.retraining.running(), 20)
@@ -113,6 +114,14 @@ def test_an_accuracy_that_fell_counts_where_the_policy_names_it(watched):
         assert one.look(hours, CALM, estimated=True) is None
     one.look(7, CALM, realised=True)
     assert one.look(9, CALM, realised=True).finding == "realised"
+    one.wait()
+
+
+def test_other_patients_count_where_the_policy_names_them(watched):
+    one = watched(findings=("patients",))
+    assert one.look(0) is None and one.look(3) is None
+    one.look(4, CALM, others=True)
+    assert one.look(6, CALM, others=True).finding == "patients"
     one.wait()
 
 

@@ -1,0 +1,109 @@
+"""What is known of drift over patients, as one document: for the page, the gauges, and `blastwatch drift patients`."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from blastwatch import DISCLAIMER
+from blastwatch.package import Package
+from blastwatch.settings import Settings
+from monitoring.patient_drift import (
+    AGAIN,
+    PATIENTS_PER_FALSE_ALARM,
+    Course,
+    courses,
+    patient_means,
+)
+from monitoring.patients import MOST_CELLS, Came, Patients
+from monitoring.scores import PROBABILITY
+from monitoring.store import Store
+
+
+class PatientWatch:
+    """Holds the patients of one version against its reference; works only where somebody came since the last look."""
+
+    def __init__(self, store: Store, package: Package, *, version: str, settings: Settings) -> None:
+        settle = timedelta(minutes=settings.drift_patient_minutes)
+        self._patients = Patients(store, model_digest=package.digest, settle=settle)
+        self._known = patient_means(package.reference().cells, MOST_CELLS)
+        self._version = version
+        self._last: tuple[tuple[object, ...], dict[str, Any]] | None = None
+
+    def look(self, at: datetime) -> dict[str, Any]:
+        """The document of now.
+
+        Returns:
+            version; known, answered: patients of the reference, and those of them with answers; entered, waiting, few:
+            patients who came, who are not complete yet, and who had too few cells; stated_patients: one false alarm in
+            so many at most; drifted; columns: the most evidence first; changes: every alarm, oldest first.
+        """
+        came = self._patients.look(at)
+        counts = _counts(came)
+        if self._last is None or self._last[0] != counts:
+            self._last = counts, told(self._known, came, version=self._version)
+        return self._last[1]
+
+
+def _counts(came: Came) -> tuple[object, ...]:
+    """What is other where anything is to be said anew."""
+    return (came.waiting, came.few, *came.first)
+
+
+def told(known: pd.DataFrame, came: Came, *, version: str) -> dict[str, Any]:
+    """The document of `PatientWatch.look`.
+
+    Args:
+        known: of `monitoring.patient_drift.patient_means`.
+    """
+    found = courses(known, came.rows, came.uniforms)
+    columns = [_column(name, course, came) for name, course in found.items()]
+    return {
+        "version": version,
+        "known": len(known),
+        "answered": int(known[PROBABILITY].notna().sum()),
+        "entered": len(came.rows),
+        "waiting": came.waiting,
+        "few": came.few,
+        "stated_patients": PATIENTS_PER_FALSE_ALARM,
+        "drifted": any(column["drifted"] for column in columns),
+        "columns": sorted(columns, key=lambda row: -row["evidence"]),
+        "changes": _changes(found, came),
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _column(name: str, course: Course, came: Came) -> dict[str, Any]:
+    """before, spread: mean and standard deviation over the patients before; now: mean over the latest, since the change
+    where there is one; None where nobody came."""
+    values, alarm = came.rows[name], course.alarm
+    latest = (values if alarm is None else values.iloc[alarm.since :]).dropna().iloc[-AGAIN:]
+    return {
+        "name": name,
+        "evidence": course.evidence,
+        "drifted": alarm is not None,
+        "before": float(course.baseline.mean()),
+        "spread": float(course.baseline.std()),
+        "now": float(latest.mean()) if len(latest) else None,
+        "patients": len(latest),
+        "since": None if alarm is None else _time(came, alarm.since),
+        "found": None if alarm is None else _time(came, alarm.found),
+    }
+
+
+def _changes(found: dict[str, Course], came: Came) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "name": name,
+            "since": _time(came, change.since),
+            "found": _time(came, change.found),
+            "until": None if change.until is None else _time(came, change.until),
+        }
+        for name, course in found.items()
+        for change in course.changes
+    ]
+    return sorted(rows, key=lambda row: row["found"])
+
+
+def _time(came: Came, place: int) -> str:
+    return pd.Timestamp(came.first.iloc[place]).isoformat()

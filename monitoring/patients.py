@@ -1,0 +1,97 @@
+"""Who came: the patients of a version's predictions, each with the mean of every column over their first cells.
+
+A patient enters once, `BLASTWATCH_DRIFT_PATIENT_MINUTES` after their first cell, with at most `MOST_CELLS` cells of
+that time; what comes later changes nothing, so the sequence that `monitoring.patient_drift` bets on only grows.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from monitoring.scores import MEASURED, PROBABILITY
+from monitoring.store import Store
+
+MOST_CELLS = 50
+FEWEST_CELLS = 10
+"""Cells of a patient who enters; fewer say too little of them."""
+
+MOST_PATIENTS = 1000
+"""The latest so many are held against the reference."""
+
+ALL_AGAIN = timedelta(hours=1)
+"""How often everybody is looked for, so that who was deleted is forgotten here as well."""
+
+OVERLAP = timedelta(days=1)
+"""How far back each look goes for patients whose cells waited while the database was away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Came:
+    """rows: mean of each column, a row a patient, in the order in which they entered. first: time of the first cell of
+    each. uniforms: of [0, 1), shape (n,), drawn from the patient's hashed key, so the same at every look. few: how many
+    had too few cells. waiting: how many are not complete yet."""
+
+    rows: pd.DataFrame
+    first: pd.Series
+    uniforms: NDArray[np.float64]
+    few: int
+    waiting: int
+
+
+class Patients:
+    """The patients whom one version answered; remembers them between looks.
+
+    Args:
+        settle: time after a patient's first cell in which their cells count.
+    """
+
+    def __init__(self, store: Store, *, model_digest: str, settle: timedelta) -> None:
+        self._store = store
+        self._digest = model_digest
+        self._settle = settle
+        self._entered: dict[str, tuple[datetime, pd.Series | None]] = {}
+        self._all_seen: datetime | None = None
+
+    def look(self, at: datetime) -> Came:
+        """Who has entered by now."""
+        everybody = self._all_seen is None or at - self._all_seen >= ALL_AGAIN
+        seen = self._store.patients(
+            model_digest=self._digest, since=None if everybody else at - OVERLAP, most=MOST_PATIENTS
+        )
+        if everybody:
+            self._all_seen = at
+            self._entered = {patient: kept for patient, kept in self._entered.items() if patient in seen}
+        new = {patient: first for patient, first in seen.items() if patient not in self._entered}
+        complete = {patient: first for patient, first in new.items() if first + self._settle <= at}
+        for patient, first in sorted(complete.items(), key=lambda one: (one[1], one[0])):
+            self._entered[patient] = (first, self._means(patient, first))
+        for patient in list(self._entered)[:-MOST_PATIENTS]:
+            del self._entered[patient]
+        return self._came(waiting=len(new) - len(complete))
+
+    def _means(self, patient: str, first: datetime) -> pd.Series | None:
+        """Of a patient's first cells; None of too few."""
+        cells = self._store.patient_cells(
+            patient, model_digest=self._digest, since=first, until=first + self._settle, most=MOST_CELLS
+        )
+        return cells.mean(skipna=False) if len(cells) >= FEWEST_CELLS else None
+
+    def _came(self, waiting: int) -> Came:
+        kept = {patient: (first, row) for patient, (first, row) in self._entered.items() if row is not None}
+        rows = [row for _, row in kept.values()]
+        return Came(
+            rows=pd.DataFrame(rows, columns=[*MEASURED, PROBABILITY], index=range(len(rows)), dtype=np.float64),
+            first=pd.Series([first for first, _ in kept.values()], dtype="datetime64[us, UTC]"),
+            uniforms=np.array([_uniform(patient) for patient in kept], dtype=np.float64),
+            few=len(self._entered) - len(kept),
+            waiting=waiting,
+        )
+
+
+def _uniform(patient: str) -> float:
+    """A number of [0, 1) from a patient's key that says nothing of the patient."""
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:6]) / (1 << 48)

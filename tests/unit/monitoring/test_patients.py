@@ -1,0 +1,88 @@
+"""Who came, out of the database: when a patient enters, with which cells, and who does not. On PostgreSQL as well:
+tests/integration/test_monitor_store.py."""
+
+from datetime import timedelta
+
+import pytest
+
+from monitoring import patients
+from monitoring.patients import ALL_AGAIN, FEWEST_CELLS, MOST_CELLS, Patients
+from monitoring.retention import open_retention
+from monitoring.store import open_store
+from tests.cohorts import NOON, record
+from tests.patient_streams import cells_of
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'predictions.db'}"
+
+
+@pytest.fixture
+def store(url):
+    with open_store(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def who(store):
+    return Patients(store, model_digest="d", settle=HOUR)
+
+
+def test_a_patient_enters_once_with_the_first_cells_of_an_hour(store, who):
+    store.add(cells_of("a", NOON, [0.1] * 20) + cells_of("a", NOON + HOUR, [0.9] * 20))
+    early = who.look(NOON + timedelta(minutes=59))
+    assert (len(early.rows), early.waiting, early.few) == (0, 1, 0)
+    came = who.look(NOON + HOUR)
+    assert came.rows["probability"].tolist() == [pytest.approx(0.1)] and came.first[0] == NOON
+    assert (came.waiting, came.few) == (0, 0) and 0 <= came.uniforms[0] < 1
+    store.add(cells_of("a", NOON + 30 * HOUR, [0.9] * 20))
+    again = who.look(NOON + 40 * HOUR)
+    assert again.rows.equals(came.rows) and list(again.uniforms) == list(came.uniforms)
+
+
+def test_so_many_cells_at_most_and_at_least(store, who):
+    store.add(cells_of("many", NOON, [0.2] * MOST_CELLS + [1.0] * 30))
+    store.add(cells_of("enough", NOON, [0.4] * FEWEST_CELLS) + cells_of("few", NOON, [0.4] * (FEWEST_CELLS - 1)))
+    came = who.look(NOON + HOUR)
+    assert sorted(came.rows["probability"].round(6)) == [0.2, 0.4] and came.few == 1
+
+
+def test_cells_without_a_key_and_of_other_versions_are_nobody(store, who):
+    store.add(cells_of("", NOON, [0.5] * 30) + cells_of("b", NOON, [0.5] * 30, digest="e"))
+    came = who.look(NOON + HOUR)
+    assert (len(came.rows), came.waiting, came.few) == (0, 0, 0) and came.rows["probability"].dtype == float
+
+
+def test_patients_stand_in_the_order_in_which_they_came_and_late_ones_at_the_end(store, who):
+    for number, key in enumerate(("c", "b", "a")):
+        store.add(cells_of(key, NOON + number * HOUR, [0.1 * (number + 1)] * 20))
+    assert who.look(NOON + 9 * HOUR).rows["probability"].round(6).tolist() == [0.1, 0.2, 0.3]
+    store.add(cells_of("waited", NOON + HOUR / 2, [0.7] * 20))  # on a service's disk, while the database was away
+    late = who.look(NOON + 9 * HOUR + timedelta(minutes=1))
+    assert late.rows["probability"].round(6).tolist() == [0.1, 0.2, 0.3, 0.7]
+
+
+def test_whoever_is_deleted_is_forgotten_within_the_hour(store, url, who):
+    store.add(cells_of("a", NOON, [0.1] * 20) + cells_of("b", NOON, [0.2] * 20))
+    assert len(who.look(NOON + HOUR).rows) == 2
+    with open_retention(url) as retention:
+        retention.forget("a")
+    assert len(who.look(NOON + HOUR + ALL_AGAIN).rows) == 1
+
+
+def test_the_latest_patients_alone(store, who, monkeypatch):
+    monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
+    for number in range(5):
+        store.add(cells_of(f"p{number}", NOON + number * HOUR, [0.1 * number] * 20))
+        who.look(NOON + (number + 1) * HOUR)
+    assert who.look(NOON + 9 * HOUR).rows["probability"].round(6).tolist() == [0.2, 0.3, 0.4]
+
+
+def test_a_statistic_that_old_rows_lack_is_unknown_of_the_patient(store, who):
+    statistics = record().statistics | {"chroma_noise": float("nan")}
+    store.add([*cells_of("a", NOON, [0.1] * 19), record("old", time=NOON, patient="a", statistics=statistics)])
+    row = who.look(NOON + HOUR).rows.iloc[0]
+    assert row.isna()["chroma_noise"] and not row.isna()["focus"]
