@@ -176,8 +176,7 @@ def _print_report(document: dict[str, Any]) -> None:
         for column in document["columns"]
     ]
     print_table(rows)
-    for cause in document["causes"]:
-        click.echo(f"Probable cause: {cause['cause']} ({cause['evidence']})")
+    _print_causes(document["causes"])
     click.echo(f"{verdict}: {document['report']}")
     say(DISCLAIMER)
 
@@ -198,8 +197,14 @@ def _print_patients(found: dict[str, Any]) -> None:
         for column in found["columns"]
     ]  # fmt: skip
     print_table(rows)
+    _print_causes(found["causes"])
     say("Other patients than before." if found["drifted"] else "No change of patients is shown.")
     say(DISCLAIMER)
+
+
+def _print_causes(causes: list[dict[str, str]]) -> None:
+    for cause in causes:
+        click.echo(f"Probable cause: {cause['cause']} ({cause['evidence']})")
 
 
 def print_table(rows: list[list[str]]) -> None:

@@ -28,6 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitoring.scores import MEASURED, PROBABILITY
+from monitoring.statistics import STATISTICS
 
 PATIENTS_PER_FALSE_ALARM = 1000
 """One false alarm of all columns together in so many patients, at most."""
@@ -75,12 +76,13 @@ def shares(columns: Sequence[str]) -> dict[str, float]:
 
 
 def patient_means(cells: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Mean of every column over the cells of each group of a reference, at most so many of each, evenly spaced.
+    """Mean of statistics and probability over the cells of each group of a reference, at most so many of each, evenly
+    spaced.
 
     Returns:
         Indexed by group; NaN for what was not answered.
     """
-    names = [name for name in (*MEASURED, PROBABILITY) if name in cells.columns]
+    names = [name for name in (*STATISTICS, PROBABILITY) if name in cells.columns]
     spread = [
         group.iloc[np.linspace(0, len(group) - 1, min(most, len(group))).round().astype(np.intp)]
         for _, group in cells.groupby("group", sort=True)
@@ -89,14 +91,15 @@ def patient_means(cells: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def courses(known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats) -> dict[str, Course]:
-    """What came of every column.
+    """What came of every column that is watched: what is measured, and the probability.
 
     Args:
         known: a row a patient of the reference. came: a row a patient who came, in order; the same columns. A patient
             without a value is left out of a column, and a column that does not vary among those known is left out.
         uniforms: a number of [0, 1) for each patient who came, which breaks ties of ranks, shape (n,).
     """
-    varying = [name for name in known.columns if known[name].nunique() > 1]
+    watched = [name for name in (*MEASURED, PROBABILITY) if name in known.columns]
+    varying = [name for name in watched if known[name].nunique() > 1]
     needed = {name: PATIENTS_PER_FALSE_ALARM / share for name, share in shares(varying).items()}
     found = {}
     for name in varying:

@@ -17,6 +17,8 @@ from monitoring.patient_drift import (
 )
 from monitoring.patients import MOST_CELLS, Came, Patients
 from monitoring.scores import PROBABILITY
+from monitoring.signatures import name_causes
+from monitoring.statistics import STATISTICS
 from monitoring.store import Store
 
 
@@ -27,6 +29,7 @@ class PatientWatch:
         settle = timedelta(minutes=settings.drift_patient_minutes)
         self._patients = Patients(store, model_digest=package.digest, settle=settle)
         self._known = patient_means(package.reference().cells, MOST_CELLS)
+        self._signatures = package.drift().get("signatures")
         self._version = version
         self._last: tuple[tuple[object, ...], dict[str, Any]] | None = None
 
@@ -36,12 +39,13 @@ class PatientWatch:
         Returns:
             version; known, answered: patients of the reference, and those of them with answers; entered, waiting, few:
             patients who came, who are not complete yet, and who had too few cells; stated_patients: one false alarm in
-            so many at most; drifted; columns: the most evidence first; changes: every alarm, oldest first.
+            so many at most; drifted; columns: the most evidence first; causes: of what stands, the likeliest first;
+            changes: every alarm, oldest first.
         """
         came = self._patients.look(at)
         counts = _counts(came)
         if self._last is None or self._last[0] != counts:
-            self._last = counts, told(self._known, came, version=self._version)
+            self._last = counts, told(self._known, came, self._signatures, version=self._version)
         return self._last[1]
 
 
@@ -50,11 +54,11 @@ def _counts(came: Came) -> tuple[object, ...]:
     return (came.waiting, came.few, *came.first)
 
 
-def told(known: pd.DataFrame, came: Came, *, version: str) -> dict[str, Any]:
+def told(known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, version: str) -> dict[str, Any]:
     """The document of `PatientWatch.look`.
 
     Args:
-        known: of `monitoring.patient_drift.patient_means`.
+        known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
     """
     found = courses(known, came.rows, came.uniforms)
     columns = [_column(name, course, came) for name, course in found.items()]
@@ -68,9 +72,24 @@ def told(known: pd.DataFrame, came: Came, *, version: str) -> dict[str, Any]:
         "stated_patients": PATIENTS_PER_FALSE_ALARM,
         "drifted": any(column["drifted"] for column in columns),
         "columns": sorted(columns, key=lambda row: -row["evidence"]),
+        "causes": causes(found, known, came.rows, signatures),
         "changes": _changes(found, came),
         "disclaimer": DISCLAIMER,
     }
+
+
+def causes(
+    found: dict[str, Course], known: pd.DataFrame, rows: pd.DataFrame, signatures: dict[str, Any] | None
+) -> list[dict[str, str]]:
+    """What probably happened to the latest patients since the first change that stands; nothing where none does, or
+    where their cells lack a statistic."""
+    places = [course.alarm.since for course in found.values() if course.alarm]
+    if not places:
+        return []
+    since = min(places)
+    measured = pd.concat([known, rows])[[name for name in STATISTICS if name in known]]
+    before, now = measured.iloc[: len(known) + since].dropna(), measured.iloc[len(known) + since :].dropna()
+    return name_causes(signatures, now.iloc[-AGAIN:], before=before) if len(now) else []
 
 
 def _column(name: str, course: Course, came: Came) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitoring.scores import MEASURED, PROBABILITY
+from monitoring.scores import PROBABILITY
+from monitoring.statistics import STATISTICS
 from monitoring.store import Store
 
 MOST_CELLS = 50
@@ -31,9 +32,9 @@ OVERLAP = timedelta(days=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Came:
-    """rows: mean of each column, a row a patient, in the order in which they entered. first: time of the first cell of
-    each. uniforms: of [0, 1), shape (n,), drawn from the patient's hashed key, so the same at every look. few: how many
-    had too few cells. waiting: how many are not complete yet."""
+    """rows: mean of each statistic and of the probability, a row a patient, in the order in which they entered. first:
+    time of the first cell of each. uniforms: of [0, 1), shape (n,), drawn from the patient's hashed key, so the same at
+    every look. few: how many had too few cells. waiting: how many are not complete yet."""
 
     rows: pd.DataFrame
     first: pd.Series
@@ -84,7 +85,7 @@ class Patients:
         kept = {patient: (first, row) for patient, (first, row) in self._entered.items() if row is not None}
         rows = [row for _, row in kept.values()]
         return Came(
-            rows=pd.DataFrame(rows, columns=[*MEASURED, PROBABILITY], index=range(len(rows)), dtype=np.float64),
+            rows=pd.DataFrame(rows, columns=[*STATISTICS, PROBABILITY], index=range(len(rows)), dtype=np.float64),
             first=pd.Series([first for first, _ in kept.values()], dtype="datetime64[us, UTC]"),
             uniforms=np.array([_uniform(patient) for patient in kept], dtype=np.float64),
             few=len(self._entered) - len(kept),

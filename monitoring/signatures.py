@@ -150,12 +150,16 @@ def rank(signatures: dict[str, Any], mean: Floats) -> list[tuple[str, float]]:
     return sorted(best.items(), key=lambda item: -item[1])
 
 
-def name_causes(signatures: dict[str, Any] | None, window: pd.DataFrame) -> list[dict[str, str]]:
+def name_causes(
+    signatures: dict[str, Any] | None, window: pd.DataFrame, *, before: pd.DataFrame | None = None
+) -> list[dict[str, str]]:
     """What probably happened to a window that alarmed, the likeliest first.
 
     Args:
         signatures: None for a package that was made before there were any.
         window: rows with the columns `STATISTICS`.
+        before: what the window is a movement from, such rows as well; None for the reference. Needed where rows are
+            means over cells: the logarithm of a mean is not the mean of the logarithms.
 
     Returns:
         One to three of {"cause": a word of `CAUSES` or "unknown", "evidence": a sentence}.
@@ -168,6 +172,8 @@ def name_causes(signatures: dict[str, Any] | None, window: pd.DataFrame) -> list
         evidence = "this version's signatures are of other statistics than those that are measured now"
         return [{"cause": UNKNOWN, "evidence": evidence}]
     mean = transform(window, columns).mean(axis=0)
+    if before is not None:
+        mean += np.array(signatures["centre"]) - transform(before, columns).mean(axis=0)
     ranked = rank(signatures, mean)
     most = _most_moved(_moved(signatures, mean), columns)
     word, largest = ranked[0]

@@ -142,7 +142,8 @@ def drawn_patients(*, others: bool) -> dict[str, object]:
         came.loc[len(came) - 18 :, "probability"] += 0.35
     days = [timedelta(days=DAYS * n / len(came)) for n in range(len(came))]
     first = pd.Series(pd.to_datetime([NOW - timedelta(days=DAYS) + day for day in days], utc=True))
-    return told(known, Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1), version="2")
+    entered = Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1)
+    return told(known, entered, None, version="2")
 
 
 def drawn_status(

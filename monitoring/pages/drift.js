@@ -71,6 +71,15 @@ function retraining(last) {
   return `started ${local(last.started_at)} by ${last.finding} of version ${last.version}: ${ended} (${last.log})`;
 }
 
+function showCauses(id, causes) {
+  byId(id).replaceChildren(...causes.map((cause) => {
+    const item = document.createElement("li");
+    item.textContent = `${cause.cause}: ${cause.evidence}`;
+    return item;
+  }));
+  byId(id).hidden = !causes.length;
+}
+
 function showColumns() {
   const rows = told.columns.map((column) => row([
     column.name, column.drifted ? "drift" : "as known", ratio(column.ratio), column.score.toFixed(3),
@@ -80,12 +89,7 @@ function showColumns() {
   byId("moved").textContent = !told.columns.length ? "No report of this version yet."
     : moved.length ? `${moved.length} of ${told.columns.length} are beyond their threshold, ${moved[0].name} farthest.`
       : `None of ${told.columns.length} is beyond its threshold; ${told.columns[0].name} is nearest.`;
-  byId("causes").replaceChildren(...told.causes.map((cause) => {
-    const item = document.createElement("li");
-    item.textContent = `${cause.cause}: ${cause.evidence}`;
-    return item;
-  }));
-  byId("causes").hidden = !told.causes.length;
+  showCauses("causes", told.causes);
   fill("columns", rows.slice(0, most));
   fill("rest", rows.slice(most));
   byId("more").hidden = rows.length <= most;

@@ -17,6 +17,7 @@ function patientSentence(patients) {
 
 function showPatients(patients) {
   byId("patient-words").textContent = patientSentence(patients);
+  showCauses("patient-causes", patients.causes);
   const rows = patients.columns.map((column) => row([
     column.name, column.drifted ? "other" : "as known", ratio(column.evidence), number(column.before),
     number(column.spread), number(column.now), column.since ? local(column.since) : ""], column.drifted ? "is-all" : ""));

@@ -3,29 +3,33 @@
 DATA, FIELDS and FILE as for `tests.benchmarks.shifts`, whose shifted cells these are. A world has the patients that are
 there, and every patient of a reference and of the streams held against it is one of them by chance, with cells drawn
 anew; a linear model that has not seen the patient answers. A stream is as the reference first, then its patients are
-shifted, or of another mix. Prints how many shifted patients came until the alarm, and the false alarms of streams
-without shift.
+shifted, or of another mix. Prints how many shifted patients came until the alarm, the cause that is named then, and the
+false alarms of streams without shift.
 """
 
 import argparse
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from monitoring.patient_drift import PATIENTS_PER_FALSE_ALARM, Course, Floats, courses
+from monitoring.patient_drift import PATIENTS_PER_FALSE_ALARM, Floats, courses
+from monitoring.patient_report import causes
 from monitoring.patients import MOST_CELLS
-from monitoring.scores import MEASURED, PROBABILITY
+from monitoring.scores import PROBABILITY
 from monitoring.shifts import SHIFTS
+from monitoring.signatures import CAUSES
+from monitoring.statistics import STATISTICS
 from tests.benchmarks.shift_delays import NEVER, quantiles
-from tests.benchmarks.shift_windows import FIELD_SHARE, LinearModel
+from tests.benchmarks.shift_windows import FIELD_SHARE, MIX, REFERENCE_CELLS, LinearModel, signatures_of
 from tests.benchmarks.shifts import STRENGTHS, measured, synthetic
 
 FOLDS = 6
 HEALTHIER, SICKER = "more patients healthy", "more patients ill"
-COLUMNS = (*MEASURED, PROBABILITY)
+COLUMNS = (*STATISTICS, PROBABILITY)
 CALM = 1000  # patients in a stream without shift
 
 
@@ -41,6 +45,7 @@ class World:
         }
         self.ill = (of.groupby("group", sort=True)["label"].first() == "all").to_numpy()
         self.fields = answer_fields(rows)
+        self.signatures = signatures_of(rows[rows["shift"] == ""].groupby("group").head(REFERENCE_CELLS))
 
     def draw(self, who: np.ndarray, each: int, name: str, strength: float, random: np.random.Generator) -> Floats:
         """Means of the columns over so many cells of each patient, shape (patients, columns)."""
@@ -80,34 +85,41 @@ def answer_fields(rows: pd.DataFrame) -> Floats:
     return LinearModel(rows[rows["shift"] == ""])(rows[rows["shift"] == "field"])[list(COLUMNS)].to_numpy()
 
 
-def stream_courses(
+def drawn(
     world: World, given: argparse.Namespace, parts: Sequence[tuple[int, str, float]], random: np.random.Generator
-) -> dict[str, Course]:
-    """A reference, and a stream of parts (patients, shift, strength) held against it."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A reference and a stream of parts (patients, shift, strength), a row a patient."""
     reference = world.draw(world.patients(given.known, "", 0.0, random), MOST_CELLS, "", 0.0, random)
     reference[given.answered :, COLUMNS.index(PROBABILITY)] = np.nan
     came = [
         world.draw(world.patients(count, name, strength, random), given.cells, name, strength, random)
         for count, name, strength in parts
     ]
-    frames = [pd.DataFrame(values, columns=list(COLUMNS)) for values in (reference, np.concatenate(came))]
-    return courses(*frames, random.random(len(frames[1])))
+    return pd.DataFrame(reference, columns=list(COLUMNS)), pd.DataFrame(np.concatenate(came), columns=list(COLUMNS))
 
 
-def delay(world: World, given: argparse.Namespace, name: str, strength: float, random) -> float:
-    """Shifted patients until an alarm, `NEVER` where none comes; alarms before the shift are left out."""
-    parts = [(given.before, "", 0.0), (given.after, name, strength)]
-    found = stream_courses(world, given, parts, random).values()
+def delay(world: World, given: argparse.Namespace, name: str, strength: float, random) -> tuple[float, str]:
+    """Shifted patients until an alarm, and the cause that is named first then; `NEVER` and "" where none comes. Alarms
+    before the shift are left out."""
+    known, came = drawn(world, given, [(given.before, "", 0.0), (given.after, name, strength)], random)
+    uniforms = random.random(len(came))
+    found = courses(known, came, uniforms).values()
     places = [change.found for course in found for change in course.changes if change.found >= given.before]
-    return min(places) - given.before + 1 if places else NEVER
+    if not places:
+        return NEVER, ""
+    until = min(places) + 1
+    cut = came.iloc[:until]
+    named = causes(courses(known, cut, uniforms[:until]), known, cut, world.signatures)
+    return until - given.before, named[0]["cause"]
 
 
 def calm_line(world: World, given: argparse.Namespace) -> str:
     random = np.random.default_rng(1)
-    counts = [
-        sum(len(course.changes) for course in stream_courses(world, given, [(CALM, "", 0.0)], random).values())
-        for _ in range(given.calm)
-    ]
+    counts = []
+    for _ in range(given.calm):
+        known, came = drawn(world, given, [(CALM, "", 0.0)], random)
+        found = courses(known, came, random.random(CALM)).values()
+        counts.append(sum(len(course.changes) for course in found))
     total, alarmed = CALM * given.calm, np.mean(np.array(counts) > 0)
     return (
         f"Without shift, {total} patients in {given.calm} streams against references of {given.known}: {sum(counts)} "
@@ -133,16 +145,25 @@ def main() -> None:
             rows = pd.read_parquet(given.cache)
         else:
             rows = measured(given.data or synthetic(Path(scratch)), given.fields)
-    world = World(rows)
+        world = World(rows)
     print(f"A world of {len(world.ill)} patients, {world.ill.mean():.0%} ill; {given.cells} cells of each who comes")
     print("| shift | " + " | ".join(f"{value:g}: half, 95 %" for value in STRENGTHS) + " |")
     print("|---" * (len(STRENGTHS) + 1) + "|")
+    named: dict[str, Counter[str]] = defaultdict(Counter)
     for name in (*SHIFTS, "field", HEALTHIER, SICKER):
         told = []
         for strength in STRENGTHS:
             random = np.random.default_rng(0)
-            told.append(quantiles([delay(world, given, name, strength, random) for _ in range(given.streams)]))
+            found = [delay(world, given, name, strength, random) for _ in range(given.streams)]
+            told.append(quantiles([count for count, _ in found]))
+            named[name].update(word for _, word in found if word)
         print(f"| {name} | " + " | ".join(told) + " |", flush=True)
+    print("\n| shift, all strengths | alarms | right cause first | else |\n|---|---|---|---|")
+    for name, words in named.items():
+        right = CAUSES[MIX if name in (HEALTHIER, SICKER) else name].word
+        total = sum(words.values())
+        rest = ", ".join(f"{word} {count / total:.0%}" for word, count in words.most_common() if word != right)
+        print(f"| {name} | {total} | {words[right] / max(1, total):.0%} | {rest} |")
     print(calm_line(world, given))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from blastwatch.package import Package
 from blastwatch.processes import free_port
 from monitoring.drift import compare
+from monitoring.patients import MOST_PATIENTS, Patients
 from monitoring.performance import Limits
 from monitoring.performance_report import MOST_CELLS, windows
 from monitoring.retention import open_retention
@@ -91,6 +92,8 @@ def main() -> None:
             one = {"model_digest": DIGEST, "since": NOON + timedelta(seconds=10), "until": NOON + timedelta(seconds=11)}
             plain = min(timed(lambda: store.answers(**one)) for _ in range(5))
             usage = retention.usage()
+            who = Patients(store, model_digest=DIGEST, settle=timedelta(minutes=1))
+            end = NOON + timedelta(seconds=asked.predictions)
             calls: dict[str, Callable[[], object]] = {
                 "count, size and age of all": retention.usage,
                 "the share of labels that agree": lambda: store.agreement(model_digest=DIGEST),
@@ -99,6 +102,8 @@ def main() -> None:
                     store.answers(model_digest=DIGEST, limit=MOST_CELLS), LIMITS, KNOWN, days=1
                 ),
                 "a drift report of a day": lambda: report_a_day(store, package, scratch / "drift"),
+                f"the latest {MOST_PATIENTS} patients": lambda: who.look(end),
+                "who of the last day is new among them": lambda: who.look(end + timedelta(minutes=1)),
                 "one patient forgotten": lambda: retention.forget(hashlib.sha256(b"7").hexdigest()),
                 "10,000 cells deleted by age": lambda: retention.by_age(NOON + timedelta(seconds=10_010)),
             }

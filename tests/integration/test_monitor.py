@@ -186,6 +186,7 @@ def test_another_mix_of_patients_is_found_told_and_called(settings, champion, co
     column = next(column for column in told["columns"] if column["name"] == "probability")
     assert column["drifted"] and column["evidence"] >= 1 and column["now"] < 0.2 < 0.5 < column["before"]
     assert abs(datetime.fromisoformat(column["since"]) - changed) <= timedelta(days=2)
+    assert told["causes"][0]["cause"] == "unknown" and "packaged anew" in told["causes"][0]["evidence"]
     assert value("blastwatch_patient_drift_detected") == 1 and value("blastwatch_patient_drift_patients") == 60
     assert value("blastwatch_patient_drift_evidence", {"column": "probability"}) == column["evidence"]
     done = blastwatch("drift", "patients", "--json")
@@ -193,6 +194,7 @@ def test_another_mix_of_patients_is_found_told_and_called(settings, champion, co
     assert json.loads(done.stdout) == told
     done = blastwatch("drift", "patients")
     assert "60 patients came, 12 are known" in done.stdout and "Other patients than before." in done.stderr
+    assert "Probable cause: unknown" in done.stdout
 
 
 @pytest.mark.slow

@@ -53,6 +53,15 @@ def test_a_simulated_shift_is_among_the_causes(cells, signatures, name):
     assert "in spreads between patients" in causes[0]["evidence"]
 
 
+@pytest.mark.parametrize("name", ["defocus", "stain", "darker"])
+def test_a_cause_is_told_from_means_of_patients_against_means_of_patients_before(cells, signatures, name):
+    patients = cells[2]["group"].to_numpy()
+    before, now = (frame[list(STATISTICS)].groupby(patients).mean() for frame in (cells[2], window_of(cells, name)))
+    assert CAUSES[name].word in [cause["cause"] for cause in name_causes(signatures, now, before=before)]
+    (nothing,) = name_causes(signatures, before, before=before)
+    assert nothing["cause"] == UNKNOWN and "(cosine 0.00)" in nothing["evidence"]
+
+
 def test_larger_cells_that_reach_the_edge_are_not_taken_for_another_kind_of_image(cells, signatures):
     window = window_of(cells, "pixel_size", strength=1.0)
     window["border"] += 0.03  # of patients with large cells, a few
