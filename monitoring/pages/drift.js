@@ -126,9 +126,10 @@ function showPerformance() {
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.
-  const early = told.state === "drift" && !(labelled.since && Date.parse(labelled.since) >= Date.parse(told.since.at));
-  byId("early").textContent = early ? "The cells have drifted, and the estimate takes for granted that the "
-    + "probabilities still hold: do not rely on it before cells of the drift have labels." : "";
+  const since = { drift: () => told.since.at, patients: earliest }[told.state]?.();
+  const early = since && !(labelled.since && Date.parse(labelled.since) >= Date.parse(since));
+  byId("early").textContent = early ? `${told.state === "drift" ? "The cells have drifted" : "The patients are others"}, and `
+    + "the estimate takes for granted that the probabilities still hold: do not rely on it before cells since then have labels." : "";
   fill("figures", [
     ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
       interval(labelled.realised[name]), interval(reference.realised[name])])),

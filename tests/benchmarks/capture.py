@@ -12,37 +12,19 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import psutil
 
 from blastwatch.processes import free_port
-from blastwatch.settings import Settings, load
+from blastwatch.settings import load
 from tests.benchmarks.serving import FILES, install, load_on, multipart, request, served
-from tests.running import Running, environment
+from tests.benchmarks.unwatched import Unwatched
+from tests.running import Running
 from tests.service_packages import write_cell
 
-ROOT = Path(__file__).parents[2]
 OFF = {"BLASTWATCH_FOLLOW_SECONDS": "0", "BLASTWATCH_MAX_LATENCY_MS": "60000"}
-
-
-class Unwatched(Running):
-    """The service without statistics and capture."""
-
-    def __init__(self, settings: Settings, port: int, **variables: str) -> None:
-        self.settings, self.port, self.url = settings, port, f"http://127.0.0.1:{port}"
-        self.log = settings.home / f"unwatched-{port}.log"
-        names = variables | {"BLASTWATCH_HOME": str(settings.home), "BLASTWATCH_PORT": str(port)}
-        names |= {"BENTOML_HOME": str(settings.home / "bentoml" / str(port)), "BENTOML_DO_NOT_TRACK": "True"}
-        words = [sys.executable, "-m", "bentoml", "serve", "tests.benchmarks.uncaptured:Blastwatch"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*words, "--host", "127.0.0.1", "--port", str(port)],
-                cwd=ROOT, env=environment(**names), stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from blastwatch.package import DIGESTS, ONNX, ONNX_INT8, Package, Precision, ope
 from blastwatch.processes import free_port
 from blastwatch.registry import Registry
 from blastwatch.settings import load
+from tests.benchmarks.unwatched import Unwatched
 from tests.running import Running
 from tests.service_packages import draw_cell, give_alias, make_servable, write_cell
 from training.export import quantize
@@ -204,6 +205,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--unwatched", action="store_true", help="without image statistics and capture")
     asked = parser.parse_args()
     home = Path(tempfile.mkdtemp())
     try:
@@ -211,9 +213,15 @@ def main() -> None:
         files = [write_cell(home / f"{number}.bmp", number).read_bytes() for number in range(FILES)]
         engine, port = open_engine(package, asked.engine), free_port()
         settings = load({"BLASTWATCH_HOME": str(home)})
-        service = Running(settings, port, BLASTWATCH_ENGINE=asked.engine, BLASTWATCH_MAX_LATENCY_MS="60000")
+        wanted = {"BLASTWATCH_ENGINE": asked.engine, "BLASTWATCH_MAX_LATENCY_MS": "60000"}
+        if asked.unwatched:
+            service: Running = Unwatched(settings, port, BLASTWATCH_FOLLOW_SECONDS="0", **wanted)
+        else:
+            service = Running(settings, port, **wanted)
         try:
-            service.wait_until_ready().wait_until_following()
+            service.wait_until_ready()
+            if not asked.unwatched:
+                service.wait_until_following()
             report(asked, package, engine, files, port)
         finally:
             service.stop()

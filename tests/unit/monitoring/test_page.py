@@ -117,7 +117,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     words = page.inner_text("body")
     assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
     assert "3 of 15 are beyond their threshold, od_red farthest." in words
-    assert "do not rely on it before cells of the drift have labels" in words
+    assert "The cells have drifted, and" in words and "before cells since then have labels" in words
     assert "by drift of version 2: it ended well: look for a candidate to promote" in words
     assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
     assert "od_red moved most among the image statistics; nine of ten known cells lie between 0.207 and 0.281" in words
@@ -159,6 +159,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     page.screenshot(path=tmp_path / "patients.png", full_page=True)
     words = page.inner_text("body")
     assert "are known to the version. probability is other since 15 Nov 2026" in words
+    assert "The patients are others, and the estimate takes for granted that the probabilities still hold" in words
     page.get_by_text("Every change that was found").press("Enter")
     assert "it stands" in page.get_by_role("region", name="Changes of patients").inner_text()
     page.goto(f"{serve('new')}/drift")
