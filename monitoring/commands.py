@@ -99,8 +99,8 @@ def watch(once: bool, as_json: bool) -> None:
 
     With --once --json the report is printed, or {"reason": why there is none}.
     """
+    from monitoring.watch import patient_sentence, watch_once
     from monitoring.watch import watch as watch_on
-    from monitoring.watch import watch_once
 
     if as_json and not once:
         raise click.UsageError("--json needs --once: the monitor otherwise never ends.")
@@ -111,10 +111,13 @@ def watch(once: bool, as_json: bool) -> None:
     look = watch_once(settings)
     if as_json:
         print_json(look.report.document if look.report else {"reason": look.reason})
-    elif look.report:
+        return
+    if look.report:
         _print_report(look.report.document)
     else:
         say(look.reason)
+    for line in patient_sentence(look.patients):
+        say(line)
 
 
 @drift.command()

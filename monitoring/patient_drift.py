@@ -120,8 +120,8 @@ def follow(reference: Floats, stream: Floats, uniforms: Floats, needed: float) -
     baseline, begin = reference, 0
     changes: list[Change] = []
     while True:
-        stake = _stake(p_values(baseline, stream[begin:], uniforms[begin:]), needed)
-        evidence = _evidence(stake)
+        stake = stakes(p_values(baseline, stream[begin:], uniforms[begin:]), needed)
+        evidence = evidence_of(stake)
         beyond = np.flatnonzero(evidence >= needed)
         if not len(beyond):
             last = float(evidence[-1]) / needed if len(evidence) else 0.0
@@ -155,7 +155,7 @@ def p_values(known: Floats, stream: Floats, uniforms: Floats) -> Floats:
     return found
 
 
-def _stake(ranks: Floats, enough: float) -> Floats:
+def stakes(ranks: Floats, enough: float) -> Floats:
     """A stake of 1 before each rank and after the last, shape (n + 1,); no further than where it is enough, since the
     evidence is more and the stake of a change that stays would outgrow a float."""
     from crepes.martingales import BettingFunction, EpsilonBettingFunction, SimpleJumper, StepBettingFunction
@@ -169,7 +169,7 @@ def _stake(ranks: Floats, enough: float) -> Floats:
     return np.concatenate([[1.0], SimpleJumper(JUMPS, Bets()).apply(ranks, c=enough, return_index=False)])
 
 
-def _evidence(stake: Floats) -> Floats:
+def evidence_of(stake: Floats) -> Floats:
     """The sum over all beginnings after each step, of the stake before it and after, shape (n + 1,) and (n,)."""
     found, total = np.empty(len(stake) - 1), 0.0
     for place, factor in enumerate(stake[1:] / stake[:-1]):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -35,10 +35,11 @@ KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw: a report, or in a few words why there is none."""
+    """What one look saw: a report, or in a few words why there is none; and what `monitoring.patient_report` found."""
 
     report: DriftReport | None
     reason: str = ""
+    patients: dict[str, Any] = field(default_factory=dict)
 
 
 class Monitor:
@@ -85,7 +86,7 @@ class Monitor:
         self._retrain(fetched.entry.version, Findings(report=look.report, patients=patients, performance=performance))
         self._tell_status(self._store, fetched, look, patients, performance, usage)
         self._metrics.last_look.set(time.time())
-        return look
+        return replace(look, patients=patients)
 
     def close(self) -> None:
         """Give the database back."""
@@ -250,6 +251,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
         try:
             look = monitor.look()
             line = look.reason if look.report is None else _sentence(look.report.document)
+            line = " ".join([line, *patient_sentence(look.patients)])
         except AliasNotSet as error:
             line = f"Nothing to watch yet: {error}"
             monitor.status.fail(line)
@@ -269,6 +271,13 @@ def _sentence(document: dict[str, Any]) -> str:
     causes = ", ".join(cause["cause"] for cause in document["causes"])
     verdict = f"drift in {', '.join(drifted)}; probable cause: {causes}" if drifted else "no drift"
     return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
+
+
+def patient_sentence(patients: dict[str, Any]) -> list[str]:
+    """What a line of the log says of `monitoring.patient_report`: nothing where no alarm stands."""
+    moved = [f"{column['name']} since {column['since']}" for column in patients["columns"] if column["drifted"]]
+    causes = ", ".join(cause["cause"] for cause in patients["causes"])
+    return [f"Other patients: {', '.join(moved)}; probable cause: {causes}."] if moved else []
 
 
 def _on_signals(stop: threading.Event) -> dict[signal.Signals, Any]:

@@ -195,6 +195,8 @@ def test_another_mix_of_patients_is_found_told_and_called(settings, champion, co
     done = blastwatch("drift", "patients")
     assert "60 patients came, 12 are known" in done.stdout and "Other patients than before." in done.stderr
     assert "Probable cause: unknown" in done.stdout
+    done = blastwatch("drift", "watch", "--once")
+    assert "Other patients: " in done.stderr and f"probability since {column['since']}" in done.stderr
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, poisson
 
-from monitoring import patient_drift
 from monitoring.patient_drift import (
     AGAIN,
     JUMPS,
@@ -15,10 +14,12 @@ from monitoring.patient_drift import (
     STEEPEST,
     STEPS,
     courses,
+    evidence_of,
     follow,
     p_values,
     patient_means,
     shares,
+    stakes,
 )
 from monitoring.scores import MEASURED, PROBABILITY
 from tests.cohorts import draw_cohort, unanswered
@@ -74,16 +75,16 @@ def simple_jumper(ranks):
 
 def test_the_stake_is_that_of_the_book_and_the_evidence_sums_over_all_beginnings():
     ranks = np.random.default_rng(1).random(60) ** 1.3
-    stake = patient_drift._stake(ranks, np.inf)
+    stake = stakes(ranks, np.inf)
     np.testing.assert_allclose(stake, simple_jumper(ranks), rtol=1e-12)
     evidence = [sum(stake[n] / stake[begin] for begin in range(n)) for n in range(1, 61)]
-    np.testing.assert_allclose(patient_drift._evidence(stake), evidence, rtol=1e-12)
+    np.testing.assert_allclose(evidence_of(stake), evidence, rtol=1e-12)
 
 
 def test_bets_are_fair():
     """Each bet returns 1 of 1 in the mean over uniform ranks; else nothing that is said of false alarms holds."""
     ranks = (np.arange(100_000) + 0.5) / 100_000
-    gains = [patient_drift._stake(np.array([rank]), np.inf)[1] for rank in ranks[::50]]
+    gains = [stakes(np.array([rank]), np.inf)[1] for rank in ranks[::50]]
     assert np.mean(gains) == pytest.approx(1, abs=1e-3)
     assert all(0 < a < 1 and 0 < b < 1 for a, b in STEPS) and STEEPEST < 2
 
