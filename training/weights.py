@@ -8,7 +8,7 @@ from urllib.error import URLError
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.network import build, head_of
 from training.initial_weights import check_file
-from training.packaged_weights import PACKAGE, PACKAGED, lite0_file, lite0_state
+from training.packaged_weights import PACKAGED, package_of, packaged_file, packaged_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +31,8 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
     torch.manual_seed(seed)
     network = build(architecture)
     if weights == "imagenet" and architecture in PACKAGED:
-        fill(network, lite0_state(network, read_state(lite0_file())), f"the package {PACKAGE}")
+        given = read_state(packaged_file(architecture))
+        fill(network, packaged_state(architecture, network, given), f"the package {package_of(architecture)}")
     elif weights == "imagenet":
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
     elif weights == "file":

@@ -9,7 +9,8 @@ from torch.nn import functional
 from blastwatch.explanation import grad_cam
 from blastwatch.network import build
 
-KNOWN = 4_652_008  # weights of the published network with its thousand classes
+KNOWN = {"efficientnet_lite0": 4_652_008, "efficientnet_lite2": 6_092_072}
+"""Weights of the published networks with their thousand classes."""
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +19,11 @@ def network():
     return build("efficientnet_lite0").eval().requires_grad_(False)
 
 
-def test_it_has_the_published_number_of_weights_and_no_part_that_the_lite_one_leaves_out():
+@pytest.mark.parametrize("name", KNOWN)
+def test_it_has_the_published_number_of_weights_and_no_part_that_the_lite_one_leaves_out(name):
     with torch.device("meta"):
-        published = build("efficientnet_lite0", classes=1000)
-    assert sum(parameter.numel() for parameter in published.parameters()) == KNOWN
+        published = build(name, classes=1000)
+    assert sum(parameter.numel() for parameter in published.parameters()) == KNOWN[name]
     kinds = {type(module).__name__ for module in published.modules()}
     assert not kinds & {"SiLU", "Sigmoid", "SqueezeExcitation"} and "ReLU6" in kinds
     assert all(module.eps == 1e-3 for module in published.modules() if isinstance(module, nn.BatchNorm2d))
