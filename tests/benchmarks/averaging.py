@@ -130,6 +130,8 @@ def main() -> None:
     pooled.set_defaults(tables=of_pooled)
     for kind in (views, models, pooled):
         kind.add_argument("--resamples", type=int, default=1000)
+        kind.add_argument("--reference", help="what the others are held against; default: the first")
+        kind.add_argument("--against", nargs="+", help="which others, over which is corrected; default: all")
     given = parser.parse_args()
 
     tables = given.tables(given)
@@ -139,10 +141,12 @@ def main() -> None:
         found = intervals(units_of(table), (*CELLS, *PATIENTS), draws)
         cells = [f"{found[key]['value']:.3f} ({found[key]['low']:.3f} to {found[key]['high']:.3f})" for key in SHOWN]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    reference = next(iter(tables))
-    rows = compare_models(tables, reference, metrics=COMPARED, resamples=given.resamples)
+    reference = given.reference or next(iter(tables))
+    others = given.against or [name for name in tables if name != reference]
+    held = {name: tables[name] for name in (reference, *others)}
+    rows = compare_models(held, reference, metrics=COMPARED, resamples=given.resamples)
     print(f"\n{reference} less the others:")
-    for metric, other in itertools.product(COMPARED, [name for name in tables if name != reference]):
+    for metric, other in itertools.product(COMPARED, others):
         row = rows[(rows["metric"] == metric) & (rows["baseline"] == other)].iloc[0]
         print(
             f"{metric:<24} {other:<32} {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), "
