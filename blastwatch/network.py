@@ -20,8 +20,14 @@ ARCHITECTURES = (
     "efficientnet_lite0_stages",
     "efficientnet_lite2",
     "efficientnet_lite2_stages",
+    "efficientnet_lite0_lite2_stages",
 )
-STAGES = "_stages"  # ends the name of a network whose last layer reads every stage
+READ_BY_STAGES = {
+    "efficientnet_lite0_stages": ("efficientnet_lite0",),
+    "efficientnet_lite2_stages": ("efficientnet_lite2",),
+    "efficientnet_lite0_lite2_stages": ("efficientnet_lite0", "efficientnet_lite2"),
+}
+"""Networks whose last layer reads every stage: the ones that they are made of, beside each other."""
 
 
 def check_architecture(name: str) -> str:
@@ -37,8 +43,8 @@ def build(architecture: str, classes: int = 2) -> "nn.Module":
         from blastwatch.efficientnet_lite import efficientnet_lite
         from blastwatch.stage_pooling import StagePooling
 
-        base = architecture.removesuffix(STAGES)
-        return efficientnet_lite(base, classes) if base == architecture else StagePooling(base, classes)
+        bases = READ_BY_STAGES.get(architecture)
+        return StagePooling(bases, classes) if bases else efficientnet_lite(architecture, classes)
     from torchvision import models
 
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=classes)

