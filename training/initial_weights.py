@@ -81,7 +81,11 @@ def told(facts: dict[str, Any]) -> str:
     >>> told({"source": "scratch"})
     'It was trained from scratch.'
     """
-    named = f"`{facts.get('name', '')}`" + (f" (SHA-256 `{facts['digest'][:12]}`)" if "digest" in facts else "")
+    names, digests = [facts.get("name", "")], [facts.get("digest", "")]
+    if "package" in facts:  # or packages: a name of a file of one's own may have a comma in it
+        names, digests = names[0].split(", "), digests[0].split(", ")
+    ends = [f" (SHA-256 `{digest[:12]}`)" if digest else "" for digest in digests]
+    named = " and ".join(f"`{name}`{end}" for name, end in zip(names, ends, strict=True))
     return {
         SCRATCH: "It was trained from scratch.",
         IMAGENET: f"It began with weights that were trained on ImageNet, {named}: on no blood cells.",

