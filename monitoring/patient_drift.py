@@ -158,15 +158,20 @@ def p_values(known: Floats, stream: Floats, uniforms: Floats) -> Floats:
 def stakes(ranks: Floats, enough: float) -> Floats:
     """A stake of 1 before each rank and after the last, shape (n + 1,); no further than where it is enough, since the
     evidence is more and the stake of a change that stays would outgrow a float."""
-    from crepes.martingales import BettingFunction, EpsilonBettingFunction, SimpleJumper, StepBettingFunction
-
-    bets = [EpsilonBettingFunction([-STEEPEST, 0, STEEPEST]), *(StepBettingFunction(Gs=[b], A=a) for a, b in STEPS)]
-
-    class Bets(BettingFunction):  # type: ignore[misc]  # the library has no types
-        def apply(self, p_values: Floats) -> Floats:
-            return np.concatenate([bet.apply(p_values) for bet in bets], axis=1)
+    from crepes.martingales import SimpleJumper
 
     return np.concatenate([[1.0], SimpleJumper(JUMPS, Bets()).apply(ranks, c=enough, return_index=False)])
+
+
+class Bets:
+    """What the library calls a betting function."""
+
+    def apply(self, ranks: Floats) -> Floats:
+        """What each bet makes of 1, shape (n, bets)."""
+        from crepes.martingales import EpsilonBettingFunction, StepBettingFunction
+
+        bets = [EpsilonBettingFunction([-STEEPEST, 0, STEEPEST]), *(StepBettingFunction(Gs=[b], A=a) for a, b in STEPS)]
+        return np.concatenate([bet.apply(ranks) for bet in bets], axis=1)
 
 
 def evidence_of(stake: Floats) -> Floats:

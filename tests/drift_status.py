@@ -134,7 +134,7 @@ def drawn_examples(*, stained: bool) -> Examples:
 
 
 def drawn_patients(*, others: bool) -> dict[str, object]:
-    """Patients of four weeks, two a day; the last dozen of another mix, if asked."""
+    """Patients of four weeks, two a day; the last eighteen of another mix, if asked."""
     random = np.random.default_rng(6)
     columns = [name for name in METHODS if name not in (LABEL, EMBEDDING_SCORE)]
     known, came = (pd.DataFrame(random.normal(0.5, 0.1, (n, len(columns))), columns=columns) for n in (36, 2 * DAYS))
