@@ -25,7 +25,7 @@ from monitoring.signatures import CAUSES
 from monitoring.statistics import STATISTICS
 from tests.benchmarks.shift_delays import NEVER, quantiles
 from tests.benchmarks.shift_windows import FIELD_SHARE, MIX, REFERENCE_CELLS, LinearModel, signatures_of
-from tests.benchmarks.shifts import STRENGTHS, measured, synthetic
+from tests.benchmarks.shifts import STRENGTHS, add_cells, shifted_cells
 
 FOLDS = 6
 HEALTHIER, SICKER = "more patients healthy", "more patients ill"
@@ -129,9 +129,7 @@ def calm_line(world: World, given: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=Path)
-    parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
-    parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
+    add_cells(parser)
     parser.add_argument("--known", type=int, default=36, help="patients of the reference")
     parser.add_argument("--answered", type=int, default=36, help="of these, whom the model had not seen")
     parser.add_argument("--cells", type=int, default=MOST_CELLS, help="of each patient who comes")
@@ -141,11 +139,7 @@ def main() -> None:
     parser.add_argument("--calm", type=int, default=100, help=f"streams of {CALM} patients without shift")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        if given.cache and given.cache.is_file():
-            rows = pd.read_parquet(given.cache)
-        else:
-            rows = measured(given.data or synthetic(Path(scratch)), given.fields)
-        world = World(rows)
+        world = World(shifted_cells(given, Path(scratch)))
     print(f"A world of {len(world.ill)} patients, {world.ill.mean():.0%} ill; {given.cells} cells of each who comes")
     print("| shift | " + " | ".join(f"{value:g}: half, 95 %" for value in STRENGTHS) + " |")
     print("|---" * (len(STRENGTHS) + 1) + "|")

@@ -38,9 +38,7 @@ DELAYED = (0.6, 1.0)  # strengths at which the delay is looked at
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?", type=Path)
-    parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
-    parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
+    add_cells(parser)
     parser.add_argument("--deals", type=int, default=8, help="how often the patients are dealt anew")
     add_dealing(parser)
     parser.add_argument("--delays-alone", action="store_true", help="print the table of delays and no other")
@@ -48,15 +46,27 @@ def main() -> None:
     given = parser.parse_args()
     dealing = dealing_of(given)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = given.cache is not None and given.cache.is_file() and pd.read_parquet(given.cache)
-        if rows is False:
-            data = given.data or synthetic(Path(scratch))
-            rows = measured(data, given.fields)
-            if given.cache:
-                rows.to_parquet(given.cache)
+        rows = shifted_cells(given, Path(scratch))
     if not given.delays_alone:
         print(tables(rows, deals=given.deals, plot=given.plot, rate=given.rate, dealing=dealing), end="\n\n")
     print(waited(rows, deals=given.deals, rate=given.rate, dealing=dealing))
+
+
+def add_cells(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `shifted_cells` reads."""
+    parser.add_argument("data", nargs="?", type=Path)
+    parser.add_argument("--fields", type=Path, help="folder of whole fields (JPEG); default: stand-ins of the cells")
+    parser.add_argument("--cache", type=Path, help="statistics of the shifted cells are kept in this Parquet file")
+
+
+def shifted_cells(given: argparse.Namespace, scratch: Path) -> pd.DataFrame:
+    """The rows of `measured`, out of the cache where there is one; a synthetic cohort is drawn into the folder."""
+    if given.cache and given.cache.is_file():
+        return pd.read_parquet(given.cache)
+    rows = measured(given.data or synthetic(scratch), given.fields)
+    if given.cache:
+        rows.to_parquet(given.cache)
+    return rows
 
 
 def add_dealing(parser: argparse.ArgumentParser) -> None:
