@@ -37,6 +37,7 @@ class StagePooling(nn.Module):
     """Logits (n, classes) of images (n, 3, side, side) by the stages of one network or of several beside each other.
 
     `features` are those of the first, with their names of `efficientnet_lite`; `beside` holds those of the others.
+    `widths` are how many numbers the last layer reads of each, one network's behind another's.
 
     Args:
         bases: names of `blastwatch.efficientnet_lite.SCALES`.
@@ -46,9 +47,9 @@ class StagePooling(nn.Module):
         super().__init__()
         first, *others = (_features(base, classes) for base in bases)
         self.features, self.beside = first, nn.ModuleList(others)
-        width = 2 * sum(stage[4] for base in bases for stage in stages_of(base)[FIRST_READ - 1 :])
-        self.standardise = Standardise(width)
-        self.classifier = nn.Linear(width, classes)
+        self.widths = tuple(2 * sum(stage[4] for stage in stages_of(base)[FIRST_READ - 1 :]) for base in bases)
+        self.standardise = Standardise(sum(self.widths))
+        self.classifier = nn.Linear(sum(self.widths), classes)
 
     def forward(self, images: Tensor) -> Tensor:
         read = [number for maps in self.stages(images) for number in pooled(maps)]

@@ -5,6 +5,7 @@ from typing import Any
 
 from blastwatch import DISCLAIMER
 from blastwatch.manifest import SIDES
+from blastwatch.network import READ_BY_STAGES
 from blastwatch.package import ModelInfo
 from training.calibration import CALIBRATED_ON
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
@@ -108,7 +109,7 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         "The only predictors are the pixels of "
         f"one cell: the centred square of {shape.crop} px at fixed scale, resized to {shape.size} px and normalised. "
         f"Class imbalance: what weighs the same in training is the {train.get('balance', 'unknown')}; the fitted "
-        "temperature and thresholds let every patient weigh the same. No ensemble.\n\n"
+        f"temperature and thresholds let every patient weigh the same. {ensemble(train)}\n\n"
         "Figures over cells at a probability of one half and at the threshold that the same patients chose; over "
         "patients; discrimination (AUROC, average precision), calibration (expected calibration error, Brier score, "
         "reliability), decisions. Intervals of 95 % from "
@@ -116,6 +117,21 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         "three numbers of size in a logistic regression and all statistics in boosted trees: a paired bootstrap over "
         "patients and a permutation test that swaps two models' answers patient by patient, with Holm's correction "
         "over the baselines."
+    )
+
+
+def ensemble(train: dict[str, Any]) -> str:
+    """Whether several models answer, by the parameters of the training.
+
+    >>> ensemble({"architecture": "resnet50"})
+    'No ensemble.'
+    """
+    if train.get("fusion") != "scores":
+        return "No ensemble."
+    return (
+        f"An ensemble of {' and '.join(READ_BY_STAGES[train['architecture']])} in one graph: the last layer of each is "
+        "fitted by itself, and what counts is the mean of their log odds, each over a temperature that suits its "
+        "answers to training patients held out."
     )
 
 

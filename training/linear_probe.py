@@ -3,10 +3,14 @@
 For weights that know something, and few patients: minutes where training by gradients takes hours, and the
 solution is the best there is. How strongly it is regularised is chosen on patients of the training side that a
 part of the fits did not see.
+
+Several networks beside each other are read by one last layer (feature-level fusion), or each by its own, whose log
+odds are averaged (score-level fusion; Kittler et al. 1998, doi:10.1109/34.667881). A mean of linear layers is a linear
+layer, so either is one network with one last layer.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +22,8 @@ from blastwatch.console import progress
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.errors import DataError, UsageError
 from blastwatch.images import normalise
-from blastwatch.network import forward_with_embedding, head_of
-from blastwatch.stage_pooling import Standardise
+from blastwatch.network import READ_BY_STAGES, forward_with_embedding, head_of
+from blastwatch.stage_pooling import StagePooling, Standardise
 from training.calibration import fit_temperature
 from training.distributed import World
 from training.fitting import Progress, validate
@@ -49,6 +53,11 @@ class Known:
     def part(self, rows: NDArray[np.int64]) -> "Known":
         return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], self.patients[rows])
 
+    def beside(self, widths: Sequence[int]) -> "list[Known]":
+        """The same cells by what each of several networks makes of them, one's numbers behind another's."""
+        parts = np.split(self.embeddings, np.cumsum(widths)[:-1], axis=1)
+        return [replace(self, embeddings=part) for part in parts]
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -62,6 +71,17 @@ class Fitted:
 
     def log_odds(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray((embeddings - self.mean) / self.spread @ self.weights + self.bias)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A fit at the strength that answers patients best whom it had not seen. held_out: logits of the training cells by
+    fits that had not seen their patient, shape (n, classes); loss: of these, `best_loss`."""
+
+    fitted: Fitted
+    strength: float
+    held_out: NDArray[np.float64]
+    loss: float
 
 
 class LinearProbe:
@@ -86,7 +106,7 @@ class LinearProbe:
         self.network: nn.Module = moved.to(memory_format=self.format)
         self.packed, self.cells, self.validation = packed, cells, validation
         self.precision = choose_precision(parameters.precision, world.device)
-        self.seed = parameters.seed
+        self.parameters = parameters
         self.out_of_fold = np.empty((0, len(CLASS_NAMES)))
         """Logits of the training cells once it ran, shape (n, classes), by fits that had not seen their patient."""
 
@@ -98,19 +118,28 @@ class LinearProbe:
             TrainingDiverged: where the network makes no numbers of a cell.
         """
         known = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
-        held_out = out_of_fold(known, seed=self.seed)
-        losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
-        strength = min(losses, key=losses.__getitem__)
-        self.out_of_fold = held_out[strength]
-        fitted = fit(known, strength)
+        fitted, self.out_of_fold, row = self._fit(known)
         write_head(self.network, fitted)
         own = np.logaddexp(0, np.where(known.labels == POSITIVE, -1, 1) * fitted.log_odds(known.embeddings))
-        row = {"epoch": 1.0, "strength": strength, "held_out_loss": losses[strength]}
-        row["train_loss"] = float((known.weights * own).mean())
+        row |= {"epoch": 1.0, "train_loss": float((known.weights * own).mean())}
         row |= validate(self.network, self.packed, self.validation, self.precision)
         state = {name: tensor.cpu().clone() for name, tensor in self.network.state_dict().items()}
         on_epoch(row)
         return Progress(epoch=1, best_epoch=1, best_loss=row["validation_loss"], best_state=state, curves=[row])
+
+    def _fit(self, known: Known) -> tuple[Fitted, NDArray[np.float64], dict[str, float]]:
+        """The last layer, logits of the training cells by fits that had not seen their patient, and figures."""
+        if self.parameters.fusion == "features":
+            chosen = choose(known, seed=self.parameters.seed)
+            return chosen.fitted, chosen.held_out, {"strength": chosen.strength, "held_out_loss": chosen.loss}
+        assert isinstance(self.network, StagePooling)
+        names = READ_BY_STAGES[self.parameters.architecture]
+        members = [choose(part, seed=self.parameters.seed) for part in known.beside(self.network.widths)]
+        fitted, held_out = fuse(members, known)
+        row = {"held_out_loss": best_loss(held_out, known)}
+        for name, member in zip(names, members, strict=True):
+            row |= {f"strength_{name}": member.strength, f"held_out_loss_{name}": member.loss}
+        return fitted, held_out, row
 
     @torch.inference_mode()
     def _embeddings(self) -> NDArray[np.float32]:
@@ -126,6 +155,39 @@ class LinearProbe:
         if not np.isfinite(embeddings).all():
             raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
         return embeddings
+
+
+def choose(known: Known, *, seed: int) -> Chosen:
+    """Fit to all cells at the strength that answers held-out patients best.
+
+    Raises:
+        DataError: where a label has fewer than two patients.
+    """
+    held_out = out_of_fold(known, seed=seed)
+    losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
+    strength = min(losses, key=losses.__getitem__)
+    return Chosen(fit(known, strength), strength, held_out[strength], losses[strength])
+
+
+def fuse(members: Sequence[Chosen], known: Known) -> tuple[Fitted, NDArray[np.float64]]:
+    """The mean of several fits' log odds as one fit to all their numbers, each divided by the temperature that suits
+    its answers to patients it had not seen, so that one that is too sure does not outvote the others.
+
+    Args:
+        known: cells that all were fitted to.
+
+    Returns:
+        The fit; and logits of the cells by fits that had not seen their patient, shape (n, classes).
+    """
+    shares = [1 / len(members) / fit_temperature(one.held_out, known.labels, known.weights) for one in members]
+    weighed = list(zip(shares, members, strict=True))
+    fitted = Fitted(
+        mean=np.concatenate([one.fitted.mean for one in members]),
+        spread=np.concatenate([one.fitted.spread for one in members]),
+        weights=np.concatenate([share * one.fitted.weights for share, one in weighed]),
+        bias=sum(share * one.fitted.bias for share, one in weighed),
+    )
+    return fitted, np.sum([share * one.held_out for share, one in weighed], axis=0)
 
 
 def fit(known: Known, strength: float) -> Fitted:

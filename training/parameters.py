@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from blastwatch.errors import UsageError
-from blastwatch.network import ARCHITECTURES
+from blastwatch.network import ARCHITECTURES, READ_BY_STAGES
 from training.splitting import SplitParameters
 
 
@@ -60,7 +60,9 @@ class TrainParameters:
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     fit: gradient (the whole network, step by step) or logistic (the last layer alone, at once:
-    `training.linear_probe`); of the knobs that follow, logistic reads balance, precision, channels_last and seed.
+    `training.linear_probe`); of the knobs that follow, logistic reads fusion, balance, precision, channels_last and
+    seed. fusion: of several networks beside each other, features (one last layer reads them all) or scores (each has
+    its own, and their log odds are averaged).
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
     next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
@@ -79,6 +81,7 @@ class TrainParameters:
     weights: str = "scratch"
     weights_file: str = ""
     fit: str = "gradient"
+    fusion: str = "features"
     probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
@@ -119,6 +122,13 @@ class TrainParameters:
             raise UsageError(
                 "train.fit=logistic leaves all but the last layer as it was drawn: set train.weights to imagenet or "
                 "file, or train.fit to gradient."
+            )
+        if self.fusion == "scores" and (self.fit != "logistic" or len(READ_BY_STAGES.get(self.architecture, ())) < 2):
+            several = [name for name, bases in READ_BY_STAGES.items() if len(bases) > 1]
+            raise UsageError(
+                "train.fusion=scores averages what networks beside each other say: expected train.architecture out of "
+                f"{', '.join(several)} and train.fit=logistic but got {self.architecture} and {self.fit}. "
+                "Or set train.fusion to features."
             )
 
 
@@ -180,6 +190,7 @@ CHOICES = {
     ("train", "architecture"): ARCHITECTURES,
     ("train", "weights"): ("scratch", "imagenet", "file"),
     ("train", "fit"): ("gradient", "logistic"),
+    ("train", "fusion"): ("features", "scores"),
     ("train", "balance"): ("class", "subject", "none"),
     ("train", "balance_by"): ("loss", "sampling"),
     ("train", "keep"): ("best", "last"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -17,7 +17,18 @@ from blastwatch.network import build, forward_with_embedding
 from blastwatch.settings import load
 from training.distributed import World
 from training.evaluation import read_trained
-from training.linear_probe import STRENGTHS, Fitted, Known, LinearProbe, best_loss, fit, out_of_fold, write_head
+from training.linear_probe import (
+    STRENGTHS,
+    Fitted,
+    Known,
+    LinearProbe,
+    best_loss,
+    choose,
+    fit,
+    fuse,
+    out_of_fold,
+    write_head,
+)
 from training.loop import TrainingDiverged, predict_logits
 from training.pack import open_pack
 from training.parameters import Parameters, TrainParameters
@@ -26,6 +37,7 @@ from training.training_run import FACTS, run_training
 from training.weights import first_network
 
 STAGES = "efficientnet_lite0_stages"
+BOTH = "efficientnet_lite0_lite2_stages"
 PROBE = TrainParameters(architecture=STAGES, weights="imagenet", fit="logistic", precision="fp32")
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -146,6 +158,59 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     packed, cells, _ = opened(cohort)
     logits = predict_logits(network, packed, cells.rows)
     assert (logits.argmax(1) == cells.labels).mean() > 0.9  # the cells that it was fitted on
+
+
+def test_scores_fused_are_the_mean_of_calibrated_log_odds():
+    """Of two networks one names patients too, so the temperatures differ; scipy finds them."""
+    one, other = drawn(width=4, seed=1), drawn(width=6, seed=2)
+    other.embeddings[:, 1:] += np.random.default_rng(3).normal(size=(12, 5))[np.arange(240) % 12]
+    both = replace(one, embeddings=np.concatenate([one.embeddings, other.embeddings], axis=1))
+    parts = both.beside((4, 6))
+    for part, own in zip(parts, (one, other), strict=True):
+        np.testing.assert_array_equal(part.embeddings, own.embeddings)
+    members = [choose(part, seed=1) for part in parts]
+    fitted, held_out = fuse(members, both)
+
+    def odds(logits):
+        return logits[:, 1] - logits[:, 0]
+
+    def temperature(member):
+        sign = np.where(both.labels == 1, -1, 1)
+        return minimize_scalar(
+            lambda log: (both.weights * np.logaddexp(0, sign * odds(member.held_out) / np.exp(log))).sum(),
+            bounds=(-5, 5), method="bounded",
+        ).x  # fmt: skip
+
+    warm = [np.exp(temperature(member)) for member in members]
+    expected = [m.fitted.log_odds(p.embeddings) / t for m, p, t in zip(members, parts, warm, strict=True)]
+    np.testing.assert_allclose(fitted.log_odds(both.embeddings), np.mean(expected, axis=0), rtol=1e-3, atol=1e-3)
+    known = [odds(member.held_out) / t for member, t in zip(members, warm, strict=True)]
+    np.testing.assert_allclose(odds(held_out), np.mean(known, axis=0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_whose_scores_are_fused_says_the_mean_of_both(cohort):
+    packed, *sides = opened(cohort)
+    network = first_network(BOTH, "imagenet", "", seed=1)
+    probe = LinearProbe(network, replace(PROBE, architecture=BOTH, fusion="scores"), packed, *sides, ALONE)
+    done = probe.run(lambda row: None)
+    assert (probe.out_of_fold.argmax(1) == sides[0].labels).mean() > 0.6
+    row = done.curves[0]
+    assert {"strength_efficientnet_lite0", "strength_efficientnet_lite2", "held_out_loss"} <= set(row)
+    embedding = []
+    head = network.get_submodule("classifier")
+    head.register_forward_pre_hook(lambda _module, inputs: embedding.append(inputs[0].numpy()))
+    logits = predict_logits(network, packed, sides[0].rows[:16])
+    weights, first = head.weight.numpy(), network.widths[0]
+    read = np.concatenate(embedding)
+    own = [read[:, part] @ weights[:, part].T for part in (slice(None, first), slice(first, None))]
+    np.testing.assert_allclose(logits, own[0] + own[1] + head.bias.numpy(), rtol=1e-3, atol=1e-3)
+    assert all(np.abs(part).max() > 0.01 for part in own)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"architecture": BOTH, "fit": "gradient"}])
+def test_scores_of_one_network_or_of_steps_are_not_fused(knobs):
+    with pytest.raises(UsageError, match=r"efficientnet_lite0_lite2_stages and train\.fit=logistic but got"):
+        replace(PROBE, fusion="scores", **knobs)
 
 
 def test_what_is_no_number_stops_it(cohort):
