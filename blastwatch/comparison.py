@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import in_batches, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.errors import DataError
 from blastwatch.images import crop_cell, decode, pixel_digest
+from blastwatch.inference import in_batches
 from blastwatch.package import Package
 from blastwatch.patients import TRAINED_SIDES, read_patients
 

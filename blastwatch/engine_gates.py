@@ -3,10 +3,11 @@
 import statistics
 import time
 
-from blastwatch.engines import Engine, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.gate import OFF, Gate
 from blastwatch.golden import check_golden, golden_tolerance, read_golden
+from blastwatch.inference import Engine
 from blastwatch.package import Package
 from blastwatch.policy import Policy
 

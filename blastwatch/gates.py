@@ -9,6 +9,7 @@ from blastwatch import noninferiority
 from blastwatch.comparison import compare
 from blastwatch.engine_gates import engine_gates
 from blastwatch.engines import choose
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, PackageError, SignatureInvalid
 from blastwatch.evidence_gates import (
     audit_gate,
@@ -25,7 +26,7 @@ from blastwatch.manifest import read_cells
 from blastwatch.package import CARD, Package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import NonInferiority, Policy
-from blastwatch.registry import CHAMPION, Entry, Registry
+from blastwatch.registry import CHAMPION, Registry
 
 __all__ = ["GATES", "Gate", "evaluate"]
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import REFERENCE_ENGINES, Engine, in_batches
+from blastwatch.engines import REFERENCE_ENGINES
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.images import Pixels
+from blastwatch.inference import Engine, in_batches
 from blastwatch.package import GOLDEN, Package
 
 # Of the probability of a blast. Float32 engines differ by the order of their sums alone: 1e-5 at most was seen.

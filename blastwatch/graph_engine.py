@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from blastwatch.engines import Inputs, Outputs, checked_crops, in_batches
 from blastwatch.folding import fold
 from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
+from blastwatch.inference import Inputs, Outputs, checked_crops, in_batches
 from blastwatch.network import build, head_of, load_weights
 from blastwatch.package import WEIGHTS, Package
 
@@ -135,7 +135,7 @@ class GraphEngine:
             self._transfers.put(_Transfer(4 * self._cells.numel(), outputs, pinned=self._device.type == "cuda"))
 
     def infer(self, crops: Pixels) -> Outputs:
-        """As `blastwatch.engines.Engine.infer`: a quarter of the bytes of `infer_inputs` are sent to the device."""
+        """As `blastwatch.inference.Engine.infer`: a quarter of the bytes of `infer_inputs` are sent to the device."""
         return self._in_parts(checked_crops(crops, self._preprocessing), self.normalise)
 
     def infer_beside(self, crops: Pixels) -> Outputs:
@@ -143,7 +143,7 @@ class GraphEngine:
         return self.infer(crops)
 
     def infer_inputs(self, inputs: Inputs) -> Outputs:
-        """As `blastwatch.engines.Engine.infer_inputs`."""
+        """As `blastwatch.inference.Engine.infer_inputs`."""
         if inputs.shape[1:] != self._shape or inputs.dtype != np.float32 or not len(inputs):
             raise ValueError(
                 f"Expected float32 of shape (n, {', '.join(map(str, self._shape))}), one cell at least, but got "

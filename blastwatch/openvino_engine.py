@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.absent import REPORTS_USE, leave_out
-from blastwatch.engines import Inputs, Outputs, checked_crops
 from blastwatch.images import FIRST_LEVELS, Pixels, Preprocessing, levels
+from blastwatch.inference import Inputs, Outputs, checked_crops
 from blastwatch.mixed_precision import begin_in_float32
 
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ class OpenVinoEngine:
         self._plain: _Requests | None = None
 
     def infer(self, crops: Pixels) -> Outputs:
-        """As `blastwatch.engines.Engine.infer`."""
+        """As `blastwatch.inference.Engine.infer`."""
         return self._whole.infer(checked_crops(crops, self._preprocessing))
 
     def infer_beside(self, crops: Pixels) -> Outputs:
-        """As `blastwatch.engines.Engine.infer_beside`."""
+        """As `blastwatch.inference.Engine.infer_beside`."""
         return self._shared.infer(checked_crops(crops, self._preprocessing))
 
     def infer_inputs(self, inputs: Inputs) -> Outputs:
-        """As `blastwatch.engines.Engine.infer_inputs`; who never asks for it has no graph for it in memory."""
+        """As `blastwatch.inference.Engine.infer_inputs`; who never asks for it has no graph for it in memory."""
         with self._lock:
             if self._plain is None:
                 self._plain = self._compiled(self._read(reading=False), "LATENCY")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from blastwatch import history
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, AliasNotSet, PromotionRefused, UsageError
 from blastwatch.gates import Gate, evaluate
 from blastwatch.history import CHALLENGER, CHAMPION
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer
-from blastwatch.registry import Entry, Registry, parse_ref
+from blastwatch.registry import Registry, parse_ref
 from blastwatch.signing import PROMOTER
 
 

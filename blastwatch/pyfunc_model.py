@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, decide, label, probabilities
-from blastwatch.engines import in_batches, open_engine
+from blastwatch.engines import open_engine
+from blastwatch.inference import in_batches
 from blastwatch.package import Package, open_package
 
 

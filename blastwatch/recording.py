@@ -12,17 +12,15 @@ head that MLflow mirrors shows a cut tail: the history alone could not. The sign
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blastwatch import history
+from blastwatch.entry import Entry
 from blastwatch.errors import HistoryBroken, SignatureInvalid, UsageError
 from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, NOTHING_BEFORE, Record, Row
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import Model, ModelStore
 from blastwatch.signing import Signer, TrustedKeys
-
-if TYPE_CHECKING:
-    from blastwatch.registry import Entry
 
 ALIAS_TAG = "blastwatch.alias."
 ENTRY_TAG = "blastwatch.history."
@@ -71,7 +69,7 @@ class Writer:
             self._tell(row)
             self.finished = row.record()
 
-    def move(self, action: str, alias: str, entry: "Entry", **facts: Any) -> Record:
+    def move(self, action: str, alias: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves an alias to a version, move it, and tell MLflow.
 
         Args:
@@ -79,15 +77,15 @@ class Writer:
         """
         return self._add(action, alias, entry, after=entry.version, **facts)
 
-    def withdraw(self, alias: str, entry: "Entry", *, why: str) -> Record:
+    def withdraw(self, alias: str, entry: Entry, *, why: str) -> Record:
         """Add an entry that takes an alias from a version, and take it."""
         return self._add("withdraw", alias, entry, after="", why=why)
 
-    def restore(self, entry: "Entry", *, why: str) -> Record:
+    def restore(self, entry: Entry, *, why: str) -> Record:
         """Add an entry that puts every alias back to where the history says."""
         return self._add("restore", "", entry, after="", why=why)
 
-    def note(self, action: str, entry: "Entry", **facts: Any) -> Record:
+    def note(self, action: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves nothing."""
         return self._add(action, "", entry, after="", **facts)
 
@@ -95,7 +93,7 @@ class Writer:
         self,
         action: str,
         alias: str,
-        entry: "Entry",
+        entry: Entry,
         *,
         after: str,
         why: str = "",

@@ -6,14 +6,14 @@ A version is one sealed model package. `candidate` was just registered, `champio
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from blastwatch import history
 from blastwatch.digests import file_digest
+from blastwatch.entry import METRIC_TAG, Entry, entry_of
 from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
@@ -32,40 +32,11 @@ from blastwatch.recording import ALIAS_TAG, Writer, read_word
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
 from blastwatch.signing import PROMOTER, TRAINER, open_signer, open_trusted
 
-__all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Entry", "Fetched", "Registry", "check_reachable"]
+__all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Fetched", "Registry", "check_reachable"]
 
 HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts; it keeps them in 32 bits
-_METRIC = "blastwatch.metric."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One model version as the registry knows it.
-
-    overridden: gates that it failed when it was promoted all the same.
-    word: number of the entry of the history that moved an alias here, where `proven` was asked; else 0.
-    """
-
-    version: str
-    digest: str
-    run_id: str
-    created: str
-    synthetic: bool
-    registered_by: str
-    aliases: list[str] = field(default_factory=list)
-    promoted_at: str | None = None
-    promoted_by: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    overridden: list[str] = field(default_factory=list)
-    data_digest: str = ""
-    split_digest: str = ""
-    git_commit: str = ""
-    word: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -277,7 +248,7 @@ class Registry:
             "blastwatch.git_commit": info.git_commit,
         }
         cells = package.metrics()["cells"]
-        return tags | {_METRIC + name: str(cells[name]["value"]) for name in HEADLINE if name in cells}
+        return tags | {METRIC_TAG + name: str(cells[name]["value"]) for name in HEADLINE if name in cells}
 
     def _download(self, entry: Entry, kept: Path) -> None:
         """Fetch, verify, and only then put in place, in one step."""
@@ -289,29 +260,6 @@ class Registry:
                     return  # the same bytes; a service may be reading them
                 shutil.rmtree(kept)
             package.folder.replace(kept)
-
-
-def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry:
-    """What the registry says of a version, from MLflow's tags and the history."""
-    tags, number = version.tags, version.number
-    crowned, registered = history.crowned(records, number), history.registered(records, number)
-    evidence = history.promoted(records, number)
-    return Entry(
-        version=number,
-        digest=tags.get("blastwatch.digest", ""),
-        run_id=version.run_id,
-        created=tags.get("blastwatch.created", ""),
-        synthetic=tags.get("blastwatch.synthetic") == "true",
-        registered_by=registered.who if registered else tags.get("blastwatch.registered_by", ""),
-        aliases=sorted(alias for alias, target in model.aliases.items() if target == number),
-        promoted_at=crowned.time if crowned else None,
-        promoted_by=crowned.who if crowned else None,
-        metrics={name.removeprefix(_METRIC): float(text) for name, text in tags.items() if name.startswith(_METRIC)},
-        overridden=evidence.overridden if evidence else [],
-        data_digest=tags.get("blastwatch.data_digest", ""),
-        split_digest=tags.get("blastwatch.split_digest", ""),
-        git_commit=tags.get("blastwatch.git_commit", ""),
-    )
 
 
 def parse_ref(ref: str, name: str) -> str:

@@ -11,7 +11,8 @@ from blastwatch.errors import UsageError
 from blastwatch.settings import load
 
 if TYPE_CHECKING:
-    from blastwatch.registry import Entry, Registry
+    from blastwatch.entry import Entry
+    from blastwatch.registry import Registry
 
 
 def _registry() -> "Registry":

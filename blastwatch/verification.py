@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from blastwatch import history
+from blastwatch.entry import Entry, entry_of
 from blastwatch.errors import HistoryBroken, PackageError, RegistryError, SignatureInvalid
 from blastwatch.history import ALIASES, Record, Row
 from blastwatch.model_store import Model
 from blastwatch.recording import HEAD_TAG, mirrored_number, read_word
-from blastwatch.registry import Entry, Registry
+from blastwatch.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,6 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
 
 def _entries(registry: Registry) -> list[Entry]:
     """The versions, with what MLflow alone says of them: the history may be unreadable."""
-    from blastwatch.registry import entry_of
-
     model = registry.store.model()
     found = [entry_of(version, model, []) for version in registry.store.versions()] if model else []
     return sorted(found, key=lambda entry: int(entry.version))

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from blastwatch import DISCLAIMER
-from blastwatch.registry import CHALLENGER, Entry, Registry
+from blastwatch.entry import Entry
+from blastwatch.registry import CHALLENGER, Registry
 from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdict
 from monitoring.shadow_store import ShadowStore
 

@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 from blastwatch.console import say
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasNotSet, BlastwatchError
 from blastwatch.policy import load_policy
-from blastwatch.registry import CHALLENGER, Entry, Fetched, Registry
+from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.examples import ExampleCells

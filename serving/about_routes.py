@@ -19,7 +19,7 @@ from serving.uploads import read_object
 from serving.webhook import receive
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.worker import Service
 
 _log = logging.getLogger("blastwatch.service")
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from blastwatch.engines import Engine, Outputs
+from blastwatch.inference import Engine, Outputs
 from serving.apart import ENGINE_NICE, step_back
 from serving.problems import Overloaded
 

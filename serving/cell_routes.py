@@ -19,7 +19,7 @@ from serving.problems import Problem, of_image
 from serving.uploads import files, read_files
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.worker import Service
 
 
 def cell_routes(service: "Service") -> list[Route]:

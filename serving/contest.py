@@ -24,7 +24,7 @@ from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
 
 if TYPE_CHECKING:
-    from serving.app import Service
+    from serving.worker import Service
 
 _log = logging.getLogger("blastwatch.service")
 

@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 from blastwatch.absent import DATA_FRAMES, leave_out
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable, TooLarge
 from blastwatch.package import Package
-from blastwatch.registry import Entry, Registry
+from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
 from serving.apart import LOADING_NICE
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover

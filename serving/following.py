@@ -23,8 +23,8 @@ from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
-    from serving.app import Service
     from serving.contest import Contest
+    from serving.worker import Service
 
 LOOK_SECONDS = 0.25
 

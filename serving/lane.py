@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from blastwatch.entry import Entry
 from blastwatch.explanation import Explainer
-from blastwatch.registry import Entry
 from blastwatch.settings import Settings
 from serving.batcher import Batcher, Cell, Place, Row
 from serving.live import LiveModel, Served

@@ -21,13 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from blastwatch.engines import Engine, choose, open_engine
+from blastwatch.engines import choose, open_engine
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, FlipsTooOften, PackageError, RegistryError
 from blastwatch.golden import check_golden
+from blastwatch.inference import Engine
 from blastwatch.package import Package, open_package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
-from blastwatch.registry import Entry, Registry
+from blastwatch.registry import Registry
 from blastwatch.settings import Settings
 from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart

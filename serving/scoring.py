@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from blastwatch.engines import in_batches
 from blastwatch.errors import DataError, ImageRejected
+from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.live import LiveModel
 from serving.predictor import Judge, Prepared, prepare, reading_threads

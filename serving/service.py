@@ -55,12 +55,13 @@ class Blastwatch:
         from monitoring.capture import Capture
         from monitoring.waiting import open_waiting
         from serving.accepting import take_many
-        from serving.app import Service, build_app
+        from serving.app import build_app
         from serving.contest import open_contest
         from serving.following import follow
         from serving.memory import set_apart
         from serving.metrics import ServiceMetrics
         from serving.predictor import reading_threads
+        from serving.worker import Service
 
         settings = load()
         logging.getLogger("blastwatch").setLevel(logging.INFO)  # BentoML's handler takes what this lets through

@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blastwatch.settings import load
 from monitoring.capture import Capture
-from serving.app import Service, build_app
+from serving.app import build_app
 from serving.live import LiveModel, open_live
 from serving.metrics import ServiceMetrics
+from serving.worker import Service
 
 
 class Front:

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 
 from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Outputs
 from blastwatch.images import Preprocessing
+from blastwatch.inference import Outputs
 from blastwatch.manifest import read_cells
 from blastwatch.openvino_engine import reading_crops
 from monitoring.statistics import STATISTICS, image_statistics

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from blastwatch.entry import Entry
 from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing, crop_cell, normalise
 from blastwatch.network import build, save_weights
@@ -21,7 +22,7 @@ from blastwatch.package import (
     Precision,
     seal,
 )
-from blastwatch.registry import CHAMPION, Entry, Registry
+from blastwatch.registry import CHAMPION, Registry
 from blastwatch.settings import Settings
 from blastwatch.signing import PROMOTER
 from monitoring.statistics import TABLE, image_statistics

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch.absent import REPORTS_USE, leave_out
-from blastwatch.engines import in_batches
 from blastwatch.errors import PackageError
 from blastwatch.images import Pixels, Preprocessing, normalise
+from blastwatch.inference import in_batches
 from blastwatch.openvino_engine import OpenVinoEngine
 
 INPUT, OUTPUTS = "cells", ("logits", "embedding")

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
-from blastwatch.engines import Engine, Outputs, has_gpu, in_batches, open_engine
+from blastwatch.engines import has_gpu, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
 from blastwatch.images import Pixels
+from blastwatch.inference import Engine, Outputs, in_batches
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision

@@ -22,8 +22,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Engine, in_batches, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.images import Pixels
+from blastwatch.inference import Engine, in_batches
 from blastwatch.manifest import SIDES, read_cells, read_split
 from blastwatch.network import ARCHITECTURES, build, load_weights
 from blastwatch.package import MODEL, ONNX, ONNX_INT8, WEIGHTS, ModelInfo, Package

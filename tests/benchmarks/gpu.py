@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Outputs
 from blastwatch.graph_engine import SIZES, GraphEngine
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise
+from blastwatch.inference import Outputs
 from blastwatch.network import build, forward_with_embedding, load_weights
 from tests.benchmarks.gpu_flow import flow
 from tests.drawn import write_cell

@@ -11,8 +11,8 @@ from queue import SimpleQueue
 import numpy as np
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Outputs
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise
+from blastwatch.inference import Outputs
 
 CHUNK = 8  # cells in one task of a decoder
 AHEAD = 6  # batches that are decoded, or wait, at the same time

@@ -24,8 +24,9 @@ import numpy as np
 import psutil
 import torch
 
-from blastwatch.engines import Engine, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.graph_engine import GraphEngine
+from blastwatch.inference import Engine
 from blastwatch.processes import free_port
 from blastwatch.settings import load
 from tests.benchmarks.gpu_flow import flow

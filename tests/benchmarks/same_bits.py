@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blastwatch.entry import Entry
 from blastwatch.images import normalise
 from blastwatch.manifest import read_cells
 from blastwatch.package import open_package
-from blastwatch.registry import Entry
 from blastwatch.settings import load
 from serving.live import Served
 from tests.same_bits import walk, write_odd_images

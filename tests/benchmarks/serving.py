@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
-from blastwatch.engines import Engine, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.images import Pixels, crop_cell, decode
+from blastwatch.inference import Engine
 from blastwatch.package import DIGESTS, ONNX, ONNX_INT8, Package, Precision, open_package, seal
 from blastwatch.processes import free_port
 from blastwatch.registry import Registry

@@ -20,8 +20,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
-from blastwatch.engines import Engine
 from blastwatch.images import Preprocessing, crop_cell, decode
+from blastwatch.inference import Engine
 from blastwatch.manifest import read_cells
 from blastwatch.openvino_engine import OpenVinoEngine
 from monitoring.performance import Limits, performance

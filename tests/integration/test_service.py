@@ -346,8 +346,8 @@ def test_without_a_champion_nothing_starts(settings, free_port, tmp_path):
 @pytest.mark.slow
 def test_a_bento_serves_by_itself(home, tmp_path, free_port):
     """Built from the champion, started elsewhere, with no registry to ask."""
+    from blastwatch.entry import Entry
     from blastwatch.package import open_package
-    from blastwatch.registry import Entry
     from serving.bento import build_bento
     from serving.live import Served
 

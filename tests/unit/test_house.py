@@ -21,6 +21,7 @@ OF_HEAVY = (
     "blastwatch.folding",
     "blastwatch.graph_engine",
     "blastwatch.stage_pooling",
+    "blastwatch.torch_engine",
     "monitoring.embedding_plane",
     *(
         f"training.{name}"

@@ -8,9 +8,10 @@ import pytest
 
 from blastwatch.comparison import compare, read_again, seen_patients
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import in_batches, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.errors import DataError
 from blastwatch.images import to_input
+from blastwatch.inference import in_batches
 from blastwatch.manifest import read_cells
 from blastwatch.package import PREDICTIONS, open_package
 from tests.packages import make_package

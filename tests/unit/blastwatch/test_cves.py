@@ -11,8 +11,9 @@ import mlflow
 import pytest
 
 from blastwatch import promotion
+from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, PackageError
-from blastwatch.registry import Entry, Registry
+from blastwatch.registry import Registry
 from tests.packages import make_package
 
 ROOT = Path(__file__).parents[3]

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blastwatch.engines import Outputs, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.golden import MOST, REFERENCE_TOLERANCE, SLACK, check_golden, golden_tolerance, write_golden
+from blastwatch.inference import Outputs
 from blastwatch.package import DIGESTS, GOLDEN, ONNX, Package, Precision, open_package
 from tests.service_packages import make_servable
 from training.packaging import spread_cells

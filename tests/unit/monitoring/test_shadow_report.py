@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from blastwatch.registry import Entry
+from blastwatch.entry import Entry
 from blastwatch.sequential import follow
 from monitoring.metrics import MonitorMetrics
 from monitoring.shadow_commands import shadow

@@ -2,8 +2,8 @@
 
 import pytest
 
+from blastwatch.entry import Entry
 from blastwatch.package import open_package
-from blastwatch.registry import Entry
 from serving.live import Served
 from tests.service_packages import make_servable, write_cell
 

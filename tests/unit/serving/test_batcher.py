@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from blastwatch.engines import Outputs
+from blastwatch.inference import Outputs
 from serving.apart import ENGINE_NICE
 from serving.batcher import ABREAST_CELLS, Batcher
 from serving.problems import Overloaded

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
+from blastwatch.entry import Entry
 from blastwatch.package import open_package
-from blastwatch.registry import Entry
 from blastwatch.settings import load
 from serving.contest import Contest, open_contest
 from serving.lane import Lane, Slot

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blastwatch.engines import Outputs
+from blastwatch.inference import Outputs
 from serving.lane import Lane, Slot
 from serving.live import LiveModel
 from serving.predictor import Prepared

@@ -71,7 +71,7 @@ def test_a_signal_reaches_a_process_whose_first_engine_is_gone(settings, served)
 import os, signal, sys, threading
 from pathlib import Path
 from blastwatch.package import open_package
-from blastwatch.registry import Entry
+from blastwatch.entry import Entry
 from blastwatch.settings import load
 from serving.live import Served, open_live
 

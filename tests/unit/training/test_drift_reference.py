@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.engines import Outputs
+from blastwatch.inference import Outputs
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.package import METRICS, Package
 from monitoring.reference import reference_columns

@@ -10,9 +10,10 @@ from onnx import numpy_helper
 
 from blastwatch import DISCLAIMER
 from blastwatch.decision import Thresholds
-from blastwatch.engines import in_batches, open_engine
+from blastwatch.engines import open_engine
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing, normalise
+from blastwatch.inference import in_batches
 from blastwatch.manifest import SIDES
 from blastwatch.network import build, save_weights
 from blastwatch.openvino_engine import OpenVinoEngine

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blastwatch.engines import Outputs
+from blastwatch.inference import Outputs
 from blastwatch.package import open_package
 from tests.service_packages import make_servable
 from training import packaging

@@ -1,0 +1,64 @@
+"""One model version as the registry knows it: MLflow's tags, and what the signed history says of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from blastwatch import history
+from blastwatch.history import Record
+from blastwatch.model_store import Model, Version
+
+METRIC_TAG = "blastwatch.metric."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model version as the registry knows it.
+
+    overridden: gates that it failed when it was promoted all the same.
+    word: number of the entry of the history that moved an alias here, where `proven` was asked; else 0.
+    """
+
+    version: str
+    digest: str
+    run_id: str
+    created: str
+    synthetic: bool
+    registered_by: str
+    aliases: list[str] = field(default_factory=list)
+    promoted_at: str | None = None
+    promoted_by: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    overridden: list[str] = field(default_factory=list)
+    data_digest: str = ""
+    split_digest: str = ""
+    git_commit: str = ""
+    word: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry:
+    """What the registry says of a version, from MLflow's tags and the history."""
+    tags, number = version.tags, version.number
+    crowned, registered = history.crowned(records, number), history.registered(records, number)
+    evidence = history.promoted(records, number)
+    return Entry(
+        version=number,
+        digest=tags.get("blastwatch.digest", ""),
+        run_id=version.run_id,
+        created=tags.get("blastwatch.created", ""),
+        synthetic=tags.get("blastwatch.synthetic") == "true",
+        registered_by=registered.who if registered else tags.get("blastwatch.registered_by", ""),
+        aliases=sorted(alias for alias, target in model.aliases.items() if target == number),
+        promoted_at=crowned.time if crowned else None,
+        promoted_by=crowned.who if crowned else None,
+        metrics={
+            name.removeprefix(METRIC_TAG): float(text) for name, text in tags.items() if name.startswith(METRIC_TAG)
+        },
+        overridden=evidence.overridden if evidence else [],
+        data_digest=tags.get("blastwatch.data_digest", ""),
+        split_digest=tags.get("blastwatch.split_digest", ""),
+        git_commit=tags.get("blastwatch.git_commit", ""),
+    )

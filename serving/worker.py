@@ -1,0 +1,197 @@
+"""What a worker of the service holds and its routes share: the version that serves, the capture, the guard."""
+
+import asyncio
+import contextvars
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from blastwatch.errors import ImageRejected
+from blastwatch.settings import KEEP_NEVER, Settings
+from monitoring.capture import Capture
+from monitoring.image_capture import ImageCapture
+from monitoring.store import Store, open_store
+from serving.audit import AuditLog
+from serving.batcher import Row
+from serving.binding import keyless
+from serving.callers import Callers, caller_of
+from serving.guard import GUARDED, open_guard
+from serving.lane import Lane, Slot
+from serving.live import LiveModel
+from serving.metrics import ServiceMetrics
+from serving.predictor import Cell, Prepared, prepare
+from serving.problems import of_image
+from serving.told import Told
+
+if TYPE_CHECKING:
+    from serving.contest import Contest
+    from serving.following import Following
+    from serving.tracing import Traces
+
+PLACE = "place"  # in a request's state: the `Place` that it was let in with
+
+_log = logging.getLogger("blastwatch.service")
+Result = TypeVar("Result")
+
+
+class Service:
+    """What the routes share: the version that serves, the capture. Built by the worker, closed when it ends.
+
+    `slot` holds the lane of the version that serves. A route takes it once and stays in it.
+    """
+
+    def __init__(
+        self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, *, threads: int
+    ) -> None:
+        self.settings, self.metrics, self.capture = settings, metrics, capture
+        self.traces = _open_traces(settings)
+        self.slot = Slot(live.served.alias, self.open_lane(live))
+        self.following: Following | None = None
+        self.contest: Contest | None = None
+        self.images = _open_images(settings, metrics)
+        self.callers = Callers(settings.home)
+        self.told = Told(settings)
+        self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
+        metrics.tell_model(self.slot.lane)
+        self.audit = AuditLog(settings.audit_log, failed=self._audit_failed)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._store: Store | None = None
+
+    @property
+    def lane(self) -> Lane:
+        """The lane that serves now; to answer with it, take it: `with service.taken(request) as lane`."""
+        return self.slot.lane
+
+    def open_lane(self, live: LiveModel) -> Lane:
+        return Lane(
+            live,
+            self.settings,
+            on_batch=self.metrics.observe_batch,
+            on_queue=self.metrics.queue_cells.inc,
+            on_lookup=lambda outcome: self.metrics.cache.labels(outcome).inc(),
+            traces=self.traces,
+        )
+
+    @contextmanager
+    def taken(self, request: Request, *, cells: int = 1) -> Iterator[Lane]:
+        """Hold the lane that answers this caller, for one request: the champion's, or in the canary the other one."""
+        request.state.cells = cells
+        canary = self.contest.canary(caller_of(request)) if self.contest else None
+        if canary is None or not canary.enter():
+            with self.slot.taken() as lane:
+                request.state.model_version = lane.version
+                yield lane
+            return
+        try:
+            request.state.model_version = canary.version
+            yield canary
+        finally:
+            canary.leave()
+
+    async def in_thread(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """Run work that would hold up the other requests."""
+        loop = asyncio.get_running_loop()
+        work = functools.partial(call, *arguments, **named)
+        if self.traces is not None:
+            work = functools.partial(contextvars.copy_context().run, work)
+        return await loop.run_in_executor(self._pool, work)
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """A span of the current request, where spans are made."""
+        return nullcontext() if self.traces is None else self.traces.step(name)
+
+    async def prepare(self, lane: Lane, data: bytes) -> Prepared:
+        """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
+        return await self.in_thread(self._prepare, lane, data)
+
+    def _prepare(self, lane: Lane, data: bytes) -> Prepared:
+        started = time.perf_counter()
+        try:
+            with self.step("decode"):
+                return prepare(
+                    data,
+                    lane.predictor.package,
+                    max_bytes=self.settings.max_image_bytes,
+                    max_pixels=self.settings.max_image_pixels,
+                )
+        except ImageRejected as error:
+            self.metrics.rejected.labels(error.reason).inc()
+            raise of_image(error) from error
+        finally:
+            self.metrics.step_seconds.labels("decode").observe(time.perf_counter() - started)
+
+    def conclude(self, lane: Lane, cell: Cell, row: Row, started: float, patient: str) -> dict[str, Any]:
+        """The answer for one cell, counted, handed to the captures and offered to the shadow."""
+        seconds = time.perf_counter() - started
+        answer, record = lane.predictor.answer(cell.prepared, *row, seconds=seconds, patient=patient)
+        self.metrics.predictions.labels(record.label, record.decision).inc()
+        with self.step("capture"):
+            self.capture.submit(record)
+        if self.images is not None:
+            self.images.offer(record, cell.file)
+        if self.contest is not None:
+            self.contest.answered(lane, record, cell.file)
+        return answer
+
+    def store_label(self, identity: str, label: str) -> None:
+        """Store the truth for one prediction. Raises as `Store.add_labels`."""
+        if self._store is None:
+            self._store = open_store(self.settings.predictions_url)
+        self._store.add_labels([(identity, label, datetime.now(UTC))])
+        self.metrics.labels.labels(label).inc()
+
+    def observe(self, route: str, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request that was answered, and write it into the audit log."""
+        if PLACE in scope["state"]:
+            scope["state"][PLACE].leave()
+        self.metrics.observe_request(route, status, seconds)
+        if self.traces is not None:
+            self.traces.end(scope, route, status)
+        if scope["path"].startswith(GUARDED):
+            self.audit.write(scope, route=route, status=status, seconds=seconds)
+
+    def _audit_failed(self, error: OSError) -> None:
+        self.metrics.audit_failures.inc()
+        _log.error("A line of the audit log is lost: %s", error)
+
+    def close(self) -> None:
+        """End the threads, flush the capture."""
+        if self.following is not None:
+            self.following.close()
+        if self.contest is not None:
+            self.contest.close()
+        self.slot.lane.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.capture.close()
+        if self.images is not None:
+            self.images.close()
+        if self._store is not None:
+            self._store.close()
+        self.guard.close()
+        self.audit.close()
+        self.metrics.close()
+        if self.traces is not None:
+            self.traces.close()
+
+
+def _open_traces(settings: Settings) -> "Traces | None":
+    if not settings.traces:
+        return None
+    from serving.tracing import open_traces
+
+    return open_traces(settings.traces)
+
+
+def _open_images(settings: Settings, metrics: ServiceMetrics) -> ImageCapture | None:
+    if settings.keep_images == KEEP_NEVER:
+        return None
+    stored, dropped, failed = (metrics.images.labels(outcome).inc for outcome in ("stored", "dropped", "failed"))
+    return ImageCapture(settings, on_stored=stored, on_dropped=dropped, on_failed=failed)
