@@ -15,6 +15,9 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
     5. Statistics of an image are of the same use whether a network learned from it or not, its answers are not. So
        where patients trained on are in the reference, what is measured has thresholds from all patients and what is
        answered from the others, each at its columns' share of the stated rate.
+    6. A direction (`monitoring.directions`) is one along which the patients whom it was fitted to hardly differ. So
+       each window is scored along directions fitted without its patients, as those of a new patient are; where fewer
+       than `FEWEST_GROUPS` would be left to fit to, there are no directions.
 
 The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
 from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
@@ -35,7 +38,7 @@ from numpy.typing import NDArray
 
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
-from monitoring.scores import ANSWERED, MEASURED, METHODS, SMALLEST_THRESHOLD, Floats, Scorer
+from monitoring.scores import ANSWERED, METHODS, OF_IMAGES, SMALLEST_THRESHOLD, Floats, Scorer
 
 FORMAT = 1
 FALSE_ALARM_RATE = 0.0027
@@ -52,6 +55,7 @@ SCALE_QUANTILE = 0.9
 def calibrate(
     reference: DriftReference,
     *,
+    signatures: dict[str, Any] | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     patients: int = PATIENTS,
     window_sizes: tuple[int, ...] = WINDOW_SIZES,
@@ -62,6 +66,7 @@ def calibrate(
 
     Args:
         reference: answered cells of two groups or more.
+        signatures: of the reference (`monitoring.signatures`), along which is looked too (`monitoring.directions`).
         false_alarm_rate: share of windows without drift that alarm, over all columns together; 0 to 1, both excluded.
         patients: groups in a simulated window; fewer where the reference has no more than that.
         window_sizes: cells in a window; a real window takes the thresholds of the largest size that it reaches.
@@ -86,7 +91,8 @@ def calibrate(
             f"Expected at least {FEWEST_GROUPS} patients in the reference but got {groups}: thresholds "
             "cannot be told without a second patient. Put more patients on the calibration side of the split."
         )
-    scorers = scorers_of(reference)
+    left = reference.cells["group"].nunique() - patients
+    scorers = scorers_of(reference, signatures if left >= FEWEST_GROUPS else None)
     share = false_alarm_rate / sum(len(scorer.columns) for scorer in scorers)
     generator = np.random.default_rng(seed)
     sizes = []
@@ -114,11 +120,11 @@ def calibrate(
     }
 
 
-def scorers_of(reference: DriftReference) -> list[Scorer]:
+def scorers_of(reference: DriftReference, signatures: dict[str, Any] | None = None) -> list[Scorer]:
     """One where all cells were answered; else one of what is measured, of all patients, and one of the answers."""
     if len(reference.answered) == len(reference.cells):
-        return [Scorer(reference.cells)]
-    return [Scorer(reference.cells, MEASURED), Scorer(reference.answered, ANSWERED)]
+        return [Scorer(reference.cells, signatures=signatures)]
+    return [Scorer(reference.cells, OF_IMAGES, signatures=signatures), Scorer(reference.answered, ANSWERED)]
 
 
 def thresholds_for(calibration: dict[str, Any], cells: int) -> dict[str, float]:

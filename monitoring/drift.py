@@ -19,6 +19,7 @@ from blastwatch.decision import label
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import DriftReference, Package
 from monitoring.calibration import thresholds_for
+from monitoring.directions import DIRECTIONS, with_directions
 from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
@@ -93,6 +94,10 @@ def compare(
     compared = _spread(current)
     thresholds = thresholds_for(calibration, len(compared))
     reference = package.reference()
+    if set(DIRECTIONS) & set(thresholds):
+        signatures = calibration["signatures"]
+        compared = with_directions(compared, signatures)
+        reference = DriftReference(with_directions(reference.cells, signatures))
     names = numeric_of(reference.cells)
     snapshot = _run(_columns_of(compared, names), _known(reference, names), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)

@@ -77,13 +77,13 @@ class ExampleCells:
 
 
 def _statistic(report: dict[str, Any]) -> str | None:
-    """The image statistic that is farthest beyond its threshold; None where none is."""
-    beyond = [
+    """With drift, the image statistic that is farthest beyond its threshold, or nearest to it."""
+    moved = [
         (column["score"] / column["threshold"], column["name"])
         for column in report["columns"]
-        if column["drifted"] and column["name"] in STATISTICS
+        if report["drifted"] and column["name"] in STATISTICS
     ]
-    return max(beyond)[1] if beyond else None
+    return max(moved)[1] if moved else None
 
 
 def _known(values: pd.Series) -> list[float]:

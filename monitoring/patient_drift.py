@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitoring.scores import MEASURED, PROBABILITY
+from monitoring.scores import OF_IMAGES, PROBABILITY
 from monitoring.statistics import STATISTICS
 
 PATIENTS_PER_FALSE_ALARM = 1000
@@ -70,7 +70,7 @@ class Course:
 
 def shares(columns: Sequence[str]) -> dict[str, float]:
     """Each column's share of the false alarms; together 1."""
-    measured = [name for name in columns if name in MEASURED]
+    measured = [name for name in columns if name in OF_IMAGES]
     kinds = [part for part in (measured, [name for name in columns if name not in measured]) if part]
     return {name: 1 / len(kinds) / len(part) for part in kinds for name in part}
 
@@ -98,7 +98,7 @@ def courses(known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats) -> dict[s
             without a value is left out of a column, and a column that does not vary among those known is left out.
         uniforms: a number of [0, 1) for each patient who came, which breaks ties of ranks, shape (n,).
     """
-    watched = [name for name in (*MEASURED, PROBABILITY) if name in known.columns]
+    watched = [name for name in (*OF_IMAGES, PROBABILITY) if name in known.columns]
     varying = [name for name in watched if known[name].nunique() > 1]
     needed = {name: PATIENTS_PER_FALSE_ALARM / share for name, share in shares(varying).items()}
     found = {}

@@ -1,5 +1,6 @@
 """What is known of drift over patients, as one document: for the page, the gauges, and `blastwatch drift patients`."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 from blastwatch import DISCLAIMER
 from blastwatch.package import Package
 from blastwatch.settings import Settings
+from monitoring.directions import with_directions_of_patients
 from monitoring.patient_drift import (
     AGAIN,
     PATIENTS_PER_FALSE_ALARM,
@@ -60,6 +62,8 @@ def told(known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, 
     Args:
         known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
     """
+    known, rows = with_directions_of_patients(known, came.rows, signatures)
+    came = replace(came, rows=rows)
     found = courses(known, came.rows, came.uniforms)
     columns = [_column(name, course, came) for name, course in found.items()]
     return {

@@ -5,11 +5,14 @@ of the same length, 1 for the cells that stay. With both, a score of a thousand 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from monitoring.directions import DIRECTIONS, Refitted, directions_of
+from monitoring.signatures import patient_means, transform
 from monitoring.statistics import STATISTICS
 from monitoring.store import EMBEDDING
 
@@ -21,9 +24,11 @@ EMBEDDING_SCORE = "embedding"
 # `border` is 0 for nearly every cell, so it has no distribution to compare; it counts among the quality limits.
 MEASURED: tuple[str, ...] = tuple(name for name in STATISTICS if name != "border")
 """What is measured of an image, whatever a network says of it."""
+OF_IMAGES: tuple[str, ...] = (*MEASURED, *DIRECTIONS)
+"""That, and what follows from it alone."""
 ANSWERED: tuple[str, ...] = (PROBABILITY, LABEL, EMBEDDING_SCORE)
 """What a network says."""
-NUMERIC: tuple[str, ...] = (*MEASURED, PROBABILITY)
+NUMERIC: tuple[str, ...] = (*OF_IMAGES, PROBABILITY)
 
 METHODS: dict[str, str] = dict.fromkeys(NUMERIC, "wasserstein") | {LABEL: "jensenshannon", EMBEDDING_SCORE: "mmd"}
 """Evidently's name of each column's score."""
@@ -38,7 +43,7 @@ Floats = NDArray[np.float64]
 
 
 def numeric_of(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Which of `NUMERIC` a reference has: that of an older package lacks the statistics that came after it."""
+    """Which of `NUMERIC` a reference has: that of an older package lacks the columns that came after it."""
     return tuple(name for name in NUMERIC if name in frame.columns)
 
 
@@ -117,9 +122,19 @@ def kernel_matrix(embedding: Floats, groups: NDArray[np.intp]) -> Floats:
 
 
 class Scorer:
-    """Scores of windows drawn from one reference: all, or those named. What does not vary in it is left out."""
+    """Scores of windows drawn from one reference: all, or those named, that it has columns for. What does not vary in
+    it is left out.
 
-    def __init__(self, reference: pd.DataFrame, wanted: Sequence[str] = tuple(METHODS)) -> None:
+    With signatures, also along the directions that these have, each window along those fitted without its patients.
+    """
+
+    def __init__(
+        self,
+        reference: pd.DataFrame,
+        wanted: Sequence[str] = tuple(METHODS),
+        *,
+        signatures: dict[str, Any] | None = None,
+    ) -> None:
         self.groups, names = pd.factorize(reference["group"], sort=True)
         self.group_count = len(names)
         self._values = {
@@ -133,13 +148,23 @@ class Scorer:
             embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
             varies[EMBEDDING_SCORE] = bool(np.ptp(embedding, axis=0).max() > 0)
             self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
+        self._refitted: Refitted | None = None
+        if signatures is not None and set(DIRECTIONS) & set(wanted):
+            self._transformed, self._directions = transform(reference, signatures["columns"]), directions_of(signatures)
+            self._refitted = Refitted(patient_means(self._transformed, reference["group"]), signatures)
+            varies |= dict.fromkeys(self._directions, True)
         self.columns = tuple(name for name in wanted if varies.get(name))
-        self.left_out = tuple(name for name in wanted if not varies.get(name))
+        self.left_out = tuple(name for name, found in varies.items() if not found)
 
     def __call__(self, windows: Floats, sides: Floats) -> Floats:
         """Scores of shape (b, columns) for windows and reference sides of shape (b, r)."""
         scores = np.empty((len(windows), len(self.columns)))
+        if self._refitted is not None:
+            places = [self.columns.index(name) for name in self._directions]
+            scores[:, places] = self._along(self._refitted, windows, sides)
         for index, name in enumerate(self.columns):
+            if self._refitted is not None and name in self._directions:
+                continue
             if name == LABEL:
                 scores[:, index] = jensen_shannon(self._positive, windows, sides)
             elif name == EMBEDDING_SCORE:
@@ -147,4 +172,12 @@ class Scorer:
                 scores[:, index] = mmd(self._kernel, windows, sides)
             else:
                 scores[:, index] = wasserstein(self._values[name], windows, sides)
+        return scores
+
+    def _along(self, refitted: Refitted, windows: Floats, sides: Floats) -> Floats:
+        """Scores of shape (b, directions)."""
+        scores = np.empty((len(windows), len(self._directions)))
+        for row, (window, side) in enumerate(zip(windows, sides, strict=True)):
+            values = refitted.fit(np.unique(self.groups[window > 0])).columns(self._transformed)
+            scores[row] = [wasserstein(column, window[None], side[None])[0] for column in values.T]
         return scores

@@ -10,12 +10,16 @@ movement too, and its cause is the signature with the largest cosine to it.
        covariance of patients' means, shrunk (Ledoit & Wolf 2004, J Multivar Anal 88:365), and movements are whitened
        by it. The cosine is then that of Mahalanobis's geometry.
     3. A cell that is enlarged enough reaches the edge of the crop, and what moves then is no longer the same direction.
-       So pixel size has a second signature, of its full strength (`FAR`).
-    4. Where no signature has a cosine of `NEAR`, the cause is `unknown`.
+       So pixel size has a second signature, of its full strength (`FAR`). What another pixel size does to the camera's
+       finest detail cannot be told from a crop, so no movement of that is part of either (`UNKNOWN_IN_CROPS`).
+    4. A changed mix can only move so far: to where all patients are ill, or none. Of a movement beyond that in its
+       direction it explains no more (`reach`), so larger cells than any mix has are another pixel size.
+    5. Where no signature has a cosine of `NEAR`, the cause is `unknown`.
 
 A crop is smaller than the camera's image, so it is enlarged to the camera's pixels, shifted, and cropped again.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +35,13 @@ from monitoring.statistics import BACKGROUND_LEVEL, STATISTICS, TABLE, image_sta
 
 Floats = NDArray[np.float64]
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # 1: without `FAR`
+FORMAT = 3
+READABLE = (1, 2, FORMAT)  # 1: without `FAR`; 2: without `reach`
 STRENGTH = 0.5  # of the simulated shifts
 FAR = {"pixel_size far": ("pixel_size", 1.0)}
 """Further signatures of a cause: name of the signature -> shift and strength."""
+UNKNOWN_IN_CROPS = {"pixel_size": ("chroma_noise",)}
+"""Statistics whose movement under a shift is not that of its simulation on crops."""
 CELLS = 24  # that are shifted; before and after are the same cells, so a few tell the direction
 NEAR = 0.6
 CLOSE = 0.1  # causes whose cosine is this near to the best one's are named beside it
@@ -105,29 +111,39 @@ def measure_signatures(
 
     Returns:
         `format`, `columns` (of the statistics), `centre` (mean of the patients' means) and `spread` (their standard
-        deviation), `whitening` (a matrix) and `causes`: by name the whitened movement as a vector of length 1. A
-        disease mix is there only where both classes are.
+        deviation), `whitening` (a matrix), `movements`: by name of a cause how far it moves each, `causes`: these
+        whitened, as vectors of length 1; and `reach`: of causes that have one, how far along their vector they can
+        move. A disease mix is there only where both classes are.
 
     Raises:
         ValueError: where there is one group.
     """
     values = transform(reference)
-    centre, spread, whitening = _between_patients(values, reference["group"])
+    means = patient_means(values, reference["group"])
+    if len(means) < 2:
+        raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
+    centre, spread, whitening = between_patients(means, STATISTICS)
     random = np.random.default_rng(seed)
     chosen = _spread_over(reference["group"], cells, random)
     movements = _shifted(crops_of(np.sort(chosen)), preprocessing, random)
+    reach: dict[str, list[float]] = {}
     if reference["label"].nunique() > 1:
         # Each patient weighs the same, as in centre and spread.
         ill, well = (_by_patient(values, reference, label) for label in ("all", "hem"))
         movements[DISEASE_MIX] = ill.mean(axis=0) - well.mean(axis=0)
-    vectors = {name: _unit((movement / spread) @ whitening) for name, movement in movements.items()}
+        length = float(np.linalg.norm((movements[DISEASE_MIX] / spread) @ whitening))
+        share = len(ill) / (len(ill) + len(well))
+        reach[DISEASE_MIX] = [-share * length, (1 - share) * length]
+    vectors = {name: unit((movement / spread) @ whitening) for name, movement in movements.items()}
     return {
         "format": FORMAT,
         "columns": list(STATISTICS),
         "centre": centre.tolist(),
         "spread": spread.tolist(),
         "whitening": whitening.tolist(),
+        "movements": {name: movement.tolist() for name, movement in movements.items() if movement.any()},
         "causes": {name: vector.tolist() for name, vector in vectors.items() if vector.any()},
+        "reach": reach,
     }
 
 
@@ -141,13 +157,26 @@ def rank(signatures: dict[str, Any], mean: Floats) -> list[tuple[str, float]]:
     Returns:
         Cosines from -1 to 1; all 0 where the window lies exactly on the reference's centre.
     """
-    moved = _unit(_moved(signatures, mean) @ np.array(signatures["whitening"]))
+    moved = _moved(signatures, mean) @ np.array(signatures["whitening"])
     best: dict[str, float] = {}
     for name, vector in signatures["causes"].items():
-        cosine = float(moved @ np.array(vector))
-        cause = _cause(name)
+        cause, reach = _cause(name), signatures.get("reach", {}).get(name)
+        cosine = _explained(moved, np.array(vector), reach) if reach else float(unit(moved) @ np.array(vector))
         best[cause.word] = max(abs(cosine) if cause.both_ways else cosine, best.get(cause.word, -1.0))
     return sorted(best.items(), key=lambda item: -item[1])
+
+
+def _explained(moved: Floats, vector: Floats, reach: Sequence[float]) -> float:
+    """The cosine of a movement to a signature, less where it is farther along it than the cause can move: the root of
+    the share of its square that the cause explains. Not negative.
+
+    Args:
+        vector: of length 1. reach: how far along it the cause can move, from below 0 to above.
+    """
+    along = float(moved @ vector)
+    least, most = reach
+    by_cause = min(max(along, least), most)
+    return math.sqrt(by_cause * (2 * along - by_cause)) / float(np.linalg.norm(moved)) if by_cause else 0.0
 
 
 def name_causes(
@@ -200,14 +229,16 @@ def _most_moved(moved: Floats, columns: Sequence[str], shown: int = 3) -> str:
     return f"in spreads between patients: {', '.join(parts)}"
 
 
-def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats, Floats]:
+def patient_means(values: Floats, groups: pd.Series) -> Floats:
+    """Mean of each group's rows, in the order of the sorted groups; shape (groups, statistics)."""
+    return np.asarray(pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy(), dtype=np.float64)
+
+
+def between_patients(means: Floats, columns: Sequence[str]) -> tuple[Floats, Floats, Floats]:
     """Centre and spread of the patients' means, and the symmetric inverse root of their shrunk correlation."""
     from sklearn.covariance import ledoit_wolf
 
-    means = pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy()
-    if len(means) < 2:
-        raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
-    least = [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS]
+    least = [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in columns]
     centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), least)
     covariance, _ = ledoit_wolf((means - centre) / spread)
     # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
@@ -218,8 +249,7 @@ def _between_patients(values: Floats, groups: pd.Series) -> tuple[Floats, Floats
 def _by_patient(values: Floats, reference: pd.DataFrame, label: str) -> Floats:
     """Mean of each patient's cells of one label; shape (patients, statistics)."""
     chosen = (reference["label"] == label).to_numpy()
-    groups = reference.loc[chosen, "group"].to_numpy()
-    return np.asarray(pd.DataFrame(values[chosen]).groupby(groups).mean().to_numpy(), dtype=np.float64)
+    return patient_means(values[chosen], reference.loc[chosen, "group"])
 
 
 def _spread_over(groups: pd.Series, cells: int, random: np.random.Generator) -> NDArray[np.intp]:
@@ -234,10 +264,11 @@ def _shifted(crops: Pixels, preprocessing: Preprocessing, random: np.random.Gene
     side = preprocessing.crop
     images = [enlarged(crop, side) for crop in crops]
     plain = _mean(images, preprocessing)
-    found = {
-        signature: _mean([shift(image, name, strength, random=random) for image in images], preprocessing) - plain
-        for signature, (name, strength) in ({name: (name, STRENGTH) for name in SHIFTS} | FAR).items()
-    }
+    found = {}
+    for signature, (name, strength) in ({name: (name, STRENGTH) for name in SHIFTS} | FAR).items():
+        moved = _mean([shift(image, name, strength, random=random) for image in images], preprocessing) - plain
+        moved[[STATISTICS.index(column) for column in UNKNOWN_IN_CROPS.get(name, ())]] = 0
+        found[signature] = moved
     fields = [field(np.stack(images), random=random) for _ in range(min(len(images), 8))]
     return found | {FIELD: _mean(fields, preprocessing) - plain}
 
@@ -272,6 +303,6 @@ def _mean(images: Sequence[Pixels], preprocessing: Preprocessing) -> Floats:
     return np.asarray(transform(pd.DataFrame(rows)).mean(axis=0))
 
 
-def _unit(vector: Floats) -> Floats:
+def unit(vector: Floats) -> Floats:
     length = float(np.linalg.norm(vector))
     return vector / length if length > 0 else np.zeros_like(vector)

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,20 +88,31 @@ def unanswered(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_reference(
-    folder: Path, reference: pd.DataFrame, *, trained: pd.DataFrame | None = None, **options: object
+    folder: Path,
+    reference: pd.DataFrame,
+    *,
+    trained: pd.DataFrame | None = None,
+    signatures: dict[str, Any] | None = None,
+    **options: object,
 ) -> None:
-    """Write the files of a package that drift reads."""
+    """Write the files of a package that drift reads; without signatures it knows no causes."""
     trained = reference.iloc[:0] if trained is None else trained
     reference.to_parquet(folder / REFERENCE)
     trained.to_parquet(folder / TRAINED)
     known = DriftReference(pd.concat([reference, trained], ignore_index=True))
-    (folder / DRIFT).write_text(json.dumps(calibrate(known, resamples=300, **options)))
+    drift = calibrate(known, signatures=signatures, resamples=300, **options)
+    (folder / DRIFT).write_text(json.dumps(drift if signatures is None else drift | {"signatures": signatures}))
 
 
-def unsealed_package(folder: Path, reference: pd.DataFrame, trained: pd.DataFrame | None = None) -> Package:
+def unsealed_package(
+    folder: Path,
+    reference: pd.DataFrame,
+    trained: pd.DataFrame | None = None,
+    signatures: dict[str, Any] | None = None,
+) -> Package:
     """A package with nothing in it but what drift reads."""
     folder.mkdir(parents=True)
-    write_reference(folder, reference, trained=trained)
+    write_reference(folder, reference, trained=trained, signatures=signatures)
     info = ModelInfo(
         architecture="resnet18", preprocessing=Preprocessing(size=32), temperature=1.0, synthetic=True,
         thresholds=Thresholds(hem=0.3, all=0.7), data_digest="", split_digest="", run_id="", git_commit="",

@@ -29,7 +29,7 @@ from monitoring.patients import Came
 from monitoring.performance import Limits, performance, reference_performance
 from monitoring.performance_report import windows
 from monitoring.retention import Usage
-from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS
+from monitoring.scores import MEASURED, METHODS, PROBABILITY
 from monitoring.status import Status
 from tests.answered import answers
 from tests.drawn import draw_cell
@@ -75,7 +75,12 @@ def write_reports(folder: Path, *, stained: bool = True, every: timedelta = time
         age = NOW - moment
         ratios = {name: float(random.uniform(0.25, 0.8)) for name in METHODS}
         if timedelta(days=18) <= age <= timedelta(days=20) or (stained and age <= timedelta(days=2)):
-            ratios |= {"od_red": 2.6 + float(random.normal(0, 0.2)), "od_blue": 1.9, "embedding": 1.4}
+            ratios |= {
+                "toward_stain": 4.8 + float(random.normal(0, 0.2)),
+                "od_red": 2.6,
+                "od_blue": 1.9,
+                "embedding": 1.4,
+            }
         version = "1" if age > timedelta(days=12) else "2"
         name = f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}.json"
         (folder / name).write_text(json.dumps(report(moment, version, ratios)))
@@ -136,7 +141,7 @@ def drawn_examples(*, stained: bool) -> Examples:
 def drawn_patients(*, others: bool) -> dict[str, object]:
     """Patients of four weeks, two a day; the last eighteen of another mix, if asked."""
     random = np.random.default_rng(6)
-    columns = [name for name in METHODS if name not in (LABEL, EMBEDDING_SCORE)]
+    columns = [*MEASURED, PROBABILITY]
     known, came = (pd.DataFrame(random.normal(0.5, 0.1, (n, len(columns))), columns=columns) for n in (36, 2 * DAYS))
     if others:
         came.loc[len(came) - 18 :, "probability"] += 0.35

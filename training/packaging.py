@@ -170,18 +170,20 @@ class _Maker:
     def _write_drift(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The thresholds, on the reference of the package, whose cells are `rows`."""
         reference = self.package.reference()
-        drift = calibrate(
-            reference,
-            false_alarm_rate=self.knobs.false_alarm_rate,
-            resamples=self.knobs.drift_resamples,
-            seed=self.knobs.seed,
-        )
-        drift["signatures"] = measure_signatures(
+        signatures = measure_signatures(
             reference.cells,
             lambda chosen: self._crops(rows.iloc[chosen]),
             self.package.info.preprocessing,
             seed=self.knobs.seed,
         )
+        drift = calibrate(
+            reference,
+            signatures=signatures,
+            false_alarm_rate=self.knobs.false_alarm_rate,
+            resamples=self.knobs.drift_resamples,
+            seed=self.knobs.seed,
+        )
+        drift["signatures"] = signatures
         (self.package.folder / layout.DRIFT).write_text(
             json.dumps(drift, indent=2, sort_keys=True, allow_nan=False) + "\n"
         )

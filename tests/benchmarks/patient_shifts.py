@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from monitoring.directions import with_directions_of_patients
 from monitoring.patient_drift import PATIENTS_PER_FALSE_ALARM, Floats, courses
 from monitoring.patient_report import causes
 from monitoring.patients import MOST_CELLS
@@ -95,7 +96,8 @@ def drawn(
         world.draw(world.patients(count, name, strength, random), given.cells, name, strength, random)
         for count, name, strength in parts
     ]
-    return pd.DataFrame(reference, columns=list(COLUMNS)), pd.DataFrame(np.concatenate(came), columns=list(COLUMNS))
+    known, others = (pd.DataFrame(rows, columns=list(COLUMNS)) for rows in (reference, np.concatenate(came)))
+    return with_directions_of_patients(known, others, world.signatures)
 
 
 def delay(world: World, given: argparse.Namespace, name: str, strength: float, random) -> tuple[float, str]:

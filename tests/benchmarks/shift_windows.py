@@ -10,6 +10,7 @@ import pandas as pd
 from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.package import DriftReference
 from monitoring.calibration import calibrate, scorers_of, thresholds_for
+from monitoring.directions import with_directions
 from monitoring.scores import EMBEDDING_SCORE, EVIDENTLY_DEFAULT, METHODS, PROBABILITY
 from monitoring.signatures import CAUSES, NEAR, UNKNOWN, measure_signatures, rank, transform
 from monitoring.store import EMBEDDING
@@ -46,6 +47,7 @@ class Deal:
     reference: DriftReference
     thresholds: dict
     held: list
+    signatures: dict
 
 
 @dataclass
@@ -65,11 +67,10 @@ def tables(rows: pd.DataFrame, *, deals: int, plot: Path | None, rate: float, de
     for number in range(deals):
         random = np.random.default_rng(number)
         deal = dealt(rows, random, rate, dealing)
-        signatures = signatures_of(deal.reference.cells)
-        look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0], signatures)
+        look(deal, rows, "", 0.0, CALM_WINDOWS, random, found["", 0.0])
         for name in (*kinds, MIX, "field"):
             for strength in strengths:
-                look(deal, rows, name, strength, WINDOWS, random, found[name, strength], signatures)
+                look(deal, rows, name, strength, WINDOWS, random, found[name, strength])
     if plot:
         draw_power(found, strengths, plot)
     return "\n\n".join(
@@ -123,11 +124,13 @@ def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float, dealing:
     elif dealing.trained == "measured":
         known.append(model.learned.assign(**dict.fromkeys((PROBABILITY, *EMBEDDING), np.nan)))
     parts = [part.groupby("group").head(REFERENCE_CELLS) for part in known]
-    reference = DriftReference(pd.concat(parts, ignore_index=True))
-    thresholds = thresholds_for(calibrate(reference, window_sizes=(CELLS,), false_alarm_rate=rate), CELLS)
+    cells = pd.concat(parts, ignore_index=True)
+    signatures = signatures_of(cells)
+    found = calibrate(DriftReference(cells), signatures=signatures, window_sizes=(CELLS,), false_alarm_rate=rate)
+    thresholds, reference = thresholds_for(found, CELLS), DriftReference(with_directions(cells, signatures))
     counts = plain["group"].value_counts()
     held = [name for name in names[second:] if counts[name] >= FEWEST_CELLS]
-    return Deal(model, reference, thresholds, held)
+    return Deal(model, reference, thresholds, held, signatures)
 
 
 def signatures_of(reference: pd.DataFrame) -> dict:
@@ -139,7 +142,7 @@ def signatures_of(reference: pd.DataFrame) -> dict:
     return measure_signatures(reference, crops_of, SEEN)
 
 
-def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, random, found: Found, signatures) -> None:
+def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, random, found: Found) -> None:
     """Draw windows of one shift and score them."""
     image_shift = name if name not in (MIX, "field") else ""
     pool = rows[rows["group"].isin(deal.held) & rows["shifted"] & (rows["shift"] == image_shift)]
@@ -161,13 +164,13 @@ def look(deal, rows: pd.DataFrame, name: str, strength: float, count: int, rando
     found.half_the_columns += list(beyond[:, single].mean(axis=1) >= 0.5)
     means = windows @ transform(current) / CELLS
     for mean in means[alarmed]:
-        word, cosine = rank(signatures, mean)[0]
+        word, cosine = rank(deal.signatures, mean)[0]
         found.named[word if cosine >= NEAR else UNKNOWN] += 1
 
 
 def scored(deal: Deal, current: pd.DataFrame, windows: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Names of the scores, and those of each window (windows, scores), given how often each cell is in each."""
-    known = deal.reference.cells
+    known, current = deal.reference.cells, with_directions(current, deal.signatures)
     both = pd.concat([known, current], ignore_index=True)
     both["group"] = ["reference"] * len(known) + ["current"] * len(current)
     counts, sides = np.zeros((len(windows), len(both))), np.zeros((len(windows), len(both)))

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
 from monitoring.calibration import calibrate, simulate, thresholds_for
+from monitoring.directions import DIRECTIONS
 from monitoring.reference import build_reference, reference_columns
-from monitoring.scores import ANSWERED, EVIDENTLY_DEFAULT, MEASURED, METHODS, NUMERIC, jensen_shannon, wasserstein
+from monitoring.scores import ANSWERED, EVIDENTLY_DEFAULT, MEASURED, METHODS, jensen_shannon, wasserstein
 from monitoring.statistics import STATISTICS
 from tests.cohorts import draw_cohort, scores_of, unanswered, window_of
 
+WITHOUT_SIGNATURES = {name: method for name, method in METHODS.items() if name not in DIRECTIONS}
 samples = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
 
 
@@ -97,10 +99,11 @@ def test_calibration_says_what_it_did():
     reference = drawn(patients=12, cells=30)
     found = calibrate(reference, resamples=200, seed=3)
     assert (found["groups"], found["cells"], found["patients"], found["seed"]) == (12, 360, 3, 3)
-    assert found["enough_groups"] is True and found["left_out"] == [] and found["methods"] == METHODS
+    assert found["enough_groups"] is True and found["left_out"] == []
+    assert found["methods"] == WITHOUT_SIGNATURES
     assert [window["cells"] for window in found["windows"]] == [30, 100, 300]
     assert found == calibrate(reference, resamples=200, seed=3)
-    assert set(found["windows"][0]["thresholds"]) == {*NUMERIC, "predicted_label", "embedding"}
+    assert set(found["windows"][0]["thresholds"]) == {*MEASURED, "probability", "predicted_label", "embedding"}
     stricter = calibrate(reference, resamples=200, seed=3, false_alarm_rate=0.2)
     assert stricter["windows"][1]["thresholds"]["focus"] < found["windows"][1]["thresholds"]["focus"]
 
@@ -114,7 +117,7 @@ def test_patients_trained_on_narrow_what_is_measured_and_say_nothing_of_answers(
     assert (alone["groups"], alone["answered_groups"], alone["enough_groups"]) == (8, 8, False)
     assert (both["groups"], both["answered_groups"], both["enough_groups"], both["cells"]) == (24, 8, False, 720)
     assert (every["groups"], every["answered_groups"], every["enough_groups"]) == (24, 24, True)
-    assert both["methods"] == alone["methods"] == METHODS
+    assert both["methods"] == alone["methods"] == WITHOUT_SIGNATURES
     few, more, all_ = (np.array([row["thresholds"][name] for name in MEASURED])
                        for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
     assert (more < few).all() and np.median(more / all_) < 1.2

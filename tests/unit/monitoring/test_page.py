@@ -65,7 +65,12 @@ def test_every_answer_has_the_headers_of_the_service(serve):
 def test_the_document_says_what_is_and_since_when(serve, statuses):
     told = get(f"{serve('drift')}/drift.json").json()
     assert (told["state"], told["since"]["at"], told["model"]["version"]) == ("drift", "2026-11-22T12:00:00+00:00", "2")
-    assert [column["name"] for column in told["columns"] if column["drifted"]] == ["od_red", "od_blue", "embedding"]
+    assert [column["name"] for column in told["columns"] if column["drifted"]] == [
+        "toward_stain",
+        "od_red",
+        "od_blue",
+        "embedding",
+    ]
     assert [move["version"] for move in told["promotions"]] == ["1", "2"]
     assert told["performance"]["now"]["labelled"]["check"]["state"] == "open" and told["problem"] is None
     assert told["patients"]["drifted"] and told["patients"]["changes"][0]["name"] == "probability"
@@ -116,7 +121,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
         page.screenshot(path=tmp_path / f"drift-{width}.png", full_page=True)
     words = page.inner_text("body")
     assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
-    assert "3 of 15 are beyond their threshold, od_red farthest." in words
+    assert "4 of 24 are beyond their threshold, toward_stain farthest." in words
     assert "The cells have drifted, and" in words and "before cells since then have labels" in words
     assert "by drift of version 2: it ended well: look for a candidate to promote" in words
     assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words

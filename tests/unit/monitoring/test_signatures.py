@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import lsq_linear
 from scipy.spatial.distance import cosine
 
 from blastwatch.images import Preprocessing, crop_cell
@@ -68,12 +69,34 @@ def test_larger_cells_that_reach_the_edge_are_not_taken_for_another_kind_of_imag
     assert name_causes(signatures, window)[0]["cause"] == CAUSES["pixel_size"].word
 
 
+def test_a_mix_explains_no_more_than_all_patients_ill_or_none(cells, signatures):
+    """What it explains is what scipy finds with the share of ill patients as a bounded unknown."""
+    whitening, spread = np.array(signatures["whitening"]), np.array(signatures["spread"])
+    values = transform(cells[2])
+    centre, (ill, well) = np.array(signatures["centre"]), (values[cells[2]["label"] == name] for name in ("all", "hem"))
+    vector = ((ill.mean(axis=0) - well.mean(axis=0)) / spread) @ whitening
+    random = np.random.default_rng(2)
+    for share_now in (0.0, 0.25, 0.75, 1.0, 2.0, -1.0):
+        moved = (share_now - 0.5) * vector + 0.3 * random.normal(size=len(vector))
+        rest = lsq_linear(vector[:, None], moved, bounds=(-0.5, 0.5)).cost * 2
+        mean = centre + (moved @ np.linalg.inv(whitening)) * spread
+        expected = np.sqrt(1 - rest / (moved @ moved))
+        assert dict(rank(signatures, mean))["disease mix"] == pytest.approx(expected, abs=1e-6), share_now
+    assert dict(rank(signatures, centre))["disease mix"] == 0
+
+
+def test_another_pixel_size_moves_the_chroma_noise_nowhere(signatures):
+    for name, vector in signatures["causes"].items():
+        moved = dict(zip(STATISTICS, vector @ np.linalg.inv(signatures["whitening"]), strict=True))
+        assert (abs(moved["chroma_noise"]) < 1e-9) == name.startswith("pixel_size"), name
+
+
 def test_signatures_of_the_former_format_are_read(cells, signatures):
     causes = {name: vector for name, vector in signatures["causes"].items() if name not in FAR}
     assert len(causes) == len(signatures["causes"]) - 1
-    former = signatures | {"format": 1, "causes": causes}
+    former = {name: value for name, value in signatures.items() if name != "reach"} | {"format": 1, "causes": causes}
     assert name_causes(former, window_of(cells, "defocus"))[0]["cause"] == "focus"
-    (cause,) = name_causes(signatures | {"format": 3}, window_of(cells, "defocus"))
+    (cause,) = name_causes(signatures | {"format": 4}, window_of(cells, "defocus"))
     assert cause["cause"] == UNKNOWN
 
 
