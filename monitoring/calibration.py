@@ -16,8 +16,9 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
        where patients trained on are in the reference, what is measured has thresholds from all patients and what is
        answered from the others, each at its columns' share of the stated rate.
     6. A direction (`monitoring.directions`) is one along which the patients whom it was fitted to hardly differ. So
-       each window is scored along directions fitted without its patients, as those of a new patient are; where fewer
-       than `FEWEST_GROUPS` would be left to fit to, there are no directions.
+       each window is scored along directions fitted without its patients, as those of a new patient are. What a
+       direction is fitted with takes degrees of freedom (`monitoring.signatures.effective_parameters`), as in T-squared
+       (Hotelling 1931, doi:10.1214/aoms/1177732979); where fewer than `FEWEST_FREEDOMS` are left, there are none.
 
 The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
 from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
+from monitoring.directions import DIRECTIONS, directions_of
 from monitoring.scores import ANSWERED, METHODS, OF_IMAGES, SMALLEST_THRESHOLD, Floats, Scorer
 
 FORMAT = 1
@@ -49,6 +51,7 @@ WINDOW_SIZES = (30, 100, 300)
 RESAMPLES = 1000
 FEWEST_GROUPS = 2
 ENOUGH_GROUPS = 10
+FEWEST_FREEDOMS = 5
 SCALE_QUANTILE = 0.9
 
 
@@ -91,8 +94,7 @@ def calibrate(
             f"Expected at least {FEWEST_GROUPS} patients in the reference but got {groups}: thresholds "
             "cannot be told without a second patient. Put more patients on the calibration side of the split."
         )
-    left = reference.cells["group"].nunique() - patients
-    scorers = scorers_of(reference, signatures if left >= FEWEST_GROUPS else None)
+    scorers = scorers_of(reference, _usable(signatures, reference.cells["group"].nunique(), patients))
     share = false_alarm_rate / sum(len(scorer.columns) for scorer in scorers)
     generator = np.random.default_rng(seed)
     sizes = []
@@ -175,17 +177,32 @@ def _shares(cells: int, parts: int) -> list[int]:
 
 def _thresholds(scorer: Scorer, scores: Floats, share: float) -> dict[str, float]:
     """Of the scores (windows, columns) of windows without drift; share: of these that a column may have alarm."""
-    inflation = _inflation(scorer.group_count, share)
+    freedoms = dict.fromkeys(scorer.columns, float(scorer.group_count - 1))
+    if scorer.signatures is not None:
+        freedoms |= dict.fromkeys(DIRECTIONS, _freedoms(scorer.group_count, scorer.signatures))
     scale = np.maximum(np.quantile(scores, SCALE_QUANTILE, axis=0), 1e-9)
     factor = float(np.quantile((scores / scale).max(axis=1), 1 - share * len(scorer.columns)))
     return {
-        name: max(float(factor * inflation * scale[index]), SMALLEST_THRESHOLD[METHODS[name]])
+        name: max(factor * _inflation(freedoms[name], share) * float(scale[index]), SMALLEST_THRESHOLD[METHODS[name]])
         for index, name in enumerate(scorer.columns)
     }
 
 
-def _inflation(groups: int, rate: float) -> float:
+def _usable(signatures: dict[str, Any] | None, groups: int, patients: int) -> dict[str, Any] | None:
+    """The signatures where they have directions, and enough patients to fit these without those of a window."""
+    if signatures is None or not directions_of(signatures):
+        return None
+    enough = _freedoms(groups, signatures) >= FEWEST_FREEDOMS and groups - patients >= FEWEST_GROUPS
+    return signatures if enough else None
+
+
+def _freedoms(groups: int, signatures: dict[str, Any]) -> float:
+    """Degrees of freedom of the spread along a direction."""
+    return float(groups - 1 - signatures["parameters"])
+
+
+def _inflation(freedoms: float, rate: float) -> float:
     """Student's quantile over the normal one, both tails together at `rate`."""
     from scipy.special import ndtri, stdtrit
 
-    return float(stdtrit(groups - 1, rate / 2) / ndtri(rate / 2))
+    return float(stdtrit(freedoms, rate / 2) / ndtri(rate / 2))

@@ -149,7 +149,12 @@ def calibrate(
     settings = load()
     package = Registry(settings).fetch(ref or settings.model_alias).package
     found = calibrate_on(
-        package.reference(), false_alarm_rate=false_alarm_rate, patients=patients, resamples=resamples, seed=seed
+        package.reference(),
+        signatures=package.drift().get("signatures"),
+        false_alarm_rate=false_alarm_rate,
+        patients=patients,
+        resamples=resamples,
+        seed=seed,
     )
     if as_json:
         print_json(found)

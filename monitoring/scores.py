@@ -148,10 +148,12 @@ class Scorer:
             embedding = reference[list(EMBEDDING)].to_numpy(dtype=np.float64)
             varies[EMBEDDING_SCORE] = bool(np.ptp(embedding, axis=0).max() > 0)
             self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
+        self.signatures = signatures if set(DIRECTIONS) & set(wanted) else None
         self._refitted: Refitted | None = None
-        if signatures is not None and set(DIRECTIONS) & set(wanted):
-            self._transformed, self._directions = transform(reference, signatures["columns"]), directions_of(signatures)
-            self._refitted = Refitted(patient_means(self._transformed, reference["group"]), signatures)
+        if self.signatures is not None:
+            self._directions = directions_of(self.signatures)
+            self._transformed = transform(reference, self.signatures["columns"])
+            self._refitted = Refitted(patient_means(self._transformed, reference["group"]), self.signatures)
             varies |= dict.fromkeys(self._directions, True)
         self.columns = tuple(name for name in wanted if varies.get(name))
         self.left_out = tuple(name for name, found in varies.items() if not found)

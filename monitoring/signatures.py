@@ -111,9 +111,9 @@ def measure_signatures(
 
     Returns:
         `format`, `columns` (of the statistics), `centre` (mean of the patients' means) and `spread` (their standard
-        deviation), `whitening` (a matrix), `movements`: by name of a cause how far it moves each, `causes`: these
-        whitened, as vectors of length 1; and `reach`: of causes that have one, how far along their vector they can
-        move. A disease mix is there only where both classes are.
+        deviation), `whitening` (a matrix), `parameters` (how many it is fitted with), `movements`: by name of a cause
+        how far it moves each, `causes`: these whitened, as vectors of length 1; and `reach`: of causes that have one,
+        how far along their vector they can move. A disease mix is there only where both classes are.
 
     Raises:
         ValueError: where there is one group.
@@ -141,6 +141,7 @@ def measure_signatures(
         "centre": centre.tolist(),
         "spread": spread.tolist(),
         "whitening": whitening.tolist(),
+        "parameters": effective_parameters(means, STATISTICS),
         "movements": {name: movement.tolist() for name, movement in movements.items() if movement.any()},
         "causes": {name: vector.tolist() for name, vector in vectors.items() if vector.any()},
         "reach": reach,
@@ -236,14 +237,29 @@ def patient_means(values: Floats, groups: pd.Series) -> Floats:
 
 def between_patients(means: Floats, columns: Sequence[str]) -> tuple[Floats, Floats, Floats]:
     """Centre and spread of the patients' means, and the symmetric inverse root of their shrunk correlation."""
+    centre, spread, covariance, _ = _shrunk(means, columns)
+    # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
+    roots, axes = np.linalg.eigh(covariance)
+    return centre, spread, np.asarray(axes @ np.diag(1 / np.sqrt(np.maximum(roots, 0.01))) @ axes.T)
+
+
+def effective_parameters(means: Floats, columns: Sequence[str]) -> float:
+    """With how many numbers a direction is fitted to patients: each axis of the shrunk correlation counts by the share
+    of it that is not the shrinkage's (the degrees of freedom of ridge regression: Hastie, Tibshirani, Friedman 2009,
+    The Elements of Statistical Learning, section 3.4.1). 0 to the number of statistics."""
+    _, _, covariance, shrinkage = _shrunk(means, columns)
+    roots = np.linalg.eigvalsh(covariance)
+    return float((1 - shrinkage * roots.mean() / np.maximum(roots, 1e-12)).clip(0).sum())
+
+
+def _shrunk(means: Floats, columns: Sequence[str]) -> tuple[Floats, Floats, Floats, float]:
+    """Centre and spread, the shrunk correlation, and how far it is shrunk, 0 to 1."""
     from sklearn.covariance import ledoit_wolf
 
     least = [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in columns]
     centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0, ddof=1), least)
-    covariance, _ = ledoit_wolf((means - centre) / spread)
-    # Patients exactly alike leave no covariance; a tenth of a spread is the least that counts.
-    roots, axes = np.linalg.eigh(covariance)
-    return centre, spread, np.asarray(axes @ np.diag(1 / np.sqrt(np.maximum(roots, 0.01))) @ axes.T)
+    covariance, shrinkage = ledoit_wolf((means - centre) / spread)
+    return centre, spread, covariance, float(shrinkage)
 
 
 def _by_patient(values: Floats, reference: pd.DataFrame, label: str) -> Floats:

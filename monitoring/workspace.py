@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from blastwatch import DISCLAIMER
+from monitoring.directions import DIRECTIONS
 from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS, PROBABILITY
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Stain and light", "Optical density, brightness", ("od_red", "od_green", "od_blue", "brightness")),
     ("Shape", "Size and outline of the cells", ("cell_area", "cell_height", "cell_width", "elongation")),
     ("Sharpness", "Detail within the cells", ("focus", "contrast", "dark_share")),
+    (
+        "Known causes",
+        "Along the directions in which changes of stain, light and others move cells",
+        DIRECTIONS,
+    ),
 )
 
 

@@ -4,13 +4,16 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from blastwatch.decision import Thresholds
 from blastwatch.images import Preprocessing
 from blastwatch.package import DRIFT, REFERENCE, TRAINED, DriftReference, ModelInfo, Package
+from monitoring import signatures
 from monitoring.calibration import calibrate
 from monitoring.image_store import ImageRecord
 from monitoring.reference import reference_columns
@@ -87,32 +90,38 @@ def unanswered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**dict.fromkeys((PROBABILITY, *EMBEDDING), np.nan))
 
 
+def drawn_signatures(reference: pd.DataFrame, movements: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """As packaging measures them, of causes that move the transformed statistics so: these rows have no images."""
+    with mock.patch.object(signatures, "_shifted", lambda *_: dict(movements)):
+        return signatures.measure_signatures(reference, lambda _: np.empty(0, np.uint8), Preprocessing(size=32))
+
+
 def write_reference(
     folder: Path,
     reference: pd.DataFrame,
     *,
     trained: pd.DataFrame | None = None,
-    signatures: dict[str, Any] | None = None,
+    causes: dict[str, Any] | None = None,
     **options: object,
 ) -> None:
-    """Write the files of a package that drift reads; without signatures it knows no causes."""
+    """Write the files of a package that drift reads; causes: of `drawn_signatures`."""
     trained = reference.iloc[:0] if trained is None else trained
     reference.to_parquet(folder / REFERENCE)
     trained.to_parquet(folder / TRAINED)
     known = DriftReference(pd.concat([reference, trained], ignore_index=True))
-    drift = calibrate(known, signatures=signatures, resamples=300, **options)
-    (folder / DRIFT).write_text(json.dumps(drift if signatures is None else drift | {"signatures": signatures}))
+    drift = calibrate(known, signatures=causes, resamples=300, **options)
+    (folder / DRIFT).write_text(json.dumps(drift if causes is None else drift | {"signatures": causes}))
 
 
 def unsealed_package(
     folder: Path,
     reference: pd.DataFrame,
     trained: pd.DataFrame | None = None,
-    signatures: dict[str, Any] | None = None,
+    causes: dict[str, Any] | None = None,
 ) -> Package:
     """A package with nothing in it but what drift reads."""
     folder.mkdir(parents=True)
-    write_reference(folder, reference, trained=trained, signatures=signatures)
+    write_reference(folder, reference, trained=trained, causes=causes)
     info = ModelInfo(
         architecture="resnet18", preprocessing=Preprocessing(size=32), temperature=1.0, synthetic=True,
         thresholds=Thresholds(hem=0.3, all=0.7), data_digest="", split_digest="", run_id="", git_commit="",

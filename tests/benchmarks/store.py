@@ -20,6 +20,7 @@ import numpy as np
 
 from blastwatch.package import Package
 from blastwatch.processes import free_port
+from monitoring.directions import DIRECTIONS, PREFIX
 from monitoring.drift import compare
 from monitoring.patients import MOST_PATIENTS, Patients
 from monitoring.performance import Limits
@@ -28,7 +29,7 @@ from monitoring.retention import open_retention
 from monitoring.statistics import STATISTICS
 from monitoring.store import Store, open_store
 from tests import postgres
-from tests.cohorts import NOON, draw_cohort, record, unsealed_package
+from tests.cohorts import NOON, draw_cohort, drawn_signatures, record, unsealed_package
 
 DIGEST = "d" * 64
 LIMITS = Limits(tolerance=0.02, margin=0.05)
@@ -69,6 +70,14 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def drawn_package(folder: Path) -> Package:
+    """With a reference, and every direction that drift looks along."""
+    random = np.random.default_rng(1)
+    reference = draw_cohort(random, patients=24, cells=50)
+    moved = {name.removeprefix(PREFIX): random.normal(size=len(STATISTICS)) for name in DIRECTIONS}
+    return unsealed_package(folder, reference, causes=drawn_signatures(reference, moved))
+
+
 def report_a_day(store: Store, package: Package, folder: Path) -> int:
     """Read a day and hold it against the reference; returns the cells."""
     day = store.read(since=NOON, until=NOON + timedelta(days=1), model_digest=package.digest)
@@ -86,7 +95,7 @@ def main() -> None:
         url = asked.url or f"sqlite:///{scratch}/predictions.db"
         if asked.postgres:
             url = stack.enter_context(postgres.running(free_port())).url
-        package = unsealed_package(scratch / "package", draw_cohort(np.random.default_rng(1), patients=24, cells=50))
+        package = drawn_package(scratch / "package")
         rate = fill(url, asked.predictions)
         with open_store(url) as store, open_retention(url) as retention:
             one = {"model_digest": DIGEST, "since": NOON + timedelta(seconds=10), "until": NOON + timedelta(seconds=11)}

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch.package import DriftReference
-from monitoring import signatures as module
 from monitoring.calibration import calibrate, thresholds_for
 from monitoring.directions import (
     DIRECTIONS,
@@ -18,9 +17,18 @@ from monitoring.directions import (
 )
 from monitoring.drift import compare
 from monitoring.scores import MEASURED
-from monitoring.signatures import measure_signatures, transform
+from monitoring.signatures import _FACTORS, transform
 from monitoring.statistics import STATISTICS
-from tests.cohorts import VARYING, as_predictions, draw_cohort, scores_of, unanswered, unsealed_package, window_of
+from tests.cohorts import (
+    VARYING,
+    as_predictions,
+    draw_cohort,
+    drawn_signatures,
+    scores_of,
+    unanswered,
+    unsealed_package,
+    window_of,
+)
 
 CELLS = 120
 
@@ -50,14 +58,12 @@ def movement(reference):
 @pytest.fixture(scope="module")
 def signatures(reference, movement):
     """Of this one cause, which is called stain."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_shifted", lambda *_: {"stain": movement})
-        return measure_signatures(reference, lambda chosen: None, None)
+    return drawn_signatures(reference, {"stain": movement})
 
 
 def shifted(cells, movement):
     values = transform(cells) + movement
-    factors = [name in module._FACTORS for name in STATISTICS]
+    factors = [name in _FACTORS for name in STATISTICS]
     return cells.assign(**dict(zip(STATISTICS, np.where(factors, np.exp(values), values).T, strict=True)))
 
 
@@ -118,7 +124,7 @@ def test_a_report_has_the_column_where_the_package_has_the_signature(
     parts = (reference, None) if not trained else (reference[reference["group"] < "P012"].reset_index(drop=True),
                                                    unanswered(reference[reference["group"] >= "P012"]))  # fmt: skip
     for known in (signatures, None):
-        package = unsealed_package(tmp_path / str(known is None), *parts, signatures=known)
+        package = unsealed_package(tmp_path / str(known is None), *parts, causes=known)
         current = as_predictions(window, digest=package.digest)
         document = compare(package, current, version="1", folder=tmp_path / "reports").document
         columns = {column["name"]: column for column in document["columns"]}

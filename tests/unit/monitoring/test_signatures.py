@@ -7,10 +7,23 @@ import pandas as pd
 import pytest
 from scipy.optimize import lsq_linear
 from scipy.spatial.distance import cosine
+from sklearn.covariance import LedoitWolf
 
 from blastwatch.images import Preprocessing, crop_cell
 from monitoring.shifts import SHIFTS, shift
-from monitoring.signatures import CAUSES, FAR, NEAR, UNKNOWN, measure_signatures, name_causes, rank, transform
+from monitoring.signatures import (
+    CAUSES,
+    FAR,
+    LEAST_SPREAD,
+    NEAR,
+    SMALLEST_SPREAD,
+    UNKNOWN,
+    effective_parameters,
+    measure_signatures,
+    name_causes,
+    rank,
+    transform,
+)
 from monitoring.statistics import STATISTICS, image_statistics
 from training.synthesis import draw_style
 from training.synthesis_cell import draw_cell
@@ -83,6 +96,21 @@ def test_a_mix_explains_no_more_than_all_patients_ill_or_none(cells, signatures)
         expected = np.sqrt(1 - rest / (moved @ moved))
         assert dict(rank(signatures, mean))["disease mix"] == pytest.approx(expected, abs=1e-6), share_now
     assert dict(rank(signatures, centre))["disease mix"] == 0
+
+
+def test_a_direction_is_fitted_with_the_shares_of_the_axes_that_are_not_shrinkage(cells):
+    """As the trace of what a ridge with the shrinkage's penalty keeps of the axes."""
+    means = pd.DataFrame(transform(cells[2])).groupby(cells[2]["group"]).mean().to_numpy()
+    random = np.random.default_rng(0)
+    for count in (10, 400):
+        drawn = means[:count] if count <= len(means) else random.normal(size=(count, len(STATISTICS)))
+        spread = np.maximum(drawn.std(axis=0, ddof=1), [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS])
+        shrunk = LedoitWolf().fit((drawn - drawn.mean(axis=0)) / spread)
+        sample = np.cov((drawn / spread).T, bias=True)
+        penalty = shrunk.shrinkage_ * np.trace(sample) / len(sample) / (1 - shrunk.shrinkage_)
+        expected = np.trace(sample @ np.linalg.inv(sample + penalty * np.eye(len(sample))))
+        assert effective_parameters(drawn, STATISTICS) == pytest.approx(expected, rel=1e-6)
+        assert 0 < expected <= min(count - 1, len(STATISTICS))
 
 
 def test_another_pixel_size_moves_the_chroma_noise_nowhere(signatures):
