@@ -103,7 +103,8 @@ def test_a_direction_is_fitted_with_the_shares_of_the_axes_that_are_not_shrinkag
     means = pd.DataFrame(transform(cells[2])).groupby(cells[2]["group"]).mean().to_numpy()
     random = np.random.default_rng(0)
     for count in (10, 400):
-        drawn = means[:count] if count <= len(means) else random.normal(size=(count, len(STATISTICS)))
+        mixed = random.normal(size=(count, len(STATISTICS))) @ random.normal(size=(len(STATISTICS), len(STATISTICS)))
+        drawn = means if count == len(means) else mixed
         spread = np.maximum(drawn.std(axis=0, ddof=1), [LEAST_SPREAD.get(name, SMALLEST_SPREAD) for name in STATISTICS])
         shrunk = LedoitWolf().fit((drawn - drawn.mean(axis=0)) / spread)
         sample = np.cov((drawn / spread).T, bias=True)
