@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitoring.directions import DIRECTIONS, Refitted, directions_of
-from monitoring.signatures import patient_means, transform
+from monitoring.signatures import means_by_patient, transform
 from monitoring.statistics import STATISTICS
 from monitoring.store import EMBEDDING
 
@@ -149,11 +149,11 @@ class Scorer:
             varies[EMBEDDING_SCORE] = bool(np.ptp(embedding, axis=0).max() > 0)
             self._kernel = kernel_matrix(embedding, self.groups) if varies[EMBEDDING_SCORE] else None
         self.signatures = signatures if set(DIRECTIONS) & set(wanted) else None
-        self._refitted: Refitted | None = None
+        self._directions: tuple[str, ...] = ()
         if self.signatures is not None:
             self._directions = directions_of(self.signatures)
             self._transformed = transform(reference, self.signatures["columns"])
-            self._refitted = Refitted(patient_means(self._transformed, reference["group"]), self.signatures)
+            self._refitted = Refitted(means_by_patient(self._transformed, reference["group"]), self.signatures)
             varies |= dict.fromkeys(self._directions, True)
         self.columns = tuple(name for name in wanted if varies.get(name))
         self.left_out = tuple(name for name, found in varies.items() if not found)
@@ -161,13 +161,11 @@ class Scorer:
     def __call__(self, windows: Floats, sides: Floats) -> Floats:
         """Scores of shape (b, columns) for windows and reference sides of shape (b, r)."""
         scores = np.empty((len(windows), len(self.columns)))
-        if self._refitted is not None:
-            places = [self.columns.index(name) for name in self._directions]
-            scores[:, places] = self._along(self._refitted, windows, sides)
+        along = self._along(windows, sides) if self._directions else None
         for index, name in enumerate(self.columns):
-            if self._refitted is not None and name in self._directions:
-                continue
-            if name == LABEL:
+            if along is not None and name in self._directions:
+                scores[:, index] = along[:, self._directions.index(name)]
+            elif name == LABEL:
                 scores[:, index] = jensen_shannon(self._positive, windows, sides)
             elif name == EMBEDDING_SCORE:
                 assert self._kernel is not None
@@ -176,10 +174,10 @@ class Scorer:
                 scores[:, index] = wasserstein(self._values[name], windows, sides)
         return scores
 
-    def _along(self, refitted: Refitted, windows: Floats, sides: Floats) -> Floats:
+    def _along(self, windows: Floats, sides: Floats) -> Floats:
         """Scores of shape (b, directions)."""
         scores = np.empty((len(windows), len(self._directions)))
         for row, (window, side) in enumerate(zip(windows, sides, strict=True)):
-            values = refitted.fit(np.unique(self.groups[window > 0])).columns(self._transformed)
+            values = self._refitted.fit(np.unique(self.groups[window > 0])).columns(self._transformed)
             scores[row] = [wasserstein(column, window[None], side[None])[0] for column in values.T]
         return scores

@@ -119,7 +119,7 @@ def measure_signatures(
         ValueError: where there is one group.
     """
     values = transform(reference)
-    means = patient_means(values, reference["group"])
+    means = means_by_patient(values, reference["group"])
     if len(means) < 2:
         raise ValueError(f"Expected at least 2 groups in the reference but got {len(means)}")
     centre, spread, whitening = between_patients(means, STATISTICS)
@@ -230,7 +230,7 @@ def _most_moved(moved: Floats, columns: Sequence[str], shown: int = 3) -> str:
     return f"in spreads between patients: {', '.join(parts)}"
 
 
-def patient_means(values: Floats, groups: pd.Series) -> Floats:
+def means_by_patient(values: Floats, groups: pd.Series) -> Floats:
     """Mean of each group's rows, in the order of the sorted groups; shape (groups, statistics)."""
     return np.asarray(pd.DataFrame(values).groupby(groups.to_numpy()).mean().to_numpy(), dtype=np.float64)
 
@@ -265,7 +265,7 @@ def _shrunk(means: Floats, columns: Sequence[str]) -> tuple[Floats, Floats, Floa
 def _by_patient(values: Floats, reference: pd.DataFrame, label: str) -> Floats:
     """Mean of each patient's cells of one label; shape (patients, statistics)."""
     chosen = (reference["label"] == label).to_numpy()
-    return patient_means(values[chosen], reference.loc[chosen, "group"])
+    return means_by_patient(values[chosen], reference.loc[chosen, "group"])
 
 
 def _spread_over(groups: pd.Series, cells: int, random: np.random.Generator) -> NDArray[np.intp]:
