@@ -6,10 +6,12 @@ stands in the package's `precision`. What each takes and gives is `blastwatch.in
 
 import ctypes
 import os
+from dataclasses import replace
 
 from blastwatch.errors import PackageError, UsageError
-from blastwatch.inference import Engine
-from blastwatch.package import ONNX, ONNX_INT8, Package
+from blastwatch.images import Pixels
+from blastwatch.inference import Engine, Inputs, Outputs
+from blastwatch.package import ONNX, ONNX_INT8, Package, Precision
 from blastwatch.settings import ENGINES
 
 REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
@@ -18,6 +20,27 @@ REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
 AUTO_ON_GPU = ("torch-f16-graphs", "torch-bf16")
 """What `auto` is on a GPU: the first that the package was compared with, else the last. In graphs float16 is as fast as
 bfloat16 and rounds eight times finer (docs/performance.md)."""
+
+
+class CorrectedEngine:
+    """An engine whose logits are corrected as the package says. What is rounded shifts the logits of all cells alike,
+    most of all where a last layer reads what earlier ones rounded (docs/performance.md)."""
+
+    def __init__(self, engine: Engine, precision: Precision) -> None:
+        self.name, self.abreast, self.on_cores = engine.name, engine.abreast, engine.on_cores
+        self._engine, self._precision = engine, precision
+
+    def infer(self, crops: Pixels) -> Outputs:
+        return self._corrected(self._engine.infer(crops))
+
+    def infer_beside(self, crops: Pixels) -> Outputs:
+        return self._corrected(self._engine.infer_beside(crops))
+
+    def infer_inputs(self, inputs: Inputs) -> Outputs:
+        return self._corrected(self._engine.infer_inputs(inputs))
+
+    def _corrected(self, outputs: Outputs) -> Outputs:
+        return replace(outputs, logits=self._precision.corrected(outputs.logits))
 
 
 def choose(name: str, package: Package) -> str:
@@ -59,8 +82,11 @@ def open_engine(
         raise UsageError(f"Expected an engine out of {', '.join(ENGINES)} but got {name!r}.")
     chosen = choose(name, package)
     if chosen.startswith("torch"):
-        return _open_torch(package, chosen, threads)
-    return _open_openvino(package, chosen, threads or len(os.sched_getaffinity(0)), beside)
+        engine = _open_torch(package, chosen, threads)
+    else:
+        engine = _open_openvino(package, chosen, threads or len(os.sched_getaffinity(0)), beside)
+    measured = package.info.precision.get(chosen)
+    return engine if measured is None or measured.is_plain else CorrectedEngine(engine, measured)
 
 
 def _open_openvino(package: Package, name: str, threads: int, beside: bool) -> Engine:

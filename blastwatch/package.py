@@ -35,8 +35,8 @@ from blastwatch.images import Preprocessing
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 5
-READABLE = (2, 3, 4, FORMAT)
+FORMAT = 6
+READABLE = (2, 3, 4, 5, FORMAT)
 """Formats that are opened: a package that serves stays in service."""
 
 MODEL = "model.json"
@@ -84,6 +84,9 @@ class Precision:
     about the image; largest_difference: of the probability of a blast; speed: cells a second over those of torch-f32,
     on the machine that packaged. decision_flip_rate and speed are None in packages of a format before 4, speed also for
     an engine of a GPU that was emulated, as on a machine without one.
+
+    scale, shift: what the engine's logits are multiplied by, and what is then added to each class's, so that they are
+    nearest to float32's; the other figures are of logits so corrected. From format 6 on, before that nothing.
     """
 
     cells: int
@@ -91,6 +94,17 @@ class Precision:
     largest_difference: float
     decision_flip_rate: float | None = None
     speed: float | None = None
+    scale: float = 1.0
+    shift: tuple[float, ...] = (0.0,) * len(CLASS_NAMES)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the logits are answered as they are."""
+        return self.scale == 1 and not any(self.shift)
+
+    def corrected(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits as the engine gives them, shape (n, classes), and as they are answered."""
+        return np.asarray(np.float32(self.scale) * logits + np.array(self.shift, np.float32), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +152,17 @@ class ModelInfo:
                 ),
                 thresholds=Thresholds(**values.pop("thresholds")),
                 class_names=tuple(values.pop("class_names")),
-                precision={name: Precision(**row) for name, row in values.pop("precision").items()},
+                precision={name: _precision(row) for name, row in values.pop("precision").items()},
                 quality_limits={name: (low, high) for name, (low, high) in values.pop("quality_limits").items()},
                 **values,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackageError(f"{MODEL} cannot be read: {error!r}. Package the model again.") from error
+
+
+def _precision(row: dict[str, Any]) -> Precision:
+    shift = {"shift": tuple(row["shift"])} if "shift" in row else {}
+    return Precision(**row | shift)
 
 
 @dataclass(frozen=True)

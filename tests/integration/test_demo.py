@@ -72,6 +72,8 @@ def test_the_package_is_sealed_and_loads_through_pyfunc(demo, monkeypatch):
     assert all(0 <= row.decision_flip_rate <= 1 for row in package.info.precision.values())
     assert {name for name, row in package.info.precision.items() if not row.speed} == {"torch-f16-graphs"}  # emulated
     assert package.info.precision["openvino-f32"].flip_rate == 0
+    plain = {name for name, row in package.info.precision.items() if row.is_plain}
+    assert plain == {"openvino-f32", "openvino-int8"}
     import mlflow
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")

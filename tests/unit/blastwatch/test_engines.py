@@ -2,6 +2,7 @@ import ctypes
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from blastwatch.engines import choose, open_engine
 from blastwatch.images import Preprocessing, normalise
-from blastwatch.package import open_package
+from blastwatch.package import Precision, open_package
 from tests.running import environment
 from tests.same_bits import looked_up
 from tests.service_packages import make_servable
@@ -48,6 +49,23 @@ def test_with_a_driver_torch_says_whether_there_is_a_gpu(monkeypatch, found, kno
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
     assert choose("auto", compared(*known)) == engine
     assert choose("openvino-int8", compared(*known)) == "openvino-int8"
+
+
+@pytest.mark.parametrize("name", ["openvino-bf16", "torch-bf16"])
+def test_logits_are_corrected_as_the_package_says(package, name):
+    found = Precision(cells=9, flip_rate=0.0, largest_difference=0.0, scale=2.0, shift=(0.5, -0.25))
+    told = replace(package, info=replace(package.info, precision={name: found}))
+    side = package.info.preprocessing.size
+    crops = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    plain, corrected = (open_engine(one, name, beside=True) for one in (package, told))
+    assert (corrected.name, corrected.abreast, corrected.on_cores) == (name, plain.abreast, plain.on_cores)
+    inputs = normalise(crops, package.info.preprocessing)
+    for call, values in (("infer", crops), ("infer_beside", crops), ("infer_inputs", inputs)):
+        before, after = (getattr(engine, call)(values) for engine in (plain, corrected))
+        np.testing.assert_allclose(after.logits, 2 * before.logits + np.array([0.5, -0.25]), rtol=1e-6)
+        np.testing.assert_array_equal(after.embeddings, before.embeddings)
+        assert after.logits.dtype == np.float32
+    assert type(open_engine(told, "torch-f32")) is type(open_engine(package, "torch-f32"))
 
 
 def test_the_number_of_torchs_threads_is_changed_only_where_one_is_asked_for(package):
@@ -108,7 +126,7 @@ import numpy as np
 asked = []
 sys.addaudithook(lambda event, args: asked.append((event, args)) if event in EVENTS else None)
 from blastwatch.engines import open_engine
-from blastwatch.package import open_package
+from blastwatch.package import Precision, open_package
 from training.export import quantize
 
 package = open_package(Path(sys.argv[1]))

@@ -1,12 +1,25 @@
 """Which packages are opened: those of this format, those of the two before, and nothing that was changed."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from blastwatch.errors import PackageError
 from blastwatch.ood import read_ood
-from blastwatch.package import FORMAT, MODEL, OOD, REPORT, REQUIRED, TRAINED, open_package, seal
+from blastwatch.package import (
+    FORMAT,
+    MODEL,
+    OOD,
+    REPORT,
+    REQUIRED,
+    TRAINED,
+    ModelInfo,
+    Precision,
+    open_package,
+    seal,
+)
 from tests.packages import make_package
 
 
@@ -28,7 +41,7 @@ def remade(folder, *, format_, without=()):
 
 def test_a_package_is_opened_with_its_format(tmp_path):
     package = open_package(make_package(tmp_path / "package"))
-    assert package.info.format == FORMAT == 5
+    assert package.info.format == FORMAT == 6
     assert (package.folder / REPORT).is_file()
 
 
@@ -40,6 +53,19 @@ def test_a_package_of_a_format_before_lacks_what_came_later_and_is_opened(tmp_pa
     assert len(package.reference().cells) == len(package.reference().answered) == 1
 
 
+def test_what_corrects_an_engine_travels_and_a_format_before_has_none(tmp_path):
+    info = open_package(make_package(tmp_path / "package")).info
+    rows = {"torch-bf16": Precision(cells=9, flip_rate=0.1, largest_difference=0.2, scale=1.01, shift=(0.5, -0.25))}
+    again = ModelInfo.from_json(replace(info, precision=rows).to_json())
+    assert again.precision == rows and not again.precision["torch-bf16"].is_plain
+    older = json.loads(again.to_json()) | {"format": 5}
+    older["precision"]["torch-bf16"] = {"cells": 9, "flip_rate": 0.1, "largest_difference": 0.2}
+    found = ModelInfo.from_json(json.dumps(older)).precision["torch-bf16"]
+    logits = np.array([[1.5, -2.0]], np.float32)
+    assert found.is_plain and (found.corrected(logits) == logits).all()
+    np.testing.assert_allclose(rows["torch-bf16"].corrected(logits), [[2.015, -2.27]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
     folder = remade(make_package(tmp_path / "package"), format_=FORMAT, without=[name])
@@ -47,9 +73,10 @@ def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
         open_package(folder)
 
 
-@pytest.mark.parametrize("format_", [1, 6, None, "3"])
+@pytest.mark.parametrize("format_", [1, 7, None, "3"])
 def test_other_formats_are_refused(tmp_path, format_):
-    with pytest.raises(PackageError, match=f"of format 2 or 3 or 4 or 5 but got {format_!r}. Package the model again"):
+    refused = f"of format 2 or 3 or 4 or 5 or 6 but got {format_!r}. Package the model again"
+    with pytest.raises(PackageError, match=refused):
         open_package(remade(make_package(tmp_path / "package"), format_=format_))
 
 
