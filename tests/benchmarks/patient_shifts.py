@@ -4,7 +4,7 @@ DATA, FIELDS and FILE as for `tests.benchmarks.shifts`, whose shifted cells thes
 there, and every patient of a reference and of the streams held against it is one of them by chance, with cells drawn
 anew; a linear model that has not seen the patient answers. A stream is as the reference first, then its patients are
 shifted, or of another mix. Prints how many shifted patients came until the alarm, the cause that is named then, and the
-false alarms of streams without shift.
+false alarms of streams without shift: of patients of that world, and of new ones, who are drawn.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from monitoring.patient_report import causes
 from monitoring.patients import MOST_CELLS
 from monitoring.scores import PROBABILITY
 from monitoring.shifts import SHIFTS
-from monitoring.signatures import CAUSES
-from monitoring.statistics import STATISTICS
+from monitoring.signatures import CAUSES, transform
+from monitoring.statistics import STATISTICS, TABLE
 from tests.benchmarks.shift_delays import NEVER, quantiles
 from tests.benchmarks.shift_windows import FIELD_SHARE, MIX, REFERENCE_CELLS, LinearModel, signatures_of
 from tests.benchmarks.shifts import STRENGTHS, add_cells, shifted_cells
@@ -129,6 +129,27 @@ def calm_line(world: World, given: argparse.Namespace) -> str:
     )
 
 
+def new_line(world: World, given: argparse.Namespace) -> str:
+    """Of patients who are none of the world's: their means are drawn from a normal distribution with its patients'."""
+    plain = [cells.mean(axis=0) for cells in world.cells["", 0.0]]
+    means = pd.DataFrame(plain, columns=list(COLUMNS))
+    values = np.column_stack([transform(means), means[PROBABILITY]])
+    centre, covariance = values.mean(axis=0), np.cov(values.T)
+    factors = np.array([row.ratio for row in TABLE])
+
+    def people(count: int) -> pd.DataFrame:
+        found = random.multivariate_normal(centre, covariance, size=count, method="eigh")
+        measured = np.where(factors, np.exp(found[:, :-1]), found[:, :-1])
+        return pd.DataFrame(np.column_stack([measured, found[:, -1]]), columns=list(COLUMNS))
+
+    random, alarms = np.random.default_rng(1), 0
+    for _ in range(given.new):
+        known, came = with_directions_of_patients(people(given.known), people(CALM), world.signatures)
+        alarms += sum(len(course.changes) for course in courses(known, came, random.random(CALM)).values())
+    total = CALM * given.new
+    return f"{total} new patients without shift: {alarms} alarms, stated at most {total / PATIENTS_PER_FALSE_ALARM:g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_cells(parser)
@@ -139,10 +160,19 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=100, help="shifted patients who come at most")
     parser.add_argument("--streams", type=int, default=60, help="of each shift and strength")
     parser.add_argument("--calm", type=int, default=100, help=f"streams of {CALM} patients without shift")
+    parser.add_argument("--new", type=int, default=25, help="streams of as many new patients")
+    parser.add_argument("--calm-alone", action="store_true", help="print the false alarms and no table")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         world = World(shifted_cells(given, Path(scratch)))
     print(f"A world of {len(world.ill)} patients, {world.ill.mean():.0%} ill; {given.cells} cells of each who comes")
+    if not given.calm_alone:
+        print_tables(world, given)
+    print(calm_line(world, given))
+    print(new_line(world, given))
+
+
+def print_tables(world: World, given: argparse.Namespace) -> None:
     print("| shift | " + " | ".join(f"{value:g}: half, 95 %" for value in STRENGTHS) + " |")
     print("|---" * (len(STRENGTHS) + 1) + "|")
     named: dict[str, Counter[str]] = defaultdict(Counter)
@@ -160,7 +190,6 @@ def main() -> None:
         total = sum(words.values())
         rest = ", ".join(f"{word} {count / total:.0%}" for word, count in words.most_common() if word != right)
         print(f"| {name} | {total} | {words[right] / max(1, total):.0%} | {rest} |")
-    print(calm_line(world, given))
 
 
 if __name__ == "__main__":
