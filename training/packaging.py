@@ -225,12 +225,11 @@ class _Maker:
         plain = self._rate(chosen, "torch-f32")
         found = {}
         for name in (*COMPARED, *COMPARED_ON_GPU) if has_gpu() else COMPARED:
-            logits = self._infer(chosen, name).logits
-            if not np.isfinite(logits).all():
+            logits, own = (self._infer(cells, name).logits for cells in (chosen, held))
+            if not (np.isfinite(logits).all() and np.isfinite(own).all()):
                 say(f"{name} is left out: the numbers of this network are beyond its range")
                 continue
-            held_logits = self._infer(held, name).logits if name in CORRECTED else aim
-            scale, shift = fit_logits(held_logits, aim)  # 1 and 0 where both are the same
+            scale, shift = fit_logits(own if name in CORRECTED else aim, aim)  # 1 and 0 where both are the same
             blast = self._blast(scale * logits + shift)
             found[name] = Precision(
                 scale=float(scale),
