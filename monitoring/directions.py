@@ -64,7 +64,7 @@ def with_directions_of_patients(
     known: pd.DataFrame, came: pd.DataFrame, signatures: dict[str, Any] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means of known patients and of those who came, a row each, with the directions as columns; each known patient's
-    by a fit without them, so that they differ along it as a new one does (the jackknife of Barber et al. 2021,
+    by a fit without them, so that they differ along it nearly as a new one does (the jackknife of Barber et al. 2021,
     doi:10.1214/20-AOS1965). Nothing is added where fewer than `FEWEST_KNOWN` are known."""
     names = () if signatures is None else directions_of(signatures)
     if signatures is None or not names or len(known) < FEWEST_KNOWN:
