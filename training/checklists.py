@@ -104,7 +104,7 @@ CLAIM = (
     Item("24", "initial parameters", RUN),
     Item("25", "training", f"{RUN}; evidence/params.json"),
     Item("26", "choice of the final model", f"{METHODS}: who chose it"),
-    Item("27", "ensembling", f"{METHODS}; weights are averaged over steps (params.json)"),
+    Item("27", "ensembling", f"{METHODS}: of several networks, and of weights over steps"),
     Item("28", "metrics of performance", METHODS),
     Item("29", "significance and uncertainty", METHODS),
     Item("30", "robustness or sensitivity analysis", f"{REPORT}: by source, cell size and stain"),

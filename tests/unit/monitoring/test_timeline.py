@@ -19,7 +19,7 @@ def test_reports_are_read_once_and_a_half_written_one_later(tmp_path):
     timeline.refresh()
     points = timeline.points()
     assert len(points) == len(list(tmp_path.glob("*.json"))) and points[-1].at == NOW.isoformat()
-    assert timeline.last["version"] == "2" and points[-1].column == "od_red" and points[-1].score > 1
+    assert timeline.last["version"] == "2" and points[-1].column == "toward_stain" and points[-1].score > 1
     for path in tmp_path.glob("*.json"):
         path.unlink()
     later = NOW + timedelta(hours=1)

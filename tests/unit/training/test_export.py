@@ -300,6 +300,18 @@ def test_card_states(said):
     assert said in model_card(facts(), evidence(), DRIFT)
 
 
+def test_the_card_says_what_is_an_ensemble():
+    assert "No ensemble." in model_card(facts(), evidence(), DRIFT)
+    known = evidence()
+    known["params"]["train"] = {
+        "architecture": "efficientnet_lite0_lite2_stages",
+        "fusion": "scores",
+        "fit": "logistic",
+    }
+    card = model_card(facts(), known, DRIFT)
+    assert "An ensemble of efficientnet_lite0 and efficientnet_lite2 in one graph" in card and "No ensemble" not in card
+
+
 @pytest.mark.parametrize(("items", "count"), [(TRIPOD, 27), (CLAIM, 44)])
 def test_every_item_of_the_guidelines_is_in_the_card_and_points_at_what_is_there(items, count):
     numbers = [item.number for item in items]
