@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blastwatch.errors import PackageError
 from blastwatch.registry import CHALLENGER
@@ -22,9 +22,6 @@ from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, re
 from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
-
-if TYPE_CHECKING:
-    from serving.worker import Service
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -186,10 +183,15 @@ class Contest:
             give_back()
 
 
-def open_contest(service: "Service", environment: Mapping[str, str]) -> Contest | None:
+def open_contest(
+    champion: Slot,
+    folder: LiveFolder,
+    settings: Settings,
+    metrics: ServiceMetrics,
+    open_lane: Callable[[LiveModel], Lane],
+    environment: Mapping[str, str],
+) -> Contest | None:
     """The contest of a service that follows; None without a share above 0, or where the challenger itself serves."""
-    settings = service.settings
     if not (settings.shadow_share or settings.canary_share) or settings.model_alias == CHALLENGER:
         return None
-    folder = LiveFolder(settings.home)
-    return Contest(service.slot, folder, settings, service.metrics, service.open_lane, environment)
+    return Contest(champion, folder, settings, metrics, open_lane, environment)

@@ -9,22 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blastwatch.errors import BlastwatchError, PackageError
 from blastwatch.registry import CHALLENGER
 from blastwatch.settings import Settings
 from serving.apart import LOADING_NICE, apart
+from serving.contest import Contest
 from serving.follower_child import FollowerChild
 from serving.lane import Lane, Slot
 from serving.live import LiveModel, hand_over, open_live, read_handover, take_over, version_of
 from serving.live_folder import LiveFolder, Mark, Refusal, mark, now, reason_of
 from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
-
-if TYPE_CHECKING:
-    from serving.contest import Contest
-    from serving.worker import Service
 
 LOOK_SECONDS = 0.25
 
@@ -159,7 +156,7 @@ class Following:
     """
 
     def __init__(
-        self, champion: Pursuit, folder: LiveFolder, child: FollowerChild, contest: "Contest | None" = None
+        self, champion: Pursuit, folder: LiveFolder, child: FollowerChild, contest: Contest | None = None
     ) -> None:
         self._champion, self._contest = champion, contest
         self._folder = folder
@@ -197,9 +194,7 @@ class Following:
         self._child.close()
 
 
-def follow(service: "Service", refusal: Refusal | None, environment: Mapping[str, str]) -> Following:
-    """Let a service follow its alias. `refusal`: why it does not start with the wanted version, where it does not."""
-    folder = LiveFolder(service.settings.home)
-    pursuit = Pursuit(service.slot, folder, service.settings, service.metrics, service.open_lane, refusal)
-    aliases = [service.slot.alias, *([CHALLENGER] if service.contest else [])]
-    return Following(pursuit, folder, FollowerChild(folder, aliases, environment), service.contest)
+def follow(pursuit: Pursuit, folder: LiveFolder, contest: Contest | None, environment: Mapping[str, str]) -> Following:
+    """Follow the alias of a pursuit, with a process that asks the registry for it and for the contest's."""
+    aliases = [pursuit.slot.alias, *([CHALLENGER] if contest else [])]
+    return Following(pursuit, folder, FollowerChild(folder, aliases, environment), contest)

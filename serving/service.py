@@ -57,7 +57,8 @@ class Blastwatch:
         from serving.accepting import take_many
         from serving.app import build_app
         from serving.contest import open_contest
-        from serving.following import follow
+        from serving.following import Pursuit, follow
+        from serving.live_folder import LiveFolder
         from serving.memory import set_apart
         from serving.metrics import ServiceMetrics
         from serving.predictor import reading_threads
@@ -78,9 +79,11 @@ class Blastwatch:
         )
         self.service = Service(live, settings, metrics, capture, threads=reading_threads(settings.workers))
         if follows(settings, os.environ):
-            self.service.contest = open_contest(self.service, os.environ)
-            self.service.following = follow(self.service, refusal, os.environ)
-            self.service.following.start()
+            served, folder = self.service, LiveFolder(settings.home)
+            served.contest = open_contest(served.slot, folder, settings, metrics, served.open_lane, os.environ)
+            pursuit = Pursuit(served.slot, folder, settings, metrics, served.open_lane, refusal)
+            served.following = follow(pursuit, folder, served.contest, os.environ)
+            served.following.start()
         self.app = build_app(self.service)
         take_many(asyncio.get_running_loop())  # BentoML opens the service in the loop that listens next
         set_apart()
