@@ -45,12 +45,22 @@ def begin_in_float32(core: "openvino.Core", model: "openvino.Model") -> "openvin
 
 
 def beginning(model: "openvino.Model") -> "list[openvino.Node]":
-    """The operations before the one with which the multiplications would exceed `FLOAT32_SHARE`, in order."""
+    """The operations before the one with which the multiplications would exceed `FLOAT32_SHARE`.
+
+    They come in the order of what has to be multiplied until they are known, so that of networks beside each other,
+    which OpenVINO names one after another, each has its beginning in it.
+    """
     nodes = [node for node in model.get_ordered_ops() if node.get_type_name() != "Constant"]
-    most = FLOAT32_SHARE * sum(multiplications(node) for node in nodes)
-    kept, spent = [], 0
+    costs = {node.get_friendly_name(): multiplications(node) for node in nodes}
+    needed: dict[str, frozenset[str]] = {}
     for node in nodes:
-        spent += multiplications(node)
+        name = node.get_friendly_name()
+        given = (value.get_node().get_friendly_name() for value in node.input_values())
+        needed[name] = frozenset({name}).union(*(needed.get(other, frozenset()) for other in given))
+    most = FLOAT32_SHARE * sum(costs.values())
+    kept, spent = [], 0
+    for node in sorted(nodes, key=lambda node: sum(costs[name] for name in needed[node.get_friendly_name()])):
+        spent += costs[node.get_friendly_name()]
         if spent > most:
             break
         kept.append(node)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from blastwatch.absent import REPORTS_USE, leave_out
 from blastwatch.errors import PackageError
 from blastwatch.images import Pixels, Preprocessing, normalise
-from blastwatch.inference import in_batches
-from blastwatch.openvino_engine import OpenVinoEngine
 
 INPUT, OUTPUTS = "cells", ("logits", "embedding")
 OPSET = 17
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 TOLERANCE = 1e-3  # largest difference of a logit between torch and the graph, both in float32
 
 
@@ -82,12 +80,10 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
     """Quantize a float32 graph to int8 by NNCF's post-training quantization.
 
     The layers at both ends stay in float32: what is rounded there nothing after it evens out, and they take hardly any
-    of the time. Of the error that remains the part that is the same in all cells, and the part that grows with the
-    logits, are taken off again. What each of these brings is in docs/performance.md.
+    of the time. What each of these brings is in docs/performance.md.
 
     Args:
-        crops: cells of calibration patients, uint8, shape (n, size, size, 3); the ranges and the error that is taken
-            off are found on them.
+        crops: cells of calibration patients, uint8, shape (n, size, size, 3), on which the ranges are found.
         preprocessing: of the graph.
     """
     import onnx
@@ -116,14 +112,20 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
             ),
         )
     onnx.save(quantized, str(path))
-    scale, shift = fit_logits(*(_logits(graph, crops, preprocessing) for graph in (path, source)))
-    correct_logits(quantized, scale, shift)
-    onnx.save(quantized, str(path))
 
 
 def ends(model: Any) -> list[str]:
-    """Names of the nodes of a graph that read the cells or give the logits."""
-    return [node.name for node in model.graph.node if INPUT in node.input or OUTPUTS[0] in node.output]
+    """Names of the nodes of a graph that give the logits, and of those that read the cells up to the first that have
+    weights: of networks beside each other the first of each, before which the cells may be padded."""
+    found, cells = [], {INPUT}
+    for node in model.graph.node:  # in an order in which each comes after what it reads
+        if cells.intersection(node.input):
+            found.append(node.name)
+            if node.op_type not in WEIGHTED:
+                cells.update(node.output)
+        elif OUTPUTS[0] in node.output:
+            found.append(node.name)
+    return found
 
 
 def fit_logits(found: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
@@ -139,23 +141,6 @@ def fit_logits(found: NDArray[np.float32], expected: NDArray[np.float32]) -> tup
     spread = float(np.square(found - middle).sum())
     scale = float(((found - middle) * (expected - aim)).sum()) / spread if spread > 0 else 1.0
     return scale, aim - scale * middle
-
-
-def correct_logits(model: Any, scale: float, shift: NDArray[np.float32]) -> None:
-    """Change a graph so that its logits come out times `scale` and plus `shift`; a Gemm in float32 gives them."""
-    from onnx import numpy_helper
-
-    (last,) = (node for node in model.graph.node if OUTPUTS[0] in node.output)
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    weight, bias = (numpy_helper.to_array(values[name]) for name in last.input[1:])
-    for name, changed in zip(last.input[1:], (scale * weight, scale * bias + shift), strict=True):
-        values[name].CopyFrom(numpy_helper.from_array(changed.astype(np.float32), name=name))
-
-
-def _logits(graph: Path, crops: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """As the service computes them, shape (n, classes)."""
-    engine = OpenVinoEngine(graph, preprocessing, "openvino-f32", threads=len(os.sched_getaffinity(0)))
-    return in_batches(engine.infer, crops).logits
 
 
 @contextlib.contextmanager

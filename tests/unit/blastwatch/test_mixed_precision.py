@@ -58,6 +58,22 @@ def test_of_a_resnet50_the_stem_and_the_first_stage_stay(resnet50):
     assert 0.19 < kept / every <= FLOAT32_SHARE
 
 
+def test_networks_beside_each_other_begin_alike_in_float32(core, tmp_path):
+    model = exported(core, "efficientnet_lite0_lite2_stages", tmp_path)
+    kept = [node.get_friendly_name() for node in beginning(model) if multiplications(node)]
+    one, other = ([name for name in kept if name.startswith(f"/network/{part}.")] for part in ("features", "beside"))
+    assert len(one) + len(other) == len(kept) and len(other) <= len(one) <= len(other) + 9
+    every = [node for node in model.get_ordered_ops() if multiplications(node)]
+    assert sum(map(multiplications, beginning(model))) <= FLOAT32_SHARE * sum(map(multiplications, every))
+
+
+def test_whatever_the_beginning_reads_is_in_it(core, tmp_path):
+    nodes = beginning(exported(core, "densenet121", tmp_path))
+    kept = {node.get_friendly_name() for node in nodes}
+    read = [value.get_node() for node in nodes for value in node.input_values()]
+    assert {node.get_friendly_name() for node in read if node.get_type_name() != "Constant"} <= kept
+
+
 def test_the_beginning_alone_is_marked_and_nothing_else_changes(core, resnet50):
     marked = begin_in_float32(core, resnet50)
     kept = {node.get_friendly_name() for node in beginning(resnet50)}
