@@ -125,7 +125,7 @@ def watch(once: bool, as_json: bool) -> None:
 @click.option(
     "--false-alarm-rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.0027,
+    default=0.001,
     show_default=True,
     help="Share of windows without drift that alarm, over all columns together.",
 )

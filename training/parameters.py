@@ -60,9 +60,10 @@ class TrainParameters:
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     fit: gradient (the whole network, step by step) or logistic (the last layer alone, at once:
-    `training.linear_probe`); of the knobs that follow, logistic reads fusion, balance, precision, channels_last and
-    seed. fusion: of several networks beside each other, features (one last layer reads them all) or scores (each has
-    its own, and their log odds are averaged).
+    `training.linear_probe`); of the knobs that follow, logistic reads fusion, views, balance, precision, channels_last,
+    seed, and for the views augment and erase. fusion: of several networks beside each other, features (one last layer
+    reads them all) or scores (each has its own, and their log odds are averaged). views: with fit: logistic, augmented
+    ones that are read beside each cell.
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
     next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
@@ -82,6 +83,7 @@ class TrainParameters:
     weights_file: str = ""
     fit: str = "gradient"
     fusion: str = "features"
+    views: int = 0
     probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
@@ -122,6 +124,11 @@ class TrainParameters:
             raise UsageError(
                 "train.fit=logistic leaves all but the last layer as it was drawn: set train.weights to imagenet or "
                 "file, or train.fit to gradient."
+            )
+        if self.views and self.fit != "logistic":
+            raise UsageError(
+                f"train.views={self.views} is read by train.fit=logistic alone; with train.fit=gradient every epoch "
+                "shows other views. Set train.views to 0."
             )
         if self.fusion == "scores" and (self.fit != "logistic" or len(READ_BY_STAGES.get(self.architecture, ())) < 2):
             several = [name for name, bases in READ_BY_STAGES.items() if len(bases) > 1]
@@ -178,7 +185,7 @@ class PackageParameters:
     calibration_cells: int = 256
     parity_cells: int = 500
     golden_cells: int = 8
-    false_alarm_rate: float = 0.0027
+    false_alarm_rate: float = 0.001
     drift_resamples: int = 1000
     ood_rate: float = 0.02
     seed: int = 1
@@ -207,6 +214,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("image", "crop"): (16, 4096),
     ("image", "size"): (32, 1024),
     ("train", "probe_epochs"): (0, 10_000),
+    ("train", "views"): (0, 100),
     ("train", "layer_decay"): (0.01, 1),
     ("train", "frozen"): (0, 1000),
     ("train", "robust"): (0, 1),

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
-from monitoring.calibration import calibrate, simulate, thresholds_for
+from monitoring.calibration import FALSE_ALARM_RATE, calibrate, simulate, thresholds_for
+from monitoring.commands import calibrate as calibrate_command
 from monitoring.directions import DIRECTIONS
 from monitoring.reference import build_reference, reference_columns
 from monitoring.scores import ANSWERED, EVIDENTLY_DEFAULT, MEASURED, METHODS, jensen_shannon, wasserstein
 from monitoring.statistics import STATISTICS
 from tests.cohorts import draw_cohort, scores_of, unanswered, window_of
+from training.parameters import PackageParameters
 
 WITHOUT_SIGNATURES = {name: method for name, method in METHODS.items() if name not in DIRECTIONS}
 samples = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
@@ -173,3 +175,8 @@ def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit
         build_reference(rows, **(parts | {"answers": (np.full(12, np.nan), parts["answers"][1])}))
     with pytest.raises(DataError, match="labels hem, all but got blast"):
         build_reference(rows.assign(label="blast"), **parts)
+
+
+def test_packages_and_the_command_have_the_same_rate_by_default():
+    (option,) = (each for each in calibrate_command.params if each.name == "false_alarm_rate")
+    assert option.default == FALSE_ALARM_RATE == PackageParameters().false_alarm_rate
