@@ -2,7 +2,8 @@
 
 For weights that know something, and few patients: minutes where training by gradients takes hours, and the
 solution is the best there is. How strongly it is regularised is chosen on patients of the training side that a
-part of the fits did not see.
+part of the fits did not see. Beside each cell it may read views of it, in another stain, light and focus, of which the
+rest of the network, which does not learn, makes other numbers.
 
 Several networks beside each other are read by one last layer (feature-level fusion), or each by its own, whose log
 odds are averaged (score-level fusion; Kittler et al. 1998, doi:10.1109/34.667881). A mean of linear layers is a linear
@@ -24,10 +25,12 @@ from blastwatch.errors import DataError, UsageError
 from blastwatch.images import normalise
 from blastwatch.network import READ_BY_STAGES, forward_with_embedding, head_of
 from blastwatch.stage_pooling import StagePooling, Standardise
+from training.augmentation import draw
 from training.calibration import fit_temperature
 from training.distributed import World
+from training.feeding import Feeder
 from training.fitting import Progress, validate
-from training.loop import TrainingDiverged
+from training.loop import TrainingDiverged, step_seed
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import choose_precision
@@ -43,7 +46,8 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Known:
-    """Cells to fit on: embeddings float32 (n, d), labels int64 (n,), weights of mean 1, and the patient of each."""
+    """Cells to fit on: embeddings float32 (n, d), labels int64 (n,), weights of mean 1, and the patient of each. A
+    cell's views are rows like others and share its weight."""
 
     embeddings: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -52,6 +56,16 @@ class Known:
 
     def part(self, rows: NDArray[np.int64]) -> "Known":
         return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], self.patients[rows])
+
+    def with_views(self, views: Sequence[NDArray[np.float32]]) -> "Known":
+        """These cells, and behind them once more by each of some views, embeddings in the same order."""
+        times = 1 + len(views)
+        return Known(
+            np.concatenate([self.embeddings, *views]),
+            np.tile(self.labels, times),
+            np.tile(self.weights / times, times),
+            np.tile(self.patients, times),
+        )
 
     def beside(self, widths: Sequence[int]) -> "list[Known]":
         """The same cells by what each of several networks makes of them, one's numbers behind another's."""
@@ -111,24 +125,26 @@ class LinearProbe:
         """Logits of the training cells once it ran, shape (n, classes), by fits that had not seen their patient."""
 
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
-        """Look at each cell once, choose the strength, and fit.
+        """Look at each cell, and at its views; choose the strength, and fit.
 
         Raises:
             DataError: where a label has fewer than two patients on the training side.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
-        known = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
-        fitted, self.out_of_fold, row = self._fit(known)
+        cells = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
+        views = [self._embeddings(view) for view in range(1, self.parameters.views + 1)]
+        fitted, held_out, row = self._fit(cells.with_views(views))
+        self.out_of_fold = held_out[: len(cells.labels)]
         write_head(self.network, fitted)
-        own = np.logaddexp(0, np.where(known.labels == POSITIVE, -1, 1) * fitted.log_odds(known.embeddings))
-        row |= {"epoch": 1.0, "train_loss": float((known.weights * own).mean())}
+        own = np.logaddexp(0, np.where(cells.labels == POSITIVE, -1, 1) * fitted.log_odds(cells.embeddings))
+        row |= {"epoch": 1.0, "train_loss": float((cells.weights * own).mean())}
         row |= validate(self.network, self.packed, self.validation, self.precision)
         state = {name: tensor.cpu().clone() for name, tensor in self.network.state_dict().items()}
         on_epoch(row)
         return Progress(epoch=1, best_epoch=1, best_loss=row["validation_loss"], best_state=state, curves=[row])
 
     def _fit(self, known: Known) -> tuple[Fitted, NDArray[np.float64], dict[str, float]]:
-        """The last layer, logits of the training cells by fits that had not seen their patient, and figures."""
+        """The last layer, logits of the known cells by fits that had not seen their patient, and figures."""
         if self.parameters.fusion == "features":
             chosen = choose(known, seed=self.parameters.seed)
             return chosen.fitted, chosen.held_out, {"strength": chosen.strength, "held_out_loss": chosen.loss}
@@ -142,13 +158,21 @@ class LinearProbe:
         return fitted, held_out, row
 
     @torch.inference_mode()
-    def _embeddings(self) -> NDArray[np.float32]:
+    def _embeddings(self, view: int = 0) -> NDArray[np.float32]:
+        """Of the training cells, float32 (n, d); of a view above 0 as augmentation changes them, drawn from the seed
+        and the number of the view."""
         device, rows = next(self.network.parameters()).device, self.cells.rows
+        feeder = Feeder(self.packed, device, channels_last=self.parameters.channels_last)
+        generator = torch.Generator().manual_seed(step_seed(self.parameters.seed, view))
         parts = []
         for start in progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding"):
             crops = self.packed.crops[rows[start : start + BATCH]]
-            inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
-            inputs = inputs.contiguous(memory_format=self.format)
+            if view:
+                draws = draw(len(crops), generator, strength=self.parameters.augment, erase=self.parameters.erase)
+                inputs = feeder.inputs(crops, draws, self.packed.preprocessing.size)
+            else:
+                inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
+                inputs = inputs.contiguous(memory_format=self.format)
             with self.precision.autocast():
                 parts.append(forward_with_embedding(self.network, inputs)[1].float().cpu().numpy())
         embeddings = np.concatenate(parts)

@@ -160,6 +160,39 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     assert (logits.argmax(1) == cells.labels).mean() > 0.9  # the cells that it was fitted on
 
 
+def test_views_share_the_weight_of_their_cell():
+    """One view that is the cell itself changes nothing but rounding."""
+    known = drawn(width=4, seed=1)
+    twice = known.with_views([known.embeddings])
+    assert twice.weights.sum() == pytest.approx(known.weights.sum())
+    one, other = fit(known, 1e-2), fit(twice, 1e-2)
+    np.testing.assert_allclose(other.log_odds(known.embeddings), one.log_odds(known.embeddings), atol=1e-3)
+    held = out_of_fold(twice, seed=1)[1e-2]
+    np.testing.assert_allclose(held[: len(held) // 2], held[len(held) // 2 :], atol=1e-9)
+
+
+def test_views_are_drawn_from_the_seed_and_change_the_last_layer_alone(cohort):
+    packed, *sides = opened(cohort)
+
+    def probed(**knobs):
+        network = first_network(STAGES, "imagenet", "", seed=1)
+        probe = LinearProbe(network, replace(PROBE, **knobs), packed, *sides, ALONE)
+        state = probe.run(lambda row: None).best_state
+        assert probe.out_of_fold.shape == (len(sides[0].rows), 2)
+        return state
+
+    plain, once, again, other = probed(), probed(views=2), probed(views=2), probed(views=2, augment=0.0)
+    for name, tensor in once.items():
+        assert torch.equal(tensor, again[name]), name
+        own = name.startswith(("classifier.", "standardise."))
+        assert torch.equal(tensor, plain[name]) != own and torch.equal(tensor, other[name]) != own, name
+
+
+def test_views_need_the_last_layer_alone():
+    with pytest.raises(UsageError, match=r"train\.views=2 is read by train\.fit=logistic alone"):
+        TrainParameters(views=2)
+
+
 def test_scores_fused_are_the_mean_of_calibrated_log_odds():
     """Of two networks one names patients too, so the temperatures differ; scipy finds them."""
     one, other = drawn(width=4, seed=1), drawn(width=6, seed=2)
