@@ -182,4 +182,8 @@ def test_a_share_of_the_callers(stage):
 def test_without_a_share_there_is_no_contest(tmp_path):
     for variables in ({}, {"BLASTWATCH_SHADOW_SHARE": "1", "BLASTWATCH_MODEL_ALIAS": "challenger"}):
         settings = load({"BLASTWATCH_HOME": str(tmp_path), **variables})
-        assert open_contest(SimpleNamespace(settings=settings), {}) is None
+        opened = open_contest(
+            Slot(settings.model_alias, SimpleNamespace()), LiveFolder(tmp_path), settings,
+            ServiceMetrics(CollectorRegistry()), lambda live: None, {},
+        )  # fmt: skip
+        assert opened is None
