@@ -21,12 +21,12 @@ from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
 from serving.apart import LOADING_NICE
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
-from serving.live_folder import LiveFolder, Refusal, Status, mark, now, reason_of
+from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
 from serving.old_copies import remove_old_copies
+from serving.resting import RESTS_AFTER, Rest
 
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
-HEARTBEAT_SECONDS = 5.0  # the status is written at least so often
 LONGEST_WAIT = 10.0  # seconds between two tries to reach a registry that is away
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0  # seconds until a version that could not be fetched is tried again
 DISK_RESERVE = 256 << 20  # bytes that stay free on the disk of the packages
@@ -75,6 +75,11 @@ class Pursued:
     @property
     def reachable(self) -> bool:
         return self._status.refused is None or self._status.refused.reason != "unreachable"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether what the alias names was handed over, and nothing is left to try again."""
+        return self._status.refused is None and not self.settling
 
     @property
     def settling(self) -> bool:
@@ -178,15 +183,22 @@ def fetch(registry: Registry, entry: Entry) -> Package:
 
 
 def follow(settings: Settings, aliases: list[str]) -> None:
-    """Look at every alias, again and again, until the process ends."""
+    """Look at every alias, again and again, until the process ends or has nothing to look at (`serving.resting`)."""
     folder = LiveFolder(settings.home)
     registry = Registry(settings)
     pursued = [Pursued(alias, registry, folder) for alias in aliases]
+    rest = Rest(settings, folder, aliases)
+    seen, still_since = rest.seen(), time.monotonic()
     wait = settings.follow_seconds
     while True:
         nudge = mark(folder.nudge)
+        if (before := rest.seen()) != seen:
+            seen, still_since = before, time.monotonic()
         for one in pursued:
             one.look()
+        if seen and time.monotonic() - still_since > RESTS_AFTER and all(one.at_rest for one in pursued):
+            rest.begin(seen)
+            return
         reachable = all(one.reachable for one in pursued)
         wait = settings.follow_seconds if reachable else min(LONGEST_WAIT, 2 * max(wait, settings.follow_seconds))
         if any(one.settling for one in pursued):

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import IO
 
-from serving.live_folder import LiveFolder
+from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder
 from serving.offspring import same_code
+from serving.resting import RESTS_AFTER, Rest
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a follower that ended is started again
 STEADY_SECONDS = 60.0  # one that ran so long starts with the first pause again
@@ -27,33 +29,45 @@ _log = logging.getLogger("blastwatch.service")
 class FollowerChild:
     """Call `tend` now and then. Workers of one home compete for the lock; the kernel frees it when its holder dies."""
 
-    def __init__(self, folder: LiveFolder, aliases: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: LiveFolder, aliases: Sequence[str], rest: Rest, environment: Mapping[str, str]) -> None:
         self._environment = MLFLOW | same_code(environment)
         self._aliases = list(aliases)
         self._folder = folder
+        self._rest = rest
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
+        self._started = self._said = 0.0
         self._pause = FIRST_PAUSE
 
     def tend(self) -> None:
-        """Take the lock where it is free; start the follower where this worker holds the lock and none runs."""
+        """Take the lock where it is free; start the follower where this worker holds the lock, none runs, and there is
+        something to look at."""
         if self._lock is None:
             self._lock = self._folder.try_follower_lock()
         if self._lock is None:
             return
         now = time.monotonic()
-        if self._process is None:
-            self._start()
-        elif self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             if now - self._started > STEADY_SECONDS:
                 self._pause = FIRST_PAUSE
+        elif self._rest.holds():
+            self._say_so(now)
+        elif self._process is None or (self._process.returncode == 0 and now - self._started > RESTS_AFTER):
+            self._start()
         elif now - self._started > self._pause:
             _log.warning("The follower ended with code %s; it is started again.", self._process.returncode)
             self._pause = min(LONGEST_PAUSE, 2 * self._pause)
             self._start()
 
+    def _say_so(self, now: float) -> None:
+        """In the follower's place: the registry stands where it stood."""
+        if now - self._said > HEARTBEAT_SECONDS:
+            self._said = now
+            for alias in self._aliases:
+                self._folder.write_status(alias, replace(self._folder.read_status(alias), reached=time.time()))
+
     def _start(self) -> None:
+        self._rest.end()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         command = [sys.executable, "-m", "serving.follower", *self._aliases]

@@ -22,6 +22,7 @@ from serving.live import LiveModel, hand_over, open_live, read_handover, take_ov
 from serving.live_folder import LiveFolder, Mark, Refusal, mark, now, reason_of
 from serving.memory import RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
+from serving.resting import Rest
 
 LOOK_SECONDS = 0.25
 
@@ -194,7 +195,9 @@ class Following:
         self._child.close()
 
 
-def follow(pursuit: Pursuit, folder: LiveFolder, contest: Contest | None, environment: Mapping[str, str]) -> Following:
+def follow(pursuit: Pursuit, settings: Settings, contest: Contest | None, environment: Mapping[str, str]) -> Following:
     """Follow the alias of a pursuit, with a process that asks the registry for it and for the contest's."""
-    aliases = [pursuit.slot.alias, *([CHALLENGER] if contest else [])]
-    return Following(pursuit, folder, FollowerChild(folder, aliases, environment), contest)
+    folder, aliases = LiveFolder(settings.home), [pursuit.slot.alias, *([CHALLENGER] if contest else [])]
+    return Following(
+        pursuit, folder, FollowerChild(folder, aliases, Rest(settings, folder, aliases), environment), contest
+    )

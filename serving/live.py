@@ -35,6 +35,7 @@ from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart
 from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of
 from serving.memory import check_memory, room_for_all
+from serving.resting import Rest
 
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
 """Set by `blastwatch serve` for its workers, not by people: path of the file whose version is served, and no other."""
@@ -117,6 +118,9 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
         served = find(settings, environment)
         path = hand_over(served, folder.path / f"version-{served.entry.version}.json")
         return served, {HANDOVER_VARIABLE: str(path)}
+    rest = Rest(settings, folder, [alias])
+    rest.end()
+    seen = rest.seen()
     try:
         served = _find_patiently(settings, environment)
         check_order(served.entry, written(folder, alias))
@@ -130,6 +134,8 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
     else:
         hand_over(served, folder.wanted(alias))
         folder.write_status(alias, Status(reached=time.time()))
+        if seen:
+            rest.begin(seen)
     return served, {}
 
 

@@ -4,6 +4,7 @@ ALIAS.json          the version that the alias names, fetched and verified; writ
 ALIAS.good.json     the last version that passed its golden cells in a worker: what a start falls back to
 ALIAS.status.json   what the follower thinks: when it last reached the registry, which version it refuses and why
 nudge               touched by the webhook: look at the registry now
+rest.json           what was looked at and stands still, so that no follower is needed (`serving.resting`)
 follower.lock       held by the worker whose child is the follower
 load.lock           held by a worker that loads a version: one at a time, so that the others answer (at the start where
                     memory is short alone: nobody answers yet)
@@ -76,6 +77,8 @@ class Status:
     refused: Refusal | None = None
 
 
+HEARTBEAT_SECONDS = 5.0  # the status is written at least so often
+
 Mark = tuple[int, int, int]
 """Tells whether a file was replaced: inode, time, size."""
 
@@ -98,6 +101,10 @@ class LiveFolder:
     @property
     def nudge(self) -> Path:
         return self.path / "nudge"
+
+    @property
+    def rest(self) -> Path:
+        return self.path / "rest.json"
 
     def nudged(self) -> None:
         """Ask the follower to look now."""

@@ -82,7 +82,7 @@ class Blastwatch:
             served, folder = self.service, LiveFolder(settings.home)
             served.contest = open_contest(served.slot, folder, settings, metrics, served.open_lane, os.environ)
             pursuit = Pursuit(served.slot, folder, settings, metrics, served.open_lane, refusal)
-            served.following = follow(pursuit, folder, served.contest, os.environ)
+            served.following = follow(pursuit, settings, served.contest, os.environ)
             served.following.start()
         self.app = build_app(self.service)
         take_many(asyncio.get_running_loop())  # BentoML opens the service in the loop that listens next

@@ -275,7 +275,25 @@ def test_the_follower_follows_without_a_library_of_data_frames(home, service, fi
     assert not [path for path in loaded if "/pandas/" in path or "/pyarrow/" in path]
 
 
+def test_no_follower_runs_before_the_registry_moves(empty_store, tmp_path):
+    """The start has asked the registry, which is a file here; a promotion wakes the one that asks again."""
+    settings = new_home(tmp_path / "home", empty_store)
+    first = crown(settings, settings.home / "package-1")
+    alone = Running(settings, any_free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5")
+    try:
+        alone.wait_until_ready().wait_until_following()
+        assert serving(alone) == {first.version}
+        assert alone.followers() == []
+        second = crown(settings, settings.home / "package-2", seed=1)
+        until(lambda: serving(alone) == {second.version}, FOLLOWED)
+        assert len(alone.followers()) == 1
+        assert model(alone)["following"]["refused"] is None
+    finally:
+        assert alone.stop() == []
+
+
 def test_the_follower_is_started_again_and_ends_with_its_worker(home, service, first_serves):
+    until(lambda: len(service.followers()) == 1, FOLLOWED)
     (follower,) = service.followers()
     follower.send_signal(signal.SIGKILL)
     until(lambda: [new.pid for new in service.followers()] not in ([], [follower.pid]), FOLLOWED)

@@ -1,0 +1,213 @@
+"""When no follower is needed, and when one is started again."""
+
+import dataclasses
+import sqlite3
+from contextlib import closing
+from types import SimpleNamespace
+
+import pytest
+
+from blastwatch.errors import SignatureInvalid
+from serving import follower, follower_child
+from serving.follower_child import FollowerChild
+from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Status
+from serving.resting import RESTS_AFTER, Rest
+
+ALIASES = ["champion"]
+
+
+def commit(settings):
+    """As whoever promotes does, in a file that is made where it is missing."""
+    with closing(sqlite3.connect(settings.home / "mlflow.db")) as database, database:
+        database.execute("create table if not exists said (word text)")
+        database.execute("insert into said values ('moved')")
+
+
+@pytest.fixture
+def store(settings):
+    settings.home.mkdir(parents=True, exist_ok=True)
+    commit(settings)
+    return settings
+
+
+@pytest.fixture
+def folder(store):
+    return LiveFolder(store.home)
+
+
+@pytest.fixture
+def rest(store, folder):
+    return Rest(store, folder, ALIASES)
+
+
+def test_it_holds_until_something_is_committed(rest, store):
+    assert not rest.holds()
+    rest.begin(rest.seen())
+    assert rest.holds()
+    with closing(sqlite3.connect(store.home / "mlflow.db")) as database:
+        database.execute("select * from said").fetchall()
+    assert rest.holds()
+    commit(store)
+    assert not rest.holds()
+
+
+def test_a_commit_to_the_log_of_a_database_that_keeps_one_ends_it(rest, store):
+    with closing(sqlite3.connect(store.home / "mlflow.db")) as database:
+        database.execute("pragma journal_mode=wal")
+        database.execute("select * from said").fetchall()  # from here on it has the database open
+        commit(store)
+        rest.begin(rest.seen())
+        before = (store.home / "mlflow.db").stat()
+        commit(store)
+        assert (store.home / "mlflow.db").stat().st_mtime_ns == before.st_mtime_ns  # it stands beside it for now
+        assert not rest.holds()
+
+
+def test_a_webhook_ends_it(rest, folder):
+    rest.begin(rest.seen())
+    folder.nudged()
+    assert not rest.holds()
+
+
+def test_who_asks_for_something_else_does_not_rest_on_it(rest, store, folder):
+    rest.begin(rest.seen())
+    others = [
+        Rest(store, folder, [*ALIASES, "challenger"]),
+        Rest(dataclasses.replace(store, model_name="another"), folder, ALIASES),
+    ]
+    assert not any(other.holds() for other in others)
+
+
+@pytest.mark.parametrize("uri", ["http://mlflow.lab.example", "postgresql://lab@db.lab.example/mlflow"])
+def test_a_registry_elsewhere_must_be_asked(uri, store, folder):
+    assert Rest(dataclasses.replace(store, tracking_uri=uri), folder, ALIASES).seen() is None
+
+
+def test_a_registry_that_is_not_there_must_be_asked(store, rest):
+    rest.begin(rest.seen())
+    (store.home / "mlflow.db").unlink()
+    assert rest.seen() is None
+    assert not rest.holds()
+
+
+def test_what_cannot_be_read_is_no_rest(rest, folder):
+    folder.path.mkdir(parents=True)
+    folder.rest.write_text("{")
+    assert not rest.holds()
+
+
+@pytest.fixture
+def followed(store, served, monkeypatch):
+    """A clock that passes while the follower sleeps, and what its registry says."""
+    at = SimpleNamespace(now=1000.0, looks=0, says=lambda: served.entry)
+
+    class FakeRegistry:
+        settings = store
+
+        def proven(self, alias):
+            at.looks += 1
+            assert at.now < 1000 + 10 * RESTS_AFTER, "it did not rest"
+            found = at.says()
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        def size_of(self, entry):
+            return 1000
+
+        def fetch_entry(self, entry, *, fresh=False):
+            return served.package
+
+    def sleep(seconds):
+        at.now += seconds
+
+    monkeypatch.setattr(follower, "Registry", lambda _: FakeRegistry())
+    monkeypatch.setattr(follower.time, "monotonic", lambda: at.now)
+    monkeypatch.setattr(follower.time, "sleep", sleep)
+    return at
+
+
+def test_a_follower_ends_when_nothing_moved_for_a_while(followed, store, rest):
+    follower.follow(store, ALIASES)
+    assert rest.holds()
+    assert RESTS_AFTER < followed.now - 1000 < RESTS_AFTER + 2 * store.follow_seconds + 1
+    assert followed.looks > 1
+
+
+def test_what_moves_while_it_looks_keeps_it_awake(followed, store, served, rest):
+    """The files are looked at before the registry is asked: a commit between the two is one that was not seen."""
+
+    def says():
+        if followed.now < 1000 + 2 * RESTS_AFTER:
+            commit(store)
+        return served.entry
+
+    followed.says = says
+    follower.follow(store, ALIASES)
+    assert followed.now > 1000 + 3 * RESTS_AFTER - 2
+    assert rest.holds()
+
+
+def test_what_is_refused_is_tried_again_and_not_slept_over(followed, store, served, rest):
+    followed.says = lambda: SignatureInvalid("nobody") if followed.now < 1000 + 4 * RESTS_AFTER else served.entry
+    follower.follow(store, ALIASES)
+    assert followed.now >= 1000 + 4 * RESTS_AFTER
+    assert rest.holds()
+
+
+@pytest.fixture
+def child(store, folder, rest, monkeypatch):
+    """A `FollowerChild` whose processes are counted instead of started; `ends` ends the one that runs."""
+    at = SimpleNamespace(now=1000.0, started=[])
+    monkeypatch.setattr(follower_child.time, "monotonic", lambda: at.now)
+
+    def start(command, **_):
+        process = SimpleNamespace(returncode=None, stdin=None, wait=lambda _: None)
+        process.poll = lambda: process.returncode
+        at.started.append(process)
+        return process
+
+    monkeypatch.setattr(follower_child.subprocess, "Popen", start)
+    at.tended = FollowerChild(folder, ALIASES, rest, {})
+
+    def tend(seconds=0.25):
+        at.now += seconds
+        at.tended.tend()
+        return len(at.started)
+
+    at.tend = tend
+    yield at
+    at.tended.close()
+
+
+def test_no_follower_runs_while_nothing_moves_and_the_status_stays_fresh(child, rest, store, folder):
+    folder.write_status("champion", Status(reached=5.0))
+    rest.begin(rest.seen())
+    assert child.tend() == 0
+    reached = folder.read_status("champion").reached
+    assert reached > 5.0
+    assert child.tend() == 0
+    assert folder.read_status("champion").reached == reached
+    assert child.tend(HEARTBEAT_SECONDS) == 0
+    assert folder.read_status("champion").reached > reached
+    commit(store)
+    assert child.tend() == 1
+    assert not folder.rest.exists()
+
+
+def test_one_that_rests_is_started_at_once_where_something_moves(child, rest, store):
+    assert child.tend() == 1
+    child.now += RESTS_AFTER + 1
+    rest.begin(rest.seen())
+    child.started[0].returncode = 0
+    assert [child.tend(), child.tend()] == [1, 1]
+    commit(store)
+    assert child.tend() == 2
+
+
+def test_one_that_ends_by_an_accident_is_started_after_a_pause(child, caplog):
+    assert child.tend() == 1
+    child.started[0].returncode = -9
+    assert child.tend() == 1
+    assert child.tend(1.0) == 2
+    assert "ended with code -9" in caplog.text
