@@ -109,6 +109,18 @@ def calibration_gate(package: Package, policy: Policy) -> Gate:
     return at_most("calibration", value, policy.calibration.largest_ece)
 
 
+def cameras_gate(package: Package, policy: Policy) -> Gate:
+    """It is not lost where the camera changes: the worst loss of mean accuracy over patients under a simulated one."""
+    found = package.metrics().get("cameras")
+    rows = found.get("rows") if isinstance(found, dict) else None
+    losses = {row.get("name"): _number(row.get("change"), "value") for row in rows or []}
+    known = {name: -change for name, change in losses.items() if change is not None}
+    worst = max(known, key=known.__getitem__) if known and len(known) == len(losses) else None
+    note = f"under {str(worst).replace('_', ' ')}" if worst is not None else ""
+    value = None if worst is None else known[worst]
+    return at_most("cameras", value, policy.cameras.largest_loss, note)
+
+
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     """Enough cells of enough patients to tell drift from chance."""
     reference, drift, limits = package.reference(), package.drift(), policy.drift_reference

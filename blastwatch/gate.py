@@ -12,6 +12,7 @@ GATES = (
     "sensitivity",
     "specificity",
     "calibration",
+    "cameras",
     "parity",
     "latency",
     "reference-cells",

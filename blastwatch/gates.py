@@ -14,6 +14,7 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, PackageEr
 from blastwatch.evidence_gates import (
     audit_gate,
     calibration_gate,
+    cameras_gate,
     card_gate,
     floor_gates,
     groups_gate,
@@ -57,6 +58,7 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         initial_weights_gate(package),
         *floor_gates(package, policy),
         calibration_gate(package, policy),
+        cameras_gate(package, policy),
         parity_gate(package, policy, engine),
         latency,
         *reference_gates(package, policy),

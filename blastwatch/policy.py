@@ -40,6 +40,13 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cameras:
+    """largest_loss: of mean accuracy over patients, under the worst of the simulated cameras."""
+
+    largest_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """Of the engine that serves here: flips against float32, median of one cell, and whether golden cells are asked."""
 
@@ -80,6 +87,7 @@ class Policy:
     non_inferiority: NonInferiority
     floors: Floors
     calibration: Calibration
+    cameras: Cameras
     engine: EngineLimits
     drift_reference: DriftReference
     card: Card
@@ -100,6 +108,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "floors.sensitivity": (0, 1),
     "floors.specificity": (0, 1),
     "calibration.largest_ece": (0, 1),
+    "cameras.largest_loss": (0, 1),
     "engine.largest_flip_rate": (0, 1),
     "engine.largest_latency_ms": (0.001, 1e9),
     "drift_reference.least_cells": (1, 1_000_000_000),

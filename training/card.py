@@ -38,6 +38,7 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         _data(info, evidence),
         _methods(info, evidence),
         _results(evidence["metrics"]),
+        _cameras(evidence["metrics"]),
         _decisions(info, evidence["metrics"]),
         _engines(info),
         _drift(drift),
@@ -182,6 +183,38 @@ def _results(metrics: dict[str, Any]) -> str:
         f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients that nothing before had read. {verdict}"
         "\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
+
+
+def _cameras(metrics: dict[str, Any]) -> str:
+    found = metrics.get("cameras")
+    if not found:
+        return "## Under another camera\n\nIt was not measured (`evaluate.camera_cells`)."
+    rows = [
+        "| the same cells | mean accuracy over patients | change, 95 % interval by patient | AUROC |",
+        "|---|---|---|---|",
+    ]
+    rows += [
+        f"| {name} | {_or_unknown(_value(figures, 'mean_accuracy'), '.3f')} | {change} | "
+        f"{_or_unknown(_value(figures, 'auroc'), '.3f')} |"
+        for name, figures, change in (
+            ("as they are", found["plain"], ""),
+            *((row["name"].replace("_", " "), row["figures"], _change(row["change"])) for row in found["rows"]),
+        )
+    ]
+    return (
+        f"## Under another camera\n\n{found['cells']} of the test cells, evenly of {found['patients']} patients, as "
+        "they are and as another stain, camera or lamp would show them: each simulated at a strength that a person "
+        "sees at a glance. Where the accuracy falls, the network is for the camera that it was trained with.\n\n"
+        + "\n".join(rows)
+    )
+
+
+def _value(figures: dict[str, Any], name: str) -> float | None:
+    return figures[name]["value"] if name in figures else None
+
+
+def _change(row: dict[str, float] | None) -> str:
+    return "unknown" if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 def _comparisons(metrics: dict[str, Any]) -> str:

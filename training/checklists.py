@@ -107,7 +107,7 @@ CLAIM = (
     Item("27", "ensembling", f"{METHODS}: of several networks, and of weights over steps"),
     Item("28", "metrics of performance", METHODS),
     Item("29", "significance and uncertainty", METHODS),
-    Item("30", "robustness or sensitivity analysis", f"{REPORT}: by source, cell size and stain"),
+    Item("30", "robustness or sensitivity analysis", f"Under another camera; {REPORT}: by source, cell size and stain"),
     Item("31", "explainability", f"{REPORT}: heat maps of the most certain errors"),
     Item("32", "evaluation on internal data", RESULTS),
     Item("33", "testing on external data", f"{REPORT}: by source, as far as sources were held out"),

@@ -26,6 +26,7 @@ from training.operating import choose_threshold
 from training.out_of_fold import calibrating_cells
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
+from training.robustness import camera_figures
 from training.significance import compare_models
 from training.strata import breakdown, size_matched_auroc
 
@@ -82,6 +83,7 @@ def run_evaluation(
             name: size_matched_auroc(answered, statistics, _draws(table, parameters))
             for name, answered in {NETWORK: table, **baselines}.items()
         },
+        "cameras": camera_figures(network, tested, packed, fitted.temperature, parameters),
         "breakdown": breakdown(
             table,
             tested.set_index("path")["source"],

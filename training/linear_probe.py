@@ -2,8 +2,8 @@
 
 For weights that know something, and few patients: minutes where training by gradients takes hours, and the
 solution is the best there is. How strongly it is regularised is chosen on patients of the training side that a
-part of the fits did not see. Beside each cell it may read views of it, in another stain, light and focus, of which the
-rest of the network, which does not learn, makes other numbers.
+part of the fits did not see. What another camera does to the numbers that it reads can be kept from it
+(`training.nuisances`).
 
 Several networks beside each other are read by one last layer (feature-level fusion), or each by its own, whose log
 odds are averaged (score-level fusion; Kittler et al. 1998, doi:10.1109/34.667881). A mean of linear layers is a linear
@@ -22,19 +22,18 @@ from torch import nn
 from blastwatch.console import progress
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.errors import DataError, UsageError
-from blastwatch.images import normalise
+from blastwatch.images import Pixels, normalise
 from blastwatch.network import READ_BY_STAGES, forward_with_embedding, head_of
 from blastwatch.stage_pooling import StagePooling, Standardise
-from training.augmentation import draw
 from training.calibration import fit_temperature
 from training.distributed import World
-from training.feeding import Feeder
 from training.fitting import Progress, validate
-from training.loop import TrainingDiverged, step_seed
+from training.loop import TrainingDiverged
+from training.nuisances import CAMERAS, LOOKED_AT, Moves, directions, under_cameras
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import choose_precision
-from training.sampling import Side
+from training.sampling import Side, of_each_patient
 
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """What is tried for `C` of scikit-learn: the loss of a cell of mean weight over the penalty."""
@@ -46,31 +45,29 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Known:
-    """Cells to fit on: embeddings float32 (n, d), labels int64 (n,), weights of mean 1, and the patient of each. A
-    cell's views are rows like others and share its weight."""
+    """Cells to fit on: embeddings float32 (n, d), labels int64 (n,), weights of mean 1, the patient of each, and how
+    cameras move some of them where the fit shall not read that."""
 
     embeddings: NDArray[np.float32]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
     patients: NDArray[Any]
+    moves: Moves | None = None
 
     def part(self, rows: NDArray[np.int64]) -> "Known":
-        return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], self.patients[rows])
-
-    def with_views(self, views: Sequence[NDArray[np.float32]]) -> "Known":
-        """These cells, and behind them once more by each of some views, embeddings in the same order."""
-        times = 1 + len(views)
-        return Known(
-            np.concatenate([self.embeddings, *views]),
-            np.tile(self.labels, times),
-            np.tile(self.weights / times, times),
-            np.tile(self.patients, times),
-        )
+        """Some of the cells, and the moves of their patients alone."""
+        patients = self.patients[rows]
+        moves = self.moves.of(patients) if self.moves else None
+        return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], patients, moves)
 
     def beside(self, widths: Sequence[int]) -> "list[Known]":
         """The same cells by what each of several networks makes of them, one's numbers behind another's."""
-        parts = np.split(self.embeddings, np.cumsum(widths)[:-1], axis=1)
-        return [replace(self, embeddings=part) for part in parts]
+        places = np.cumsum(widths)[:-1]
+        parts = np.split(self.embeddings, places, axis=1)
+        if self.moves is None:
+            return [replace(self, embeddings=part) for part in parts]
+        moves = [replace(self.moves, differences=own) for own in np.split(self.moves.differences, places, axis=1)]
+        return [replace(self, embeddings=part, moves=own) for part, own in zip(parts, moves, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -125,16 +122,17 @@ class LinearProbe:
         """Logits of the training cells once it ran, shape (n, classes), by fits that had not seen their patient."""
 
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
-        """Look at each cell, and at its views; choose the strength, and fit.
+        """Look at each cell; choose the strength, and fit.
 
         Raises:
             DataError: where a label has fewer than two patients on the training side.
+            UsageError: where there are as many nuisances as numbers.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
-        cells = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients)
-        views = [self._embeddings(view) for view in range(1, self.parameters.views + 1)]
-        fitted, held_out, row = self._fit(cells.with_views(views))
-        self.out_of_fold = held_out[: len(cells.labels)]
+        embeddings = self._embeddings()
+        moves = self._moves(embeddings) if self.parameters.nuisances else None
+        cells = Known(embeddings, self.cells.labels, self.cells.weights, self.cells.patients, moves)
+        fitted, self.out_of_fold, row = self._fit(cells)
         write_head(self.network, fitted)
         own = np.logaddexp(0, np.where(cells.labels == POSITIVE, -1, 1) * fitted.log_odds(cells.embeddings))
         row |= {"epoch": 1.0, "train_loss": float((cells.weights * own).mean())}
@@ -145,52 +143,61 @@ class LinearProbe:
 
     def _fit(self, known: Known) -> tuple[Fitted, NDArray[np.float64], dict[str, float]]:
         """The last layer, logits of the known cells by fits that had not seen their patient, and figures."""
+        seed, nuisances = self.parameters.seed, self.parameters.nuisances
         if self.parameters.fusion == "features":
-            chosen = choose(known, seed=self.parameters.seed)
+            chosen = choose(known, seed=seed, nuisances=nuisances)
             return chosen.fitted, chosen.held_out, {"strength": chosen.strength, "held_out_loss": chosen.loss}
         assert isinstance(self.network, StagePooling)
         names = READ_BY_STAGES[self.parameters.architecture]
-        members = [choose(part, seed=self.parameters.seed) for part in known.beside(self.network.widths)]
+        members = [choose(part, seed=seed, nuisances=nuisances) for part in known.beside(self.network.widths)]
         fitted, held_out = fuse(members, known)
         row = {"held_out_loss": best_loss(held_out, known)}
         for name, member in zip(names, members, strict=True):
             row |= {f"strength_{name}": member.strength, f"held_out_loss_{name}": member.loss}
         return fitted, held_out, row
 
+    def _embeddings(self) -> NDArray[np.float32]:
+        """Of the training cells, float32 (n, d)."""
+        rows = self.cells.rows
+        starts = progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding")
+        return np.concatenate([self._embed(self.packed.crops[rows[start : start + BATCH]]) for start in starts])
+
+    def _moves(self, embeddings: NDArray[np.float32]) -> Moves:
+        """How cameras move some of the training cells, of which these are the embeddings."""
+        random = np.random.default_rng(self.parameters.seed)
+        places = of_each_patient(self.cells.patients, LOOKED_AT, random)
+        differences = []
+        for place in progress(places, total=len(places), what="Under other cameras"):
+            crops = under_cameras(np.asarray(self.packed.crops[self.cells.rows[place]]), random)
+            differences.append(self._embed(crops) - embeddings[place])
+        return Moves(np.concatenate(differences), np.repeat(self.cells.patients[places], len(CAMERAS)))
+
     @torch.inference_mode()
-    def _embeddings(self, view: int = 0) -> NDArray[np.float32]:
-        """Of the training cells, float32 (n, d); of a view above 0 as augmentation changes them, drawn from the seed
-        and the number of the view."""
-        device, rows = next(self.network.parameters()).device, self.cells.rows
-        feeder = Feeder(self.packed, device, channels_last=self.parameters.channels_last)
-        generator = torch.Generator().manual_seed(step_seed(self.parameters.seed, view))
-        parts = []
-        for start in progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding"):
-            crops = self.packed.crops[rows[start : start + BATCH]]
-            if view:
-                draws = draw(len(crops), generator, strength=self.parameters.augment, erase=self.parameters.erase)
-                inputs = feeder.inputs(crops, draws, self.packed.preprocessing.size)
-            else:
-                inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
-                inputs = inputs.contiguous(memory_format=self.format)
-            with self.precision.autocast():
-                parts.append(forward_with_embedding(self.network, inputs)[1].float().cpu().numpy())
-        embeddings = np.concatenate(parts)
+    def _embed(self, crops: Pixels) -> NDArray[np.float32]:
+        """What the last layer reads of crops, uint8 (n, s, s, 3)."""
+        device = next(self.network.parameters()).device
+        inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
+        with self.precision.autocast():
+            found = forward_with_embedding(self.network, inputs.contiguous(memory_format=self.format))[1]
+        embeddings = np.asarray(found.float().cpu().numpy())
         if not np.isfinite(embeddings).all():
             raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
         return embeddings
 
 
-def choose(known: Known, *, seed: int) -> Chosen:
+def choose(known: Known, *, seed: int, nuisances: int = 0) -> Chosen:
     """Fit to all cells at the strength that answers held-out patients best.
+
+    Args:
+        nuisances: directions of the cells' moves in which a fit has no weight.
 
     Raises:
         DataError: where a label has fewer than two patients.
     """
-    held_out = out_of_fold(known, seed=seed)
+    held_out = out_of_fold(known, seed=seed, nuisances=nuisances)
     losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
     strength = min(losses, key=losses.__getitem__)
-    return Chosen(fit(known, strength), strength, held_out[strength], losses[strength])
+    return Chosen(fit(known, strength, nuisances=nuisances), strength, held_out[strength], losses[strength])
 
 
 def fuse(members: Sequence[Chosen], known: Known) -> tuple[Fitted, NDArray[np.float64]]:
@@ -214,19 +221,39 @@ def fuse(members: Sequence[Chosen], known: Known) -> tuple[Fitted, NDArray[np.fl
     return fitted, np.sum([share * one.held_out for share, one in weighed], axis=0)
 
 
-def fit(known: Known, strength: float) -> Fitted:
-    """Logistic regression on standardised embeddings, each cell weighed; the penalty is on the squared weights."""
+def fit(known: Known, strength: float, *, nuisances: int = 0) -> Fitted:
+    """`fits` at one strength."""
+    return fits(known, (strength,), nuisances=nuisances)[strength]
+
+
+def fits(known: Known, strengths: Sequence[float], *, nuisances: int = 0) -> dict[float, Fitted]:
+    """Logistic regression on standardised embeddings, each cell weighed; the penalty is on the squared weights.
+
+    Args:
+        strengths: a fit for each.
+        nuisances: directions of the cells' moves in which a fit has no weight.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
     standard = scaler.fit_transform(known.embeddings.astype(np.float64))
-    model = LogisticRegression(C=strength, max_iter=ITERATIONS)
-    model.fit(standard, known.labels == POSITIVE, sample_weight=known.weights)
-    return Fitted(scaler.mean_, scaler.scale_, np.asarray(model.coef_[0]), float(model.intercept_[0]))
+    nuisance = np.empty((standard.shape[1], 0))
+    if nuisances:
+        assert known.moves is not None
+        nuisance = directions(known.moves.differences / scaler.scale_, nuisances)
+        standard -= standard @ nuisance @ nuisance.T
+    found = {}
+    for strength in strengths:
+        model = LogisticRegression(C=strength, max_iter=ITERATIONS)
+        model.fit(standard, known.labels == POSITIVE, sample_weight=known.weights)
+        weights = np.asarray(model.coef_[0])
+        weights = weights - nuisance @ (nuisance.T @ weights)  # nothing is left there but rounding
+        found[strength] = Fitted(scaler.mean_, scaler.scale_, weights, float(model.intercept_[0]))
+    return found
 
 
-def out_of_fold(known: Known, *, seed: int, parts: int = PARTS) -> dict[float, NDArray[np.float64]]:
+def out_of_fold(known: Known, *, seed: int, parts: int = PARTS, nuisances: int = 0) -> dict[float, NDArray[np.float64]]:
     """Of each of `STRENGTHS`, logits of all cells, shape (n, classes), by fits that had not seen their patient.
 
     Args:
@@ -246,8 +273,9 @@ def out_of_fold(known: Known, *, seed: int, parts: int = PARTS) -> dict[float, N
     dealt = StratifiedGroupKFold(min(parts, fewest), shuffle=True, random_state=seed)
     log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
     for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
+        fitted = fits(known.part(fitted_on), STRENGTHS, nuisances=nuisances)
         for strength, found in log_odds.items():
-            found[held] = fit(known.part(fitted_on), strength).log_odds(known.embeddings[held])
+            found[held] = fitted[strength].log_odds(known.embeddings[held])
     return {strength: logits_of(found) for strength, found in log_odds.items()}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blastwatch.errors import BlastwatchError, UsageError
-from blastwatch.images import normalise
+from blastwatch.images import Pixels, Preprocessing, normalise
 from blastwatch.network import head_of
 from training.augmentation import Draws, draw
 from training.distributed import World, share_statistics
@@ -293,13 +293,21 @@ def _neighbours(values: Tensor) -> Tensor:
     return values.view(-1, 2, *values.shape[1:]).flip(1).view_as(values)
 
 
-@torch.inference_mode()
 def predict_logits(network: nn.Module, packed: Packed, rows: NDArray[np.int64], *, batch: int = 64) -> NDArray[Any]:
     """Logits in float32 of cells of the pack, through the one normalisation; shape (n, classes)."""
+    parts = (packed.crops[rows[start : start + batch]] for start in range(0, len(rows), batch))
+    return np.concatenate([logits_of_crops(network, part, packed.preprocessing) for part in parts])
+
+
+@torch.inference_mode()
+def logits_of_crops(
+    network: nn.Module, crops: Pixels, preprocessing: Preprocessing, *, batch: int = 64
+) -> NDArray[np.float32]:
+    """The same of crops, uint8 (n, s, s, 3)."""
     device = next(network.parameters()).device
     network.eval()
     parts = []
-    for start in range(0, len(rows), batch):
-        inputs = torch.from_numpy(normalise(packed.crops[rows[start : start + batch]], packed.preprocessing))
+    for start in range(0, len(crops), batch):
+        inputs = torch.from_numpy(normalise(crops[start : start + batch], preprocessing))
         parts.append(network(inputs.to(device)).float().cpu().numpy())
     return np.concatenate(parts)

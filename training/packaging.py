@@ -34,6 +34,7 @@ from training.ood import fit_ood
 from training.pack import Packed, open_pack
 from training.parameters import Parameters
 from training.projection import fit_projection, without_each
+from training.sampling import of_each_patient
 
 REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
@@ -266,9 +267,7 @@ class _Maker:
 
     def _of_each_patient(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
         """As many cells of each patient, `most` in all."""
-        drawn = rows.iloc[self.random.permutation(len(rows))]
-        each = max(most // rows["group"].nunique(), 1)
-        return drawn[drawn.groupby("group").cumcount() < each].sort_values("path", ignore_index=True)
+        return rows.iloc[of_each_patient(rows["group"].to_numpy(), most, self.random)].reset_index(drop=True)
 
     def _crops(self, rows: pd.DataFrame) -> Pixels:
         return self.packed.crops[self.packed.rows_of(rows["path"].tolist())]

@@ -60,10 +60,10 @@ class TrainParameters:
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     fit: gradient (the whole network, step by step) or logistic (the last layer alone, at once:
-    `training.linear_probe`); of the knobs that follow, logistic reads fusion, views, balance, precision, channels_last,
-    seed, and for the views augment and erase. fusion: of several networks beside each other, features (one last layer
-    reads them all) or scores (each has its own, and their log odds are averaged). views: with fit: logistic, augmented
-    ones that are read beside each cell.
+    `training.linear_probe`); of the knobs that follow, logistic reads fusion, nuisances, balance, precision,
+    channels_last and seed. fusion: of several networks beside each other, features (one last layer
+    reads them all) or scores (each has its own, and their log odds are averaged). nuisances: with fit: logistic,
+    directions along which simulated cameras move what the last layer reads, and in which it has no weight.
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
     next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
@@ -83,7 +83,7 @@ class TrainParameters:
     weights_file: str = ""
     fit: str = "gradient"
     fusion: str = "features"
-    views: int = 0
+    nuisances: int = 0
     probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
@@ -125,10 +125,10 @@ class TrainParameters:
                 "train.fit=logistic leaves all but the last layer as it was drawn: set train.weights to imagenet or "
                 "file, or train.fit to gradient."
             )
-        if self.views and self.fit != "logistic":
+        if self.nuisances and self.fit != "logistic":
             raise UsageError(
-                f"train.views={self.views} is read by train.fit=logistic alone; with train.fit=gradient every epoch "
-                "shows other views. Set train.views to 0."
+                f"train.nuisances={self.nuisances} is read by train.fit=logistic alone; with train.fit=gradient "
+                "train.augment makes a network bear other cameras. Set train.nuisances to 0."
             )
         if self.fusion == "scores" and (self.fit != "logistic" or len(READ_BY_STAGES.get(self.architecture, ())) < 2):
             several = [name for name, bases in READ_BY_STAGES.items() if len(bases) > 1]
@@ -157,7 +157,8 @@ class PretrainParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParameters:
-    """Section `evaluate`. resamples: bootstrap draws of whole groups; permutations: swaps of two models' answers in a
+    """Section `evaluate`. camera_cells: test cells that are looked at under each simulated camera too, 0 for none.
+    resamples: bootstrap draws of whole groups; permutations: swaps of two models' answers in a
     comparison; error: share of wrong decisions allowed on each side of the referred cells, for the next patient;
     conformal: how its limits are taken from calibration patients, subsampled or pooled (`training.conformal`);
     calibrate_on: calibration (the patients of that side) or out-of-fold (those in training too, see
@@ -165,6 +166,7 @@ class EvaluateParameters:
     operating: how the operating threshold is chosen on calibration patients, youden (highest sum of sensitivity and
     specificity) or sensitivity (that of `sensitivity` is reached)."""
 
+    camera_cells: int = 160
     resamples: int = 1000
     permutations: int = 10_000
     error: float = 0.1
@@ -214,7 +216,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("image", "crop"): (16, 4096),
     ("image", "size"): (32, 1024),
     ("train", "probe_epochs"): (0, 10_000),
-    ("train", "views"): (0, 100),
+    ("train", "nuisances"): (0, 10_000),
     ("train", "layer_decay"): (0.01, 1),
     ("train", "frozen"): (0, 1000),
     ("train", "robust"): (0, 1),
@@ -231,6 +233,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("pretrain", "erase"): (0, 1),
     ("pretrain", "seed"): (0, 2**31),
     ("train", "seed"): (0, 2**31),
+    ("evaluate", "camera_cells"): (0, 1_000_000),
     ("evaluate", "resamples"): (20, 100_000),
     ("evaluate", "permutations"): (100, 1_000_000),
     ("evaluate", "error"): (0.001, 0.5),

@@ -14,6 +14,7 @@ from blastwatch.errors import SignatureInvalid
 from blastwatch.evidence_gates import (
     audit_gate,
     calibration_gate,
+    cameras_gate,
     card_gate,
     floor_gates,
     groups_gate,
@@ -21,7 +22,7 @@ from blastwatch.evidence_gates import (
     reference_gates,
     split_gate,
 )
-from blastwatch.gate import GATES, OFF, Gate
+from blastwatch.gate import GATES, MISSING, OFF, Gate
 from blastwatch.gates import evaluate
 from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, TRAINED, Package, Precision, open_package
 from blastwatch.parity import parity_gate
@@ -206,6 +207,26 @@ def test_calibration(package):
     assert (gate.passed, gate.value, gate.limit) == (False, 0.3, DEFAULT.calibration.largest_ece)
 
 
+CAMERAS = {"rows": [
+    {"name": "stain", "change": {"value": 0.02}}, {"name": "white_balance", "change": {"value": -0.31}},
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "value", "note"), [
+    (CAMERAS, 0.31, "under white balance"),
+    ({"rows": CAMERAS["rows"][:1]}, -0.02, "under stain"),  # none of them loses
+    ({"rows": [*CAMERAS["rows"], {"name": "noise", "change": None}]}, MISSING, ""),  # the worst is not known
+    ({"rows": []}, MISSING, ""), (None, MISSING, ""), ("none", MISSING, ""),
+])  # fmt: skip
+def test_the_worst_camera_is_judged_where_the_policy_says_so(package, tmp_path, found, value, note):
+    edit(package, METRICS, cameras=found)
+    gate = cameras_gate(package, DEFAULT)
+    assert (gate.passed, gate.value, gate.limit, gate.note) == (True, value, OFF, note)
+    strict = load_policy(lenient(tmp_path, cameras={"largest_loss": 0.3}))
+    gate = cameras_gate(package, strict)
+    assert (gate.passed, gate.value, gate.limit) == (isinstance(value, float) and value <= 0.3, value, 0.3)
+
+
 @pytest.mark.parametrize(("engine", "value", "passed"), [
     ("openvino-f32", 0.0, True), ("torch-f32", 0.0, True), ("openvino-int8", 0.03, False),
     ("openvino-bf16", 0.002, True), ("torch-bf16", "not in the evidence", False),
@@ -260,11 +281,12 @@ def test_the_card_that_training_writes_is_complete():
 def test_every_gate_that_is_off_says_so(package, tmp_path):
     policy = load_policy(lenient(tmp_path))
     found = [
-        *floor_gates(package, policy), calibration_gate(package, policy), parity_gate(package, policy, "torch-bf16"),
+        *floor_gates(package, policy), calibration_gate(package, policy), cameras_gate(package, policy),
+        parity_gate(package, policy, "torch-bf16"),
         *engine_gates(package, policy, "openvino-f32", threads=1), *reference_gates(package, policy),
         card_gate("", policy),
     ]  # fmt: skip
-    assert [(gate.passed, gate.limit) for gate in found] == [(True, OFF)] * 9
+    assert [(gate.passed, gate.limit) for gate in found] == [(True, OFF)] * 10
 
 
 def test_latency_and_golden_cells_are_measured_on_the_engine(tmp_path):

@@ -214,6 +214,20 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "calibration": {"on": "calibration", "ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
             "operating": {"threshold": 0.4, "cells": {"sensitivity": figure}},
             "size_matched": {"network": figure},
+            "cameras": {
+                "cells": 40,
+                "patients": 8,
+                "strength": 1.0,
+                "plain": {"mean_accuracy": figure, "auroc": figure},
+                "rows": [
+                    {
+                        "name": "white_balance",
+                        "figures": {"mean_accuracy": figure},
+                        "change": {"value": -0.6, "low": -0.7, "high": -0.5},
+                    },
+                    {"name": "noise", "figures": {}, "change": None},
+                ],
+            },
             "comparisons": [
                 {"baseline": "sizes", "metric": "auroc", "difference": 0.1, "low": -0.02, "high": 0.2, "p_holm": 0.07}
             ],
@@ -256,6 +270,20 @@ def test_card_warns_of_drawn_cells_before_any_figure():
     assert "**Synthetic.**" in card
     assert card.index("**Synthetic.**") < card.index("## Results")
     assert "**Synthetic.**" not in model_card(facts(), evidence(), DRIFT)
+
+
+def test_card_says_what_another_camera_does():
+    card = model_card(facts(), evidence(), DRIFT)
+    assert "40 of the test cells, evenly of 8 patients" in card
+    assert "| as they are | 0.700 |  | 0.700 |" in card
+    assert "| white balance | 0.700 | -0.600 (-0.700 to -0.500) | unknown |" in card
+    assert "| noise | unknown | unknown | unknown |" in card
+    known = evidence()
+    for metrics in (
+        {**known["metrics"], "cameras": None},
+        {k: v for k, v in known["metrics"].items() if k != "cameras"},
+    ):
+        assert "It was not measured" in model_card(facts(), known | {"metrics": metrics}, DRIFT)
 
 
 def test_card_says_where_too_few_patients_were_answered_for_the_thresholds():

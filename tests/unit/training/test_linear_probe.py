@@ -12,9 +12,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from blastwatch.errors import DataError, UsageError
+from blastwatch.images import normalise
 from blastwatch.manifest import read_cells, read_json, read_split
 from blastwatch.network import build, forward_with_embedding
 from blastwatch.settings import load
+from monitoring.shifts import shift
 from training.distributed import World
 from training.evaluation import read_trained
 from training.linear_probe import (
@@ -25,11 +27,13 @@ from training.linear_probe import (
     best_loss,
     choose,
     fit,
+    fits,
     fuse,
     out_of_fold,
     write_head,
 )
 from training.loop import TrainingDiverged, predict_logits
+from training.nuisances import Moves
 from training.pack import open_pack
 from training.parameters import Parameters, TrainParameters
 from training.sampling import side_of
@@ -160,18 +164,63 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     assert (logits.argmax(1) == cells.labels).mean() > 0.9  # the cells that it was fitted on
 
 
-def test_views_share_the_weight_of_their_cell():
-    """One view that is the cell itself changes nothing but rounding."""
-    known = drawn(width=4, seed=1)
-    twice = known.with_views([known.embeddings])
-    assert twice.weights.sum() == pytest.approx(known.weights.sum())
-    one, other = fit(known, 1e-2), fit(twice, 1e-2)
-    np.testing.assert_allclose(other.log_odds(known.embeddings), one.log_odds(known.embeddings), atol=1e-3)
-    held = out_of_fold(twice, seed=1)[1e-2]
-    np.testing.assert_allclose(held[: len(held) // 2], held[len(held) // 2 :], atol=1e-9)
+def with_moves(known, *, seed=7, spread=0.1):
+    """Cameras that move all cells far along two directions, and each a little along all."""
+    random = np.random.default_rng(seed)
+    width = known.embeddings.shape[1]
+    along = random.normal(size=(2, width)) * known.embeddings.std(axis=0)
+    far = random.normal(size=(len(known.labels), 2)) @ (5 * along)
+    differences = far + spread * random.normal(size=far.shape)
+    return replace(known, moves=Moves(differences.astype(np.float32), known.patients)), along
 
 
-def test_views_are_drawn_from_the_seed_and_change_the_last_layer_alone(cohort):
+def test_what_moves_along_a_nuisance_moves_no_answer():
+    """The solution is the best of those that have no weight there, as a solver under constraints finds it."""
+    known, along = with_moves(drawn(), spread=0.0)
+    found = fit(known, 1e-2, nuisances=2)
+    before = found.log_odds(known.embeddings)
+    np.testing.assert_allclose(found.log_odds(known.embeddings + 10 * along[0] - 3 * along[1]), before, atol=1e-3)
+    assert np.abs(fit(known, 1e-2).log_odds(known.embeddings + 10 * along[0]) - before).max() > 0.1
+    standard = (known.embeddings - found.mean) / found.spread
+    sign = np.where(known.labels == 1, 1.0, -1.0)
+
+    def objective(values):
+        losses = np.logaddexp(0, -sign * (standard @ values[:-1] + values[-1]))
+        return (known.weights * losses).sum() + (values[:-1] ** 2).sum() / (2 * 1e-2)
+
+    none = {"type": "eq", "fun": lambda values: (along / found.spread) @ values[:-1]}
+    start = np.zeros(standard.shape[1] + 1)
+    expected = minimize(objective, start, method="SLSQP", constraints=[none], options={"ftol": 1e-12, "maxiter": 500})
+    assert expected.success
+    np.testing.assert_allclose(found.weights, expected.x[:-1], atol=2e-3 * np.abs(expected.x).max())
+
+
+def test_fits_at_all_strengths_are_the_fits_at_each():
+    known, _ = with_moves(drawn())
+    for strength, fitted in fits(known, STRENGTHS, nuisances=2).items():
+        alone = fit(known, strength, nuisances=2)
+        np.testing.assert_array_equal(fitted.weights, alone.weights)
+        assert fitted.bias == alone.bias
+
+
+def test_who_is_held_out_moves_nothing():
+    """What a fit is kept from is found in cells of the patients it is fitted to."""
+    known, _ = with_moves(drawn())
+    part = known.part(np.flatnonzero(known.patients != "P3"))
+    assert "P3" not in part.moves.patients and len(part.moves.patients) == len(part.labels)
+    expected = cross_val_like(known)
+    np.testing.assert_allclose(out_of_fold(known, seed=1, nuisances=2)[1e-2][:, 1], expected / 2, atol=1e-9)
+
+
+def cross_val_like(known):
+    odds = np.empty(len(known.labels))
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=1)
+    for fitted_on, held in folds.split(known.embeddings, known.labels, known.patients):
+        odds[held] = fit(known.part(fitted_on), 1e-2, nuisances=2).log_odds(known.embeddings[held])
+    return odds
+
+
+def test_nuisances_are_drawn_from_the_seed_and_change_the_last_layer_alone(cohort):
     packed, *sides = opened(cohort)
 
     def probed(**knobs):
@@ -181,16 +230,45 @@ def test_views_are_drawn_from_the_seed_and_change_the_last_layer_alone(cohort):
         assert probe.out_of_fold.shape == (len(sides[0].rows), 2)
         return state
 
-    plain, once, again, other = probed(), probed(views=2), probed(views=2), probed(views=2, augment=0.0)
+    plain, once, again = probed(), probed(nuisances=8), probed(nuisances=8)
     for name, tensor in once.items():
         assert torch.equal(tensor, again[name]), name
-        own = name.startswith(("classifier.", "standardise."))
-        assert torch.equal(tensor, plain[name]) != own and torch.equal(tensor, other[name]) != own, name
+        if name.startswith("standardise."):
+            assert torch.equal(tensor, plain[name]), name
+        else:
+            assert torch.equal(tensor, plain[name]) != name.startswith("classifier."), name
 
 
-def test_views_need_the_last_layer_alone():
-    with pytest.raises(UsageError, match=r"train\.views=2 is read by train\.fit=logistic alone"):
-        TrainParameters(views=2)
+def test_a_camera_moves_the_answers_of_a_layer_that_does_not_read_it_less(cohort):
+    """Cells that nobody fitted to, under a camera's white balance and out of focus."""
+    packed, *sides = opened(cohort)
+    rows = side_of(read_split(cohort / "cells", cohort / "split"), packed, "test", "subject").rows
+    crops = [np.asarray(packed.crops[row]) for row in rows]
+    random = np.random.default_rng(0)
+
+    def moved(nuisances, *cameras):
+        network = first_network(STAGES, "imagenet", "", seed=1)
+        probe = LinearProbe(network, replace(PROBE, nuisances=nuisances), packed, *sides, ALONE)
+        network.load_state_dict(probe.run(lambda row: None).best_state)
+        changed = [[shift(crop, *camera, random=random) for crop in crops] for camera in (("stain", 0.0), *cameras)]
+        with torch.inference_mode():
+            logits = [network(torch.from_numpy(normalise(np.stack(part), packed.preprocessing))) for part in changed]
+        plain, *others = [(part[:, 1] - part[:, 0]).numpy() for part in logits]
+        return np.mean([np.abs(other - plain).mean() / plain.std() for other in others])
+
+    cameras = (("white_balance", 0.7), ("defocus", 0.7))
+    assert moved(40, *cameras) < 0.5 * moved(0, *cameras)
+
+
+def test_nuisances_need_the_last_layer_alone():
+    with pytest.raises(UsageError, match=r"train\.nuisances=60 is read by train\.fit=logistic alone"):
+        TrainParameters(nuisances=60)
+
+
+def test_as_many_nuisances_as_numbers_leave_nothing_to_read():
+    known, _ = with_moves(drawn())
+    with pytest.raises(UsageError, match=r"train\.nuisances to be fewer than the 6 numbers .* but got 6"):
+        fit(known, 1e-2, nuisances=6)
 
 
 def test_scores_fused_are_the_mean_of_calibrated_log_odds():

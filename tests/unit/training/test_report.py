@@ -96,6 +96,16 @@ def test_the_page_says_what_the_metrics_say(written, evaluated):
     assert "run-1" in text and "weights_file none" in text and "best epoch 3 of 4" in text
 
 
+def test_the_page_says_what_another_camera_does(written, evaluated):
+    found = evaluated[0]["cameras"]
+    text = written().read_text()
+    assert f"{found['cells']} of the test cells, evenly of {found['patients']} patients" in text
+    for row in found["rows"]:
+        assert f'<th scope="row">{row["name"].replace("_", " ")}</th>' in text
+        assert f"{row['change']['value']:+.3f} ({row['change']['low']:+.3f}" in text
+    assert "Under another camera" not in written(cameras=None).read_text()
+
+
 def test_synthetic_and_leaky_are_said_before_any_figure(written):
     text = written(leaky=True, split={"by": "image", "parted_groups": ["a", "b"], "crossing": 7}).read_text()
     for word in ("<strong>SYNTHETIC.</strong>", "<strong>LEAKY.</strong>", "2 groups of patients stand on several"):

@@ -1,0 +1,64 @@
+"""The directions that hold most of what cameras do, and the cells that are looked at."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.decomposition import TruncatedSVD
+
+from blastwatch.errors import UsageError
+from monitoring.shifts import SHIFTS
+from training.nuisances import CAMERAS, Moves, directions, under_cameras
+from training.sampling import of_each_patient
+
+
+def drawn(moves=200, width=12, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(moves, width)) * np.linspace(0.1, 3, width) + np.linspace(-1, 1, width)
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_they_are_the_first_right_singular_vectors(count):
+    moves = drawn()
+    found = directions(moves, count)
+    expected = TruncatedSVD(count, algorithm="arpack").fit(moves).components_
+    np.testing.assert_allclose(found @ found.T, expected.T @ expected, atol=1e-8)
+    np.testing.assert_allclose(found.T @ found, np.eye(count), atol=1e-12)
+
+
+def test_what_moves_all_cells_alike_comes_first():
+    """It has no variance, and yet it is what moves every answer."""
+    moves = 0.1 * np.random.default_rng(0).normal(size=(50, 8)) + 2 * np.eye(8)[3]
+    assert abs(directions(moves, 1)[3, 0]) > 0.99
+
+
+@pytest.mark.parametrize(("moves", "count"), [(200, 12), (5, 6)])
+def test_too_many_are_refused(moves, count):
+    with pytest.raises(UsageError, match=f"but got {count}"):
+        directions(drawn(moves), count)
+
+
+def test_a_cell_is_looked_at_under_every_cause_at_both_strengths():
+    crop = np.zeros((48, 48, 3), np.uint8)
+    crop[12:36, 12:36] = np.random.default_rng(0).integers(60, 200, (24, 24, 3))
+    found = under_cameras(crop, np.random.default_rng(1))
+    assert found.shape == (len(CAMERAS), 48, 48, 3) and len(CAMERAS) == 2 * len(SHIFTS)
+    assert all((one != crop).any() for one in found)
+    np.testing.assert_array_equal(found, under_cameras(crop, np.random.default_rng(1)))
+
+
+def test_moves_of_some_patients():
+    moves = Moves(np.arange(8, dtype=np.float32).reshape(4, 2), np.array(["a", "b", "a", "c"]))
+    kept = moves.of(np.array(["a", "c"]))
+    assert kept.patients.tolist() == ["a", "a", "c"] and kept.differences[:, 0].tolist() == [0, 4, 6]
+
+
+@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=60), st.integers(1, 40))
+def test_patients_are_looked_at_evenly(patients, most):
+    patients = np.array(patients)
+    places = of_each_patient(patients, most, np.random.default_rng(0))
+    assert (np.diff(places) > 0).all()
+    names, counts = np.unique(patients, return_counts=True)
+    each = max(most // len(names), 1)
+    for name, count in zip(names, counts, strict=True):
+        assert (patients[places] == name).sum() == min(count, each)
