@@ -83,7 +83,7 @@ def run_evaluation(
             name: size_matched_auroc(answered, statistics, _draws(table, parameters))
             for name, answered in {NETWORK: table, **baselines}.items()
         },
-        "cameras": camera_figures(network, tested, packed, fitted.temperature, parameters),
+        "cameras": camera_figures(network, tested, manifest.root, packed.preprocessing, fitted.temperature, parameters),
         "breakdown": breakdown(
             table,
             tested.set_index("path")["source"],

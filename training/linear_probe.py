@@ -129,9 +129,8 @@ class LinearProbe:
             UsageError: where there are as many nuisances as numbers.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
-        embeddings = self._embeddings()
-        moves = self._moves(embeddings) if self.parameters.nuisances else None
-        cells = Known(embeddings, self.cells.labels, self.cells.weights, self.cells.patients, moves)
+        moves = self._moves() if self.parameters.nuisances else None
+        cells = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients, moves)
         fitted, self.out_of_fold, row = self._fit(cells)
         write_head(self.network, fitted)
         own = np.logaddexp(0, np.where(cells.labels == POSITIVE, -1, 1) * fitted.log_odds(cells.embeddings))
@@ -162,14 +161,15 @@ class LinearProbe:
         starts = progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding")
         return np.concatenate([self._embed(self.packed.crops[rows[start : start + BATCH]]) for start in starts])
 
-    def _moves(self, embeddings: NDArray[np.float32]) -> Moves:
-        """How cameras move some of the training cells, of which these are the embeddings."""
+    def _moves(self) -> Moves:
+        """How cameras move some of the training cells."""
         random = np.random.default_rng(self.parameters.seed)
         places = of_each_patient(self.cells.patients, LOOKED_AT, random)
         differences = []
         for place in progress(places, total=len(places), what="Under other cameras"):
-            crops = under_cameras(np.asarray(self.packed.crops[self.cells.rows[place]]), random)
-            differences.append(self._embed(crops) - embeddings[place])
+            crop = np.asarray(self.packed.crops[self.cells.rows[place]])
+            plain, *moved = self._embed(under_cameras(crop, self.packed.preprocessing, random))
+            differences.append(np.stack(moved) - plain)
         return Moves(np.concatenate(differences), np.repeat(self.cells.patients[places], len(CAMERAS)))
 
     @torch.inference_mode()

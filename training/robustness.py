@@ -5,19 +5,20 @@ A figure on patients never seen is one of the camera that took the training cell
 patients and call every cell alike under another white balance; nothing else that an evaluation measures shows it.
 """
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.images import Pixels
+from blastwatch.errors import DataError
+from blastwatch.images import Pixels, Preprocessing, crop_cell, decode
 from blastwatch.intervals import as_interval, draw_patients
 from monitoring.shifts import SHIFTS, shift
 from training.figures import figures, units_of
 from training.intervals import intervals, patients_behind
-from training.pack import Packed
 from training.parameters import EvaluateParameters
 from training.sampling import of_each_patient
 
@@ -30,37 +31,51 @@ SHOWN = (COMPARED, "auroc", "sensitivity", "specificity")
 
 
 def camera_figures(
-    network: "nn.Module", tested: pd.DataFrame, packed: Packed, temperature: float, parameters: EvaluateParameters
+    network: "nn.Module",
+    tested: pd.DataFrame,
+    root: Path,
+    preprocessing: Preprocessing,
+    temperature: float,
+    parameters: EvaluateParameters,
 ) -> dict[str, Any] | None:
     """Figures of some of the test cells, evenly of all patients, as they are and under each cause.
 
     Args:
-        tested: test cells with path, group and label.
+        tested: test cells with path, group and label; root: where their images lie, which are shifted as the camera
+            took them.
         parameters: `camera_cells` in all; with 0 nothing is looked at.
 
     Returns:
         cells, patients, strength, `plain` (figures with intervals by patient) and `rows`: of each cause its name, its
         figures, and `change`, by how much the mean accuracy over patients differs from that of the same cells as they
         are, on the same draws of patients. None where nothing is looked at.
+
+    Raises:
+        DataError: where an image is missing.
     """
+    from training.loop import logits_of_crops  # which needs torch
+
     if not parameters.camera_cells:
         return None
     places = of_each_patient(
         tested["group"].to_numpy(), parameters.camera_cells, np.random.default_rng(parameters.seed)
     )
     cells = tested.iloc[places].reset_index(drop=True)
-    crops = packed.crops[packed.rows_of(cells["path"].tolist())]
+    images = _as_taken([root / path for path in cells["path"]], preprocessing.crop)
     draws = draw_patients(cells, resamples=parameters.resamples, seed=parameters.seed)
     every = np.concatenate([np.ones((1, draws.shape[1])), draws])
 
-    def answered(shown: Pixels) -> pd.DataFrame:
-        return cells.assign(probability=_blast(network, shown, packed, temperature))
+    def answered(shown: Iterable[Pixels]) -> pd.DataFrame:
+        crops = np.stack([crop_cell(image, preprocessing) for image in shown])
+        logits = logits_of_crops(network, crops, preprocessing)
+        return cells.assign(probability=probabilities(logits, temperature)[:, POSITIVE])
 
-    plain = units_of(answered(crops))
+    plain = units_of(answered(images))
     known = figures(plain, every, [COMPARED])[COMPARED]
     rows = []
     for name in SHIFTS:
-        units = units_of(answered(_under(crops, name, parameters.seed)))
+        random = np.random.default_rng(parameters.seed)
+        units = units_of(answered(shift(image, name, STRENGTH, random=random) for image in images))
         change = figures(units, every, [COMPARED])[COMPARED] - known
         rows.append(
             {
@@ -78,12 +93,13 @@ def camera_figures(
     }
 
 
-def _under(crops: Pixels, name: str, seed: int) -> Pixels:
-    random = np.random.default_rng(seed)
-    return np.stack([shift(crop, name, STRENGTH, random=random) for crop in crops])
-
-
-def _blast(network: "nn.Module", crops: Pixels, packed: Packed, temperature: float) -> NDArray[np.float64]:
-    from training.loop import logits_of_crops  # which needs torch
-
-    return probabilities(logits_of_crops(network, crops, packed.preprocessing), temperature)[:, POSITIVE]
+def _as_taken(paths: Sequence[Path], side: int) -> list[Pixels]:
+    """The centred square of each image in pixels of the camera, uint8 (side, side, 3)."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"Expected the images of the test cells for evaluate.camera_cells but {len(missing)} are missing, the "
+            f"first {missing[0]}. Bring them back, or set evaluate.camera_cells=0."
+        )
+    camera = Preprocessing(crop=side, size=side)
+    return [crop_cell(decode(path.read_bytes()), camera) for path in paths]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
@@ -112,8 +113,11 @@ def row(name: str, cells: pd.DataFrame, blast: np.ndarray) -> str:
     estimated, realised = found["estimated"]["accuracy"], found["realised"]["accuracy"]
     gap, state = found["check"]["difference"], found["check"]["state"]
     parts = [f"{part['value']:.3f} ({part['low']:.3f} to {part['high']:.3f})" for part in (estimated, realised)]
+    ranked = roc_auc_score(cells["label"] == CLASS_NAMES[POSITIVE], blast)
     points = f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
-    return f"| {name} | {len(cells)} | {found['patients']} | {parts[0]} | {parts[1]} | {points} | {state} |"
+    return (
+        f"| {name} | {len(cells)} | {found['patients']} | {parts[0]} | {parts[1]} | {points} | {state} | {ranked:.3f} |"
+    )
 
 
 def main() -> None:
@@ -134,8 +138,8 @@ def main() -> None:
         answers = network(cells, every.root, engine, given.size)
     else:
         answers = stand_in(cells, every.root)
-    print("| shift | cells | patients | estimated accuracy | realised | realised less estimated, points | the check |")
-    print("|---|---|---|---|---|---|---|")
+    print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | AUROC |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, blast in answers.items():
         print(row(name, cells, blast), flush=True)
         if name == PLAIN:

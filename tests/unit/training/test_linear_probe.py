@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from blastwatch.errors import DataError, UsageError
-from blastwatch.images import normalise
+from blastwatch.images import Preprocessing, crop_cell, decode, normalise
 from blastwatch.manifest import read_cells, read_json, read_split
 from blastwatch.network import build, forward_with_embedding
 from blastwatch.settings import load
@@ -242,17 +242,21 @@ def test_nuisances_are_drawn_from_the_seed_and_change_the_last_layer_alone(cohor
 def test_a_camera_moves_the_answers_of_a_layer_that_does_not_read_it_less(cohort):
     """Cells that nobody fitted to, under a camera's white balance and out of focus."""
     packed, *sides = opened(cohort)
-    rows = side_of(read_split(cohort / "cells", cohort / "split"), packed, "test", "subject").rows
-    crops = [np.asarray(packed.crops[row]) for row in rows]
+    rows, root = read_split(cohort / "cells", cohort / "split"), read_cells(cohort / "cells").root
+    tested = [root / path for path in rows.loc[rows["side"] == "test", "path"]]
+    images = [crop_cell(decode(path.read_bytes()), Preprocessing(crop=320, size=320)) for path in tested]
     random = np.random.default_rng(0)
+
+    def seen(camera):
+        shown = [shift(image, *camera, random=random) for image in images]
+        return normalise(np.stack([crop_cell(image, packed.preprocessing) for image in shown]), packed.preprocessing)
 
     def moved(nuisances, *cameras):
         network = first_network(STAGES, "imagenet", "", seed=1)
         probe = LinearProbe(network, replace(PROBE, nuisances=nuisances), packed, *sides, ALONE)
         network.load_state_dict(probe.run(lambda row: None).best_state)
-        changed = [[shift(crop, *camera, random=random) for crop in crops] for camera in (("stain", 0.0), *cameras)]
         with torch.inference_mode():
-            logits = [network(torch.from_numpy(normalise(np.stack(part), packed.preprocessing))) for part in changed]
+            logits = [network(torch.from_numpy(seen(camera))) for camera in (("stain", 0.0), *cameras)]
         plain, *others = [(part[:, 1] - part[:, 0]).numpy() for part in logits]
         return np.mean([np.abs(other - plain).mean() / plain.std() for other in others])
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.decomposition import TruncatedSVD
 
 from blastwatch.errors import UsageError
-from monitoring.shifts import SHIFTS
+from blastwatch.images import Preprocessing
+from monitoring.shifts import SHIFTS, shift
 from training.nuisances import CAMERAS, Moves, directions, under_cameras
 from training.sampling import of_each_patient
 
@@ -41,10 +42,22 @@ def test_too_many_are_refused(moves, count):
 def test_a_cell_is_looked_at_under_every_cause_at_both_strengths():
     crop = np.zeros((48, 48, 3), np.uint8)
     crop[12:36, 12:36] = np.random.default_rng(0).integers(60, 200, (24, 24, 3))
-    found = under_cameras(crop, np.random.default_rng(1))
-    assert found.shape == (len(CAMERAS), 48, 48, 3) and len(CAMERAS) == 2 * len(SHIFTS)
-    assert all((one != crop).any() for one in found)
-    np.testing.assert_array_equal(found, under_cameras(crop, np.random.default_rng(1)))
+    seen = Preprocessing(crop=64, size=48)
+    plain, *found = under_cameras(crop, seen, np.random.default_rng(1))
+    assert len(found) == len(CAMERAS) == 2 * len(SHIFTS)
+    assert all(one.shape == (48, 48, 3) and (one != plain).any() for one in found)
+    np.testing.assert_array_equal(found, under_cameras(crop, seen, np.random.default_rng(1))[1:])
+    assert np.abs(plain.astype(int) - crop)[13:35, 13:35].mean() < 25  # of noise from pixel to pixel, the worst case
+
+
+def test_where_no_pixel_is_resampled_the_cell_is_as_it_was():
+    crop = np.zeros((48, 48, 3), np.uint8)
+    crop[12:36, 12:36] = np.random.default_rng(0).integers(60, 200, (24, 24, 3))
+    plain, *found = under_cameras(crop, Preprocessing(crop=48, size=48), np.random.default_rng(1))
+    np.testing.assert_array_equal(plain, crop)
+    expected = shift(crop, *CAMERAS[2], random=np.random.default_rng(1))  # white balance, which draws nothing
+    assert CAMERAS[2][0] == "white_balance"
+    np.testing.assert_array_equal(found[2], expected)
 
 
 def test_moves_of_some_patients():

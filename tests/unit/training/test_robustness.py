@@ -5,13 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from blastwatch.images import normalise
+from blastwatch.errors import DataError
+from blastwatch.images import Preprocessing, crop_cell, decode, normalise
 from blastwatch.intervals import draw_patients
 from blastwatch.manifest import read_cells, read_split
 from monitoring.shifts import SHIFTS, shift
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
 from training.robustness import camera_figures
+
+CAMERA = Preprocessing(crop=320, size=320)
 
 
 class Redness(nn.Module):
@@ -33,8 +36,23 @@ def tested(cohort):
 
 
 @pytest.fixture
+def root(cohort):
+    return read_cells(cohort / "cells").root
+
+
+@pytest.fixture
 def packed(cohort):
     return open_pack(cohort / "pack", read_cells(cohort / "cells"))
+
+
+@pytest.fixture
+def look(network, tested, root, packed):
+    """`camera_figures` under some parameters."""
+
+    def run(**knobs):
+        return camera_figures(network, tested, root, packed.preprocessing, 1.7, EvaluateParameters(**knobs))
+
+    return run
 
 
 @pytest.fixture
@@ -52,9 +70,9 @@ def accuracies(network, cells, crops, packed):
     return {patient: np.mean(values) for patient, values in right.items()}
 
 
-def test_each_figure_is_that_of_the_shifted_cells(network, tested, packed):
+def test_each_figure_is_that_of_the_shifted_cells(look, network, tested, root, packed):
     parameters = EvaluateParameters(resamples=50, camera_cells=10_000)
-    found = camera_figures(network, tested, packed, 1.7, parameters)
+    found = look(resamples=50, camera_cells=10_000)
     assert (found["cells"], found["patients"]) == (len(tested), tested["group"].nunique())
     assert [row["name"] for row in found["rows"]] == list(SHIFTS)
     crops = packed.crops[packed.rows_of(tested["path"].tolist())]
@@ -64,7 +82,8 @@ def test_each_figure_is_that_of_the_shifted_cells(network, tested, packed):
     draws = draw_patients(tested, resamples=50, seed=parameters.seed)
     for row in found["rows"]:
         random = np.random.default_rng(parameters.seed)
-        shown = [shift(crop, row["name"], 1.0, random=random) for crop in crops]
+        taken = [crop_cell(decode((root / path).read_bytes()), CAMERA) for path in tested["path"]]
+        shown = [crop_cell(shift(image, row["name"], 1.0, random=random), packed.preprocessing) for image in taken]
         moved = accuracies(network, tested, shown, packed)
         assert row["figures"]["mean_accuracy"]["value"] == pytest.approx(np.mean(list(moved.values())))
         assert row["change"]["value"] == pytest.approx(np.mean([moved[one] - plain[one] for one in plain]))
@@ -75,8 +94,13 @@ def test_each_figure_is_that_of_the_shifted_cells(network, tested, packed):
     assert abs(change["white_balance"]) > 0.1 > abs(change["defocus"])
 
 
-def test_some_cells_are_taken_evenly_and_none_where_none_are_asked_for(network, tested, packed):
+def test_some_cells_are_taken_evenly_and_none_where_none_are_asked_for(look, tested):
     patients = tested["group"].nunique()
-    found = camera_figures(network, tested, packed, 1.0, EvaluateParameters(resamples=20, camera_cells=2 * patients))
+    found = look(resamples=20, camera_cells=2 * patients)
     assert (found["cells"], found["patients"]) == (2 * patients, patients)
-    assert camera_figures(network, tested, packed, 1.0, EvaluateParameters(camera_cells=0)) is None
+    assert look(camera_cells=0) is None
+
+
+def test_images_that_are_gone_are_named(network, tested, packed, tmp_path):
+    with pytest.raises(DataError, match=r"are missing, the first .*set evaluate\.camera_cells=0"):
+        camera_figures(network, tested, tmp_path, packed.preprocessing, 1.0, EvaluateParameters())
