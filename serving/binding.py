@@ -1,4 +1,5 @@
-"""On which address the service may be reached without a key: on the loopback of its own machine, and nowhere else."""
+"""On which address the service may be reached without a key: on the loopback of its own machine, and nowhere else; and
+what else is decided before the workers start."""
 
 import ipaddress
 import os
@@ -11,6 +12,9 @@ from serving.keys import KeyFolder
 KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
 """Set before the workers start, not by people: 1 where the service is bound to the loopback. Without it keys are
 needed, so a worker that was started in another way is shut rather than open."""
+
+SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
+"""Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
 
 
 def is_loopback(host: str) -> bool:

@@ -40,7 +40,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
     """Turn this process into BentoML's server, so that signals and exit codes are its own."""
-    from serving.live import SETTLED_VARIABLE
+    from serving.binding import SETTLED_VARIABLE
 
     options = environment.get("BENTOML_CONFIG_OPTIONS", "")
     ours = {

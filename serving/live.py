@@ -40,9 +40,6 @@ from serving.resting import Rest
 HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
 """Set by `blastwatch serve` for its workers, not by people: path of the file whose version is served, and no other."""
 
-SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
-"""Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
-
 BENTO_MODEL = "model"
 """Folder beside the code of a bento that holds its live.json and its package."""
 

@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 # Of a bento's own modules BentoML's supervisor finds only those that are imported here.
 from blastwatch.settings import load
-from serving.binding import asked_host, check_binding
+from serving.binding import SETTLED_VARIABLE, asked_host, check_binding
 from serving.limits import REQUEST_SECONDS
-from serving.live import SETTLED_VARIABLE, follows, open_first, settle
+
+if os.environ.get(SETTLED_VARIABLE) != "1":  # else a supervisor needs nothing of what finds a version: 22 MiB
+    from serving.live import settle
 
 # BentoML answers late requests in its own shape; `serving.limits` comes before it. But not much later: BentoML's timer
 # of a request, answered long ago or not, lives until it runs out.
@@ -58,6 +60,7 @@ class Blastwatch:
         from serving.app import build_app
         from serving.contest import open_contest
         from serving.following import Pursuit, follow
+        from serving.live import follows, open_first
         from serving.live_folder import LiveFolder
         from serving.memory import set_apart
         from serving.metrics import ServiceMetrics

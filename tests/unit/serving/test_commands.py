@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceUnreachable, UsageError
 from serving.bento import build_bento, pinned
+from serving.binding import SETTLED_VARIABLE
 from serving.commands import predict, score, serve
-from serving.live import HANDOVER_VARIABLE, SETTLED_VARIABLE, hand_over
+from serving.live import HANDOVER_VARIABLE, hand_over
 from tests.service_packages import write_cell
 
 
