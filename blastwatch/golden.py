@@ -88,11 +88,12 @@ def golden_tolerance(package: Package, engine: str) -> float:
     return min(SLACK_FACTOR * measured.largest_difference + SLACK, MOST)
 
 
-def check_golden(package: Package, engine: Engine, *, beside: bool = False) -> float:
+def check_golden(package: Package, engine: Engine, *, beside: bool = False, batch_size: int = 32) -> float:
     """Let an engine answer the golden cells.
 
     Args:
         beside: as it does where it computes several batches at a time (`Engine.infer_beside`).
+        batch_size: cells at a time. An engine keeps the memory that its largest batch took.
 
     Returns:
         The largest difference of the probability of a blast from the stored answers.
@@ -103,7 +104,7 @@ def check_golden(package: Package, engine: Engine, *, beside: bool = False) -> f
     """
     crops, logits = read_golden(package)
     limit = golden_tolerance(package, engine.name)
-    answered = (engine.infer_beside(crops) if beside else in_batches(engine.infer, crops)).logits
+    answered = in_batches(engine.infer_beside if beside else engine.infer, crops, batch_size=batch_size).logits
     if answered.shape != logits.shape or not np.isfinite(answered).all():
         raise GoldenMismatch(
             f"Expected finite logits of shape {logits.shape} for the golden cells but {engine.name} gave "

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from blastwatch.inference import Engine, Outputs
 from serving.apart import ENGINE_NICE, step_back
+from serving.memory import trim
 from serving.problems import Overloaded
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 ABREAST_CELLS = 4
 """In each of several batches at a time on the cores: more make none faster, and who comes next waits longer."""
 
+IDLE_SECONDS = 10.0  # after which memory that requests took goes back to the system; it takes a few milliseconds
 _FULL = 0.5  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 
@@ -65,6 +67,21 @@ class Place:
         self.left = True
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """Cells at a time that an engine gets at most: by `infer`, when it has all of it, and by `infer_beside`."""
+
+    alone: int
+    beside: int
+
+
+def batch_sizes(engine: Engine, max_batch_size: int) -> BatchSizes:
+    """Where an engine computes several batches at a time, it is one lone cell that gets all of it."""
+    if engine.abreast == 1:
+        return BatchSizes(alone=max_batch_size, beside=max_batch_size)
+    return BatchSizes(alone=1, beside=min(ABREAST_CELLS, max_batch_size) if engine.on_cores else max_batch_size)
+
+
 class Batcher:
     """One queue before one engine. Use it from one event loop.
 
@@ -88,8 +105,7 @@ class Batcher:
         traces: "Traces | None" = None,
     ) -> None:
         self._engine = engine
-        shared = engine.on_cores and engine.abreast > 1
-        self._largest = min(ABREAST_CELLS, max_batch_size) if shared else max_batch_size
+        self._largest = batch_sizes(engine, max_batch_size).beside
         self._longest_wait = longest_wait
         self._on_batch = on_batch
         self._on_queue = on_queue
@@ -99,9 +115,10 @@ class Batcher:
         self._seconds_a_cell = 0.0
         self._lag = 0.0  # seconds from an outcome to the turn of the event loop that hands it on
         self._changed = threading.Condition()
-        self._queue: deque[_Waiting] = deque()  # this and the next three under `_changed`
+        self._queue: deque[_Waiting] = deque()  # this and the next four under `_changed`
         self._running = 0
         self._alone = False
+        self._tidy = False
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True)
@@ -189,10 +206,11 @@ class Batcher:
             with self._changed:
                 batch = self._next_batch()
                 while not batch and not self._closed:
-                    self._changed.wait()
+                    self._wait()
                     batch = self._next_batch()
                 if not batch:
                     return
+                self._tidy = False
                 alone = self._alone = self._engine.abreast == 1 or (
                     len(batch) == 1 and not self._running and not self._queue
                 )
@@ -202,6 +220,14 @@ class Batcher:
                 self._running -= 1
                 self._alone = False
                 self._changed.notify_all()
+
+    def _wait(self) -> None:
+        """Until something changes. What a rush of requests took is given back once nobody came for a while."""
+        if self._tidy:
+            self._changed.wait()
+        elif not self._changed.wait(IDLE_SECONDS) and not (self._running or self._tidy):
+            self._tidy = True
+            trim()
 
     def _next_batch(self) -> list[_Waiting]:
         """A share of the cells that waited longest, or none; those that waited too long are turned away here."""

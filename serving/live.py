@@ -33,6 +33,7 @@ from blastwatch.registry import Registry
 from blastwatch.settings import Settings
 from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart
+from serving.batcher import batch_sizes
 from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of
 from serving.memory import check_memory, room_for_all
 from serving.resting import Rest
@@ -299,7 +300,8 @@ def _open_live(served: Served, settings: Settings) -> LiveModel:
     for infer in (engine.infer, engine.infer_beside):
         for _ in range(WARM_UP_ROUNDS):
             infer(np.zeros((1, size, size, 3), np.uint8))
-    check_golden(served.package, engine)
+    sizes = batch_sizes(engine, settings.max_batch_size)
+    check_golden(served.package, engine, batch_size=sizes.alone)
     if engine.abreast > 1:
-        check_golden(served.package, engine, beside=True)
+        check_golden(served.package, engine, batch_size=sizes.beside, beside=True)
     return LiveModel(served=served, engine=engine)

@@ -83,11 +83,16 @@ def set_apart() -> None:
 
 
 def give_back() -> None:
-    """Free what a dropped version leaves and return it to the system, which glibc keeps it from."""
+    """Free what a dropped version leaves, and return it to the system."""
     if gc.get_freeze_count():
         gc.unfreeze()  # that version was set apart with all the rest
         set_apart()
+    trim()
+
+
+def trim() -> None:
+    """Return to the system what was freed, which glibc keeps from it."""
     if os.name == "posix":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        of_glibc = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if of_glibc is not None:
+            of_glibc(0)

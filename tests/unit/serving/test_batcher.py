@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from blastwatch.inference import Outputs
+from serving import batcher as batcher_module
 from serving.apart import ENGINE_NICE
-from serving.batcher import ABREAST_CELLS, Batcher
+from serving.batcher import ABREAST_CELLS, Batcher, batch_sizes
 from serving.problems import Overloaded
 
 
@@ -304,4 +305,46 @@ def test_who_comes_to_a_lagging_event_loop_is_let_in_only_where_nobody_waits():
             batcher.check_room()
 
     asyncio.run(run())
+    batcher.close()
+
+
+def test_memory_is_given_back_once_after_each_rush(monkeypatch):
+    trims = []
+    monkeypatch.setattr(batcher_module, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(batcher_module, "trim", lambda: trims.append(time.monotonic()))
+    engine = Engine(abreast=2)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=5)
+
+    def rush():
+        async def run():
+            await asyncio.gather(*(batcher.run([cell(value)]) for value in range(6)))
+
+        asyncio.run(run())
+
+    for rushes in (1, 2):
+        rush()
+        ended = time.monotonic()
+        before = len(trims)
+        time.sleep(0.5)
+        assert len(trims) == before + 1 == rushes  # neither thread does it again
+        assert trims[-1] - ended > 0.05
+    batcher.close()
+
+
+@pytest.mark.parametrize(("engine", "alone", "beside"), [
+    (Engine(), 16, 16), (Engine(abreast=2), 1, ABREAST_CELLS), (Engine(abreast=2, on_cores=False), 1, 16),
+])  # fmt: skip
+def test_an_engine_never_gets_more_cells_than_its_golden_cells_were_checked_with(engine, alone, beside):
+    sizes = batch_sizes(engine, 16)
+    assert (sizes.alone, sizes.beside) == (alone, beside)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=16, longest_wait=5)
+
+    async def run():
+        await asyncio.gather(*(batcher.run([cell(value)]) for value in range(40)))
+
+    asyncio.run(run())
+    whole = engine.sizes if engine.abreast == 1 else [1]
+    assert max(whole) <= alone and max(engine.beside, default=0) <= beside
     batcher.close()
