@@ -78,8 +78,9 @@ class Pursued:
 
     @property
     def at_rest(self) -> bool:
-        """Whether what the alias names was handed over, and nothing is left to try again."""
-        return self._status.refused is None and not self.settling
+        """Whether what the alias names was handed over, or it names nothing: nothing is left to try again."""
+        refused = self._status.refused
+        return (refused is None or refused.reason == "alias-not-set") and not self.settling
 
     @property
     def settling(self) -> bool:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastwatch.errors import SignatureInvalid
+from blastwatch.errors import AliasNotSet, SignatureInvalid
 from serving import follower, follower_child
 from serving.follower_child import FollowerChild
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Status
@@ -153,6 +153,13 @@ def test_what_is_refused_is_tried_again_and_not_slept_over(followed, store, serv
     follower.follow(store, ALIASES)
     assert followed.now >= 1000 + 4 * RESTS_AFTER
     assert rest.holds()
+
+
+def test_an_alias_that_nothing_carries_is_waited_for_at_rest(followed, store, rest):
+    followed.says = lambda: AliasNotSet("no challenger")
+    follower.follow(store, ALIASES)
+    assert rest.holds()
+    assert followed.now < 1000 + 2 * RESTS_AFTER
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""`python -m tests.benchmarks.cameras DIR --cells DIR [--most 12]`: what the trainings of a cross-validation say under
+other cameras, each of cells of patients that it never saw, as a Markdown table.
+
+The first rows are the causes that drift is told by (`monitoring.shifts`), which `train.nuisances` looks at too; the
+others are changes that nothing in this project simulates but this benchmark. All are applied to the images as the
+camera took them. A cell is answered by the training of its fold; accuracy at one half, and AUROC within the folds,
+averaged.
+"""
+
+import argparse
+import io
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFilter
+from sklearn.metrics import roc_auc_score
+
+from blastwatch.decision import CLASS_NAMES, POSITIVE
+from blastwatch.images import Pixels, Preprocessing, crop_cell, decode
+from blastwatch.manifest import read_cells
+from monitoring.shifts import SHIFTS, shift
+from training.evaluation import read_trained
+from training.loop import logits_of_crops
+
+CAMERA = Preprocessing(crop=320, size=320)
+STRENGTHS = (0.5, 1.0)
+GREY = 160.0  # level around which contrast is raised
+
+
+def on_cell(image: Pixels, values: np.ndarray) -> Pixels:
+    """Values where the cell is, black elsewhere."""
+    cell = image.max(axis=2, keepdims=True) > 0
+    return np.where(cell, np.clip(np.rint(values), 1, 255), 0).astype(np.uint8)
+
+
+def by_light(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Pixels], Pixels]:
+    return lambda image: on_cell(image, change(image.astype(np.float32)))
+
+
+def by_picture(change: Callable[[Image.Image], Image.Image]) -> Callable[[Pixels], Pixels]:
+    """Of a picture without black around the cell, at whose edge a filter would stumble."""
+
+    def run(image: Pixels) -> Pixels:
+        cell = image.max(axis=2) > 0
+        filled = np.where(cell[..., None], image, image[cell].mean(axis=0)).astype(np.uint8)
+        return on_cell(image, np.asarray(change(Image.fromarray(filled)), np.float32))
+
+    return run
+
+
+def webp(picture: Image.Image) -> Image.Image:
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=50)
+    return Image.open(written).convert("RGB")
+
+
+def smaller(image: Pixels) -> Pixels:
+    """Four fifths as many pixels along a length."""
+    side = round(0.8 * image.shape[0])
+    found, start = np.zeros_like(image), (image.shape[0] - side) // 2
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    found[start : start + side, start : start + side] = np.asarray(small)
+    return found
+
+
+def grey(light: np.ndarray) -> np.ndarray:
+    return light.mean(axis=-1, keepdims=True)
+
+
+OTHERS: dict[str, Callable[[Pixels], Pixels]] = {
+    "white balance to blue": by_light(lambda light: light * np.array([0.8, 1, 1.25], np.float32)),
+    "less green": by_light(lambda light: light * np.array([1, 0.8, 1], np.float32)),
+    "gamma of 1.4": by_light(lambda light: 255 * (light / 255) ** 1.4),
+    "gamma of 0.7": by_light(lambda light: 255 * (light / 255) ** 0.7),
+    "half as colourful": by_light(lambda light: grey(light) + 0.5 * (light - grey(light))),
+    "half again as colourful": by_light(lambda light: grey(light) + 1.5 * (light - grey(light))),
+    "more contrast": by_light(lambda light: GREY + 1.3 * (light - GREY)),
+    "sharpened": by_picture(lambda picture: picture.filter(ImageFilter.UnsharpMask(2, 150, 0))),
+    "median of 5 px": by_picture(lambda picture: picture.filter(ImageFilter.MedianFilter(5))),
+    "WebP of 50": by_picture(webp),
+    "shot noise": by_light(lambda light: 4.0 * np.random.default_rng(0).poisson(light / 4)),
+    "fewer pixels": smaller,
+}
+SIMULATED = [(name, strength) for name in SHIFTS for strength in STRENGTHS]
+NAMES = ["as they are", *(f"{name.replace('_', ' ')}, {strength:g}" for name, strength in SIMULATED), *OTHERS]
+
+
+def shown(path: Path, seen: Preprocessing) -> Pixels:
+    """One cell in the order of `NAMES`, uint8 (names, size, size, 3)."""
+    image = crop_cell(decode(path.read_bytes()), CAMERA)
+    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    changed = [image, *(shift(image, name, strength, random=random) for name, strength in SIMULATED)]
+    return np.stack([crop_cell(one, seen) for one in [*changed, *(change(image) for change in OTHERS.values())]])
+
+
+def answers(out: Path, recipe: str, cells: pd.DataFrame, root: Path, size: int) -> np.ndarray:
+    """Log odds of a blast, shape (cells, names), of each cell by the training of its fold."""
+    found, seen = np.full((len(cells), len(NAMES)), np.nan), Preprocessing(crop=320, size=size)
+    for fold, part in cells.groupby("fold"):
+        network, _ = read_trained(out / "recipes" / recipe / str(fold) / "train")
+        with ProcessPoolExecutor(1) as pool:
+            crops = pool.map(shown, [root / path for path in part["path"]], repeat(seen), chunksize=4)
+            logits = np.stack([logits_of_crops(network, one, seen) for one in crops])
+        found[part.index] = logits[:, :, POSITIVE] - logits[:, :, 1 - POSITIVE]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("crossvalidation", type=Path, help="folder of blastwatch crossvalidate")
+    parser.add_argument("--cells", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=12, help="cells of a patient")
+    parser.add_argument("--size", type=int, default=224, help="px of the networks' input")
+    given = parser.parse_args()
+    every = read_cells(given.cells)
+    folds = sorted((given.crossvalidation / "folds").iterdir(), key=lambda folder: int(folder.name))
+    splits = [pd.read_parquet(folder / "split.parquet").assign(fold=int(folder.name)) for folder in folds]
+    tested = pd.concat([split[split["side"] == "test"] for split in splits])
+    drawn = tested.sample(frac=1, random_state=1).groupby("group").head(given.most)
+    cells = drawn.merge(every.rows[["path", "label"]], on="path").sort_values("path", ignore_index=True)
+    ill = (cells["label"] == CLASS_NAMES[POSITIVE]).to_numpy()
+    recipes = sorted(folder.name for folder in (given.crossvalidation / "recipes").iterdir())
+    odds = {recipe: answers(given.crossvalidation, recipe, cells, every.root, given.size) for recipe in recipes}
+    print(f"{len(cells)} cells of {cells['group'].nunique()} patients: accuracy (AUROC)\n")
+    print(f"| shift | {' | '.join(recipes)} |\n|---{'|---' * len(recipes)}|")
+    for number, name in enumerate(NAMES):
+        told = []
+        for recipe in recipes:
+            said = odds[recipe][:, number]
+            areas = [roc_auc_score(ill[rows], said[rows]) for rows in cells.groupby("fold").indices.values()]
+            told.append(f"{((said >= 0) == ill).mean():.3f} ({np.mean(areas):.3f})")
+        print(f"| {name} | {' | '.join(told)} |")
+
+
+if __name__ == "__main__":
+    main()
