@@ -124,7 +124,7 @@ def main() -> None:
     drawn = tested.sample(frac=1, random_state=1).groupby("group").head(given.most)
     cells = drawn.merge(every.rows[["path", "label"]], on="path").sort_values("path", ignore_index=True)
     ill = (cells["label"] == CLASS_NAMES[POSITIVE]).to_numpy()
-    recipes = sorted(folder.name for folder in (given.crossvalidation / "recipes").iterdir())
+    recipes = sorted(facts.parts[-4] for facts in given.crossvalidation.glob("recipes/*/0/train/train.json"))
     odds = {recipe: answers(given.crossvalidation, recipe, cells, every.root, given.size) for recipe in recipes}
     print(f"{len(cells)} cells of {cells['group'].nunique()} patients: accuracy (AUROC)\n")
     print(f"| shift | {' | '.join(recipes)} |\n|---{'|---' * len(recipes)}|")
