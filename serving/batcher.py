@@ -39,7 +39,7 @@ Row = tuple[NDArray[np.float32], NDArray[np.float32]]
 ABREAST_CELLS = 4
 """In each of several batches at a time on the cores: more make none faster, and who comes next waits longer."""
 
-IDLE_SECONDS = 10.0  # after which memory that requests took goes back to the system; it takes a few milliseconds
+IDLE_SECONDS = 10.0  # after which memory that requests took goes back to the system: whoever comes then may wait for it
 _FULL = 0.5  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 

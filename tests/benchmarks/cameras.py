@@ -26,6 +26,7 @@ from blastwatch.manifest import read_cells
 from monitoring.shifts import SHIFTS, shift
 from training.evaluation import read_trained
 from training.loop import logits_of_crops
+from training.memory import keep_freed_memory
 
 CAMERA = Preprocessing(crop=320, size=320)
 STRENGTHS = (0.5, 1.0)
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=12, help="cells of a patient")
     parser.add_argument("--size", type=int, default=224, help="px of the networks' input")
     given = parser.parse_args()
+    keep_freed_memory()
     every = read_cells(given.cells)
     folds = sorted((given.crossvalidation / "folds").iterdir(), key=lambda folder: int(folder.name))
     splits = [pd.read_parquet(folder / "split.parquet").assign(fold=int(folder.name)) for folder in folds]
