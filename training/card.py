@@ -1,6 +1,7 @@
 """The model card: what a reader must know before using a version, from the run's own facts (Mitchell et al. 2019,
 doi:10.1145/3287560.3287596), and where it answers the items of TRIPOD+AI and CLAIM."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from blastwatch import DISCLAIMER
@@ -198,7 +199,7 @@ def _cameras(metrics: dict[str, Any]) -> str:
         f"{_or_unknown(_value(figures, 'auroc'), '.3f')} |"
         for name, figures, change in (
             ("as they are", found["plain"], ""),
-            *((row["name"].replace("_", " "), row["figures"], _change(row["change"])) for row in found["rows"]),
+            *((row["name"].replace("_", " "), row["figures"], change_told(row["change"])) for row in found["rows"]),
         )
     ]
     return (
@@ -213,8 +214,9 @@ def _value(figures: dict[str, Any], name: str) -> float | None:
     return figures[name]["value"] if name in figures else None
 
 
-def _change(row: dict[str, float] | None) -> str:
-    return "unknown" if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+def change_told(row: Mapping[str, float] | None, *, undefined: str = "unknown") -> str:
+    """`-0.031 (-0.080 to +0.012)`, or `undefined` where it is not."""
+    return undefined if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 def _comparisons(metrics: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
 from training.calibration import CALIBRATED_ON
-from training.card import FEWEST_TESTED
+from training.card import FEWEST_TESTED, change_told
 from training.pages import render
 from training.significance import COMPARED
 
@@ -61,7 +61,7 @@ def write_report(
         parts=PARTS,
         called=lambda name: NAMES.get(name, name.replace("_", " ")),
         interval=_interval,
-        change=_change,
+        change=lambda row: change_told(row, undefined="–"),
         p_value=_p_value,
         edge=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3f}",
         disclaimer=DISCLAIMER,
@@ -83,11 +83,6 @@ def _by_metric(metrics: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, 
 def _interval(row: Mapping[str, float] | None) -> str:
     """`0.812 (0.701 to 0.893)`, or a dash where the figure is not defined."""
     return "–" if row is None else f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-
-
-def _change(row: Mapping[str, float] | None) -> str:
-    """`-0.031 (-0.080 to +0.012)`, or a dash where it is not defined."""
-    return "–" if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 def _p_value(value: float) -> str:
