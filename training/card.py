@@ -1,6 +1,7 @@
 """The model card: what a reader must know before using a version, from the run's own facts (Mitchell et al. 2019,
 doi:10.1145/3287560.3287596), and where it answers the items of TRIPOD+AI and CLAIM."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ LEVELS = {
     "official": "as the source parts its images",
     "image": "patients parted on purpose",
 }
+UNREAD = {False: " that nothing before had read", True: ", some of whom were trained on"}
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "accuracy", "brier", "ece", "referred")
 
 
@@ -88,11 +90,19 @@ def _data(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     sources = ", ".join(f"{name} ({count})" for name, count in sorted(data["sources"].items()))
     return (
         f"## Data\n\n{data['images']} cells of {data['subjects']} subjects from {sources}, digest "
-        f"`{info.data_digest[:12]}`; the audit found {len(audit['findings'])} pairs of equal images and joined "
-        f"their subjects into one patient each. {_counted(data.get('refused'), 'images were refused')}; a cell has no "
+        f"`{info.data_digest[:12]}`; the audit found {_pairs(audit)} that show one cell, and "
+        f"joined subjects into patients ({sum(len(group) > 1 for group in audit['groups'])} of several subjects). "
+        f"{_counted(data.get('refused'), 'images were refused')}; a cell has no "
         f"other data that could be missing. Labels are those of the source. Split by {evidence['split']['by']}, "
         f"{LEVELS[evidence['split']['by']]}, digest `{info.split_digest[:12]}`.\n\n" + "\n".join(rows)
     )
+
+
+def _pairs(audit: dict[str, Any]) -> str:
+    """How many pairs of images the audit found, and of which kinds."""
+    kinds = Counter(finding["kind"] for finding in audit["findings"])
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"{kinds.total()} pairs of images ({told})" if told else "no pair of images"
 
 
 def _counted(number: int | None, what: str) -> str:
@@ -181,7 +191,7 @@ def _results(metrics: dict[str, Any]) -> str:
         else "**The network does not beat a logistic regression on three size numbers: do not use it.**"
     )
     return (
-        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients that nothing before had read. {verdict}"
+        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients{UNREAD[metrics['leaky']]}. {verdict}"
         "\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
 

@@ -32,13 +32,12 @@ from training.fold_answers import (
     Answers,
     Folds,
     baseline_folds,
-    check_image,
     for_fold,
     measured_cells,
     network_answers,
 )
 from training.folds import counts, fold_splits, folds_digest, write_folds
-from training.pack import open_pack
+from training.pack import check_image, open_pack
 from training.pages import render
 from training.pooled import aimed_coverage, compare, pool, pooled_figures, write_pooled
 from training.pretraining import check_unseen

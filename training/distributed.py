@@ -31,11 +31,6 @@ class World:
         """Whether this process writes what all have in common: checkpoints, the tracked run, the weights."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
-        """This process's part of a batch of `count` cells."""
-        each = count // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
-
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all processes, outside of autograd, on the CPU."""
         if self.size == 1:

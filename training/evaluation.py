@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
-from blastwatch.errors import UsageError
+from blastwatch.errors import LeakFound, UsageError
 from blastwatch.intervals import as_interval, draw_patients
-from blastwatch.manifest import read_cells, read_json, read_split, write_json
+from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS
 from training.baselines import BASELINES, baseline_answers, cell_statistics
@@ -52,12 +52,17 @@ class Fitted:
 def run_evaluation(
     parameters: EvaluateParameters, *, cells: Path, split: Path, pack: Path, trained: Path, out: Path
 ) -> dict[str, Any]:
-    """Calibrate on calibration patients, measure on test patients, and write the evidence into `out`."""
+    """Calibrate on calibration patients, measure on test patients, and write the evidence into `out`.
+
+    Raises:
+        LeakFound: where the network was trained on another split, whose training patients may be tested here.
+    """
     keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)
     network, facts = read_trained(trained)
+    _check_split(split, facts["split_digest"], trained)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
     held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
     fitted = fit(held, held_logits, parameters, proven=proven)
@@ -101,6 +106,15 @@ def run_evaluation(
     write_json(out / CALIBRATION, {"temperature": fitted.temperature, "hem": limits.hem, "all": limits.all})
     write_tables(table, out)
     return metrics
+
+
+def _check_split(split: Path, trained_on: str, trained: Path) -> None:
+    own = read_json(split / SPLIT_FACTS, made_by="blastwatch data split")["digest"]
+    if own != trained_on:
+        raise LeakFound(
+            f"Expected the split that the network in {trained} was trained on ({trained_on[:12]}) but {split} is "
+            f"another ({own[:12]}): it may test patients who trained. Name that split, or train on this one."
+        )
 
 
 def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:

@@ -11,7 +11,7 @@ import torch
 
 from blastwatch.decision import Thresholds
 from blastwatch.digests import file_digest
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import UsageError
 from blastwatch.manifest import SPLIT_FACTS, read_json, read_split, write_json
 from blastwatch.settings import Settings
 from training import evaluation
@@ -19,7 +19,7 @@ from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.loop import predict_logits
 from training.out_of_fold import calibrating_cells
 from training.pack import Packed
-from training.parameters import EvaluateParameters, ImageParameters, Parameters
+from training.parameters import EvaluateParameters, Parameters
 from training.pooled import fold_figures
 from training.recipes import Recipe
 from training.steps import take_once
@@ -28,6 +28,7 @@ from training.training_run import FACTS, WEIGHTS, Within, run_training
 
 RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
 ANSWERS, FITTED, AIMED, MEASURED = "answers.parquet", "fitted.json", "aimed_error", "statistics.parquet"
+DECIDING = ("error", "conformal", "seed")  # of the section evaluate: what the limits of a decision depend on
 DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
 LOWEST = 1e-12  # probability that a logarithm is taken of
 
@@ -60,16 +61,6 @@ class Folds:
     digests: Mapping[str, str]
     out: Path
     run_id: str
-
-
-def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
-    """Raise `DataError` where cells were packed with another crop or size than the parameters say."""
-    found = packed.preprocessing
-    if (found.crop, found.size) != (wanted.crop, wanted.size):
-        raise DataError(
-            f"Expected cells packed with image.crop={wanted.crop} and image.size={wanted.size} in {folder} but they "
-            f"have {found.crop} and {found.size}. Run blastwatch data pack anew."
-        )
 
 
 def for_fold(parameters: Parameters, fold: int) -> Parameters:
@@ -114,7 +105,8 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     if parameters.train.weights_file:
         inputs["weights"] = file_digest(Path(parameters.train.weights_file))
     anew = take_once(trained, inputs, train, what=f"Training of {what}")
-    inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS)}
+    made = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
+    inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS), "run": made["run_id"]}
     inputs |= flat({"evaluate": {key: value for key, value in sections["evaluate"].items() if key not in DRAWN}})
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
@@ -181,7 +173,7 @@ def _supersede(recipe: str, fold: int, *, parent: str, kept: str) -> None:
 def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answers]]:
     """Answers of all `BASELINES`, by name and fold, each calibrated on calibration patients as a network is."""
     folder = folds.out / "baselines"
-    inputs = {**folds.digests, "evaluate.error": base.evaluate.error, "evaluate.seed": base.evaluate.seed}
+    inputs = {**folds.digests, **{f"evaluate.{name}": getattr(base.evaluate, name) for name in DECIDING}}
     inputs["kept"] = MEASURED  # a folder from before it was kept is made anew
 
     def make() -> None:

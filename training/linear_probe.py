@@ -55,10 +55,14 @@ class Known:
     moves: Moves | None = None
 
     def part(self, rows: NDArray[np.int64]) -> "Known":
-        """Some of the cells, and the moves of their patients alone."""
-        patients = self.patients[rows]
+        """Some of the cells, and the moves of their patients alone. Each label weighs as much of them as of all: else
+        a fit that holds more of one label's patients out than of the other's would lean towards the other."""
+        patients, labels = self.patients[rows], self.labels[rows]
+        weights = self.weights[rows].astype(np.float64)
+        for label in np.unique(labels):
+            weights[labels == label] *= self.weights[self.labels == label].sum() / weights[labels == label].sum()
         moves = self.moves.of(patients) if self.moves else None
-        return Known(self.embeddings[rows], self.labels[rows], self.weights[rows], patients, moves)
+        return Known(self.embeddings[rows], labels, (weights / weights.mean()).astype(np.float32), patients, moves)
 
     def beside(self, widths: Sequence[int]) -> "list[Known]":
         """The same cells by what each of several networks makes of them, one's numbers behind another's."""

@@ -175,13 +175,14 @@ class Trainer:
         )
 
     def size_at(self, epoch: int) -> int:
-        """Side of the input at an epoch: it grows to the full size by the middle of the training."""
+        """Side of the input at an epoch: it grows to the full size by the middle of the training, in whole steps of
+        `SIZE_STEP`."""
         full, first = self.packed.preprocessing.size, self.parameters.first_size
         growing = self.parameters.epochs // 2
         if not first or epoch >= growing:
             return full
         grown = first + (full - first) * epoch / growing
-        return min(full, round(grown / SIZE_STEP) * SIZE_STEP)
+        return min(full, max(1, round(grown / SIZE_STEP)) * SIZE_STEP)
 
     def _begin(self, epoch: int) -> None:
         """Set the network to what learns in this epoch: the head alone, or everything."""

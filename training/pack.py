@@ -16,6 +16,7 @@ from blastwatch.digests import file_digest
 from blastwatch.errors import DataError
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode, pixel_digest
 from blastwatch.manifest import Cells, read_json, write_json
+from training.parameters import ImageParameters
 
 CROPS, INDEX, FACTS = "crops.npy", "index.parquet", "pack.json"
 
@@ -40,6 +41,16 @@ class Packed:
         if missing:
             raise DataError(f"{len(missing)} cells are not in the pack, the first {missing[0]}. Pack them anew.")
         return np.array([known[path] for path in paths], dtype=np.int64)
+
+
+def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
+    """Raise `DataError` where cells were packed with another crop or size than the parameters say."""
+    found = packed.preprocessing
+    if (found.crop, found.size) != (wanted.crop, wanted.size):
+        raise DataError(
+            f"Expected cells packed with image.crop={wanted.crop} and image.size={wanted.size} in {folder} but they "
+            f"have {found.crop} and {found.size}. Run blastwatch data pack anew."
+        )
 
 
 def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[str, Any]:

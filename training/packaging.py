@@ -31,7 +31,7 @@ from training.export import export_onnx, fit_logits, quantize
 from training.initial_weights import recorded
 from training.memory import keep_freed_memory
 from training.ood import fit_ood
-from training.pack import Packed, open_pack
+from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters
 from training.projection import fit_projection, without_each
 from training.sampling import of_each_patient
@@ -66,6 +66,7 @@ def build_package(
     cells = read_cells(cells_folder)
     rows = read_split(cells_folder, split_folder).sort_values("path", ignore_index=True)
     packed = open_pack(pack_folder, cells)
+    check_image(packed, parameters.image, pack_folder)
     facts = read_json(train_folder / "train.json", made_by="blastwatch train")
     evidence = {
         "metrics": read_json(evaluate_folder / "metrics.json", made_by="blastwatch evaluate"),

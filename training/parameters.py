@@ -71,7 +71,8 @@ class TrainParameters:
     cell); balance_by: loss (each cell is shown once an epoch and weighed) or sampling (shown as often as it weighs).
     robust: step of the group weights of group DRO, 0 for none. mixup: parameter of the beta distribution, 0 for none.
     precision: fp32, bf16, fp16 or auto (bf16 where the device computes in it). compile: by torch.compile.
-    first_size: px of the first epoch's input, from which it grows to the full size by half the epochs; 0 for none.
+    first_size: px of the first epoch's input, from which it grows to the full size by half the epochs, in steps of 32;
+        0 for none.
     keep: best (epoch by the validation patients) or last. patience: epochs without a better validation patient before
     training stops; with keep: last there is no such stop. average: decay a step of the averaged
     weights, 0 for none. augment: strength of stain, light, scale and blur; 0 leaves flips, turns and shifts alone.
@@ -320,10 +321,11 @@ def _section(name: str, kind: type, values: dict[str, Any]) -> Any:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(f"Expected keys of {name} among {', '.join(known)} but got {', '.join(map(str, unknown))}.")
-    return kind(**{key: _value(name, key, known[key], value) for key, value in values.items()})
+    return kind(**{key: checked(name, key, known[key], value) for key, value in values.items()})
 
 
-def _value(section: str, key: str, kind: type, value: Any) -> Any:
+def checked(section: str, key: str, kind: type, value: Any) -> Any:
+    """A value that the key takes by itself, whatever the others are. Raises `UsageError`."""
     where = f"{section}.{key}"
     if kind is float and type(value) is int:
         value = float(value)

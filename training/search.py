@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,8 @@ from blastwatch.settings import Settings
 from training.calibration import patient_weights
 from training.evaluation import read_trained
 from training.figures import plain, units_of
-from training.fold_answers import check_image
 from training.loop import TrainingDiverged, predict_logits
-from training.pack import Packed, open_pack
+from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters, load_parameters
 from training.search_space import Knob, Value, describe
 from training.steps import alone
@@ -49,6 +49,7 @@ CURVES = {
     "loss": "validation_loss",
 }
 UNPRUNED = 5  # trials that are never stopped early; the median of those before is what a later one is held against
+MOST_CORNERS = 256  # of the space, at which the parameters are tried before anything is trained
 CONTINUES, RUN, DIVERGED = "continues", "run_id", "diverged"  # what is noted with a trial
 
 
@@ -66,6 +67,17 @@ class Plan:
     def parameters(self, values: Mapping[str, Value]) -> Parameters:
         """All parameters of a trial."""
         return load_parameters(self.params, [*self.overrides, *(f"{key}={_text(values[key])}" for key in values)])
+
+    def check(self) -> None:
+        """Raise `UsageError` where values that may be drawn together do not go with each other or with the rest."""
+        keys = [knob.key for knob in self.space]
+        for values in islice(product(*(knob.ends for knob in self.space)), MOST_CORNERS):
+            corner = dict(zip(keys, values, strict=True))
+            try:
+                self.parameters(corner)
+            except UsageError as error:
+                told = ", ".join(f"{key}={_short(value)}" for key, value in corner.items())
+                raise UsageError(f"These may be drawn together and do not go: {told}. {error}") from error
 
 
 def _text(value: Value) -> str:
@@ -90,6 +102,7 @@ def run_search(plan: Plan, settings: Settings, *, cells: Path, split: Path, pack
     """
     optuna = import_optuna()
     base = plan.parameters({})
+    plan.check()
     manifest = read_cells(cells)
     packed = open_pack(pack, manifest)
     check_image(packed, base.image, pack)

@@ -1,21 +1,21 @@
 """The space of a search: which parameters of training are tried, and between which values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
 from blastwatch.errors import UsageError
-from training.parameters import TrainParameters, parse
+from training.parameters import TrainParameters, checked
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 SECTION = "train"
 FORM = "KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A|B|C, such as train.learning_rate=1e-4..3e-3:log"
-KINDS = {field.name: field.type for field in fields(TrainParameters)}
+KINDS = get_type_hints(TrainParameters)
 Value = float | int | str | bool
 
 
@@ -29,6 +29,13 @@ class Knob:
     high: float = 0.0
     whole: bool = False
     log: bool = False
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All choices, or the lowest and the highest value."""
+        if self.choices:
+            return self.choices
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
     def suggest(self, trial: "Trial") -> Value:
         if self.choices:
@@ -69,7 +76,8 @@ def _read(file: Path) -> Mapping[str, str]:
 
 
 def read_knob(key: str, text: str) -> Knob:
-    """Read one range, and try its ends, or its choices, on the parameters themselves."""
+    """Read one range. Its ends, or its choices, are values that the key takes by itself; whether they go with the other
+    parameters is seen once these are known (`training.search.Plan.check`)."""
     section, _, name = key.partition(".")
     if section != SECTION or name not in KINDS:
         raise UsageError(
@@ -77,8 +85,8 @@ def read_knob(key: str, text: str) -> Knob:
             "What shapes cells, split or pack is not searched: it would change whom a trial is judged on."
         )
     knob = _choices(key, text) if ".." not in text else _range(key, text)
-    for value in knob.choices or (knob.low, knob.high):
-        parse({SECTION: {name: int(value) if knob.whole else value}})
+    for value in knob.ends:
+        checked(SECTION, name, KINDS[name], value)
     return knob
 
 

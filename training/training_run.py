@@ -22,7 +22,7 @@ from training.linear_probe import LinearProbe
 from training.loop import Trainer
 from training.memory import keep_freed_memory
 from training.out_of_fold import OUT_OF_FOLD, write_out_of_fold
-from training.pack import Packed, open_pack
+from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
 from training.sampling import side_of
@@ -64,6 +64,7 @@ def run_training(
     Raises:
         LeakFound: where a patient stands on two sides of a split that claims to be by group, or pretrained weights
             have seen a held-out patient.
+        DataError: where the pack is of another crop or size than the parameters say.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
@@ -74,6 +75,7 @@ def run_training(
     if parameters.train.weights == "file":
         check_unseen(Path(parameters.train.weights_file), rows)
     packed = open_pack(pack, manifest)
+    check_image(packed, parameters.image, pack)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     start = initial_weights(parameters.train)
     key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest, "start": start})

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
+from blastwatch.errors import LeakFound
 from blastwatch.intervals import bounds, draw_patients
-from blastwatch.manifest import read_cells
+from blastwatch.manifest import SPLIT_FACTS, read_cells
 from blastwatch.network import build, save_weights
 from tests.answers import Spread, draw_answers, draw_models
 from training.calibration import fit_temperature, patient_weights, reliability
@@ -133,10 +134,24 @@ def evaluated(cohort, tmp_path_factory):
     work = tmp_path_factory.mktemp("evaluated")
     (work / "trained").mkdir()
     save_weights(build("resnet18"), work / "trained" / "weights.safetensors")
-    (work / "trained" / "train.json").write_text(json.dumps({"architecture": "resnet18", "leaky": False}))
+    split = json.loads((cohort / "split" / SPLIT_FACTS).read_text())
+    facts = {"architecture": "resnet18", "leaky": False, "split_digest": split["digest"]}
+    (work / "trained" / "train.json").write_text(json.dumps(facts))
     folders = {name: cohort / name for name in ("cells", "split", "pack")}
     metrics = run_evaluation(PARAMETERS, **folders, trained=work / "trained", out=work / "out")
     return metrics, work / "out"
+
+
+def test_a_network_of_another_split_is_not_tested(cohort, tmp_path):
+    """It may have been trained on who is tested, and nobody would see it: exit code 3, and nothing is written."""
+    (tmp_path / "trained").mkdir()
+    save_weights(build("resnet18"), tmp_path / "trained" / "weights.safetensors")
+    facts = {"architecture": "resnet18", "leaky": False, "split_digest": "another" * 8}
+    (tmp_path / "trained" / "train.json").write_text(json.dumps(facts))
+    folders = {name: cohort / name for name in ("cells", "split", "pack")}
+    with pytest.raises(LeakFound, match=r"trained on \(anotherano\w+\) but .*split is another"):
+        run_evaluation(PARAMETERS, **folders, trained=tmp_path / "trained", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_evaluation_holds_everything_and_is_json(evaluated):

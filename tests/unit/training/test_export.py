@@ -210,6 +210,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "cells": {"auroc": {"value": auroc, "low": 0.5, "high": 0.99}, "referred": figure},
             "patients": {"worst_quarter_accuracy": figure},
             "size_baseline": {"auroc": {"value": 0.8, "low": 0.7, "high": 0.9}},
+            "leaky": leaky,
             "counts": {"cells": 80, "groups": 8},
             "calibration": {"on": "calibration", "ece_before": 0.1, "ece_after": 0.05, "temperature": 1.25},
             "operating": {"threshold": 0.4, "cells": {"sensitivity": figure}},
@@ -234,7 +235,7 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             "conformal": {"error": 0.1, "classes": {"hem": covered, "all": covered | {"inside": False}}},
         },
         "split": {"by": "group", "leaky": leaky, "parted_groups": ["1"], "crossing": 3, "sides": sides},
-        "audit": {"findings": []},
+        "audit": {"findings": [{"kind": "near"}, {"kind": "exact"}, {"kind": "near"}], "groups": [["1", "2"], ["3"]]},
         "data": {"images": 320, "subjects": 33, "sources": {"fold 1": 120, "fold 0": 200}},
         "params": {"train": {"balance": "subject", "weights": "scratch"}, "evaluate": {"resamples": 700}},
     }
@@ -318,6 +319,7 @@ def test_card_says_plainly_whether_size_alone_does_as_well():
         "| sizes: auroc | +0.100 | -0.020 to +0.200 | 0.0700 |", "as it does not",
         "| `hem` | 4 | 0.800 | 0.600 | 0.700 (0.600 to 0.800) | 0.500 to 1.000, as it does |",
         "700 draws of whole patients", "what weighs the same in training is the subject", "weights scratch",
+        "3 pairs of images (1 exact, 2 near) that show one cell, and joined subjects into patients (1 of several",
         "An unknown number of images were refused", "no patient on two sides",
         "Run `run-1`, code `c0ffee`", "`ffffffffffff`", "Temperature 1.250", "0.800 upwards, `hem` up to 0.200",
     ],
@@ -362,4 +364,6 @@ def test_what_only_the_laboratory_knows_is_said_to_be_unknown():
 
 def test_card_of_a_leaky_split_does_not_say_that_patients_are_apart():
     assert "patients that are kept apart" in model_card(facts(), evidence(), DRIFT)
-    assert "sides that share patients" in model_card(facts(), evidence(leaky=True), DRIFT)
+    leaky = model_card(facts(), evidence(leaky=True), DRIFT)
+    assert "sides that share patients" in leaky
+    assert "some of whom were trained on" in leaky and "nothing before had read" not in leaky

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize, minimize_scalar
@@ -35,8 +36,8 @@ from training.linear_probe import (
 from training.loop import TrainingDiverged, predict_logits
 from training.nuisances import Moves
 from training.pack import open_pack
-from training.parameters import Parameters, TrainParameters
-from training.sampling import side_of
+from training.parameters import ImageParameters, Parameters, TrainParameters
+from training.sampling import balanced_weights, side_of
 from training.training_run import FACTS, run_training
 from training.weights import first_network
 
@@ -149,7 +150,7 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
     places = {name: cohort / name for name in ("cells", "split", "pack")}
     for out in ("one", "other"):
-        run_training(Parameters(train=PROBE), load(), **places, out=tmp_path / out)
+        run_training(Parameters(image=ImageParameters(size=32), train=PROBE), load(), **places, out=tmp_path / out)
     facts = read_json(tmp_path / "one" / FACTS, made_by="a test")
     assert facts["parameters"]["fit"] == "logistic" and facts["initial_weights"]["source"] == "imagenet"
     network, _ = read_trained(tmp_path / "one")
@@ -347,16 +348,42 @@ def test_a_network_that_knows_nothing_is_refused():
         TrainParameters(fit="logistic")
 
 
+def test_who_is_held_out_makes_no_fit_lean_towards_the_other_label():
+    """Where nothing tells the labels apart a fit knows what each weighs, and no more: what it says of whom it had not
+    seen must not depend on how many of their label are held out with them."""
+    random = np.random.default_rng(1)
+    patients = np.repeat([f"P{number:02}" for number in range(11)], [90, 12, 25, 40, 12, 70, 20, 15, 30, 60, 10])
+    labels = (patients > "P04").astype(np.int64)
+    rows = pd.DataFrame({"label": labels, "subject": patients, "path": patients})
+    embeddings = random.normal(size=(len(labels), 4)).astype(np.float32)
+    known = Known(embeddings, labels, balanced_weights(rows, "subject"), patients)
+    odds = np.diff(out_of_fold(known, seed=1)[STRENGTHS[0]])[:, 0]
+    assert [odds[labels == label].mean() for label in (0, 1)] == pytest.approx([0, 0], abs=0.01)
+
+
+def test_a_label_weighs_as_much_of_a_part_as_of_all():
+    known = drawn()
+    kept = np.flatnonzero(~((known.patients == "P1") | (known.patients == "P3")))
+    part = known.part(kept)
+    assert part.weights.mean() == pytest.approx(1)
+    for label in (0, 1):
+        shares = [each.weights[each.labels == label].sum() / each.weights.sum() for each in (known, part)]
+        assert shares[0] == pytest.approx(shares[1])
+        within = known.weights[kept][part.labels == label] / part.weights[part.labels == label]
+        assert np.ptp(within) < 1e-5  # among themselves they weigh as before
+
+
 @pytest.mark.parametrize(("asked", "parts"), [({}, 5), ({"parts": 3}, 3), ({"parts": 10}, 6)])
 def test_training_patients_are_answered_by_fits_that_had_not_seen_them(asked, parts):
-    """As scikit-learn's own cross-validation answers them, in no more parts than a label has patients."""
+    """As scikit-learn's own cross-validation answers them, in no more parts than a label has patients. What a label
+    weighs in all is given to it by scikit-learn in each part."""
     known = drawn()
-    made = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=500))
+    known = replace(known, weights=np.ones_like(known.weights))
+    made = make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=500, class_weight="balanced"))
     expected = cross_val_predict(
         made, known.embeddings.astype(np.float64), known.labels, groups=known.patients, method="decision_function",
         cv=StratifiedGroupKFold(parts, shuffle=True, random_state=1),
-        params={"logisticregression__sample_weight": known.weights},
     )  # fmt: skip
     logits = out_of_fold(known, seed=1, **asked)[1e-2]
-    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(logits.sum(axis=1), 0)

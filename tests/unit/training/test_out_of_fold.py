@@ -16,7 +16,7 @@ from training.fold_answers import network_table
 from training.loop import predict_logits
 from training.out_of_fold import OUT_OF_FOLD, calibrating_cells
 from training.pack import open_pack
-from training.parameters import EvaluateParameters, Parameters, TrainParameters
+from training.parameters import EvaluateParameters, ImageParameters, Parameters, TrainParameters
 from training.training_run import run_training
 
 PROBE = TrainParameters(architecture="efficientnet_lite0_stages", weights="imagenet", fit="logistic", precision="fp32")
@@ -33,7 +33,12 @@ def work(cohort, tmp_path_factory):
 
 
 def train(parameters, folder, places, out):
-    run_training(Parameters(train=parameters), load({"BLASTWATCH_HOME": str(folder / "home")}), **places, out=out)
+    run_training(
+        Parameters(image=ImageParameters(size=32), train=parameters),
+        load({"BLASTWATCH_HOME": str(folder / "home")}),
+        **places,
+        out=out,
+    )
 
 
 def asked(work, calibrate_on, trained=None):

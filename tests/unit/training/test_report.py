@@ -34,9 +34,10 @@ def evaluated(cohort, tmp_path_factory):
     work = tmp_path_factory.mktemp("report")
     (work / "trained").mkdir()
     save_weights(build("resnet18"), work / "trained" / "weights.safetensors")
+    split = json.loads((cohort / "split" / SPLIT_FACTS).read_text())
     training = {
         "architecture": "resnet18", "leaky": False, "run_id": "run-1", "created": "2026-01-01", "best_epoch": 3,
-        "epochs": 4, "data_digest": "d" * 64, "split_digest": "s" * 64, "git_commit": "", "lock_digest": "",
+        "epochs": 4, "data_digest": "d" * 64, "split_digest": split["digest"], "git_commit": "", "lock_digest": "",
         "parameters": {"epochs": 4, "weights_file": ""},
     }  # fmt: skip
     (work / "trained" / "train.json").write_text(json.dumps(training))
@@ -46,7 +47,7 @@ def evaluated(cohort, tmp_path_factory):
     facts = {
         "training": training,
         "evaluation": {"resamples": 40, "error": 0.1, "sensitivity": 0.9},
-        "split": json.loads((cohort / "split" / SPLIT_FACTS).read_text()),
+        "split": split,
         "data": json.loads((cohort / "cells" / IMPORT).read_text()),
     }
     return metrics, facts
@@ -111,6 +112,7 @@ def test_synthetic_and_leaky_are_said_before_any_figure(written):
     for word in ("<strong>SYNTHETIC.</strong>", "<strong>LEAKY.</strong>", "2 groups of patients stand on several"):
         assert text.index(word) < text.index("<h2>")
     assert "<title>SYNTHETIC: LEAKY:" in text
+    assert "some of whom were trained on" in text and "nothing before had read" not in text
     clean = written(synthetic=False, leaky=False).read_text()
     assert "SYNTHETIC" not in clean and "LEAKY" not in clean
 
