@@ -13,6 +13,10 @@ from blastwatch.errors import BlastwatchError, SettingsError
 
 BUSY_SECONDS = 5  # how long SQLite waits for another process's write
 CONNECT_SECONDS = 5
+READ_ONLY = "25006"
+ABOUT_VALUES = ("22", "23")
+"""Classes of PostgreSQL's SQLSTATE that say something of the values that were sent: data exception, integrity
+constraint violation (its documentation, appendix A)."""
 
 
 def create(
@@ -44,7 +48,9 @@ def create(
         raise SettingsError(f"{hint}{shown}.")
     try:
         if parsed.drivername == "postgresql+psycopg":
-            return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+            engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+            sa.event.listen(engine, "handle_error", _leave_reader)
+            return engine
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
@@ -66,13 +72,31 @@ def _tuner(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
     return tune
 
 
+def _leave_reader(context: sa.engine.ExceptionContext) -> None:
+    """After a failover a connection may lead to a server that only reads: no later statement shall go there."""
+    if _state_of(context.sqlalchemy_exception) == READ_ONLY:
+        context.is_disconnect = True
+
+
+def _state_of(error: BaseException | None) -> str:
+    """PostgreSQL's SQLSTATE of an error; "" where it has none."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+
+
 @contextmanager
 def translated(what: str, *, unavailable: type[BlastwatchError], refused: type[BlastwatchError]) -> Iterator[None]:
-    """Turn SQLAlchemy's errors into ours, without the statement and its parameters."""
+    """Turn SQLAlchemy's errors into ours, without the statement and its parameters.
+
+    Args:
+        unavailable: the database takes nothing now: away, busy, only reading, without a table or the right to it.
+        refused: it takes others, but not this.
+    """
     try:
         yield
     except (OperationalError, InterfaceError) as error:
         raise unavailable(f"{what} cannot be reached or is busy: {error.orig}.") from error
     except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
+        reason, state = getattr(error, "orig", None) or error, _state_of(error)
+        if state and state[:2] not in ABOUT_VALUES:
+            raise unavailable(f"{what} takes nothing now: {reason}.") from error
         raise refused(f"{what} refused: {reason}.") from error

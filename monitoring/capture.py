@@ -243,6 +243,8 @@ class QueuedWriter(Generic[Record]):
                 pause = min(2 * pause, LONGEST_PAUSE)
             except (StoreError, ValueError, KeyError) as error:
                 self._count_failed(error)
+                if store is None and self._put_aside(batch):  # what cannot be opened has seen none of them
+                    return store
                 if store is None or len(batch) == 1:
                     self._settle(batch, stored=False)
                     return store

@@ -27,7 +27,7 @@ ALL_AGAIN = timedelta(hours=1)
 """How often everybody is looked for, so that who was deleted is forgotten here as well."""
 
 OVERLAP = timedelta(days=1)
-"""How far back each look goes for patients whose cells waited while the database was away."""
+"""How far back each look goes for new patients, since cells may have waited while the database was away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class Patients:
         self._digest = model_digest
         self._settle = settle
         self._entered: dict[str, tuple[datetime, pd.Series | None]] = {}
+        self._returning: set[str] = set()  # who came within the last hour or so, but first before `OVERLAP`
+        self._full = False  # whether somebody may have made room
         self._all_seen: datetime | None = None
 
     def look(self, at: datetime) -> Came:
@@ -63,16 +65,29 @@ class Patients:
         seen = self._store.patients(
             model_digest=self._digest, since=None if everybody else at - OVERLAP, most=MOST_PATIENTS
         )
+        self._full |= len(seen) == MOST_PATIENTS
         if everybody:
             self._all_seen = at
+            self._returning.clear()
             self._entered = {patient: kept for patient, kept in self._entered.items() if patient in seen}
-        new = {patient: first for patient, first in seen.items() if patient not in self._entered}
+        known = self._entered.keys() | self._returning
+        new = {patient: first for patient, first in seen.items() if patient not in known}
         complete = {patient: first for patient, first in new.items() if first + self._settle <= at}
-        for patient, first in sorted(complete.items(), key=lambda one: (one[1], one[0])):
-            self._entered[patient] = (first, self._means(patient, first))
-        for patient in list(self._entered)[:-MOST_PATIENTS]:
-            del self._entered[patient]
+        if complete and not everybody:  # of who came again, `seen` has the first cell since `OVERLAP`
+            firsts = self._store.first_cells(list(complete), model_digest=self._digest)
+            self._returning |= {patient for patient, first in complete.items() if firsts.get(patient) != first}
+        self._enter({patient: first for patient, first in complete.items() if patient not in self._returning})
         return self._came(waiting=len(new) - len(complete))
+
+    def _enter(self, complete: dict[str, datetime]) -> None:
+        """Behind those who entered before; but who once made room, and has room again since others were deleted,
+        stands before them as then."""
+        oldest = min((first for first, _ in self._entered.values()), default=None)
+        back: dict[str, tuple[datetime, pd.Series | None]] = {}
+        for patient, first in sorted(complete.items(), key=lambda one: (one[1], one[0])):
+            again = self._full and oldest is not None and first < oldest
+            (back if again else self._entered)[patient] = (first, self._means(patient, first))
+        self._entered = dict(list((back | self._entered).items())[-MOST_PATIENTS:])
 
     def _means(self, patient: str, first: datetime) -> pd.Series | None:
         """Of a patient's first cells; None of too few."""

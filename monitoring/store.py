@@ -293,6 +293,14 @@ class Store(Opened):
         with translated(), self._engine.connect() as connection:
             return {str(patient): moment for patient, moment in reversed(connection.execute(query).all())}
 
+    def first_cells(self, patients: Sequence[str], *, model_digest: str) -> dict[str, datetime]:
+        """Time (UTC) of the first of all cells of each of these patients (hashed keys) that a version answered."""
+        first = sa.func.min(_predictions.c.time, type_=UtcTime)
+        query = sa.select(_predictions.c.patient, first).where(_predictions.c.model_digest == model_digest)
+        query = query.where(_predictions.c.patient.in_(patients)).group_by(_predictions.c.patient)
+        with translated(), self._engine.connect() as connection:
+            return {str(patient): moment for patient, moment in connection.execute(query)}
+
     def patient_cells(
         self, patient: str, *, model_digest: str, since: datetime, until: datetime, most: int
     ) -> "pd.DataFrame":

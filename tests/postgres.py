@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 
@@ -36,6 +37,18 @@ class Postgres:
         """Make a database and return its URL."""
         self.call(binary("createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "tester", name)
         return self.url.replace("/postgres", f"/{name}")
+
+    def run(self, name: str, *statements: str) -> None:
+        """Run statements in a database, each by itself, also while `only_reads`."""
+        url = self.url.replace("/postgres", f"/{name}")
+        with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def only_reads(self, *, on: bool) -> None:
+        """As a standby does: transactions from now on, also of open connections, may not write."""
+        setting = "on" if on else "off"
+        self.run("postgres", f"ALTER SYSTEM SET default_transaction_read_only = {setting}", "SELECT pg_reload_conf()")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from monitoring.patients import Patients
 from monitoring.retention import SLACK, Deleted, open_retention
 from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
-from monitoring.store import LATER, StoreUnavailable, UnknownPredictions, open_store
+from monitoring.store import LATER, StoreError, StoreUnavailable, UnknownPredictions, open_store
 from monitoring.waiting import WaitingPredictions
 from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import fill
@@ -84,6 +84,37 @@ def waits_on_disk(postgres, disk):
     assert killed.count() == 0
 
 
+def outlives_a_failover(postgres, disk):
+    """After a failover a connection may lead to a server that only reads. It takes no row, and condemns none."""
+    url = postgres.database("failover")
+    with Capture(url, aside=WaitingPredictions(disk, 1 << 30)) as capture:
+        capture.submit(record("before"))
+        wait_for(lambda: capture.counts().stored == 1)
+        postgres.only_reads(on=True)
+        for number in range(5):
+            capture.submit(record(str(number)))
+        wait_for(lambda: capture.counts().failed > 1)  # once more, when it was to be handed over from the disk
+        assert (capture.counts().stored, capture.counts().dropped) == (1, 0)
+        postgres.only_reads(on=False)
+        wait_for(lambda: capture.counts().stored == 6)
+    with open_store(url) as store:
+        assert store.count() == 6 and capture.counts().dropped == 0
+
+
+def may_not_be_written(postgres):
+    """Without the right to a table, or the table, nothing is wrong with the rows."""
+    url = postgres.database("rights")
+    with open_store(url) as store:
+        store.add([record("before")])
+        postgres.run("rights", "ALTER TABLE predictions RENAME TO elsewhere")
+        with pytest.raises(StoreUnavailable, match="takes nothing now: relation"):
+            store.add([record("1")])
+        postgres.run("rights", "ALTER TABLE elsewhere RENAME TO predictions")
+        with pytest.raises(StoreError, match="refused") as refused:
+            store.add([record("nul", patient="\0")])
+        assert not isinstance(refused.value, StoreUnavailable)
+
+
 def tells_who_came(url):
     """As tests/unit/monitoring/test_patients.py has it on SQLite."""
     with open_store(url) as store, open_retention(url) as retention:
@@ -93,6 +124,9 @@ def tells_who_came(url):
         came = who.look(NOON + timedelta(minutes=90))
         assert came.rows["probability"].tolist() == pytest.approx([0.1, 0.2])
         assert list(came.first) == [NOON, NOON] and (came.few, came.waiting) == (1, 1)
+        again = NOON + timedelta(days=3)
+        store.add(cells_of("b", again, [0.9] * 20))
+        assert store.first_cells(["b", "nobody"], model_digest="d") == {"b": NOON}
         retention.forget("a")
         assert who.look(NOON + timedelta(hours=3)).rows["probability"].tolist() == pytest.approx([0.2, 0.3])
 
@@ -101,6 +135,8 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     waits_on_disk(postgres, tmp_path / "waiting.db")
     forgets(postgres.database("forgetful"))
     tells_who_came(postgres.database("patients"))
+    outlives_a_failover(postgres, tmp_path / "failover.db")
+    may_not_be_written(postgres)
     is_brought_up_to_date(postgres.database("old"))
     url = postgres.url
     with open_store(url) as store, open_store(url):

@@ -81,6 +81,33 @@ def test_the_latest_patients_alone(store, who, monkeypatch):
     assert who.look(NOON + 9 * HOUR).rows["probability"].round(6).tolist() == [0.2, 0.3, 0.4]
 
 
+def test_who_comes_again_after_making_room_enters_no_second_time(store, who, monkeypatch):
+    """Between two looks at everybody, too: the first cell of today is not the patient's first."""
+    monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
+    for number in range(5):
+        store.add(cells_of(f"p{number}", NOON + number * HOUR, [0.1 * number] * 20))
+    later = NOON + timedelta(days=9)
+    assert who.look(later).rows["probability"].round(6).tolist() == [0.2, 0.3, 0.4]
+    store.add(cells_of("p0", later, [0.9] * 20) + cells_of("new", later, [0.5] * 20))
+    for minutes in (61, 62, 90, 122, 123):
+        came = who.look(later + timedelta(minutes=minutes))
+        assert came.rows["probability"].round(6).tolist() == [0.3, 0.4, 0.5] and came.waiting == 0
+    fresh = Patients(store, model_digest="d", settle=HOUR).look(later + 3 * HOUR)
+    assert fresh.rows["probability"].tolist() == came.rows["probability"].tolist()
+
+
+def test_who_has_room_again_stands_where_they_stood(store, url, who, monkeypatch):
+    monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
+    for number in range(5):
+        store.add(cells_of(f"p{number}", NOON + number * HOUR, [0.1 * number] * 20))
+        who.look(NOON + (number + 1) * HOUR)
+    with open_retention(url) as retention:
+        retention.forget("p3")
+    again = who.look(NOON + 9 * HOUR)
+    assert again.rows["probability"].round(6).tolist() == [0.1, 0.2, 0.4]
+    assert again.first.is_monotonic_increasing
+
+
 def test_a_statistic_that_old_rows_lack_is_unknown_of_the_patient(store, who):
     statistics = record().statistics | {"chroma_noise": float("nan")}
     store.add([*cells_of("a", NOON, [0.1] * 19), record("old", time=NOON, patient="a", statistics=statistics)])

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -164,6 +165,24 @@ def test_one_row_that_is_refused_does_not_hold_up_the_others(disk, tmp_path):
     with open_store(f"sqlite:///{tmp_path / 'predictions.db'}") as store:
         assert lying.hand_over(Choosy(store)) == HandedOver(found=5, stored=4, refused=1)
         assert store.count() == 4 and lying.count() == 0
+
+
+def test_a_database_that_cannot_be_opened_condemns_no_row(disk, tmp_path):
+    """Its tables are of another Blastwatch, as while the parts of a cluster are renewed one by one."""
+    url = f"sqlite:///{tmp_path / 'predictions.db'}"
+    open_store(url).close()
+    with sqlite3.connect(tmp_path / "predictions.db") as newer:
+        newer.execute("UPDATE blastwatch_schema SET version = 99")
+    with Capture(url, aside=WaitingPredictions(disk, MUCH)) as capture:
+        for number in range(10):
+            capture.submit(record(str(number)))
+        until(lambda: capture.counts().failed, PATIENCE)
+        until(lambda: capture.counts().waiting == 0, PATIENCE)
+        assert capture.counts().dropped == 0
+        with sqlite3.connect(tmp_path / "predictions.db") as newer:
+            newer.execute("UPDATE blastwatch_schema SET version = 1")
+        until(lambda: capture.counts().stored == 10, PATIENCE)
+    assert len(rows_of(url)) == 10 and capture.counts().dropped == 0
 
 
 def test_a_database_that_goes_away_meanwhile_takes_nothing_out(disk):
