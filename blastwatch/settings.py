@@ -133,6 +133,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("api_key", "BLASTWATCH_API_KEY", "", _api_key, "API key that `blastwatch predict` sends"),
         ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
         ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
+        ("patient_salt", "BLASTWATCH_PATIENT_SALT", "", _optional_path, "file of the salt that patients are hashed with, one for all services on a database; empty: patient.salt under home"),
         ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
         ("traces", "BLASTWATCH_TRACES", "", _span_target, "where OpenTelemetry spans of requests go: console, or the address of an OTLP/HTTP collector; empty: none are made"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
@@ -194,6 +195,7 @@ class Settings:
     api_key: str
     rate_limit: float
     rate_burst: int
+    patient_salt: Path
     audit_log: str
     traces: str
     follow_seconds: float
@@ -287,6 +289,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     values["predictions_url"] = values["predictions_url"] or _embedded(home, "predictions.db")
     values["history_url"] = values["history_url"] or _embedded(home, "history.db")
     values["api_keys"] = values["api_keys"] or home / "api-keys"
+    values["patient_salt"] = values["patient_salt"] or home / "patient.salt"
     values["audit_log"] = values["audit_log"] or str(home / "logs" / "audit.jsonl")
     # An account of MLflow's is checked by its server; a name in the environment by nobody.
     values["actor"] = source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or getpass.getuser()

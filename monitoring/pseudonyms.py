@@ -1,7 +1,7 @@
 """Patients without their names: a keyed hash, HMAC-SHA-256, whose key never leaves this home.
 
 Whoever has the database alone cannot tell a patient by trying all hospital numbers. Services that write into one
-database need one key: copy the file to each home, or one patient counts as several.
+database need one key (`BLASTWATCH_PATIENT_SALT`), or one patient counts as several.
 """
 
 import hashlib
@@ -12,15 +12,14 @@ from pathlib import Path
 from blastwatch.errors import BlastwatchError
 from blastwatch.private_file import create_once
 
-SALT = "patient.salt"
 SALT_BYTES = 32
 
 
 class Pseudonyms:
-    """Hashes patient keys. The salt lies in `folder`, is made at the first use, and is read once."""
+    """Hashes patient keys. The salt lies in a file of its own, is made at the first use, and is read once."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SALT
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._salt = b""
 
     def __call__(self, key: str) -> str:

@@ -3,7 +3,8 @@
 A cell goes with its label, every word on it, its shadow and its picture in one transaction, and what went is counted in
 the table `deletions` in the same one. So whatever kills the process, a cell is there whole or gone whole, and the count
 is right. Old cells go in small transactions, oldest first, so that the service never waits long; a patient goes in one.
-A picture may go before its cell: it has an age of its own, and where there is too much, pictures go first.
+A picture may go before its cell: it has an age of its own, and where there is too much, pictures go first. Who has
+entered the comparison with a challenger stays in it (`monitoring.shadow_entries`).
 """
 
 import math
@@ -17,7 +18,8 @@ import sqlalchemy as sa
 
 from blastwatch.settings import Settings
 from monitoring.database import Opened, UtcTime, open_database, translated
-from monitoring.shadow_store import SHADOW
+from monitoring.shadow_entries import forget_key, keep_entries
+from monitoring.shadow_store import SHADOW, ShadowStore
 from monitoring.store import METADATA
 
 AGE, IMAGE_AGE, SIZE, PATIENT = REASONS = ("age", "image-age", "size", "patient")
@@ -133,7 +135,9 @@ class Retention(Opened):
         """
         if not patient:
             raise ValueError("Expected a hashed patient key but got none: cells without one belong to nobody known")
+        self._keep_entries(_shadow.c.patient == patient)
         with self._transaction(PATIENT) as (connection, counted):
+            forget_key(connection, patient)
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")  # what is freed is overwritten with zeros
             gone = _cells(connection, _locked(connection, _predictions.c.patient == patient))
@@ -164,6 +168,8 @@ class Retention(Opened):
             query = sa.select(_predictions.c.id).where(which).order_by(_predictions.c.time, _predictions.c.id)
             with translated(), self._engine.connect() as connection:
                 ids = list(connection.execute(query.limit(wanted)).scalars())
+            if ids:
+                self._keep_entries(_shadow.c.id == _predictions.c.id, which)
             for start in range(0, len(ids), BATCH):
                 part = _predictions.c.id.in_(ids[start : start + BATCH])
                 with self._transaction(reason) as (connection, counted):
@@ -193,6 +199,14 @@ class Retention(Opened):
             if len(ids) < wanted:
                 break
         return gone
+
+    def _keep_entries(self, *which: sa.ColumnElement[bool]) -> None:
+        """Of the pairs whose cells of the shadow are about to go with their labels."""
+        query = sa.select(_shadow.c.champion_digest, _shadow.c.challenger_digest).distinct()
+        query = query.where(_labels.c.id == _shadow.c.id, *which)
+        with translated(), self._engine.connect() as connection:
+            pairs = [(str(champion), str(challenger)) for champion, challenger in connection.execute(query)]
+        keep_entries(ShadowStore(self._engine), pairs, datetime.now(UTC))
 
     @contextmanager
     def _transaction(self, reason: str) -> Iterator[tuple[sa.Connection, list[Deleted]]]:

@@ -1,10 +1,7 @@
 """Challenger against champion on the cells that both read: agreement, and the comparison on labels that came later.
 
-The unit of the comparison is the patient, because cells of one patient are not independent. A patient enters once,
-`SETTLE` after the first word on any of its labels, with the mean over its cells that had a label at that moment, each
-with the label that it had then. What is said later, a late label or a correction, changes no entry: the sequence of
-differences only grows, whoever looks and whenever, and that is what `blastwatch.sequential` needs. Patients that
-enter at the same moment stand in the order of their hashed keys, which know nothing of the outcome.
+The unit of the comparison is the patient, because cells of one patient are not independent; when one enters, and with
+what, is said in `monitoring.shadow_entries`.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,12 +15,9 @@ from blastwatch import DISCLAIMER
 from blastwatch.entry import Entry
 from blastwatch.registry import CHALLENGER, Registry
 from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdict
+from monitoring.shadow_entries import CELL, PATIENT, SETTLE, entries, graded, unit_of
 from monitoring.shadow_store import ShadowStore
 
-SETTLE = timedelta(days=1)
-"""From the first word on a patient's labels to the patient's entry: labels of one smear come together."""
-
-PATIENT, CELL = "patient", "cell"
 ASSUMES = {
     PATIENT: "patients are independent, and the order in which their labels come says nothing of the difference",
     CELL: "cells are independent, which cells of one patient are not: too sure of itself where patients have several",
@@ -56,13 +50,14 @@ def report(
     pair = {"champion": champion.digest, "challenger": challenger.digest}
     cells = store.read(**pair, until=at)
     words = store.words(**pair, until=at)
+    kept = store.entries(**pair) if rules.settle == SETTLE else store.entries(**pair).head(0)
     return {
         "champion": {"version": champion.version, "digest": champion.digest, "synthetic": champion.synthetic},
         "challenger": {"version": challenger.version, "digest": challenger.digest, "synthetic": challenger.synthetic},
         "at": at.astimezone(UTC).isoformat(),
         **_agreement(cells),
         "labelled": _labelled(cells, words),
-        "comparison": _comparison(cells, words, at, rules),
+        "comparison": _comparison(cells, words, kept, at, rules),
         "disclaimer": DISCLAIMER,
     }
 
@@ -96,8 +91,8 @@ def _agreement(cells: pd.DataFrame) -> dict[str, Any]:
 
 def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
     """Accuracy of both by the labels as they stand now, patients weighing the same."""
-    graded = _graded(cells, words.groupby("id")["label"].last())
-    named = graded[graded["patient"] != ""]
+    known = graded(cells, words.groupby("id")["label"].last())
+    named = known[known["patient"] != ""]
     patients = named.groupby("patient")[["champion_right", "challenger_right"]].mean()
     counts = named.groupby("patient").size()
 
@@ -105,10 +100,10 @@ def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
         return {who: float(frame[f"{who}_right"].mean()) if len(frame) else None for who in ("champion", "challenger")}
 
     return {
-        "cells": len(graded),
-        "cells_without_patient": len(graded) - len(named),
+        "cells": len(known),
+        "cells_without_patient": len(known) - len(named),
         "patients": len(patients),
-        "accuracy_by_cell": means(graded),
+        "accuracy_by_cell": means(known),
         "accuracy_by_patient": means(patients),
         "per_patient": [
             {
@@ -122,10 +117,12 @@ def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _comparison(cells: pd.DataFrame, words: pd.DataFrame, at: datetime, rules: Rules) -> dict[str, Any]:
+def _comparison(
+    cells: pd.DataFrame, words: pd.DataFrame, kept: pd.DataFrame, at: datetime, rules: Rules
+) -> dict[str, Any]:
     """The sequential test, and its state at the end of each day on which a unit entered."""
-    unit = PATIENT if (cells["patient"] != "").any() else CELL
-    entered, waiting = entries(cells, words, unit=unit, at=at, settle=rules.settle)
+    unit = unit_of(cells, kept)
+    entered, waiting = entries(cells, words, kept, unit=unit, at=at, settle=rules.settle)
     moments = entered["enters"].tolist()
     # One look a moment: what entered at one moment came together, and no order within it can be chosen afterwards.
     looks = [count for count, moment in enumerate(moments, 1) if count == len(moments) or moments[count] != moment]
@@ -155,41 +152,3 @@ def _state(look: Look | None) -> dict[str, Any]:
         "better": {"e": value["better"], "p": value["p_better"]},
         "worse": {"e": value["worse"], "p": value["p_worse"]},
     }
-
-
-def entries(
-    cells: pd.DataFrame, words: pd.DataFrame, *, unit: str, at: datetime, settle: timedelta
-) -> tuple[pd.DataFrame, int]:
-    """The units that have entered by a moment, in their order.
-
-    Args:
-        cells: from `ShadowStore.read`. words: from `ShadowStore.words`, oldest first.
-        unit: `patient` (cells without a key are left out) or `cell`.
-
-    Returns:
-        Columns key, enters, difference; and how many units have a label but enter later.
-    """
-    known = cells[cells["patient"] != ""] if unit == PATIENT else cells
-    keys = known.set_index("id")["patient"] if unit == PATIENT else pd.Series(known["id"].array, index=known["id"])
-    said = words[words["id"].isin(keys.index)].assign(key=lambda rows: rows["id"].map(keys))
-    if said.empty:
-        return pd.DataFrame({"key": [], "enters": [], "difference": []}), 0
-    enters = said.groupby("key")["time"].min() + settle
-    in_time = said[said["time"] <= said["key"].map(enters)]
-    graded = _graded(known, in_time.groupby("id")["label"].last()).assign(key=lambda rows: rows["id"].map(keys))
-    difference = (graded["challenger_right"] - graded["champion_right"]).groupby(graded["key"]).mean()
-    table = pd.DataFrame({"enters": enters, "difference": difference}).rename_axis("key").reset_index()
-    there = table["enters"] <= pd.Timestamp(at)
-    ordered = table[there].sort_values(["enters", "key"], ignore_index=True)
-    return ordered, int((~there).sum())
-
-
-def _graded(cells: pd.DataFrame, truth: "pd.Series[str]") -> pd.DataFrame:
-    """The cells that have a label, with whether each version gave it (0 or 1)."""
-    graded = cells.assign(truth=cells["id"].map(truth)).dropna(subset=["truth"])
-    return graded.assign(
-        **{
-            f"{who}_right": (graded[f"{who}_label"] == graded["truth"]).astype(float)
-            for who in ("champion", "challenger")
-        }
-    )

@@ -1,7 +1,8 @@
 """What the challenger said of cells that the champion answered: the table `shadow`, in the database of predictions.
 
-One row a cell, under the id of the prediction that the caller got. The table came later than the others; it is made
-where it is missing, and nothing that was there is changed.
+One row a cell, under the id of the prediction that the caller got. Beside it `shadow_entries`, what outlives the cells
+of a comparison (`monitoring.shadow_entries`). Both came later than the others; they are made where they are missing,
+and nothing that was there is changed.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class ShadowRecord:
     patient: str = ""
 
 
+ENTRY = ("unit", "key", "enters", "difference")
 COLUMNS = tuple(field.name for field in fields(ShadowRecord))
 
 SHADOW = sa.MetaData()
@@ -60,6 +62,16 @@ _shadow = sa.Table(
     sa.Column("patient", sa.String(128), nullable=False),
 )
 sa.Index("shadow_by_pair", _shadow.c.champion_digest, _shadow.c.challenger_digest, _shadow.c.time)
+_entries = sa.Table(
+    "shadow_entries",
+    SHADOW,
+    sa.Column("champion_digest", sa.String(64), primary_key=True),
+    sa.Column("challenger_digest", sa.String(64), primary_key=True),
+    sa.Column("unit", sa.String(16), primary_key=True),
+    sa.Column("key", sa.String(128), primary_key=True),
+    sa.Column("enters", UtcTime, nullable=False),
+    sa.Column("difference", sa.Double, nullable=False),
+)
 
 
 class ShadowStore(Opened):
@@ -97,16 +109,36 @@ class ShadowStore(Opened):
             query = query.where(word.c.time < until)
         return self._frame(query.order_by(word.c.time, word.c.id), ("id", "time", "label"))
 
-    @staticmethod
-    def _pair(champion: str, challenger: str) -> sa.ColumnElement[bool]:
-        return sa.and_(_shadow.c.champion_digest == champion, _shadow.c.challenger_digest == challenger)
+    def entries(self, *, champion: str, challenger: str) -> "pd.DataFrame":
+        """What was written down of a pair: unit, key, enters (UTC) and difference (float64) of each."""
+        query = sa.select(*(_entries.c[name] for name in ENTRY)).where(self._pair(champion, challenger, _entries))
+        return self._frame(query, ENTRY, "enters").astype({"difference": float})
 
-    def _frame(self, query: sa.Select[tuple[object, ...]], columns: tuple[str, ...]) -> "pd.DataFrame":
+    def keep(self, entered: "pd.DataFrame", *, unit: str, champion: str, challenger: str) -> None:
+        """Write entries down; who stands there already is left as they are.
+
+        Args:
+            entered: key, enters, difference.
+        """
+        shared = {"champion_digest": champion, "challenger_digest": challenger, "unit": unit}
+        columns = (entered[name].tolist() for name in ENTRY[1:])
+        rows = [shared | dict(zip(ENTRY[1:], values, strict=True)) for values in zip(*columns, strict=True)]
+        if rows:
+            with translated(), self._engine.begin() as connection:
+                connection.execute(insert(self._engine, _entries).on_conflict_do_nothing(), rows)
+
+    @staticmethod
+    def _pair(champion: str, challenger: str, table: sa.Table = _shadow) -> sa.ColumnElement[bool]:
+        return sa.and_(table.c.champion_digest == champion, table.c.challenger_digest == challenger)
+
+    def _frame(
+        self, query: sa.Select[tuple[object, ...]], columns: tuple[str, ...], moment: str = "time"
+    ) -> "pd.DataFrame":
         import pandas as pd
 
         with translated(), self._engine.connect() as connection:
             frame = pd.DataFrame([tuple(row) for row in connection.execute(query)], columns=list(columns))
-        frame["time"] = pd.to_datetime(frame["time"], utc=True)
+        frame[moment] = pd.to_datetime(frame[moment], utc=True)
         return frame
 
 

@@ -101,7 +101,7 @@ def _hashed(settings: Settings, keys: TextIO) -> list[tuple[str, ...]]:
 
     Nothing is made: without a salt no patient was ever stored from this home.
     """
-    from monitoring.pseudonyms import SALT, Pseudonyms
+    from monitoring.pseudonyms import Pseudonyms
 
     try:
         wanted = list(dict.fromkeys(line.strip() for line in keys if line.strip()))
@@ -111,12 +111,12 @@ def _hashed(settings: Settings, keys: TextIO) -> list[tuple[str, ...]]:
         ) from error
     if not wanted:
         raise DataError("Expected patient keys, one a line, but got none.")
-    if not (settings.home / SALT).exists():
+    if not settings.patient_salt.exists():
         raise DataError(
-            f"Expected the salt of the patients at {settings.home / SALT} but there is none, and without it no cell of "
-            "theirs is found. Call this with the BLASTWATCH_HOME of the service."
+            f"Expected the salt of the patients at {settings.patient_salt} but there is none, and without it no "
+            "cell of theirs is found. Call this with the BLASTWATCH_HOME and BLASTWATCH_PATIENT_SALT of the service."
         )
-    pseudonyms = Pseudonyms(settings.home)
+    pseudonyms = Pseudonyms(settings.patient_salt)
     # HTTP has no encoding for a header: what a caller sent as UTF-8 arrives as Latin-1 and was hashed so.
     spellings = [dict.fromkeys((key, key.encode().decode("latin-1"))) for key in wanted]
     return [tuple(pseudonyms(key) for key in same) for same in spellings]

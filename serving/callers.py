@@ -31,10 +31,10 @@ def caller_of(request: Request) -> str:
 
 
 class Callers:
-    """Reads the headers; `home` keeps the salt of the patients."""
+    """Reads the headers; `salt` is the file of the patients' salt."""
 
-    def __init__(self, home: Path) -> None:
-        self._pseudonyms = Pseudonyms(home)
+    def __init__(self, salt: Path) -> None:
+        self._pseudonyms = Pseudonyms(salt)
         self._said = False
 
     def patient(self, request: Request) -> str:

@@ -57,7 +57,7 @@ class Service:
         self.following: Following | None = None
         self.contest: Contest | None = None
         self.images = _open_images(settings, metrics)
-        self.callers = Callers(settings.home)
+        self.callers = Callers(settings.patient_salt)
         self.told = Told(settings)
         self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
         metrics.tell_model(self.slot.lane)

@@ -174,7 +174,7 @@ def test_the_commands(tmp_path, monkeypatch):
         patch.setenv("BLASTWATCH_IMAGE_DAYS", "0")
         assert "Set BLASTWATCH_RETENTION_DAYS" in str(run("retain").exception)
         assert isinstance(run("retain").exception, UsageError)
-    pseudonyms = Pseudonyms(home)
+    pseudonyms = Pseudonyms(home / "patient.salt")
     latin = "Müller".encode().decode("latin-1")  # as a header in UTF-8 reaches the service
     with open_store(url) as store:
         store.add([record("a", patient=pseudonyms("ward 3")), record("b", patient=pseudonyms(latin)), record("c")])

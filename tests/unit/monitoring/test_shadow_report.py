@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from blastwatch.entry import Entry
 from blastwatch.sequential import follow
 from monitoring.metrics import MonitorMetrics
+from monitoring.retention import open_retention
 from monitoring.shadow_commands import shadow
 from monitoring.shadow_report import Rules, report
 from monitoring.shadow_store import open_shadow_store
@@ -214,3 +216,48 @@ def test_the_command(clinic, tmp_path, monkeypatch):
     assert "trained on synthetic cells" in said and "Compared patients: 1" in said and "Undecided" in said
     printed = CliRunner().invoke(shadow, ["report", "--json"], catch_exceptions=False).stdout
     assert json.loads(printed)["comparison"]["units"] == 1
+
+
+def years_ago(clinic, url, patients=30):
+    """A comparison that was decided long ago, each patient's cells half a day apart; returns a moment after it."""
+    random, began = np.random.default_rng(0), NOON - timedelta(days=400)
+    for number in range(patients):
+        times = [began + timedelta(days=number, hours=hours) for hours in (0, 6, 12)]
+        said = ["all" if random.random() < 0.8 else "hem" for _ in times]
+        names = [clinic.read(f"{number:02d}", "hem", word, time=time) for word, time in zip(said, times, strict=True)]
+        with sa.create_engine(url).begin() as connection:
+            change = sa.text("UPDATE predictions SET patient = :key WHERE id = :id")
+            connection.execute(change, [{"key": f"{number:02d}", "id": name} for name in names])
+        for name, time in zip(names, times, strict=True):
+            clinic.tell(name, "all", time + 2 * DAY)
+    return began + timedelta(days=patients + 10)
+
+
+def test_who_entered_stays_when_cells_are_deleted(clinic, url):
+    """By age, within a patient, by size and on request: what decided is not undone, and nobody enters twice."""
+    at = years_ago(clinic, url)
+    before = clinic.report(at)["comparison"]
+    assert before["verdict"] == "better" and before["units"] == 30
+    with open_retention(url) as retention:
+        assert retention.by_age(NOON - timedelta(days=380) + timedelta(hours=9)).shadow > 50
+        found = clinic.report(at)
+        assert found["comparison"] == before and found["cells"] < 40
+        retention.forget("25")
+        assert clinic.report(at)["comparison"] == before
+        retention.by_size(1)
+        gone = clinic.report(at)
+        assert gone["comparison"] == before and gone["cells"] == 0
+    with sa.create_engine(url).connect() as connection:
+        keys = list(connection.execute(sa.text("SELECT key FROM shadow_entries")).scalars())
+    assert "24" in keys and "25" not in keys and len(keys) == 30  # what is left of a forgotten patient names nobody
+
+
+def test_a_comparison_goes_on_from_those_who_stay(clinic, url):
+    at = years_ago(clinic, url, patients=5)
+    with open_retention(url) as retention:
+        retention.by_age(NOON - timedelta(days=390))
+    name = clinic.read("new", "hem", "all", time=NOON)
+    clinic.tell(name, "all", NOON + DAY)
+    assert clinic.report(at)["comparison"]["units"] == 5
+    later = clinic.report(NOON + 3 * DAY)["comparison"]
+    assert later["units"] == 6 and clinic.report(NOON + 1.5 * DAY)["comparison"]["units_waiting"] == 1

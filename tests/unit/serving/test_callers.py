@@ -5,7 +5,6 @@ import logging
 import pytest
 from starlette.requests import Request
 
-from monitoring.pseudonyms import SALT
 from serving.callers import Callers, caller_of, check_headers
 from serving.problems import Problem
 
@@ -29,16 +28,16 @@ def test_a_header_longer_than_the_document_allows_is_refused(name):
 
 
 def test_a_patient_is_hashed(tmp_path):
-    callers = Callers(tmp_path)
+    callers = Callers(tmp_path / "patient.salt")
     assert callers.patient(request()) == ""
     found = callers.patient(request(patient="Ada 1815"))
     assert len(found) == 64 and "Ada" not in found
-    assert found == Callers(tmp_path).patient(request(patient="Ada 1815"))
+    assert found == Callers(tmp_path / "patient.salt").patient(request(patient="Ada 1815"))
 
 
 def test_without_a_salt_the_patient_is_left_out_and_that_is_said_once(tmp_path, caplog):
-    (tmp_path / SALT).write_bytes(b"short")
-    callers = Callers(tmp_path)
+    (tmp_path / "patient.salt").write_bytes(b"short")
+    callers = Callers(tmp_path / "patient.salt")
     with caplog.at_level(logging.WARNING):
         assert [callers.patient(request(patient="Ada")) for _ in range(3)] == ["", "", ""]
     assert caplog.text.count("Patients are not stored") == 1

@@ -44,11 +44,22 @@ def test_kubernetes_runs_without_root_and_asks_the_probes():
     container = pod["containers"][0]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["enableServiceLinks"] is False
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     kinds = {yaml.safe_load(path.read_text())["kind"] for path in (DEPLOY / "kubernetes").glob("*.yaml")}
     assert kinds == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+def test_every_pod_hashes_patients_with_one_salt_from_a_secret():
+    folder = DEPLOY / "kubernetes"
+    pod = yaml.safe_load((folder / "deployment.yaml").read_text())["spec"]["template"]["spec"]
+    salt = Path(yaml.safe_load((folder / "configmap.yaml").read_text())["data"]["BLASTWATCH_PATIENT_SALT"])
+    mounts = {Path(mount["mountPath"]): mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    secret = volumes[mounts[salt.parent]]["secret"]["secretName"]
+    assert f"secret generic {secret} --from-file={salt.name}" in (folder / "configmap.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
