@@ -59,6 +59,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         version=fetched.entry.version,
         folder=settings.drift,
         minimum=settings.drift_minimum,
+        on_request=True,
     )
     add_run(settings.drift / "workspace", made.snapshot, name=f"version {fetched.entry.version}, on request")
     if as_json:

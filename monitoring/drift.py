@@ -61,6 +61,7 @@ def compare(
     folder: Path,
     minimum: int = 30,
     timestamp: datetime | None = None,
+    on_request: bool = False,
 ) -> DriftReport:
     """Compare predictions with the package's reference and write the report as HTML and JSON.
 
@@ -71,6 +72,7 @@ def compare(
         folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing.
         minimum: predictions below which no verdict is given.
         timestamp: when the report is made, with a time zone; None takes now.
+        on_request: by a person, who chose the version or the window: no part of what the monitor saw over time.
 
     Raises:
         TooFewPredictions: fewer than `minimum`, or than the smallest window that was calibrated.
@@ -112,6 +114,7 @@ def compare(
             "cells": len(current),
         },
         "compared": len(compared),
+        "on_request": on_request,
         "drifted": drifted,
         "columns": columns,
         "causes": name_causes(calibration.get("signatures"), current) if drifted else [],

@@ -49,8 +49,8 @@ class MonitorMetrics:
             registry=registry,
         )  # fmt: skip
         self.last_look = Gauge(
-            "blastwatch_drift_last_look_timestamp_seconds", "When the monitor last looked and nothing failed.",
-            registry=registry,
+            "blastwatch_drift_last_look_timestamp_seconds", "When the monitor last looked and nothing failed; "
+            "at first, its start.", registry=registry,
         )  # fmt: skip
         self.report_seconds = Gauge(
             "blastwatch_drift_report_duration_seconds", "How long the last report took.", registry=registry
@@ -108,7 +108,9 @@ class MonitorMetrics:
         )  # fmt: skip
         self.retraining_running = Gauge("blastwatch_retraining_running", "1 while it runs.", registry=registry)
         self.retraining_failed = Gauge(
-            "blastwatch_retraining_failed", "1 where the last one failed or could not be started.", registry=registry
+            "blastwatch_retraining_failed",
+            "1 where the last one, for the watched version, failed or could not be started.",
+            registry=registry,
         )
         self.shadow_agreement = Gauge(
             "blastwatch_shadow_agreement_ratio", "Share of the cells to which challenger and champion give one label.",
@@ -170,9 +172,8 @@ class MonitorMetrics:
 
     def tell_retraining(self, retraining: "Retraining") -> None:
         """Of the last command that a finding started."""
-        last = retraining.last
         self.retraining_running.set(retraining.running())
-        self.retraining_failed.set(last is not None and bool(last.problem or last.exit_code))
+        self.retraining_failed.set(retraining.failed)
 
     def tell_store(self, usage: Usage, deleted: Mapping[str, Deleted]) -> None:
         """What `monitoring.retention` found in the database."""
@@ -192,6 +193,10 @@ class MonitorMetrics:
         self.detected.set(0)
         self.patient_evidence.clear()
         self.patient_drift.set(0)
+        for kind in ("estimated", "realised"):
+            self.performance_fell.labels(kind).set(0)
+        for state in STATES:
+            self.estimate_state.labels(state).set(0)
         self.last_report.set(0)
         self.window_end.set(0)
         self.model.labels(version, digest).set(1)

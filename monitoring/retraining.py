@@ -122,6 +122,12 @@ class Retraining:
         return lock is None
 
     @property
+    def failed(self) -> bool:
+        """Whether the last start, for the version that is watched, failed or could not be made."""
+        last = self.last if self._policy.command else None
+        return last is not None and last.version == self._version and bool(last.problem or last.exit_code)
+
+    @property
     def _after(self) -> timedelta:
         return timedelta(hours=self._policy.after_hours)
 

@@ -1,7 +1,8 @@
 """The drift reports of before, as points over time, and since when things are as they are.
 
 Every report leaves a JSON file that is kept for good (`monitoring.drift`), some ten thousand a week on a busy service.
-Each is read once.
+Each is read once. Those that a person asked for, of a version and a window of their choice, are passed over: they would
+interrupt what the monitor saw of the version that serves.
 """
 
 import json
@@ -33,20 +34,24 @@ class Timeline:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._points: dict[str, Point] = {}
+        self._passed: set[str] = set()
         self._last: dict[str, Any] | None = None
         self._newest = ""
 
     def refresh(self) -> None:
         """Read the reports that came since."""
         for path in sorted(self._folder.glob("drift-*.json"))[-LATEST:]:  # their names sort by time
-            if path.name in self._points:
+            if path.name in self._points or path.name in self._passed:
                 continue
             try:
                 document = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue  # half written, by a report that is being made or was killed; the next look tries again
+            if document.get("on_request"):
+                self._passed.add(path.name)
+                continue
             point = self._points[path.name] = _point(document)
-            if point.at >= self._newest:  # a report on request may be of a window long past
+            if point.at >= self._newest:  # one on request may be of a window long past, and was not always marked
                 self._last, self._newest = document, point.at
         for name in sorted(self._points)[:-LATEST]:
             del self._points[name]

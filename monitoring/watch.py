@@ -247,6 +247,7 @@ def prune(folder: Path) -> None:
 
 def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: threading.Event) -> None:
     said = ""
+    metrics.last_look.set(time.time())
     while not stop.is_set():
         started = time.monotonic()
         try:
@@ -254,6 +255,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
             line = look.reason if look.report is None else _sentence(look.report.document)
             line = " ".join([line, *patient_sentence(look.patients)])
         except AliasNotSet as error:
+            metrics.last_look.set(time.time())
             line = f"Nothing to watch yet: {error}"
             monitor.status.fail(line)
         except BlastwatchError as error:

@@ -117,7 +117,8 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        found = wait_for(port, lambda seen: seen.get("blastwatch_drift_last_look_timestamp_seconds", 0) > 0)
+        found = wait_for(port, lambda seen: any(key.startswith("blastwatch_drift_model_info") for key in seen))
+        assert found["blastwatch_drift_last_look_timestamp_seconds"] > 0
         assert found["blastwatch_drift_window_cells"] == 0
         assert found["blastwatch_drift_last_report_timestamp_seconds"] == 0
         model = f'blastwatch_drift_model_info{{digest="{champion.digest}",version="1"}}'

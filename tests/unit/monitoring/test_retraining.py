@@ -138,6 +138,10 @@ def test_it_rests_from_one_start_to_the_next_also_after_a_restart(watched):
     assert one.gauges() == (0.0, 1.0)
     assert one.look(26) is not None
     one.wait()
+    one.look(27)
+    assert one.gauges() == (0.0, 1.0)
+    one.look(28, CALM, version="2")  # another version came: nobody has to do anything about it any more
+    assert one.gauges() == (0.0, 0.0)
 
 
 def test_a_command_that_outlives_the_monitor_is_known_to_the_next_one(tmp_path):

@@ -43,6 +43,19 @@ def test_a_report_on_request_of_a_window_long_past_is_not_the_present(tmp_path):
     assert timeline.last["window"]["until"] == NOW.isoformat() and timeline.points()[-1].version == "2"
 
 
+def test_reports_that_a_person_asked_for_interrupt_nothing(tmp_path):
+    write_reports(tmp_path)
+    alone = Timeline(tmp_path)
+    alone.refresh()
+    for number, (version, of) in enumerate((("2", {"focus": 0.5}), ("7", {"focus": 9.0}))):
+        asked = report(NOW + timedelta(hours=number + 1), version, of) | {"on_request": True}
+        (tmp_path / f"drift-2026112{5 + number}T000000.000000Z-v{version}.json").write_text(json.dumps(asked))
+    timeline = Timeline(tmp_path)
+    for _ in range(2):
+        timeline.refresh()
+        assert timeline.points() == alone.points() and timeline.last == alone.last
+
+
 def test_since_when():
     assert since([]) is None
     calm = [point(n) for n in range(3)]
