@@ -24,9 +24,7 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
 from monitoring.shifts import SHIFTS, shift
-from training.evaluation import read_trained
-from training.loop import logits_of_crops
-from training.memory import keep_freed_memory
+from tests.benchmarks.trained_folds import by_fold, tested_cells
 
 CAMERA = Preprocessing(crop=320, size=320)
 STRENGTHS = (0.5, 1.0)
@@ -102,11 +100,10 @@ def shown(path: Path, seen: Preprocessing) -> Pixels:
 def answers(out: Path, recipe: str, cells: pd.DataFrame, root: Path, size: int) -> np.ndarray:
     """Log odds of a blast, shape (cells, names), of each cell by the training of its fold."""
     found, seen = np.full((len(cells), len(NAMES)), np.nan), Preprocessing(crop=320, size=size)
-    for fold, part in cells.groupby("fold"):
-        network, _ = read_trained(out / "recipes" / recipe / str(fold) / "train")
+    for _, part, engine in by_fold(out, recipe, cells, seen):
         with ProcessPoolExecutor(1) as pool:
             crops = pool.map(shown, [root / path for path in part["path"]], repeat(seen), chunksize=4)
-            logits = np.stack([logits_of_crops(network, one, seen) for one in crops])
+            logits = np.stack([engine.infer(one).logits for one in crops])
         found[part.index] = logits[:, :, POSITIVE] - logits[:, :, 1 - POSITIVE]
     return found
 
@@ -118,13 +115,8 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=12, help="cells of a patient")
     parser.add_argument("--size", type=int, default=224, help="px of the networks' input")
     given = parser.parse_args()
-    keep_freed_memory()
     every = read_cells(given.cells)
-    folds = sorted((given.crossvalidation / "folds").iterdir(), key=lambda folder: int(folder.name))
-    splits = [pd.read_parquet(folder / "split.parquet").assign(fold=int(folder.name)) for folder in folds]
-    tested = pd.concat([split[split["side"] == "test"] for split in splits])
-    drawn = tested.sample(frac=1, random_state=1).groupby("group").head(given.most)
-    cells = drawn.merge(every.rows[["path", "label"]], on="path").sort_values("path", ignore_index=True)
+    cells = tested_cells(given.crossvalidation, every, given.most)
     ill = (cells["label"] == CLASS_NAMES[POSITIVE]).to_numpy()
     recipes = sorted(facts.parts[-4] for facts in given.crossvalidation.glob("recipes/*/0/train/train.json"))
     odds = {recipe: answers(given.crossvalidation, recipe, cells, every.root, given.size) for recipe in recipes}

@@ -1,11 +1,14 @@
-"""`python -m tests.benchmarks.shifted_estimates --cells DIR --split DIR [--graph ONNX]`: estimated against realised
-accuracy on real cells of patients that the model never saw, as they are and after shifts, as a Markdown table.
+"""`python -m tests.benchmarks.shifted_estimates --cells DIR [--folds DIR --recipe NAME | --split DIR [--graph ONNX]]`:
+estimated against realised accuracy on real cells of patients that the model never saw, as they are and after shifts, as
+a Markdown table.
 
-With the float32 graph of a network, of a package for instance, only the sides `calibration` and `test` of its split are
-read: in three turns a temperature is fitted on two thirds of their patients and the last third is tested. Without one a
-logistic regression on the image statistics stands in the network's place: fitted on three fifths of all patients, each
-weighing the same within its class, a temperature on one fifth, tested on the last, in five turns. The shifts
-(`monitoring.shifts`) are applied to the camera's images of the tested cells alone.
+With the folder of a cross-validation each cell is answered by the training of its fold, at the temperature that this
+was given on patients of its own. With the float32 graph of a network, of a package for instance, only the sides
+`calibration` and `test` of its split are read: in three turns a temperature is fitted on two thirds of their patients
+and the last third is tested. With a split alone a logistic regression on the image statistics stands in the network's
+place: fitted on three fifths of all patients, each weighing the same within its class, a temperature on one fifth,
+tested on the last, in five turns. The shifts (`monitoring.shifts`) are applied to the camera's images of the tested
+cells alone.
 """
 
 import argparse
@@ -23,13 +26,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.inference import Engine
-from blastwatch.manifest import read_cells
+from blastwatch.manifest import Cells, read_cells, read_json
 from blastwatch.openvino_engine import OpenVinoEngine
 from monitoring.performance import Limits, performance
 from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
+from tests.benchmarks.trained_folds import by_fold, tested_cells
 from training.baselines import BASELINES
 from training.calibration import fit_temperature, patient_weights
+from training.fold_answers import FITTED
 
 LIMITS = Limits(tolerance=0.02, margin=0.05)
 PLAIN = "as they are"
@@ -86,13 +91,29 @@ def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[str, np.ndarray]:
-    """The same of a network that saw none of these patients."""
+def asked(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> np.ndarray:
+    """Logits of cells under each shift, shape (shifts, cells, classes)."""
     logits = []
     with ProcessPoolExecutor(1) as pool:
         for crops in pool.map(shifted, [root / path for path in cells["path"]], repeat(size), chunksize=4):
             logits.append(engine.infer(np.stack(crops)).logits)
-    by_shift = np.stack(logits, axis=1)
+    return np.stack(logits, axis=1)
+
+
+def folded(cells: pd.DataFrame, root: Path, folds: Path, recipe: str, size: int) -> dict[str, np.ndarray]:
+    """The same of the trainings of a cross-validation, each at its own temperature."""
+    found = {name: np.full(len(cells), np.nan) for name in NAMES}
+    for fold, part, engine in by_fold(folds, recipe, cells, Preprocessing(crop=320, size=size)):
+        folder = folds / "recipes" / recipe / str(fold) / "evaluate"
+        temperature = read_json(folder / FITTED, made_by="blastwatch crossvalidate")["temperature"]
+        for name, logits in zip(NAMES, asked(part, root, engine, size), strict=True):
+            found[name][part.index] = probabilities(logits, temperature)[:, POSITIVE]
+    return found
+
+
+def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[str, np.ndarray]:
+    """The same of a network that saw none of these patients."""
+    by_shift = asked(cells, root, engine, size)
     truth = cells["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
     groups = cells["group"].to_numpy()
     found = {name: np.full(len(cells), np.nan) for name in NAMES}
@@ -120,24 +141,36 @@ def row(name: str, cells: pd.DataFrame, blast: np.ndarray) -> str:
     )
 
 
+def of_split(given: argparse.Namespace, every: Cells) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Cells of one split, answered by a network or by what stands in its place."""
+    split = pd.read_parquet(given.split / "split.parquet")
+    if given.graph:
+        split = split[split["side"].isin(["calibration", "test"])]
+    cells = chosen(every.rows.merge(split[["path", "group"]], on="path")).reset_index(drop=True)
+    if not given.graph:
+        return cells, stand_in(cells, every.root)
+    seen = Preprocessing(crop=320, size=given.size)
+    engine = OpenVinoEngine(given.graph, seen, given.engine, threads=len(os.sched_getaffinity(0)))
+    return cells, network(cells, every.root, engine, given.size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("cells", "split"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--cells", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folds", type=Path, help="folder of blastwatch crossvalidate")
+    source.add_argument("--split", type=Path)
+    parser.add_argument("--recipe", help="of the cross-validation")
     parser.add_argument("--graph", type=Path, help="ONNX file of a network that learnt from the split's other sides")
     parser.add_argument("--engine", default="openvino-f32", help="openvino-f32 or openvino-bf16")
     parser.add_argument("--size", type=int, default=224, help="px of the network's input")
     given = parser.parse_args()
-    every, split = read_cells(given.cells), pd.read_parquet(given.split / "split.parquet")
-    if given.graph:
-        split = split[split["side"].isin(["calibration", "test"])]
-    cells = chosen(every.rows.merge(split[["path", "group"]], on="path")).reset_index(drop=True)
-    if given.graph:
-        seen = Preprocessing(crop=320, size=given.size)
-        engine = OpenVinoEngine(given.graph, seen, given.engine, threads=len(os.sched_getaffinity(0)))
-        answers = network(cells, every.root, engine, given.size)
+    every = read_cells(given.cells)
+    if given.folds:
+        cells = tested_cells(given.folds, every, MOST_CELLS)
+        answers = folded(cells, every.root, given.folds, given.recipe, given.size)
     else:
-        answers = stand_in(cells, every.root)
+        cells, answers = of_split(given, every)
     print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | AUROC |")
     print("|---|---|---|---|---|---|---|---|")
     for name, blast in answers.items():
