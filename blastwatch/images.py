@@ -10,13 +10,14 @@ makes each cell fill the frame throws it away.
 import hashlib
 import io
 import math
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from blastwatch.errors import ImageRejected
 
@@ -44,6 +45,9 @@ _DAMAGE = (
 )  # fmt: skip
 
 _SUPPORT = 2  # px of the coarser of the two grids on either side that a bicubic filter looks at
+
+_SIXTEEN_BITS = re.compile(r";16[BLN]$")
+_BITS_PER_SAMPLE = 258  # of TIFF
 
 # Modes that become RGB without a choice about what the values mean.
 _PLAIN_MODES = ("RGB", "L", "P", "1")
@@ -106,20 +110,33 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageRejected("truncated", f"The image is incomplete or damaged: {error}.") from error
 
 
-def _check_header(image: Image.Image, max_pixels: int) -> None:
+def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageRejected("too-large", f"Expected at most {max_pixels} pixels but got {width}x{height}.")
     if min(width, height) < MIN_SIDE:
         raise ImageRejected("too-small", f"Expected sides of at least {MIN_SIDE} px but got {width}x{height}.")
+    # Where there are several channels Pillow reads 16 bits as 8: without their lower half, or one as two pixels.
+    if _bits(image) > 8:
+        raise ImageRejected("mode", "Expected 8 bits a channel but got 16.")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageRejected("frames", "Expected a single image but got a file of several pages or frames.")
 
 
+def _bits(image: ImageFile.ImageFile) -> int:
+    """Bits a channel of a TIFF file by its own word, of others 16 where a tile says that values lie so in the file."""
+    told = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE)
+    if told:
+        return int(max(told))
+    arguments = [part for tile in image.tile for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    return 16 if any(_SIXTEEN_BITS.search(str(part)) for part in arguments) else 8
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    seen_through = "transparency" in image.info  # of a palette, or one colour of PNG
+    if image.mode == "RGB" and not seen_through:
         return image
-    if image.mode in ("RGBA", "LA") or (image.mode == "P" and "transparency" in image.info):
+    if image.mode in ("RGBA", "LA") or (seen_through and image.mode in _PLAIN_MODES):
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
             raise ImageRejected("mode", "Expected an opaque image but got one with transparent pixels.")

@@ -1,8 +1,10 @@
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -108,6 +110,56 @@ def test_what_pillow_says_in_other_errors_is_a_refusal_too(picture, fault):
         decode(tiff_with(picture, *change))
     assert caught.value.reason == "truncated"
     assert type(caught.value.__cause__).__name__ == kind
+
+
+def png(values, colours, *, bits=8, seen_through=b""):
+    """A PNG file of values (height, width, channels) that Pillow itself does not write."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = values.shape[:2]
+    lines = b"".join(b"\0" + line.astype(f">u{bits // 8}").tobytes() for line in values)
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))]
+    parts += [chunk(b"tRNS", seen_through)] if seen_through else []
+    parts += [chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("colours", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_a_channel_are_refused_in_png(colours, channels):
+    """Pillow opens all but grey as 8 bits and drops the lower half, and with it all of a camera's 12 bits but four."""
+    values = np.random.default_rng(0).integers(0, 4096, (32, 40, channels))
+    values[..., channels - 1] = 65535  # opaque
+    with pytest.raises(ImageRejected) as caught:
+        decode(png(values, colours, bits=16))
+    assert caught.value.reason == "mode"
+    if channels > 1:
+        assert decode(png(values >> 8, colours)).shape == (32, 40, 3)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_16_bits_a_channel_are_refused_in_tiff(picture, compression, planar):
+    values, written = np.asarray(picture).astype(np.uint16) << 4, io.BytesIO()
+    if planar == "separate":
+        values = np.moveaxis(values, -1, 0)
+    tifffile.imwrite(written, values, photometric="rgb", planarconfig=planar, compression=compression)
+    with pytest.raises(ImageRejected) as caught:
+        decode(written.getvalue())
+    assert caught.value.reason == "mode"
+
+
+@pytest.mark.parametrize(("colours", "channels", "clear"), [(2, 3, (7, 7, 7)), (0, 1, (7,))])
+def test_a_colour_that_is_seen_through_is_refused(colours, channels, clear):
+    """PNG may name one, outside of a palette too."""
+    values = np.full((32, 40, channels), 90)
+    named = struct.pack(f">{len(clear)}H", *clear)
+    assert decode(png(values, colours, seen_through=named)).max() == 90  # no pixel has it
+    values[3, 4] = 7
+    with pytest.raises(ImageRejected, match="transparent pixels"):
+        decode(png(values, colours, seen_through=named))
 
 
 def test_16_bit_and_cmyk_are_refused(picture):
