@@ -104,6 +104,10 @@ class TooLarge(PackageError):
     pass
 
 
+class NotOpened(PackageError):
+    pass
+
+
 class RegistryError(BlastwatchError):
     pass
 

@@ -78,7 +78,10 @@ class Row:
     def record(self) -> Record:
         """Raises `HistoryBroken` where the body is no entry."""
         try:
-            return Record(**json.loads(self.body))
+            record = Record(**json.loads(self.body))
+            if datetime.fromisoformat(record.time).tzinfo is None:
+                raise ValueError(f"no time in UTC: {record.time!r}")
+            return record
         except (ValueError, TypeError) as error:
             raise HistoryBroken(
                 f"Entry {self.number} of the history cannot be read. Look with: blastwatch registry verify"
@@ -145,7 +148,7 @@ def parse_time(text: str) -> datetime:
     """A time given by a person, ISO 8601; without an offset it is UTC.
 
     Raises:
-        UsageError: where the text is no such time.
+        UsageError: where the text is no such time, or one that is still to come.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -153,7 +156,10 @@ def parse_time(text: str) -> datetime:
         raise UsageError(
             f"Expected a time such as 2026-11-24T14:05 or 2026-11-24T14:05+01:00 but got {text!r}."
         ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise UsageError(f"Expected a time that has been but got {text!r}: what will serve then is not known.")
+    return moment
 
 
 def until(records: Sequence[Record], at: datetime) -> list[Record]:
@@ -235,10 +241,23 @@ def told(rows: Sequence[Row], at: datetime) -> dict[str, Any]:
         "split_digest": made.split_digest,
         "git_commit": made.git_commit,
         "promoted": {"time": evidence.time, "by": evidence.who, "why": evidence.why},
-        "gates": json.loads(rows[evidence.number - 1].gates),
+        "gates": _gates(rows, evidence.number),
         "overridden": evidence.overridden,
         "entries": len(past),
     }
+
+
+def _gates(rows: Sequence[Row], number: int) -> Any:
+    """The report of the gates of an entry. Raises `HistoryBroken` where it cannot be read."""
+    for row in rows:
+        if row.number == number:
+            try:
+                return json.loads(row.gates)
+            except ValueError:
+                break
+    raise HistoryBroken(
+        f"The gates' report of entry {number} of the history cannot be read. Look with: blastwatch registry verify"
+    )
 
 
 def stands_on(record: Record, alias: str) -> str:

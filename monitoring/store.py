@@ -199,7 +199,7 @@ class Store(Opened):
         wanted: dict[str, tuple[str, datetime]] = {}
         for id_, label, moment in labels:
             if label not in CLASS_NAMES:
-                raise DataError(f"Expected the label {' or '.join(CLASS_NAMES)} for {id_} but got {label!r}.")
+                raise DataError(f"Expected the label {' or '.join(CLASS_NAMES)} for {id_[:64]} but got {label[:64]!r}.")
             if wanted.get(id_, (label,))[0] != label:
                 raise DataError(f"Expected one label for {id_} but got both {wanted[id_][0]} and {label}.")
             wanted[id_] = (label, moment)

@@ -42,11 +42,11 @@ async def _labels(service: "Service", request: Request) -> Response:
     value = await read_object(request, ("id", "label"))
     try:
         try:
-            await service.in_thread(service.store_label, value["id"], value["label"])
+            await service.aside(service.store_label, value["id"], value["label"])
         except UnknownPredictions:
             # A prediction of this very moment may still be on its way to the database.
             await asyncio.sleep(3 * GATHER_SECONDS)
-            await service.in_thread(service.store_label, value["id"], value["label"])
+            await service.aside(service.store_label, value["id"], value["label"])
     except UnknownPredictions as error:
         raise Problem("prediction-unknown", f"There is no prediction {value['id'][:64]!r}.") from error
     except DataError as error:
@@ -85,21 +85,21 @@ async def _model(service: "Service", _request: Request) -> Response:
 
 
 async def _history(service: "Service", request: Request) -> Response:
-    return JSONResponse(await service.in_thread(service.told.answer, request.query_params.get("at")))
+    return JSONResponse(await service.aside(service.told.answer, request.query_params.get("at")))
 
 
 async def _webhook(service: "Service", request: Request) -> Response:
     body = await request.body()
     receive(request.headers, body, service.settings.webhook_secret)
     assert service.following is not None
-    await service.in_thread(service.following.nudge)
+    await service.aside(service.following.nudge)
     return Response(status_code=204)
 
 
 async def _metrics(service: "Service", _request: Request) -> Response:
     from prometheus_client import CONTENT_TYPE_LATEST
 
-    text = await service.in_thread(service.metrics.export)
+    text = await service.aside(service.metrics.export)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -91,8 +91,7 @@ async def _explain(service: "Service", request: Request) -> Response:
     data = await _one_image(request)
     with service.taken(request) as lane:
         try:
-            drawn = service.in_thread(lane.explainer.explain, data, max_pixels=service.settings.max_image_pixels)
-            picture, label = await while_connected(request, drawn)
+            picture, label = await while_connected(request, service.explain(lane, data))
         except ImageRejected as error:
             service.metrics.rejected.labels(error.reason).inc()
             raise of_image(error) from error

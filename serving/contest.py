@@ -17,9 +17,9 @@ from monitoring.store import PredictionRecord
 from serving.apart import LOADING_NICE, apart
 from serving.canary import in_canary
 from serving.lane import Lane, Slot
-from serving.live import LiveModel, open_live, read_handover, take_over
+from serving.live import LiveModel, open_live, opening, read_handover, take_over_or_fetch
 from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of
-from serving.memory import RETRY_SECONDS, give_back
+from serving.memory import MAY_MEND, RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
 
@@ -52,6 +52,7 @@ class Contest:
         self._failed: Challenger | None = None
         self._retry_at = float("inf")
         self._refused: dict[str, str] | None = None
+        self._told: set[str] | None = None
 
     def look(self) -> None:
         """One look at the files: begin, go on or stop."""
@@ -64,6 +65,7 @@ class Contest:
             self.shadow.follow(challenger)
         if self._settings.canary_share:
             self._follow(challenger)
+        self._tell()
 
     def canary(self, caller: str) -> Lane | None:
         """The lane that answers this caller instead of the champion's."""
@@ -111,7 +113,6 @@ class Contest:
         seen = mark(self._folder.status(CHALLENGER))
         if seen != self._status_seen:
             self._status_seen, self._status = seen, self._folder.read_status(CHALLENGER)
-            self._tell()
         seen = mark(self._folder.wanted(CHALLENGER))
         if seen != self._handover_seen:
             self._handover_seen, self._handed_over = seen, self._read()
@@ -133,10 +134,15 @@ class Contest:
         return Challenger(entry.version, entry.digest, path)
 
     def _tell(self) -> None:
-        """That nothing carries the alias is how it mostly is, and no refusal."""
-        reason = self._status.refused.reason if self._status.refused else ""
-        for word in REASONS:
-            self._metrics.refused.labels(CHALLENGER, word).set(word == reason and word != "alias-not-set")
+        """Why the challenger does not serve, whoever found it: the follower, the shadow, or this worker. That nothing
+        carries the alias is how it mostly is, and no refusal."""
+        found = {self._status.refused.reason} if self._status.refused else set()
+        found |= {said["reason"] for said in (self._refused, self.shadow.refused if self.shadow else None) if said}
+        found -= {"alias-not-set"}
+        if found != self._told:
+            self._told = found
+            for word in REASONS:
+                self._metrics.refused.labels(CHALLENGER, word).set(word in found)
 
     # -- the canary ---------------------------------------------------------------------------------------------
 
@@ -156,25 +162,25 @@ class Contest:
 
     def _load(self, challenger: Challenger) -> None:
         try:
-            live = apart(lambda: self._open(challenger), nice=LOADING_NICE)
+            lane = apart(lambda: self._open(challenger), nice=LOADING_NICE)
         except PackageError as error:
             reason = reason_of(error)
             self._failed, self._retry_at = challenger, float("inf")
-            if reason == "too-large":
+            if reason in MAY_MEND:
                 self._retry_at = time.monotonic() + RETRY_SECONDS
             self._refused = {"version": challenger.version, "reason": reason, "since": now()}
             _log.warning("Version %s does not answer the canary: %s", challenger.version, error)
             return
         self._failed = self._refused = None
-        self._lane = self._open_lane(live)
+        self._lane = lane
         _log.info("Version %s answers the canary.", challenger.version)
 
-    def _open(self, challenger: Challenger) -> LiveModel:
-        with self._folder.loading():
-            served = take_over(challenger.handover)
+    def _open(self, challenger: Challenger) -> Lane:
+        with self._folder.loading(), opening(challenger.version):
+            served = take_over_or_fetch(challenger.handover, self._settings)
             if served.package.digest != challenger.digest:
                 raise PackageError(f"Expected package {challenger.digest} in {challenger.handover}, another is named.")
-            return open_live(served, self._settings)
+            return self._open_lane(open_live(served, self._settings))
 
     def _see_off(self) -> None:
         staying = [lane for lane in self._leaving if not lane.ended.is_set()]

@@ -7,7 +7,6 @@ starts it and holds its standard input: when that closes the follower ends, howe
 
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
@@ -15,11 +14,12 @@ from pathlib import Path
 
 from blastwatch.absent import DATA_FRAMES, leave_out
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable, TooLarge
+from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable
 from blastwatch.package import Package
 from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
 from serving.apart import LOADING_NICE
+from serving.fetching import fetch
 from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
@@ -29,7 +29,6 @@ from serving.resting import RESTS_AFTER, Rest
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
 LONGEST_WAIT = 10.0  # seconds between two tries to reach a registry that is away
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0  # seconds until a version that could not be fetched is tried again
-DISK_RESERVE = 256 << 20  # bytes that stay free on the disk of the packages
 
 Touched = tuple[str, int, int, int]
 """Name, size, and both times of change (ns) of a file."""
@@ -159,28 +158,6 @@ def touched(folder: Path) -> list[Touched]:
     """Of every file below a folder, sorted; [] where there is no such folder."""
     found = ((str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [(name, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for name, state in found]
-
-
-def fetch(registry: Registry, entry: Entry) -> Package:
-    """A verified local copy, from the store where the local one is missing or was changed.
-
-    Raises:
-        TooLarge: where the disk has no room for it. PackageError, RegistryError: as `Registry.fetch_entry`.
-    """
-    kept = registry.settings.packages / entry.digest
-    if kept.exists():
-        try:
-            return registry.fetch_entry(entry)
-        except PackageError as error:
-            _log.warning("The local copy of version %s is fetched again: %s", entry.version, error)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    size, free = registry.size_of(entry), shutil.disk_usage(kept.parent).free
-    if size + DISK_RESERVE > free:
-        raise TooLarge(
-            f"Version {entry.version} has {size >> 20} MiB but {free >> 20} MiB are free in {kept.parent}, of which "
-            f"{DISK_RESERVE >> 20} MiB stay free. Make room: copies of versions that serve no more may be removed."
-        )
-    return registry.fetch_entry(entry, fresh=True)
 
 
 def follow(settings: Settings, aliases: list[str]) -> None:

@@ -18,13 +18,14 @@ from serving.apart import LOADING_NICE, apart
 from serving.contest import Contest
 from serving.follower_child import FollowerChild
 from serving.lane import Lane, Slot
-from serving.live import LiveModel, hand_over, open_live, read_handover, take_over, version_of
+from serving.live import LiveModel, hand_over, open_live, opening, read_handover, take_over_or_fetch, version_of
 from serving.live_folder import LiveFolder, Mark, Refusal, mark, now, reason_of
-from serving.memory import RETRY_SECONDS, give_back
+from serving.memory import MAY_MEND, RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
 from serving.resting import Rest
 
 LOOK_SECONDS = 0.25
+FAILED_SECONDS = 10.0  # until the next look after one that failed
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -103,9 +104,9 @@ class Pursuit:
         """
         with self._folder.loading():
             started = time.perf_counter()
-            live = open_live(take_over(self._wanted), self._settings)
+            with opening(version_of(self._wanted)):
+                new = self._open_lane(open_live(take_over_or_fetch(self._wanted, self._settings), self._settings))
             seconds = time.perf_counter() - started
-        new = self._open_lane(live)
         old = self.slot.swap(new)
         self._leaving.append(old)
         self._metrics.tell_swap(seconds)
@@ -128,7 +129,7 @@ class Pursuit:
         """What was refused is not tried again before its file changes."""
         if self._seen is None:
             self._seen = mark(self._wanted)
-        self._retry_at = time.monotonic() + RETRY_SECONDS if reason == "too-large" else float("inf")
+        self._retry_at = time.monotonic() + RETRY_SECONDS if reason in MAY_MEND else float("inf")
 
     def _see_off(self) -> None:
         """Forget lanes whose last request was answered, and give their memory back."""
@@ -184,9 +185,9 @@ class Following:
                 self._champion.look()
                 if self._contest is not None:
                     self._contest.look()
-            except OSError as error:  # a full disk, no process to be had: the version that serves goes on
-                _log.warning("A look at the followed version failed: %s", error)
-                self._stop.wait(10)
+            except Exception:  # noqa: BLE001  (a full disk, no process to be had: looks go on, and so does what serves)
+                _log.exception("A look at the followed version failed.")
+                self._stop.wait(FAILED_SECONDS)
 
     def close(self) -> None:
         """End the thread and the follower; a version that is being loaded is left."""

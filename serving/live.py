@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,15 @@ import numpy as np
 
 from blastwatch.engines import choose, open_engine
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, AliasNotSet, BlastwatchError, FlipsTooOften, PackageError, RegistryError
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    BlastwatchError,
+    FlipsTooOften,
+    NotOpened,
+    PackageError,
+    RegistryError,
+)
 from blastwatch.golden import check_golden
 from blastwatch.inference import Engine
 from blastwatch.package import Package, open_package
@@ -34,6 +42,7 @@ from blastwatch.settings import Settings
 from blastwatch.state_files import write_state
 from serving.apart import ENGINE_NICE, apart
 from serving.batcher import batch_sizes
+from serving.fetching import fetch
 from serving.live_folder import LiveFolder, Refusal, Status, now, reason_of
 from serving.memory import check_memory, room_for_all
 from serving.resting import Rest
@@ -97,7 +106,7 @@ def find(settings: Settings, environment: Mapping[str, str] | None = None) -> Se
         return take_over(handed_over)
     registry = Registry(settings)
     entry = registry.proven(settings.model_alias)
-    return Served(entry=entry, package=registry.fetch_entry(entry), alias=settings.model_alias)
+    return Served(entry=entry, package=fetch(registry, entry), alias=settings.model_alias)
 
 
 def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, dict[str, str]]:
@@ -192,7 +201,7 @@ def open_first(settings: Settings, environment: Mapping[str, str]) -> tuple[Live
     folder, alias = LiveFolder(settings.home), settings.model_alias
     wanted = folder.wanted(alias)
     try:
-        served = take_over(wanted)
+        served = take_over_or_fetch(wanted, settings)
         # Nobody waits for an answer of this worker yet, so what one at a time could spare is memory alone.
         with nullcontext() if room_for_all(served.package, settings) else folder.loading():
             return open_live(served, settings), None
@@ -257,6 +266,37 @@ def take_over(path: Path) -> Served:
     if package.digest != entry.digest:
         raise PackageError(f"Expected package {entry.digest} in {package.folder} but it holds {package.digest}.")
     return Served(entry=entry, package=package, alias=alias)
+
+
+def take_over_or_fetch(path: Path, settings: Settings) -> Served:
+    """`take_over`; where the copy on this machine is not what was handed over, it is fetched anew.
+
+    Raises:
+        PackageError: as `take_over`, where the registry cannot be asked or has no other.
+    """
+    try:
+        return take_over(path)
+    except PackageError as error:
+        entry, alias, _ = read_handover(path)
+        try:
+            return Served(entry=entry, package=fetch(Registry(settings), entry), alias=alias)
+        except RegistryError:
+            raise error from None
+
+
+@contextmanager
+def opening(version: str) -> Iterator[None]:
+    """Whatever goes wrong while a version is opened beside the one that serves is a refusal: that one goes on.
+
+    Raises:
+        NotOpened: for an error that is no refusal by itself, such as a GPU without room for both.
+    """
+    try:
+        yield
+    except PackageError:
+        raise
+    except Exception as error:
+        raise NotOpened(f"Version {version} cannot be opened on this machine: {error!r}.") from error
 
 
 def open_live(served: Served, settings: Settings) -> LiveModel:

@@ -15,7 +15,10 @@ MIB = 1 << 20
 # reordered copies are there at once; the rest are the activations of a batch, counted in sizes of its input.
 GRAPH_FACTOR, BATCH_FACTOR = 3.0, 8.0
 
-RETRY_SECONDS = 60.0  # memory that was short may be there later; nothing else that was refused mends itself
+RETRY_SECONDS = 60.0
+MAY_MEND = ("too-large", "not-opened")
+"""Reasons of a refusal that is tried once more after `RETRY_SECONDS`: memory that was short, or whatever stood in the
+way, may be otherwise then; nothing else that was refused mends itself."""
 
 
 def needed(package: Package, max_batch_size: int) -> int:

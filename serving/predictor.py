@@ -71,8 +71,8 @@ def prepare(
     Raises:
         ImageRejected: with the reason.
     """
-    if max_bytes is not None and len(data) > max_bytes:
-        raise ImageRejected("too-large", f"Expected an image of at most {max_bytes} bytes but got {len(data)}.")
+    if max_bytes is not None:
+        check_size(len(data), max_bytes)
     info = package.info
     image = decode(data, max_pixels=max_pixels)
     crop = crop_cell(image, info.preprocessing)
@@ -83,6 +83,12 @@ def prepare(
         statistics=statistics,
         concerns=concerns(statistics, info.quality_limits),
     )
+
+
+def check_size(size: int, most: int) -> None:
+    """Raise `ImageRejected` where a file has more bytes than are read."""
+    if size > most:
+        raise ImageRejected("too-large", f"Expected an image of at most {most} bytes but got {size}.")
 
 
 def reading_threads(processes: int = 1) -> int:

@@ -12,9 +12,10 @@ from blastwatch.errors import DataError, ImageRejected
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.live import LiveModel
-from serving.predictor import Judge, Prepared, prepare, reading_threads
+from serving.predictor import Judge, Prepared, check_size, prepare, reading_threads
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+UNREADABLE = "unreadable"  # beside the reasons of `ImageRejected`: no right to read, or gone meanwhile
 COLUMNS = ("path", "probability", "label", "decision", "model_version")
 
 
@@ -63,19 +64,23 @@ def score(
     rows: list[dict[str, object]] = []
     refused: list[Refused] = []
 
-    def read(path: Path) -> Prepared | ImageRejected:
+    def read(path: Path) -> Prepared | Refused:
+        name = path.relative_to(folder).as_posix()
         try:
-            return prepare(
-                path.read_bytes(), package, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
-            )
+            size = path.stat().st_size  # a slide is refused before it fills the memory
+            data = path.read_bytes() if size <= settings.max_image_bytes else b""
+            check_size(max(size, len(data)), settings.max_image_bytes)
+            return prepare(data, package, max_pixels=settings.max_image_pixels)
         except ImageRejected as error:
-            return error
+            return Refused(name, error.reason, str(error))
+        except OSError as error:
+            return Refused(name, UNREADABLE, f"The file cannot be read: {error.strerror or error}.")
 
     with ThreadPoolExecutor(reading_threads()) as pool:
         for part in watched(parts):
             names = [path.relative_to(folder).as_posix() for path in part]
             read_part = list(zip(names, pool.map(read, part), strict=True))
-            refused += [Refused(name, e.reason, str(e)) for name, e in read_part if isinstance(e, ImageRejected)]
+            refused += [item for _, item in read_part if isinstance(item, Refused)]
             good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
             if not good:
                 continue

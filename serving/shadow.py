@@ -22,7 +22,7 @@ from monitoring.shadow_store import ShadowRecord, open_shadow_store
 from monitoring.store import PredictionRecord
 from serving.canary import in_shadow
 from serving.live_folder import now
-from serving.memory import RETRY_SECONDS
+from serving.memory import MAY_MEND, RETRY_SECONDS
 from serving.shadow_child import ChildFailed, ChildRefused, Said, ShadowChild, Stopped
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Shadow:
     def _rest(self) -> None:
         """Wait until something changes; what needs too much memory is tried again after a while."""
         refused = self.refused
-        again = refused is not None and refused["reason"] == "too-large"
+        again = refused is not None and refused["reason"] in MAY_MEND
         if not self._changed.wait(RETRY_SECONDS if again else None):
             self._refusal = None
 

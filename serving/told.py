@@ -37,6 +37,7 @@ class Told:
             rows = ledger.rows()
             faults = history.faults(rows, open_trusted(self._settings))
             told = history.told(rows, moment)
+            records = history.until([row.record() for row in rows], moment)
         except HistoryBroken as error:
             number, text = faults[0]
             raise Problem("history-broken", f"Entry {number}: {text}.") from error
@@ -44,7 +45,6 @@ class Told:
             raise Problem("history-unavailable", "The history of the registry cannot be read.") from error
         finally:
             ledger.close()
-        records = history.until([row.record() for row in rows], moment)
         return {
             "told": told,
             "entries": [record.to_dict() for record in reversed(records[-LATEST:])],

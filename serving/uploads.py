@@ -1,6 +1,7 @@
 """Reading files and JSON out of requests. Nothing in a form makes the service open an address or unpickle anything."""
 
 import json
+import re
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from serving.problems import Problem
 
 MULTIPART = "multipart/form-data"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 not
 _ADDRESS = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "data:")
 
 
@@ -29,6 +31,8 @@ async def read_files(request: Request, field: str, *, at_most: int) -> FormData:
         if "Too many files" in error.detail:
             raise Problem("too-many-files", f"Expected at most {at_most} files under `{field}`.") from error
         raise Problem("form-unreadable", f"Expected a complete {MULTIPART} body: {error.detail}") from error
+    except UnicodeError as error:  # by a charset that reads nothing
+        raise Problem("form-unreadable", f"Expected a {MULTIPART} body in UTF-8: it cannot be read as text.") from error
     fault = _fault(form, field, at_most)
     if fault is not None:
         await form.close()
@@ -39,7 +43,8 @@ async def read_files(request: Request, field: str, *, at_most: int) -> FormData:
 def _fault(form: FormData, field: str, at_most: int) -> Problem | None:
     for name, value in form.multi_items():
         if name != field:
-            return Problem("unexpected-field", f"Expected the field `{field}` but got `{name[:64]}`.")
+            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            return Problem("unexpected-field", f"Expected the field `{field}` but got `{shown}`.")
         if isinstance(value, str):
             if value.lstrip().lower().startswith(_ADDRESS):
                 return Problem("address-refused", f"Expected a file in `{field}` but got an address.")
@@ -77,4 +82,6 @@ async def read_object(request: Request, names: tuple[str, ...]) -> dict[str, str
         raise Problem("json-unreadable", "Expected a JSON object but the body is no JSON.") from error
     if not isinstance(value, dict) or set(value) != set(names) or not all(isinstance(v, str) for v in value.values()):
         raise Problem("json-unreadable", f"Expected a JSON object with the texts {' and '.join(names)}, no more.")
+    if any(_LONE_SURROGATE.search(text) for text in value.values()):
+        raise Problem("json-unreadable", "Expected texts of whole characters but got half of a surrogate pair.")
     return value

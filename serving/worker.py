@@ -23,6 +23,7 @@ from serving.audit import AuditLog
 from serving.batcher import Row
 from serving.binding import keyless
 from serving.callers import Callers, caller_of
+from serving.drawing import Drawing
 from serving.guard import GUARDED, open_guard
 from serving.lane import Lane, Slot
 from serving.live import LiveModel
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from serving.following import Following
     from serving.tracing import Traces
 
+ASIDE_THREADS = 4
 PLACE = "place"  # in a request's state: the `Place` that it was let in with
 
 _log = logging.getLogger("blastwatch.service")
@@ -62,7 +64,10 @@ class Service:
         self.guard = open_guard(settings, keyless=keyless(), refused=lambda name: metrics.kept_out.labels(name).inc())
         metrics.tell_model(self.slot.lane)
         self.audit = AuditLog(settings.audit_log, failed=self._audit_failed)
+        # What may wait for a database, and what draws for long, must not keep images from being read.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
+        self._drawing = Drawing()
         self._store: Store | None = None
 
     @property
@@ -96,13 +101,21 @@ class Service:
         finally:
             canary.leave()
 
-    async def in_thread(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """Run work that would hold up the other requests."""
-        loop = asyncio.get_running_loop()
-        work = functools.partial(call, *arguments, **named)
+    async def aside(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run work that may wait for something else than this process, and would hold up the other requests."""
+        return await self._in(self._aside, call, *arguments)
+
+    async def explain(self, lane: Lane, data: bytes) -> tuple[bytes, str]:
+        """As `blastwatch.explanation.Explainer.explain`. Raises `Overloaded` where several wait for theirs."""
+        draw = functools.partial(lane.explainer.explain, data, max_pixels=self.settings.max_image_pixels)
+        with self._drawing.place():
+            return await self._in(self._drawing.pool, self._drawing.timed, draw)
+
+    async def _in(self, pool: ThreadPoolExecutor, call: Callable[..., Result], *arguments: Any) -> Result:
+        work = functools.partial(call, *arguments)
         if self.traces is not None:
             work = functools.partial(contextvars.copy_context().run, work)
-        return await loop.run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """A span of the current request, where spans are made."""
@@ -110,7 +123,7 @@ class Service:
 
     async def prepare(self, lane: Lane, data: bytes) -> Prepared:
         """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
-        return await self.in_thread(self._prepare, lane, data)
+        return await self._in(self._pool, self._prepare, lane, data)
 
     def _prepare(self, lane: Lane, data: bytes) -> Prepared:
         started = time.perf_counter()
@@ -169,7 +182,8 @@ class Service:
         if self.contest is not None:
             self.contest.close()
         self.slot.lane.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._aside, self._drawing.pool):
+            pool.shutdown(wait=True, cancel_futures=True)
         self.capture.close()
         if self.images is not None:
             self.images.close()

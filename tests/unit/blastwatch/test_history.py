@@ -143,5 +143,10 @@ def test_a_wrong_time_is_told(text):
         history.parse_time(text)
 
 
+def test_what_serves_in_the_future_is_not_told():
+    with pytest.raises(UsageError, match="a time that has been but got '2100-01-01'"):
+        history.parse_time("2100-01-01")
+
+
 def test_a_time_without_offset_is_utc():
     assert history.parse_time("2026-11-17T14:05").utcoffset() == timedelta(0)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import mlflow
 import pytest
@@ -110,7 +111,7 @@ def test_an_override_is_named_for_ever(registry, register):
     assert [gate.name for gate in result.gates if gate.overridden] == ["non-inferiority"]
     assert registry.entry("champion").overridden == registry.proven("champion").overridden == ["non-inferiority"]
     promotion.rollback(registry, reason="")
-    told = history.told(registry.ledger.rows()[:-1], history.parse_time("2100-01-01"))
+    told = history.told(registry.ledger.rows()[:-1], datetime(2100, 1, 1, tzinfo=UTC))
     assert (told["version"], told["overridden"]) == ("2", ["non-inferiority"])
 
 

@@ -45,7 +45,7 @@ class Stage:
             self.contest.shadow = SimpleNamespace(
                 follow=lambda challenger: setattr(self, "shadowed", challenger),
                 offer=lambda record, file: self.offered.append((record.id, file)),
-                facts=lambda: {}, close=lambda: None,
+                facts=lambda: {}, close=lambda: None, refused=None,
             )  # fmt: skip
 
     def lane(self, live):
@@ -155,8 +155,26 @@ def test_a_challenger_that_fails_its_golden_cells_answers_nobody_and_is_tried_on
     here.challenge(package, dataclasses.replace(here.entry, digest=package.digest))
     assert here.look() is None
     assert here.contest.facts()["canary"]["refused"]["reason"] == "golden"
+    assert (here.refused("golden"), here.refused("corrupt")) == (1, 0)  # an alert hears of it
     monkeypatch.setattr("serving.contest.open_live", None)  # a second try would call it
     assert here.look() is None
+
+
+def test_what_the_shadow_or_an_error_refuses_is_told_to_metrics_too(stage, monkeypatch):
+    here = stage(canary=1, shadow=1)
+    here.contest.shadow.refused = {"version": "8", "reason": "flips", "since": ""}
+
+    def without_room(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("serving.contest.open_live", without_room)
+    here.challenge()
+    assert here.look() is None
+    assert [here.refused(reason) for reason in ("flips", "not-opened", "golden")] == [1, 1, 0]
+    here.contest.shadow.refused = None
+    here.say("signature")
+    here.look()
+    assert [here.refused(reason) for reason in ("flips", "not-opened", "signature")] == [0, 0, 1]
 
 
 def test_who_answered_decides_what_is_counted(stage):

@@ -18,6 +18,7 @@ from serving.live import Served, hand_over, open_first, open_live, read_handover
 from serving.live_folder import LiveFolder, Refusal
 from serving.memory import RETRY_SECONDS
 from serving.metrics import ServiceMetrics
+from tests.running import until
 from tests.service_packages import make_servable
 
 
@@ -119,6 +120,49 @@ def test_a_package_that_was_changed_on_the_disk_never_serves(worker, other, tmp_
     hand_over(other, worker.folder.wanted("champion"), package=copy)
     worker.pursuit.look()
     assert (worker.slot.lane.version, refused(worker, "corrupt")) == ("7", 1)
+
+
+@pytest.mark.parametrize("obstacle", ["no room on the GPU", "a policy that cannot be read"])
+def test_whatever_stands_in_the_way_ends_no_following(worker, other, tmp_path, monkeypatch, obstacle):
+    """The version before it goes on, `/v1/model` and the metrics say so, and it is tried again."""
+    at = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(following.time, "monotonic", lambda: at.now)
+    with monkeypatch.context() as broken:
+        if obstacle == "no room on the GPU":
+            broken.setattr("serving.live.open_engine", failing(RuntimeError("CUDA out of memory")))
+        else:
+            (tmp_path / "policy.yaml").write_text("engine: [")
+            policy = dataclasses.replace(worker.settings, policy=tmp_path / "policy.yaml")
+            broken.setattr(worker.pursuit, "_settings", policy)
+        hand_over(other, worker.folder.wanted("champion"))
+        worker.pursuit.look()
+        assert (worker.slot.lane.version, refused(worker, "not-opened"), swaps(worker, "refused")) == ("7", 1, 1)
+        assert worker.pursuit.facts()["refused"]["reason"] == "not-opened"
+    worker.pursuit.look()
+    assert worker.slot.lane.version == "7"  # not before its time
+    at.now += RETRY_SECONDS + 1
+    worker.pursuit.look()
+    assert (worker.slot.lane.version, refused(worker, "not-opened")) == ("8", 0)
+
+
+def failing(error):
+    def fail(*_arguments, **_named):
+        raise error
+
+    return fail
+
+
+def test_a_look_that_fails_in_a_way_nobody_thought_of_is_not_the_last(worker, monkeypatch, caplog):
+    looks = []
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(following, "FAILED_SECONDS", 0.01)
+    monkeypatch.setattr(worker.pursuit, "look", lambda: looks.append(1) or failing(ZeroDivisionError("what"))())
+    child = SimpleNamespace(tend=lambda: None, close=lambda: None)
+    followed = following.Following(worker.pursuit, worker.folder, child)
+    followed.start()
+    until(lambda: len(looks) > 3, 10)
+    followed.close()
+    assert "A look at the followed version failed" in caplog.text
 
 
 def test_memory_that_was_short_is_asked_for_again_later(worker, other, monkeypatch):

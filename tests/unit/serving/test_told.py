@@ -57,6 +57,30 @@ def test_an_entry_that_cannot_be_read_is_a_problem(told, crowned_settings):
         told.answer(None)
 
 
+@pytest.mark.parametrize(
+    "change_made",
+    [
+        "set gates = 'x'",
+        'set body = replace(body, \'"time":"20\', \'"time":"x20\')',
+        "set body = replace(body, '+00:00', '')",
+    ],
+)
+def test_whatever_was_changed_is_said_and_is_no_failure_of_the_service(told, crowned_settings, change_made):
+    change(crowned_settings, f"update history {change_made}")
+    with pytest.raises(Problem, match="Entry 1: ") as said:
+        told.answer(None)
+    assert said.value.kind.name == "history-broken"
+
+
+def test_an_entry_that_was_removed_leaves_the_gates_of_the_others_theirs(told, crowned_settings):
+    before = told.answer(None)["told"]
+    change(crowned_settings, "delete from history where number = 1")
+    answer = told.answer(None)
+    assert answer["told"]["gates"] == before["gates"] and not answer["check"]["intact"]
+    change(crowned_settings, "delete from history")
+    assert told.answer(None)["told"]["version"] == ""
+
+
 def test_without_a_history_none_is_made(settings):
     with pytest.raises(Problem, match="No history"):
         Told(settings).answer(None)
