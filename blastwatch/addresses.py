@@ -1,4 +1,8 @@
-"""What an address says of the connection."""
+"""Addresses: what one says of the connection, and whether it is free."""
+
+import socket
+
+from blastwatch.errors import BlastwatchError
 
 
 def encrypted(address: str) -> bool:
@@ -8,3 +12,38 @@ def encrypted(address: str) -> bool:
     there is no TLS.
     """
     return not address.lower().startswith("http://")
+
+
+def bound(host: str, port: int, variable: str) -> socket.socket:
+    """A socket that listens there.
+
+    Args:
+        variable: the setting that the port came from, for the message.
+
+    Raises:
+        BlastwatchError: something else does, or there is no such address here.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _taken(host, port, variable, error) from error
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen()
+    except OSError as error:
+        found.close()
+        raise _taken(host, port, variable, error) from error
+    return found
+
+
+def _taken(host: str, port: int, variable: str, error: OSError) -> BlastwatchError:
+    return BlastwatchError(
+        f"Port {port} of {host} cannot be bound ({error.strerror}). Stop what uses it or set {variable}."
+    )
+
+
+def check_free(host: str, port: int, variable: str) -> None:
+    """Raise `BlastwatchError` where something listens there already."""
+    bound(host, port, variable).close()

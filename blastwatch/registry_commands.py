@@ -8,6 +8,7 @@ import click
 from blastwatch import history
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import UsageError
+from blastwatch.gate import OFF
 from blastwatch.settings import load
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def show_history(at: str | None, as_json: bool) -> None:
         return
     for record in records:
         click.echo(_record_line(record))
+    if not records:
+        say("Nothing has happened yet. Register a version: blastwatch registry register PACKAGE")
 
 
 def _record_line(record: history.Record) -> str:
@@ -183,6 +186,8 @@ def _told(told: dict[str, Any]) -> list[str]:
     if not told["version"]:
         return [f"Nothing served at {told['at']}: no version was champion yet."]
     promoted, failed = told["promoted"], [gate for gate in told["gates"] if not gate["passed"]]
+    off = [gate["name"] for gate in told["gates"] if gate["passed"] and gate["limit"] == OFF]
+    judged = len(told["gates"]) - len(off)
     lines = [
         f"At {told['at']} version {told['version']} served, package {told['digest']}.",
         f"Since     {told['since']}, {told['action']} by {told['by']}" + (f': "{told["why"]}"' if told["why"] else ""),
@@ -190,7 +195,7 @@ def _told(told: dict[str, Any]) -> list[str]:
         f"Data      {told['data_digest']}",
         f"Split     {told['split_digest']}",
         f"Code      {told['git_commit'] or 'unknown'}",
-        f"Gates     {len(told['gates']) - len(failed)} of {len(told['gates'])} passed",
+        f"Gates     {judged - len(failed)} of {judged} passed" + (f"; {OFF}: {', '.join(off)}" if off else ""),
         f"Override  {', '.join(told['overridden']) or 'nothing was overridden'}",
     ]
     return lines + [f"          {gate['name']}: {gate['value']} (limit: {gate['limit']})" for gate in failed]

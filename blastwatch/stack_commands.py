@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blastwatch import DISCLAIMER
+from blastwatch.addresses import check_free
 from blastwatch.console import say
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import BlastwatchError
@@ -15,6 +16,8 @@ from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
     from blastwatch.processes import Processes
+
+HOST = "127.0.0.1"
 
 
 @click.command()
@@ -25,6 +28,9 @@ def up() -> None:
 
     settings = load()
     Registry(settings).entry(CHAMPION)  # without one there is nothing to serve: say so before anything starts
+    check_free(settings.host, settings.port, "BLASTWATCH_PORT")
+    for variable, port in _ports(settings).items():
+        check_free(HOST, port, variable)
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     try:
         with stopping_politely(), Processes(environment, settings.home / "logs") as children:
@@ -39,27 +45,35 @@ def up() -> None:
         say("Stopped.")
 
 
+def _ports(settings: Settings) -> dict[str, int]:
+    """Those of the loopback that are bound, by the setting of each."""
+    found = {
+        "BLASTWATCH_MONITOR_PORT": settings.monitor_port,
+        "BLASTWATCH_EVIDENTLY_PORT": settings.evidently_port,
+    }
+    return found | ({"BLASTWATCH_MLFLOW_PORT": settings.mlflow_port} if settings.embedded_registry else {})
+
+
 def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     """Start the four parts and wait for each; returns their addresses by name."""
     from blastwatch.processes import evidently_pages, mlflow_server, script
 
     workspace = settings.drift / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
-    host = "127.0.0.1"
     service = f"http://{settings.host}:{settings.port}"
     addresses = {"service": service}
     if settings.embedded_registry:
         open_embedded(settings)  # before three processes open it at once
         children.start("mlflow", mlflow_server(settings.home, settings.artifacts, settings.mlflow_port))
-        addresses["mlflow"] = f"http://{host}:{settings.mlflow_port}"
+        addresses["mlflow"] = f"http://{HOST}:{settings.mlflow_port}"
     else:
         addresses["mlflow"] = settings.tracking_uri
     children.start("service", [script("blastwatch"), "serve"])
     children.start("monitor", [script("blastwatch"), "drift", "watch"])
     children.start("evidently", evidently_pages(workspace, settings.evidently_port))
-    addresses["drift"] = f"http://{host}:{settings.monitor_port}/drift"
-    addresses["gauges"] = f"http://{host}:{settings.monitor_port}/metrics"
-    addresses["evidently"] = f"http://{host}:{settings.evidently_port}"
+    addresses["drift"] = f"http://{HOST}:{settings.monitor_port}/drift"
+    addresses["gauges"] = f"http://{HOST}:{settings.monitor_port}/metrics"
+    addresses["evidently"] = f"http://{HOST}:{settings.evidently_port}"
     children.wait_for("service", f"{service}/readyz")
     if settings.embedded_registry:
         children.wait_for("mlflow", f"{addresses['mlflow']}/health")

@@ -27,6 +27,12 @@ class Moment(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def check_span(since: datetime | None, until: datetime | None) -> None:
+    """Raise `click.UsageError` where no moment lies between the two."""
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError(f"Expected --until after --since but got {until.isoformat()} after {since.isoformat()}.")
+
+
 @click.group()
 def drift() -> None:
     """Compare what was predicted with the reference of the version that predicted it."""
@@ -48,6 +54,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     from monitoring.store import open_store
     from monitoring.workspace import add_run
 
+    check_span(since, until)
     settings = load()
     fetched = Registry(settings).fetch(ref or settings.model_alias)
     limit = settings.drift_window if since is None and until is None else None

@@ -12,7 +12,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.settings import load
-from monitoring.commands import Moment, print_table
+from monitoring.commands import Moment, check_span, print_table
 from monitoring.performance import FIGURES
 
 
@@ -58,6 +58,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     from monitoring.performance_report import report as report_on
     from monitoring.store import open_store
 
+    check_span(since, until)
     settings = load()
     fetched = Registry(settings).fetch(ref or settings.model_alias)
     with open_store(settings.predictions_url) as store:
@@ -110,6 +111,7 @@ def review(
 
     if file.exists():
         raise DataError(f"Expected a new file but {file} is there, perhaps with labels in it. Name another one.")
+    check_span(since, until)
     settings = load()
     package = Registry(settings).fetch(ref or settings.model_alias).package
     where: dict[str, Any] = {"model_digest": package.digest, "since": since, "until": until, "limit": among}
@@ -193,7 +195,9 @@ def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
         try:
             missing = [name for name in ("id", "label") if name not in (reader.fieldnames or ())]
             if missing:
-                raise DataError(f"Expected the columns id and label in {file} but {', '.join(missing)} is missing.")
+                first = ",".join(reader.fieldnames or ())[:200]
+                found = f"its first line is {first!r}" if first else "it is empty"
+                raise DataError(f"Expected the columns id and label, parted by a comma, in {file} but {found}.")
             for row in reader:
                 id_, label = (row["id"] or "").strip(), (row["label"] or "").strip()
                 if id_ and not label and skip_empty:

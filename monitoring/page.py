@@ -5,7 +5,6 @@ A look runs in the main thread and leaves what it found; this server only reads 
 """
 
 import functools
-import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +16,9 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blastwatch.addresses import bound
 from blastwatch.browsers import FILES as SHARED
 from blastwatch.browsers import SECURITY_HEADERS
-from blastwatch.errors import BlastwatchError
 from monitoring.status import Status
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class PageServer:
     def __init__(self, app: ASGIApp, port: int) -> None:
         import uvicorn
 
-        self._socket = _bound(port)
+        self._socket = bound(HOST, port, "BLASTWATCH_MONITOR_PORT")
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
         )
@@ -125,18 +124,3 @@ class PageServer:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
-
-
-def _bound(port: int) -> socket.socket:
-    found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((HOST, port))
-        found.listen()
-    except OSError as error:
-        found.close()
-        raise BlastwatchError(
-            f"Port {port} of {HOST} cannot be bound ({error.strerror}). "
-            "Stop what uses it or set BLASTWATCH_MONITOR_PORT."
-        ) from error
-    return found

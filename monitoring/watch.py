@@ -31,6 +31,7 @@ from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.status import Status
 from monitoring.store import Store, open_store
 
+NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
 
@@ -207,6 +208,8 @@ def watch_once(settings: Settings) -> Look:
     monitor = Monitor(settings, MonitorMetrics(CollectorRegistry()))
     try:
         return monitor.look()
+    except AliasNotSet as error:
+        return Look(None, f"{NOTHING_YET}: {error}")
     finally:
         monitor.close()
 
@@ -256,7 +259,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
             line = " ".join([line, *patient_sentence(look.patients)])
         except AliasNotSet as error:
             metrics.last_look.set(time.time())
-            line = f"Nothing to watch yet: {error}"
+            line = f"{NOTHING_YET}: {error}"
             monitor.status.fail(line)
         except BlastwatchError as error:
             metrics.failures.inc()

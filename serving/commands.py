@@ -24,6 +24,7 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     The service follows the registry: a version that is promoted or rolled back serves within seconds, no request is
     dropped. With BLASTWATCH_FOLLOW_SECONDS=0 it stays on the version that is champion now.
     """
+    from blastwatch.addresses import check_free
     from serving.binding import check_binding
     from serving.live import settle
 
@@ -31,6 +32,8 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     environment = {**os.environ, **{name: str(value) for name, value in asked.items() if value is not None}}
     settings = load(environment)
     check_binding(settings.host, settings)  # here too, for a plain word before anything is loaded
+    # BentoML empties the folder of metrics at its start, of another service on this port as well.
+    check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     served, variables = settle(settings, environment)
     kind = "trained on synthetic cells" if served.package.info.synthetic else "trained on real cells"
     say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
@@ -66,7 +69,8 @@ def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
 def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
     """Ask the service about IMAGES, one cell a file.
 
-    An image that is refused is named with the reason; the others are answered, and the exit code is 1.
+    An image that is refused is named with the reason; the others are answered, and the exit code is 1. Where the
+    service wants a key it is the one in BLASTWATCH_API_KEY.
     """
     from serving.client import Client
 
@@ -95,8 +99,8 @@ def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
 
 def _line(path: Path, answer: dict[str, Any]) -> str:
     concerns = "; ".join(answer["quality"]["concerns"])
-    decision = f"decision {answer['decision']}" + (f" ({concerns})" if concerns else "")
-    return f"{path}  {answer['label']}  probability of a blast {answer['probability']:.3f}  {decision}"
+    decision = answer["decision"] + (f" ({concerns})" if concerns else "")
+    return f"{path}  {decision}  probability of a blast {answer['probability']:.3f}, more probable: {answer['label']}"
 
 
 @click.command()
@@ -105,13 +109,18 @@ def _line(path: Path, answer: dict[str, Any]) -> str:
 @click.option("--ref", help="Version or alias that scores; default: the one that serves.")
 @json_option
 def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
-    """Score every image below FOLDER on this machine, without the service."""
+    """Score every image below FOLDER on this machine, without the service.
+
+    An image that is refused is named with the reason and has no row; the others are written, and the exit code is 1.
+    """
     from blastwatch.registry import Registry
     from serving.live import Served, find, open_live
     from serving.scoring import find_images
     from serving.scoring import score as score_folder
 
     settings = load()
+    if out.suffix != ".parquet":
+        raise click.BadParameter(f"Expected a name that ends in .parquet but got {out.name}.", param_hint="--out")
     find_images(folder)  # before a model is fetched for nothing
     if ref is None:
         served = find(settings)
@@ -140,9 +149,11 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
                 "refused": [asdict(row) for row in refused],
             }
         )
-        return
-    counted = ", ".join(f"{name} {count}" for name, count in sorted(decisions.items()))
-    say(f"Version {served.entry.version} scored {len(rows)} images ({counted}), refused {len(refused)}: {out}")
+    else:
+        counted = ", ".join(f"{name} {count}" for name, count in sorted(decisions.items()))
+        say(f"Version {served.entry.version} scored {len(rows)} images ({counted}), refused {len(refused)}: {out}")
+    if refused:
+        raise BlastwatchError(f"{len(refused)} of {len(rows) + len(refused)} images have no row in {out}.")
 
 
 @click.command()

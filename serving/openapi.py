@@ -110,7 +110,12 @@ def _schemas() -> Json:
         "Prediction": _object(
             {
                 "id": _TEXT | {"description": "Names this answer; give it back with the label that came later."},
-                "label": {"type": "string", "enum": list(CLASS_NAMES)},
+                "label": {
+                    "type": "string",
+                    "enum": list(CLASS_NAMES),
+                    "description": "The more probable class. What to act on is `decision`, which may differ: it is "
+                    "made at the version's own limits.",
+                },
                 "probability": _SHARE | {"description": "Calibrated probability of a blast (`all`)."},
                 "probabilities": _object(dict.fromkeys(CLASS_NAMES, _SHARE)),
                 "decision": {

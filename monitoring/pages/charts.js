@@ -14,6 +14,25 @@ function part(parent, name, attributes, text) {
 const day = (time) => new Date(time).toLocaleDateString(undefined, { month: "short", day: "numeric" });
 const hour = (time) => new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
 
+// At most so many moments with their names, in equal whole steps: midnights where there are days, else full minutes
+// counted from midnight.
+const STEPS = { days: [1, 2, 7, 14, 28, 91, 182, 364], minutes: [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720] };
+
+function moments(first, last, most) {
+  const days = last - first > 2 * 86400e3, unit = days ? 86400e3 : 60e3, name = days ? day : hour;
+  if (last - first < 2 * unit) return [[first, name(first)]];
+  const step = STEPS[days ? "days" : "minutes"].find((size) => (last - first) / (size * unit) < most)
+    || Math.ceil((last - first) / unit / most);
+  const found = [], time = new Date(first);
+  time.setHours(days ? 24 : 0, 0, 0, 0);
+  while (time <= last) {
+    if (time >= first) found.push([time.getTime(), name(time)]);
+    if (days) time.setDate(time.getDate() + step);
+    else time.setMinutes(time.getMinutes() + step);
+  }
+  return found;
+}
+
 function frame(box, words, [first, last], [low, high], ticks) {
   const width = Math.max(box.clientWidth, 280);
   const svg = part(document.createDocumentFragment(), "svg",
@@ -24,12 +43,9 @@ function frame(box, words, [first, last], [low, high], ticks) {
     part(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick), class: "axis" });
     part(svg, "text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, String(tick));
   }
-  const name = last - first > 2 * 86400e3 ? day : hour;
-  const count = Math.max(2, Math.min(6, Math.floor(width / 130)));
-  for (let index = 0; index < count; index += 1) {
-    const time = first + ((last - first) * index) / (count - 1);
-    const anchor = index === 0 ? "start" : index === count - 1 ? "end" : "middle";
-    part(svg, "text", { x: x(time), y: HEIGHT - 9, "text-anchor": anchor }, name(time));
+  for (const [time, name] of moments(first, last, Math.max(2, Math.min(6, Math.floor(width / 130))))) {
+    const at = x(time), anchor = at < LEFT + 30 ? "start" : at > width - RIGHT - 30 ? "end" : "middle";
+    part(svg, "text", { x: at, y: HEIGHT - 9, "text-anchor": anchor }, name);
   }
   box.replaceChildren(svg);
   return { svg, x, y, width };

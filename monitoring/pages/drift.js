@@ -74,7 +74,7 @@ function retraining(last) {
 function showCauses(id, causes) {
   byId(id).replaceChildren(...causes.map((cause) => {
     const item = document.createElement("li");
-    item.textContent = `${cause.cause}: ${cause.evidence}`;
+    item.textContent = `Probable cause: ${cause.cause} (${cause.evidence})`;
     return item;
   }));
   byId(id).hidden = !causes.length;

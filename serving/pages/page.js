@@ -1,6 +1,7 @@
 "use strict";
 const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
-const DECISIONS = { all: "decision: blast", hem: "decision: normal", refer: "decision: refer to a person" };
+const DECISIONS = { all: "Decision: blast", hem: "Decision: normal cell", refer: "Decision: refer to a person" };
+const limits = {}; // of each version that answered: the probabilities at which it decides
 
 async function send(path, file) {
   const form = new FormData();
@@ -19,6 +20,7 @@ async function showModel() {
   const response = await askWithKey("v1/model");
   if (!response.ok) return;
   const model = await response.json();
+  limits[model.version] = model.thresholds;
   byId("synthetic").hidden = !model.synthetic;
   const figures = Object.entries(model.metrics).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ");
   pairs(byId("facts"), [
@@ -28,18 +30,27 @@ async function showModel() {
     ["network", `${model.architecture}, ${model.input.size} px, ${model.engine}`],
     ["trained on", model.synthetic ? "synthetic cells" : "real cells"],
     ["test cells", figures || "no figures"],
+    ["decides", `normal cell up to a probability of ${model.thresholds.hem.toFixed(3)}, blast from ${model.thresholds.all.toFixed(3)}`],
   ]);
+}
+
+function reasons(answer) {
+  const found = [...answer.quality.concerns], known = limits[answer.model.version];
+  if (answer.decision === "refer" && !found.length) {
+    found.push("too uncertain" + (known
+      ? `: this version decides up to ${known.hem.toFixed(3)} (normal cell) and from ${known.all.toFixed(3)} (blast)` : ""));
+  }
+  return found;
 }
 
 function fill(item, file, answer) {
   const find = (name) => item.querySelector("." + name);
-  find("label").textContent = LABELS[answer.label];
-  find("label").classList.add("is-" + answer.decision); // what is referred wears no class's colour
+  find("probable").textContent = `more probable: ${LABELS[answer.label].toLowerCase()}`;
   find("decision").textContent = DECISIONS[answer.decision];
   find("decision").classList.add("is-" + answer.decision);
   find("number").textContent = answer.probability.toFixed(3);
   item.querySelector("meter").value = answer.probability;
-  for (const concern of answer.quality.concerns) {
+  for (const concern of reasons(answer)) {
     const row = document.createElement("li");
     row.textContent = concern;
     find("concerns").append(row);

@@ -4,8 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
+from blastwatch.addresses import bound
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceUnreachable, UsageError
 from serving.bento import build_bento, pinned
 from serving.binding import SETTLED_VARIABLE
@@ -18,6 +20,13 @@ from tests.service_packages import write_cell
 def environment(monkeypatch, settings, served, tmp_path):
     monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
     monkeypatch.setenv(HANDOVER_VARIABLE, str(hand_over(served, tmp_path / "live.json")))
+
+
+def refused_some(command, *arguments):
+    """Standard output of a command that ends with 1 since some images were refused."""
+    result = CliRunner().invoke(command, [str(word) for word in arguments], standalone_mode=False)
+    assert isinstance(result.exception, BlastwatchError)
+    return result.stdout, str(result.exception)
 
 
 def run(command, *arguments):
@@ -35,7 +44,9 @@ def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_pa
     write_cell(folder / "deep" / "b.png", 2)
     (folder / "broken.bmp").write_bytes(b"BM no image")
     (folder / "notes.txt").write_text("not looked at")
-    said = json.loads(run(score, folder, "--out", tmp_path / "new" / "out.parquet", "--json"))
+    printed, error = refused_some(score, folder, "--out", tmp_path / "new" / "out.parquet", "--json")
+    said = json.loads(printed)
+    assert error == f"1 of 3 images have no row in {tmp_path / 'new' / 'out.parquet'}."
     rows = pd.read_parquet(tmp_path / "new" / "out.parquet")
     assert list(rows.columns) == ["path", "probability", "label", "decision", "model_version"]
     assert rows["path"].tolist() == ["a.bmp", "deep/b.png"]
@@ -58,6 +69,12 @@ def test_score_where_every_image_is_refused(environment, tmp_path):
         run(score, tmp_path, "--out", tmp_path / "out.parquet")
 
 
+def test_score_writes_parquet_and_nothing_else(environment, tmp_path):
+    write_cell(tmp_path / "a.bmp")
+    with pytest.raises(BadParameter, match=r"ends in \.parquet but got scores\.csv"):
+        run(score, tmp_path, "--out", tmp_path / "scores.csv")
+
+
 def test_predict_without_a_service(tmp_path, free_port):
     cell = write_cell(tmp_path / "a.bmp")
     with pytest.raises(ServiceUnreachable, match="blastwatch serve"):
@@ -74,6 +91,13 @@ def test_serve_without_a_champion_does_not_start(monkeypatch, settings):
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("a server was started"))
     with pytest.raises(AliasNotSet, match="registry promote"):
         run(serve)
+
+
+def test_serve_leaves_a_service_on_the_same_port_alone(environment, monkeypatch):
+    """BentoML would empty the folder that the metrics of the running one lie in."""
+    monkeypatch.setattr("serving.live.settle", lambda *_: pytest.fail("a version was looked for"))
+    with bound("127.0.0.1", 0, "") as taken, pytest.raises(BlastwatchError, match="set BLASTWATCH_PORT"):
+        run(serve, "--port", taken.getsockname()[1])
 
 
 def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypatch, settings):
