@@ -39,7 +39,7 @@ def create(
     hint = f"Expected {variable} as sqlite:///FILE or postgresql://USER@HOST/NAME but got "
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise SettingsError(f"{hint}{url!r}.") from error
     shown = repr(parsed.render_as_string(hide_password=True))
     if parsed.drivername in ("postgresql", "postgres"):

@@ -5,7 +5,7 @@ Files and signature come first: nothing else that a package says is worth readin
 
 from pathlib import Path
 
-from blastwatch import noninferiority
+from blastwatch import history, noninferiority
 from blastwatch.comparison import compare
 from blastwatch.engine_gates import engine_gates
 from blastwatch.engines import choose
@@ -43,8 +43,12 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         RegistryError: where the registry cannot be read. A version that fails is no error.
     """
     intact = "every file as it was registered"
+    known = history.registered(registry.records(), entry.version)
+    if known is not None and known.digest != entry.digest:
+        value = f"registered as package {known.digest[:12]}, but MLflow has it as {entry.digest[:12]}"
+        return [Gate(name="digests", passed=False, value=value, limit=intact)]
     try:
-        package = registry.fetch(entry.version, fresh=True).package
+        package = registry.fetch_entry(entry, fresh=True)
     except PackageError as error:
         return [Gate(name="digests", passed=False, value=str(error), limit=intact)]
     engine, threads = choose(registry.settings.engine, package), registry.settings.threads
@@ -95,7 +99,9 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
         return Gate(name=name, passed=True, value="not compared", limit=OFF)
     try:
         champion = registry.fetch(CHAMPION)
-    except AliasNotSet:
+    except AliasNotSet as error:
+        if CHAMPION in history.aliases(registry.records()):
+            return _incomparable(error, margin)  # it was deleted in MLflow, or its alias was
         return Gate(name=name, passed=True, value="no champion yet", limit=-margin)
     except PackageError as error:
         return _incomparable(error, margin)

@@ -31,6 +31,15 @@ ROLE_OF = {
 }
 """Every action, and the role that its signature needs."""
 
+MOVES = {
+    "register": CANDIDATE,
+    "promote": CHAMPION,
+    "rollback": CHAMPION,
+    "challenge": CHALLENGER,
+    "withdraw": CHALLENGER,
+}
+"""The alias that an action moves; the others move none. A role is that of an action, so no action may move another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -130,6 +139,8 @@ def _faults_of(row: Row, expected: int, previous: str, trusted: TrustedKeys) -> 
         found.append("the report of its gates is not the one that was signed")
     if not row.number == record.number == expected:
         found.append(f"it stands as number {row.number} at place {expected} and says it is number {record.number}")
+    if record.alias != MOVES.get(record.action, ""):
+        found.append(f"a {record.action} moves no alias {record.alias!r}")
     if record.previous != previous:
         found.append("it does not follow the entry before it: one was changed, removed or moved")
     try:

@@ -82,6 +82,14 @@ class ModelStore:
                     raise VersionNotFound(f"There is no version {number} of {self.name}.") from error
                 raise
 
+    def has(self, number: str) -> bool:
+        """Whether there is such a version: it may have been deleted in MLflow."""
+        try:
+            self.version(number)
+        except VersionNotFound:
+            return False
+        return True
+
     def size(self, number: str) -> int:
         """Bytes of a version's files, asked of the store without fetching them."""
         import mlflow

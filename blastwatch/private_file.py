@@ -17,13 +17,17 @@ def create_once(path: Path, content: bytes) -> None:
         os.link(written, path)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a file in one step, in place of the one that may be there.
+
+    Args:
+        mode: for what is no secret.
 
     Raises:
         OSError: it cannot be written.
     """
     with _written_beside(path, content) as written:
+        written.chmod(mode)
         written.replace(path)
 
 

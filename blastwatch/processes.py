@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,8 +38,9 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(list(self._children)):
-            self.stop(name)
+        with _undisturbed():
+            for name in reversed(list(self._children)):
+                self.stop(name)
 
     def start(self, name: str, command: list[str]) -> None:
         """Start a command; what it prints goes to a log file of its name."""
@@ -88,6 +90,20 @@ class Processes:
     def _tail(self, name: str) -> str:
         path = self._logs / f"{name}.log"
         return "\n".join([f"The end of {path}:", *path.read_text(errors="replace").splitlines()[-TAIL:]])
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second Ctrl+C or SIGTERM leave children behind; only the main thread is ever disturbed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

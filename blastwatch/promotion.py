@@ -8,8 +8,8 @@ from typing import Any
 
 from blastwatch import history
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, AliasNotSet, PromotionRefused, UsageError
-from blastwatch.gates import Gate, evaluate
+from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, PromotionRefused, UsageError
+from blastwatch.gates import GATES, Gate, evaluate
 from blastwatch.history import CHALLENGER, CHAMPION
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer
@@ -56,6 +56,7 @@ def promote(
     policy, waived = load_policy(registry.settings.policy), tuple(override)
     if waived and not reason.strip():
         raise UsageError("Expected --reason TEXT beside --override: it stands in the history for ever.")
+    _check_waived(waived, policy)
     with registry.writing(PROMOTER) as writer:
         resumed = _resumed(writer, parse_ref(ref, registry.name))
         if resumed is not None:
@@ -64,7 +65,7 @@ def promote(
         entry = registry.entry(ref)
         if CHAMPION in entry.aliases:
             raise UsageError(f"Version {entry.version} already is the champion.")
-        gates = _waive(evaluate(registry, entry, policy, cells, registry.settings.actor), waived, policy)
+        gates = _waive(evaluate(registry, entry, policy, cells, registry.settings.actor), waived)
         result = Promotion(version=entry.version, promoted=all(gate.stands for gate in gates), gates=gates)
         rows = [asdict(gate) for gate in gates]
         if result.promoted:
@@ -87,37 +88,57 @@ def _resumed(writer: Writer, ref: str) -> Promotion | None:
     return Promotion(version=done.version, promoted=True, gates=gates, resumed=True)
 
 
-def _waive(gates: list[Gate], names: tuple[str, ...], policy: Policy) -> list[Gate]:
-    """Mark the failed gates that are overridden. Raises `UsageError` for a gate that is unknown or may not be."""
-    known = [gate.name for gate in gates]
+def _check_waived(names: tuple[str, ...], policy: Policy) -> None:
+    """Raise `UsageError` for a gate that is unknown or may not be overridden."""
     for name in names:
-        if name not in known:
-            raise UsageError(f"Expected --override with one of the gates {', '.join(known)} but got {name!r}.")
+        if name not in GATES:
+            raise UsageError(f"Expected --override with one of the gates {', '.join(GATES)} but got {name!r}.")
         if name not in policy.overridable:
             allowed = ", ".join(policy.overridable) or "none"
             raise UsageError(f"The policy lets nobody override the gate {name!r}; it allows: {allowed}.")
+
+
+def _waive(gates: list[Gate], names: tuple[str, ...]) -> list[Gate]:
+    """Mark the failed gates that are overridden."""
     return [replace(gate, overridden=True) if gate.name in names and not gate.passed else gate for gate in gates]
 
 
 def rollback(registry: Registry, *, reason: str) -> Entry:
     """Give the alias back to the champion before the present one.
 
+    What that version was promoted with in spite of a gate it keeps.
+
     Raises:
         AliasNotSet: where there is no champion, or none before it.
-        AliasMoved: the alias was moved behind the registry's back.
+        AliasMoved: the alias was moved behind the registry's back, or by somebody else since this was asked for.
+        PackageError, SignatureInvalid: that version is not what was promoted.
     """
+    asked_of = history.aliases(registry.records()).get(CHAMPION, "")
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
         if done is not None and done.action == "rollback":  # an interrupted one, finished just now
             return registry.entry(done.version)
         check_alias(registry, writer)
-        current = registry.entry(CHAMPION)
-        stack = history.champions(writer.records)
+        current, stack = history.aliases(writer.records).get(CHAMPION, ""), history.champions(writer.records)
+        if current != asked_of:
+            raise AliasMoved(
+                f"The champion was version {asked_of or 'none'} when this was asked for and is version "
+                f"{current or 'none'} now: somebody else moved it. Look, and ask again where it is still wanted."
+            )
+        if not current:
+            raise AliasNotSet("There is no champion, so there is none to roll back from.")
         if len(stack) < 2:
-            raise AliasNotSet(f"Version {current.version} is the first champion; there is none to roll back to.")
-        target = registry.entry(stack[-2])
+            raise AliasNotSet(f"Version {current} is the first champion; there is none to roll back to.")
+        target, promoted = registry.entry(stack[-2]), history.promoted(writer.records, stack[-2])
+        if promoted is not None and promoted.digest != target.digest:
+            raise PackageError(
+                f"Version {target.version} was promoted as package {promoted.digest[:12]} but MLflow has it as "
+                f"{target.digest[:12]}. Look with: blastwatch registry verify"
+            )
+        registry.check_signature(target)
         registry.fetch_entry(target, fresh=True)
-        writer.move("rollback", CHAMPION, target, why=reason)
+        overridden = promoted.overridden if promoted else []
+        writer.move("rollback", CHAMPION, target, why=reason, overridden=overridden)
     return registry.entry(target.version)
 
 
@@ -155,22 +176,28 @@ def withdraw(registry: Registry, *, reason: str) -> Entry:
 
 
 def restore(registry: Registry, *, reason: str) -> dict[str, str]:
-    """Put every alias back to where the history says; returns them. Raises `AliasNotSet` with an empty history."""
+    """Put every alias back to where the history says; returns them. One whose version was deleted in MLflow is taken
+    away. Raises `AliasNotSet` with an empty history."""
     with registry.writing(PROMOTER) as writer:
         expected = history.aliases(writer.records)
-        named = expected.get(CHAMPION) or next(iter(expected.values()), None)
-        if named is None:
+        if not expected:
             raise AliasNotSet("The history names no version; there is nothing to restore.")
-        writer.restore(registry.entry(named), why=reason)
-    return expected
+        there = {alias: version for alias, version in expected.items() if registry.store.has(version)}
+        named = there.get(CHAMPION) or next(iter(there.values()), None)
+        entry = registry.entry(named) if named else next(iter(registry.entries()), None)
+        if entry is None:
+            raise AliasNotSet("MLflow has no version any more; there is nothing to restore.")
+        writer.restore(entry, why=reason)
+    return there
 
 
 def check_alias(registry: Registry, writer: Writer) -> None:
-    """Raise `AliasMoved` where the champion's alias is not what the history says."""
+    """Raise `AliasMoved` where the champion's alias is not what the history says; but a champion that was deleted in
+    MLflow cannot carry it."""
     model = registry.store.model()
     found = model.aliases.get(CHAMPION, "") if model else ""
     expected = history.aliases(writer.records).get(CHAMPION, "")
-    if found != expected:
+    if found != expected and (found or registry.store.has(expected)):
         raise AliasMoved(
             f"The alias champion stands on version {found or 'none'} but the history says {expected or 'none'}: it was "
             "moved behind the registry's back. Put it back: blastwatch registry restore"

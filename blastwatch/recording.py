@@ -103,6 +103,8 @@ class Writer:
         if len(why) > _LONGEST_WHY:
             raise UsageError(f"Expected a reason of at most {_LONGEST_WHY} characters but got {len(why)}.")
         last = self.records[-1] if self.records else None
+        # What a version was registered with was signed then; MLflow's tags may have been changed since.
+        made = history.registered(self.records, entry.version) or entry
         report = history.report_of(gates)
         record = Record(
             model=self._store.name,
@@ -117,9 +119,9 @@ class Writer:
             after=after,
             why=why,
             digest=entry.digest,
-            data_digest=entry.data_digest,
-            split_digest=entry.split_digest,
-            git_commit=entry.git_commit,
+            data_digest=made.data_digest,
+            split_digest=made.split_digest,
+            git_commit=made.git_commit,
             overridden=list(overridden),
             report=history.hash_of(report),
             key=self.signer.fingerprint,
@@ -142,7 +144,8 @@ class Writer:
         model = self._store.model()
         moved = self._move_aliases(record, model)
         word = _mirrored(row)
-        self._store.set_version_tag(record.version, f"{ENTRY_TAG}{record.number:06d}", word)
+        if self._store.has(record.version):  # else somebody deleted it in MLflow, and its tags with it
+            self._store.set_version_tag(record.version, f"{ENTRY_TAG}{record.number:06d}", word)
         for alias in moved:
             self._store.set_tag(ALIAS_TAG + alias, word)
         self._store.set_tag(HEAD_TAG, word)
@@ -152,7 +155,7 @@ class Writer:
         if not record.alias:
             return []
         carried = dict(model.aliases) if model else {}
-        if record.after:
+        if record.after and self._store.has(record.after):
             self._store.set_alias(record.alias, record.after)
         elif record.alias in carried:
             self._store.delete_alias(record.alias)
@@ -170,7 +173,7 @@ class Writer:
         carried = dict(model.aliases) if model else {}
         expected = history.aliases(self.records)
         for alias in ALIASES:
-            if alias in expected:
+            if alias in expected and self._store.has(expected[alias]):
                 self._store.set_alias(alias, expected[alias])
             elif alias in carried:
                 self._store.delete_alias(alias)
@@ -194,6 +197,8 @@ def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:
         digest = history.hash_of(said["body"])
         record = Row(0, said["body"], "", digest, str(said["signature"])).record()
         role = history.ROLE_OF[record.action]
+        if record.alias != history.MOVES.get(record.action, ""):
+            raise ValueError(f"a {record.action} moves no alias {record.alias!r}")
     except (ValueError, KeyError, TypeError, HistoryBroken) as error:
         raise SignatureInvalid(f"Expected a signed entry of the history but it cannot be read ({error!r}).") from error
     trusted.check(history.statement(digest), str(said["signature"]), record.key, role=role)

@@ -34,6 +34,7 @@ from blastwatch.signing import PROMOTER, TRAINER, open_signer, open_trusted
 
 __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Fetched", "Registry", "check_reachable"]
 
+SCRATCH = ".fetch-"  # begins the name of a folder that a fetch works in; a kill leaves it
 HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts; it keeps them in 32 bits
@@ -183,10 +184,17 @@ class Registry:
         return package
 
     def check_files(self, entry: Entry) -> None:
-        """Check a version's files where they lie. Raises `PackageError`, `RegistryError`."""
+        """Check a version's files where they lie, and what MLflow's tags say of them.
+
+        Raises:
+            PackageError, RegistryError: naming what is not so.
+        """
         with tempfile.TemporaryDirectory(prefix="blastwatch-check-") as scratch:
             local = self.settings.embedded_registry
-            _sealed(self.store.download(entry.version, None if local else Path(scratch)), entry)
+            package = _sealed(self.store.download(entry.version, None if local else Path(scratch)), entry)
+            wrong = sorted(name for name, value in _told(package).items() if str(getattr(entry, name)) != str(value))
+        if wrong:
+            raise PackageError(f"MLflow's tags say another {', '.join(wrong)} than its package")
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -223,7 +231,9 @@ class Registry:
             entry = self.entry(version)
             known = any(record.action == "register" and record.version == version for record in writer.records)
             if not known or CANDIDATE not in entry.aliases:
-                writer.move("register", CANDIDATE, entry)
+                info = package.info
+                facts = {name: getattr(info, name) for name in ("data_digest", "split_digest", "git_commit")}
+                writer.move("register", CANDIDATE, replace(entry, **facts))
         return self.entry(version)
 
     def _counts(self, entry: Entry) -> bool:
@@ -247,13 +257,12 @@ class Registry:
             "blastwatch.split_digest": info.split_digest,
             "blastwatch.git_commit": info.git_commit,
         }
-        cells = package.metrics()["cells"]
-        return tags | {METRIC_TAG + name: str(cells[name]["value"]) for name in HEADLINE if name in cells}
+        return tags | {METRIC_TAG + name: str(value) for name, value in _headline(package).items()}
 
     def _download(self, entry: Entry, kept: Path) -> None:
         """Fetch, verify, and only then put in place, in one step."""
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=SCRATCH) as scratch:
             package = _sealed(self.store.download(entry.version, Path(scratch)), entry)
             if kept.exists():
                 if _holds(kept, entry.digest):
@@ -284,6 +293,21 @@ def lock_digest(project: Path) -> str:
 def _registration(name: str, digest: str) -> dict[str, str]:
     """The statement that is signed when a version is registered."""
     return {"purpose": "blastwatch version", "model": name, "digest": digest}
+
+
+def _headline(package: Package) -> dict[str, float]:
+    """The figures of a package that stand at its version."""
+    cells = package.metrics()["cells"]
+    return {name: cells[name]["value"] for name in HEADLINE if name in cells}
+
+
+def _told(package: Package) -> dict[str, object]:
+    """What an entry says of a package out of MLflow's tags, by the entry's field."""
+    info = package.info
+    facts = {
+        name: getattr(info, name) for name in ("synthetic", "created", "data_digest", "split_digest", "git_commit")
+    }
+    return facts | {"metrics": {name: float(value) for name, value in _headline(package).items()}}
 
 
 def _holds(folder: Path, digest: str) -> bool:

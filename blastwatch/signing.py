@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blastwatch.console import say
 from blastwatch.errors import NotPermitted, SettingsError, SignatureInvalid
 from blastwatch.private_file import create_once
+from blastwatch.private_file import replace as replace_file
 from blastwatch.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TrustedKeys:
 
     def _read(self) -> list[Key]:
         found = []
-        for role in ROLES:
+        for role in reversed(ROLES):  # whose key lies in both is a promoter, who may do what a trainer may
             for path in sorted((self.folder / role).glob("*.pem")):
                 public = _load_public(path)
                 found.append(Key(name=path.stem, role=role, fingerprint=fingerprint_of(public), public=public))
@@ -169,8 +170,7 @@ def _make_key(settings: Settings) -> None:
         "it is made there now. A team sets BLASTWATCH_SIGNING_KEY and BLASTWATCH_TRUSTED_KEYS (docs/promotion.md)."
     )
     make_private(private)
-    public.parent.mkdir(parents=True, exist_ok=True)
-    public.write_text(pem_of(private))
+    replace_file(public, pem_of(private).encode(), mode=0o644)
 
 
 def _load_private(path: Path) -> "Ed25519PrivateKey":

@@ -11,7 +11,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.addresses import check_free
 from blastwatch.console import say
 from blastwatch.embedded_store import open_embedded
-from blastwatch.errors import BlastwatchError
+from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -98,5 +98,9 @@ def demo(cells: Path | None, folder: Path, patients: int, cells_each: int, overr
 
     if cells is not None and not cells.is_dir():
         raise BlastwatchError(f"Expected a folder of cells at {cells} but there is none.")
+    if cells is not None and cells.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"Expected cells outside of the work folder {folder}, which is emptied first, but got {cells}."
+        )
     with stopping_politely():
         click.echo(Demo(Path.cwd(), folder.absolute(), cells=cells, patients=patients, each=cells_each).run(overrides))

@@ -132,6 +132,11 @@ def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[E
         elif record.digest != entry.digest:
             text = f"it registered package {record.digest[:12]} but MLflow has version {entry.version} as "
             faults.append(Fault(entry=number, fault=text + (entry.digest[:12] or "no package")))
+        for name in ("data_digest", "split_digest", "git_commit"):
+            said, signed = getattr(entry, name), getattr(record, name) if record else ""
+            if record is not None and said != signed:
+                text = f"it registered version {entry.version} with {name} {signed[:12] or 'none'} but MLflow says "
+                faults.append(Fault(entry=number, fault=text + (said[:12] or "none")))
         try:
             registry.check_signature(entry)
             if files:

@@ -87,3 +87,16 @@ def test_a_key_of_another_kind_is_named(team, tmp_path):
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(SettingsError, match="Expected an Ed25519 key"):
         signing.open_signer(settings_of(team, "pat", BLASTWATCH_SIGNING_KEY=str(path)), signing.TRAINER)
+
+
+def test_a_public_key_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A kill while it is written must not leave a file that every later command trips over."""
+    settings = load({"BLASTWATCH_HOME": str(tmp_path)})
+    with monkeypatch.context() as killed:
+        killed.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            signing.public_pem(settings)
+    signing.public_pem(settings)
+    public = settings.keys / signing.PROMOTER / "embedded.pem"
+    assert public.stat().st_mode & 0o777 == 0o644 and "PUBLIC KEY" in public.read_text()
+    assert signing.open_signer(settings, signing.PROMOTER).fingerprint

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
+from blastwatch.registry import SCRATCH
 from serving.live import hand_over
 from serving.live_folder import LiveFolder, Status
-from serving.old_copies import KEPT, LEAST_AGE, remove_old_copies
+from serving.old_copies import KEPT, LEAST_AGE, LEAVING, remove_old_copies
 
 DAYS = 2 * LEAST_AGE
 
@@ -57,3 +58,14 @@ def test_young_copies_stay_however_many(settings, copies):
 
 def test_without_a_folder_there_is_nothing_to_remove(settings):
     assert remove_old_copies(settings.packages, LiveFolder(settings.home)) == []
+
+
+@pytest.mark.parametrize("begins", [SCRATCH, LEAVING])
+def test_what_a_kill_left_behind_goes_after_a_day(settings, begins):
+    old, young = (settings.packages / f"{begins}{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "network.onnx").write_bytes(b"half")
+    os.utime(old, times=(0, time.time() - LEAST_AGE - 60))
+    remove_old_copies(settings.packages, LiveFolder(settings.home))
+    assert not old.exists() and young.is_dir()
