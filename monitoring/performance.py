@@ -7,8 +7,9 @@ Estimated. Confidence-based performance estimation, CBPE (Kivimäki, Białek, Ku
 arXiv:2505.05295): a cell called a blast with the calibrated probability p is a true positive with probability p, one
 called normal with p a false negative with probability p. The sums over a window are the expected confusion matrix, and
 the figures are read off it. The mean of the accuracy is exact; those of sensitivity and specificity are ratios of
-means. It holds where the probabilities are calibrated on the cells of the window: a changed mix of cells is seen, a
-network that has become wrong without becoming less sure is not.
+means. It holds where the probabilities are calibrated on the cells of the window, so they are fitted to the mix in
+which the reference's patients came (`monitoring.recalibration`): harder cells are seen, a network that has become wrong
+without becoming less sure is not, nor are patients of another mix.
 
 The check. Once labels come, each labelled cell has both: what was expected of it and what came true. The mean of the
 difference is zero under calibration, whichever cells were chosen for labelling by their image, so the most uncertain
@@ -30,6 +31,7 @@ import pandas as pd
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE
 from blastwatch.intervals import LEVEL, Floats, bounds, draw_patients
+from monitoring.recalibration import AS_GIVEN, Recalibration
 
 FIGURES = ("accuracy", "sensitivity", "specificity")
 PATIENT, CELL = "patient", "cell"
@@ -54,12 +56,19 @@ class Limits:
     margin: float
 
 
-def performance(cells: pd.DataFrame, limits: Limits, *, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def performance(
+    cells: pd.DataFrame,
+    limits: Limits,
+    *,
+    known: Mapping[str, Any] | None = None,
+    recalibration: Recalibration = AS_GIVEN,
+) -> dict[str, Any]:
     """Estimated and realised performance of one version on the cells of one window.
 
     Args:
         cells: the columns of `monitoring.store.Store.answers`, predictions of one version only.
         known: `reference_performance` of the version; without it nothing can have fallen.
+        recalibration: of the version, to its reference.
 
     Returns:
         unit (`patient` or `cell`), assumes (what the intervals take for granted), cells, patients,
@@ -69,7 +78,7 @@ def performance(cells: pd.DataFrame, limits: Limits, *, known: Mapping[str, Any]
     """
     unit = _unit_of(cells)
     kept = cells[cells["patient"] != ""] if unit == PATIENT else cells
-    table = kept.assign(blast=kept["probability"].astype(np.float64))
+    table = kept.assign(blast=recalibration(kept["probability"].to_numpy(np.float64)))
     labelled = table[table["truth"].notna()]
     column = "patient" if unit == PATIENT else "id"
     units, known_units = Units(table[column], unit), Units(labelled[column], unit)
@@ -91,17 +100,17 @@ def performance(cells: pd.DataFrame, limits: Limits, *, known: Mapping[str, Any]
     return found
 
 
-def reference_performance(reference: pd.DataFrame) -> dict[str, Any]:
+def reference_performance(reference: pd.DataFrame, recalibration: Recalibration = AS_GIVEN) -> dict[str, Any]:
     """The same figures on a version's reference: patients that it was not trained on, by their true labels.
 
     Args:
         reference: the columns of `monitoring.reference.reference_columns`.
     """
-    blast = reference["probability"].astype(np.float64)
+    given = reference["probability"].to_numpy(np.float64)
     table = pd.DataFrame(
         {
-            "blast": blast,
-            "label": np.where(blast >= 0.5, CLASS_NAMES[POSITIVE], CLASS_NAMES[1 - POSITIVE]),
+            "blast": recalibration(given),
+            "label": np.where(given >= 0.5, CLASS_NAMES[POSITIVE], CLASS_NAMES[1 - POSITIVE]),
             "truth": reference["label"],
         }
     )

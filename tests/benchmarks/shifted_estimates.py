@@ -2,19 +2,21 @@
 estimated against realised accuracy on real cells of patients that the model never saw, as they are and after shifts, as
 a Markdown table.
 
-With the folder of a cross-validation each cell is answered by the training of its fold, at the temperature that this
-was given on patients of its own. With the float32 graph of a network, of a package for instance, only the sides
-`calibration` and `test` of its split are read: in three turns a temperature is fitted on two thirds of their patients
-and the last third is tested. With a split alone a logistic regression on the image statistics stands in the network's
-place: fitted on three fifths of all patients, each weighing the same within its class, a temperature on one fifth,
-tested on the last, in five turns. The shifts (`monitoring.shifts`) are applied to the camera's images of the tested
-cells alone.
+Estimates are recalibrated as the monitor does (`monitoring.recalibration`), on those who choose the temperature. With
+the folder of a cross-validation each cell is answered by the training of its fold, at the temperature that this was
+given on patients of its own, and these are the training patients, by fits that had not seen them. With the float32
+graph of a network, of a package for instance, only the sides `calibration` and `test` of its split are read: in three
+turns a temperature is fitted on two thirds of their patients and the last third is tested. With a split alone a
+logistic regression on the image statistics stands in the network's place: fitted on three fifths of all patients, each
+weighing the same within its class, a temperature on one fifth, tested on the last, in five turns. The shifts
+(`monitoring.shifts`) are applied to the camera's images of the tested cells alone.
 """
 
 import argparse
 import os
 import zlib
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
@@ -29,12 +31,14 @@ from blastwatch.inference import Engine
 from blastwatch.manifest import Cells, read_cells, read_json
 from blastwatch.openvino_engine import OpenVinoEngine
 from monitoring.performance import Limits, performance
+from monitoring.recalibration import Recalibration, recalibrate
 from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
 from tests.benchmarks.trained_folds import by_fold, tested_cells
 from training.baselines import BASELINES
 from training.calibration import fit_temperature, patient_weights
 from training.fold_answers import FITTED
+from training.out_of_fold import out_of_fold_logits
 
 LIMITS = Limits(tolerance=0.02, margin=0.05)
 PLAIN = "as they are"
@@ -63,8 +67,28 @@ def measured(path: Path) -> list[dict[str, float]]:
     return [image_statistics(crop, SEEN) for crop in shifted(path, SEEN.size)]
 
 
-def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, np.ndarray]:
-    """Calibrated probability of a blast by shift, each cell answered by the regression that never saw its patient."""
+@dataclass(frozen=True)
+class Said:
+    """Of cells, (n,) each: the calibrated probability of a blast, by what never saw their patient, and what that is
+    worth to an estimate."""
+
+    given: np.ndarray
+    worth: np.ndarray
+
+    @staticmethod
+    def nothing(cells: pd.DataFrame) -> "Said":
+        return Said(np.full(len(cells), np.nan), np.full(len(cells), np.nan))
+
+    def tell(self, places: np.ndarray, blast: np.ndarray, recalibration: Recalibration) -> None:
+        self.given[places], self.worth[places] = blast, recalibration(blast)
+
+
+def known_by(blast: np.ndarray, cells: pd.DataFrame) -> Recalibration:
+    return recalibrate(cells[["label", "group"]].assign(probability=blast))
+
+
+def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, Said]:
+    """By shift, each cell answered by the regression that never saw its patient."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = list(pool.map(measured, [root / path for path in cells["path"]], chunksize=20))
     values = {
@@ -74,7 +98,7 @@ def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, np.ndarray]:
     truth = cells["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
     groups = cells["group"].to_numpy()
     folds = list(StratifiedGroupKFold(TURNS, shuffle=True, random_state=0).split(groups, truth, groups))
-    found = {name: np.full(len(cells), np.nan) for name in values}
+    said = {name: Said.nothing(cells) for name in values}
     plain, (_, fit) = values[PLAIN], BASELINES["sizes"]
     for turn, (_, tested) in enumerate(folds):
         tuned = folds[(turn + 1) % TURNS][1]
@@ -86,9 +110,10 @@ def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, np.ndarray]:
             return np.stack([np.zeros(len(rows)), model.decision_function(rows)], axis=1)
 
         temperature = fit_temperature(logits(plain[tuned]), truth[tuned], patient_weights(truth[tuned], groups[tuned]))
+        worth = known_by(probabilities(logits(plain[tuned]), temperature)[:, POSITIVE], cells.iloc[tuned])
         for name, shifted in values.items():
-            found[name][tested] = probabilities(logits(shifted[tested]), temperature)[:, POSITIVE]
-    return found
+            said[name].tell(tested, probabilities(logits(shifted[tested]), temperature)[:, POSITIVE], worth)
+    return said
 
 
 def asked(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> np.ndarray:
@@ -100,48 +125,54 @@ def asked(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> np.ndar
     return np.stack(logits, axis=1)
 
 
-def folded(cells: pd.DataFrame, root: Path, folds: Path, recipe: str, size: int) -> dict[str, np.ndarray]:
+def folded(cells: pd.DataFrame, every: Cells, folds: Path, recipe: str, size: int) -> dict[str, Said]:
     """The same of the trainings of a cross-validation, each at its own temperature."""
-    found = {name: np.full(len(cells), np.nan) for name in NAMES}
+    said = {name: Said.nothing(cells) for name in NAMES}
     for fold, part, engine in by_fold(folds, recipe, cells, Preprocessing(crop=320, size=size)):
-        folder = folds / "recipes" / recipe / str(fold) / "evaluate"
-        temperature = read_json(folder / FITTED, made_by="blastwatch crossvalidate")["temperature"]
-        for name, logits in zip(NAMES, asked(part, root, engine, size), strict=True):
-            found[name][part.index] = probabilities(logits, temperature)[:, POSITIVE]
-    return found
+        folder = folds / "recipes" / recipe / str(fold)
+        temperature = read_json(folder / "evaluate" / FITTED, made_by="blastwatch crossvalidate")["temperature"]
+        split = pd.read_parquet(folds / "folds" / str(fold) / "split.parquet")
+        split = split[["path", "group", "side"]].merge(every.rows[["path", "label"]], on="path")
+        trained = split[split["side"] == "train"].sort_values("path")
+        own = probabilities(out_of_fold_logits(folder / "train", trained), temperature)[:, POSITIVE]
+        worth = known_by(own, trained)
+        for name, logits in zip(NAMES, asked(part, every.root, engine, size), strict=True):
+            said[name].tell(part.index.to_numpy(), probabilities(logits, temperature)[:, POSITIVE], worth)
+    return said
 
 
-def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[str, np.ndarray]:
+def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[str, Said]:
     """The same of a network that saw none of these patients."""
     by_shift = asked(cells, root, engine, size)
     truth = cells["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
     groups = cells["group"].to_numpy()
-    found = {name: np.full(len(cells), np.nan) for name in NAMES}
+    said = {name: Said.nothing(cells) for name in NAMES}
     for tuned, tested in StratifiedGroupKFold(3, shuffle=True, random_state=0).split(groups, truth, groups):
         weights = patient_weights(truth[tuned], groups[tuned])
         temperature = fit_temperature(by_shift[0][tuned], truth[tuned], weights)
+        worth = known_by(probabilities(by_shift[0][tuned], temperature)[:, POSITIVE], cells.iloc[tuned])
         for number, name in enumerate(NAMES):
-            found[name][tested] = probabilities(by_shift[number][tested], temperature)[:, POSITIVE]
-    return found
+            said[name].tell(tested, probabilities(by_shift[number][tested], temperature)[:, POSITIVE], worth)
+    return said
 
 
-def row(name: str, cells: pd.DataFrame, blast: np.ndarray) -> str:
+def row(name: str, cells: pd.DataFrame, said: Said) -> str:
     table = pd.DataFrame(
-        {"id": cells["path"], "patient": cells["group"], "probability": blast, "truth": cells["label"],
-         "label": np.where(blast >= 0.5, "all", "hem")}
+        {"id": cells["path"], "patient": cells["group"], "probability": said.worth, "truth": cells["label"],
+         "label": np.where(said.given >= 0.5, "all", "hem")}
     )  # fmt: skip
     found = performance(table, LIMITS)
     estimated, realised = found["estimated"]["accuracy"], found["realised"]["accuracy"]
     gap, state = found["check"]["difference"], found["check"]["state"]
     parts = [f"{part['value']:.3f} ({part['low']:.3f} to {part['high']:.3f})" for part in (estimated, realised)]
-    ranked = roc_auc_score(cells["label"] == CLASS_NAMES[POSITIVE], blast)
+    ranked = roc_auc_score(cells["label"] == CLASS_NAMES[POSITIVE], said.given)
     points = f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
     return (
         f"| {name} | {len(cells)} | {found['patients']} | {parts[0]} | {parts[1]} | {points} | {state} | {ranked:.3f} |"
     )
 
 
-def of_split(given: argparse.Namespace, every: Cells) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def of_split(given: argparse.Namespace, every: Cells) -> tuple[pd.DataFrame, dict[str, Said]]:
     """Cells of one split, answered by a network or by what stands in its place."""
     split = pd.read_parquet(given.split / "split.parquet")
     if given.graph:
@@ -168,19 +199,20 @@ def main() -> None:
     every = read_cells(given.cells)
     if given.folds:
         cells = tested_cells(given.folds, every, MOST_CELLS)
-        answers = folded(cells, every.root, given.folds, given.recipe, given.size)
+        answers = folded(cells, every, given.folds, given.recipe, given.size)
     else:
         cells, answers = of_split(given, every)
     print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | AUROC |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, blast in answers.items():
-        print(row(name, cells, blast), flush=True)
+    for name, said in answers.items():
+        print(row(name, cells, said), flush=True)
         if name == PLAIN:
             ill = cells["label"] == "all"
             for share, kept in (("a sixth of the ill patients", ill), ("a sixth of the healthy ones", ~ill)):
                 thin = cells["group"].isin(sorted(cells.loc[kept, "group"].unique())[::6])
                 mix = (~kept | thin).to_numpy()
-                print(row(f"mix: {share}", cells[mix], blast[mix]), flush=True)
+                part = Said(said.given[mix], said.worth[mix])
+                print(row(f"mix: {share}", cells[mix], part), flush=True)
 
 
 if __name__ == "__main__":
