@@ -211,6 +211,12 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
     assert "weights.safetensors is missing or was changed" in told and "resnet18, fold 2: epoch 2  loss" in told
     _, children = runs_of(work)
     assert sorted(run.data.tags.get("blastwatch.superseded", "") for run in children) == ["", "", "", "true"]
+    present = [run for run in children if "blastwatch.superseded" not in run.data.tags]
+    assert all("test.cells.auroc" in run.data.metrics for run in present)  # of the one that was trained anew as well
+    work.run("evaluate.error=0.4", "evaluate.conformal=pooled")
+    told = capsys.readouterr().err
+    assert told.count("is done again: evaluate.conformal is pooled and was subsampled.") == 4
+    assert trained == {"2": 2}
 
 
 def _with_run(facts, trained, work):

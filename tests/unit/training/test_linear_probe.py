@@ -175,6 +175,15 @@ def with_moves(known, *, seed=7, spread=0.1):
     return replace(known, moves=Moves(differences.astype(np.float32), known.patients)), along
 
 
+def test_a_pack_of_another_size_than_the_parameters_say_is_not_trained_on(cohort, tmp_path):
+    """MLflow, and the package after it, would tell of images that nobody used."""
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    settings = load({"BLASTWATCH_HOME": str(tmp_path / "home")})
+    with pytest.raises(DataError, match=r"image\.crop=320 and image\.size=224 in .* but they have 320 and 32"):
+        run_training(Parameters(train=PROBE), settings, **places, out=tmp_path / "out")
+    assert not (tmp_path / "home").exists()
+
+
 def test_what_moves_along_a_nuisance_moves_no_answer():
     """The solution is the best of those that have no weight there, as a solver under constraints finds it."""
     known, along = with_moves(drawn(), spread=0.0)

@@ -136,6 +136,10 @@ def test_inputs_grow_to_the_full_size_by_half_the_epochs(parts):
     larger = replace(parts[0].preprocessing, size=224)
     object.__setattr__(grown, "packed", replace(parts[0], preprocessing=larger))
     assert [grown.size_at(epoch) for epoch in range(8)] == [64, 96, 128, 192, 224, 224, 224, 224]
+    for first in (1, 12, 40):  # whole steps of 32, never none
+        tiny = trainer(parts, epochs=8, first_size=first)
+        object.__setattr__(tiny, "packed", grown.packed)
+        assert tiny.size_at(0) == 32 and tiny.size_at(7) == 224
     crops = np.array(parts[0].crops[:12])
     seen = []
     small = trainer(parts)

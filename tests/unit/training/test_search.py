@@ -120,6 +120,29 @@ def whole(make, cohort):
     return work, facts, guards
 
 
+@pytest.mark.parametrize(
+    ("overrides", "ranges", "said"),
+    [
+        (["train.fit=logistic", "train.weights=imagenet"], ["train.nuisances=20..60"], ""),
+        (["train.weights=imagenet"], ["train.frozen=0..2"], ""),
+        (["train.epochs=60"], ["train.probe_epochs=5..40"], ""),
+        ([], ["train.nuisances=20..60"], r"train\.nuisances=20\. train\.nuisances=20 is read by"),
+        (["train.epochs=20"], ["train.probe_epochs=5..40"], "probe_epochs=40"),
+        ([], ["train.epochs=30..60", "train.probe_epochs=5..40"], r"train\.epochs=30, train\.probe_epochs=40"),
+    ],
+)
+def test_ranges_are_tried_with_the_parameters_of_the_call(overrides, ranges, said):
+    plan = Plan(
+        params=None, overrides=["train.architecture=efficientnet_lite0_stages", *overrides],
+        space=read_space(None, ranges), trials=1, objective="loss", seed=1,
+    )  # fmt: skip
+    if not said:
+        plan.check()
+        return
+    with pytest.raises(UsageError, match=f"may be drawn together and do not go: .*{said}"):
+        plan.check()
+
+
 def test_no_cell_of_the_test_or_calibration_side_is_looked_at(whole, cohort):
     work, _, guards = whole
     looked = set().union(*(guard.looked for guard in guards))
