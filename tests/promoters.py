@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 import mlflow.tracking  # noqa: F401  (before the processes part: each would take seconds for it)
 
 from blastwatch import promotion
-from blastwatch.errors import AliasNotSet, UsageError
+from blastwatch.errors import AliasMoved, AliasNotSet, UsageError
 from blastwatch.registry import Registry
 from blastwatch.settings import load
 from tests.forkserver import forkserver
@@ -40,6 +40,6 @@ def _act(number: int, wanted: str) -> str:
             promotion.rollback(registry, reason="at once")
         else:
             promotion.promote(registry, wanted, reason="at once", cells=None).check()
-    except (UsageError, AliasNotSet) as error:  # somebody else was there first, or nothing is left to go back to
+    except (UsageError, AliasMoved, AliasNotSet) as error:  # somebody was there first, or nothing is left to go back to
         return str(error)
     return ""
