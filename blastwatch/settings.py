@@ -125,7 +125,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", _positive, "longest wait for another writer of the registry, in seconds"),
         ("unattended", UNATTENDED_VARIABLE, "0", _switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
         ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-f16-graphs on a GPU, else openvino-f32"),
-        ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: all cores"),
+        ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: its share of the cores"),
         ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
         ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),
         ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
@@ -147,8 +147,8 @@ TABLE: tuple[Setting, ...] = tuple(
         ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
         ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
         ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch"),
-        ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once"),
-        ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, 8 KB each at most; 0: none"),
+        ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once; on cores it takes four at most where it computes several batches beside each other"),
+        ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, some 8 KB each (13 KB with two networks); 0: none"),
         ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
         ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
         ("capture_disk_mib", "BLASTWATCH_CAPTURE_DISK_MIB", "1024", _not_negative, "MiB of predictions that wait on disk, under home, while their database is away; 0: they wait in the queue"),
@@ -164,7 +164,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", _not_negative, "days after which the monitor deletes predictions with their labels; 0: never"),
         ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions and pictures, in MiB, beyond which the monitor deletes the oldest, pictures first; 0: none"),
         ("image_days", "BLASTWATCH_IMAGE_DAYS", "30", _not_negative, "days after which the monitor deletes stored pictures, their predictions stay; 0: with their predictions"),
-        ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict and score"),
+        ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict"),
     )
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ class Remembered:
     """Keeps a number of outputs, and forgets the one that was asked for longest ago. Use it from one event loop.
 
     Args:
-        most: outputs that are kept, 2 KB to 8 KB each by the width of the network; 0 keeps none.
+        most: outputs that are kept, 2 KB to 17 KB each by the width of the network; 0 keeps none.
         on_lookup: called with `hit` or `miss` for every image, where any are kept.
     """
 

@@ -151,3 +151,13 @@ def test_a_version_that_is_worse_by_the_margin_passes_as_seldom_as_is_said(patie
     shares = passing(World(), -0.05, patients, draws=2000, seed=3)
     assert shares[0.05, confidence] == pytest.approx(1 - confidence, abs=0.02)
     assert shares[0.02, confidence] < shares[0.05, confidence] < shares[0.10, confidence]
+
+
+def test_patients_of_both_labels_are_the_paired_t_test():
+    """What a patient's two halves share widens the bound, and takes degrees of freedom."""
+    rows = [(0, 0), (1, 1), (0, 1), (1, 1), (0, 0)]  # whether the candidate is right on the blast, on the normal cell
+    patients = [str(number) for number in range(len(rows)) for _ in range(2)]
+    right = [value for row in rows for value in row]
+    found = compare_by_patient(patients, ["all", "hem"] * len(rows), right, [1] * len(right), confidence=0.9)
+    differences = [(one - 1 + other - 1) / 2 for one, other in rows]
+    assert found.low == pytest.approx(stats.ttest_1samp(differences, 0).confidence_interval(0.8).low)

@@ -253,3 +253,23 @@ def test_the_first_champion_that_was_deleted_is_followed_by_one_that_was_not_com
     assert [gate.name for gate in found.gates if not gate.passed] == ["non-inferiority"]
     promotion.promote(pat, "2", reason="the other was deleted", cells=None, override=["non-inferiority"]).check()
     assert pat.proven("champion").version == "2"
+
+
+@pytest.mark.parametrize("step", ["rollback", "challenge"])
+def test_files_that_were_changed_in_the_store_are_neither_rolled_back_to_nor_challenge(people, register, step):
+    tom, pat = people
+    for number in ("1", "2"):
+        register(tom, 0.9)
+        promotion.promote(pat, number, reason="", cells=None).check()
+    next(pat.store.download("1", None).rglob("card.md")).write_text("x")
+    with pytest.raises(PackageError, match=r"card\.md"):
+        promotion.rollback(pat, reason="") if step == "rollback" else promotion.challenge(pat, "1", reason="")
+    assert pat.proven("champion").version == "2"
+
+
+def test_an_unsigned_version_does_not_challenge(people, register, client):
+    tom, pat = people
+    register(tom)
+    client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
+    with pytest.raises(SignatureInvalid, match="was not registered by anybody trusted"):
+        promotion.challenge(pat, "1", reason="")

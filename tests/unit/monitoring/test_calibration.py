@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
-from monitoring.calibration import FALSE_ALARM_RATE, calibrate, simulate, thresholds_for
+from monitoring.calibration import FALSE_ALARM_RATE, _freedoms, calibrate, simulate, thresholds_for
 from monitoring.commands import calibrate as calibrate_command
 from monitoring.directions import DIRECTIONS
 from monitoring.reference import build_reference, reference_columns
@@ -180,3 +180,7 @@ def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit
 def test_packages_and_the_command_have_the_same_rate_by_default():
     (option,) = (each for each in calibrate_command.params if each.name == "false_alarm_rate")
     assert option.default == FALSE_ALARM_RATE == PackageParameters().false_alarm_rate
+
+
+def test_what_a_direction_is_fitted_with_takes_degrees_of_freedom():
+    assert _freedoms(20, {"parameters": 5.5}) == 13.5

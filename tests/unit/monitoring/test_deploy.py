@@ -62,6 +62,7 @@ def test_every_alert_says_what_to_do():
     for group in yaml.safe_load(RULES.read_text())["groups"]:
         for rule in group["rules"]:
             assert set(rule["annotations"]) == {"summary", "description"}
+            assert all(len(words.split()) > 2 for words in rule["annotations"].values()), rule["alert"]
             assert rule["labels"]["severity"] in ("page", "ticket")
 
 

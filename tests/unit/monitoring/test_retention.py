@@ -199,3 +199,22 @@ def test_the_commands(tmp_path, monkeypatch):
         store.add([record("d", time=datetime.now(UTC) - timedelta(days=1))])
     left = json.loads(run("retain", "--json").stdout)["left"]["predictions"]
     assert left == (0 if datetime.now(UTC) - NOON > timedelta(hours=12) else 1)
+
+
+def test_the_oldest_go_first_whatever_their_ids(url, retention):
+    made = [(str(9 - number), NOON + timedelta(seconds=number)) for number in range(10)]
+    with open_store(url) as store, open_image_store(url) as images:
+        store.add([record(id_, time=time) for id_, time in made])
+        images.add([pictured(id_, time=time) for id_, time in made])
+        retention.images_by_age(NOON + timedelta(days=1), most=4)
+        assert sorted(store.read(pictured=True)["id"]) == list("012345")
+        retention.by_age(NOON + timedelta(days=1), most=4)
+        assert sorted(store.read()["id"]) == list("012345")
+
+
+def test_while_pictures_are_left_no_cell_goes(url, retention):
+    with open_store(url) as store, open_image_store(url) as images:
+        store.add([record(str(number), time=NOON + timedelta(seconds=number)) for number in range(6)])
+        images.add([pictured(str(number), time=NOON + timedelta(seconds=number), size=25_000) for number in range(6)])
+    gone = retention.by_size(1000, most=2)
+    assert (gone.images, gone.predictions) == (2, 0)

@@ -65,3 +65,9 @@ def test_one_patient_is_no_reference(cells, reference):
         candidates(cells, reference[reference["group"] == "P000"], count=3)
     with pytest.raises(ValueError, match="`count`"):
         candidates(cells, pd.DataFrame(), count=0)
+
+
+def test_cells_without_a_key_are_patients_of_their_own(cells, reference):
+    some = cells.assign(patient=["" if number < 40 else "P010" for number in range(len(cells))])
+    chosen = candidates(some, reference, count=8)
+    assert (chosen["patient"] == "P010").sum() <= 1

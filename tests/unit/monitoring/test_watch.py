@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry
 
@@ -9,7 +10,7 @@ from blastwatch.errors import DataError
 from blastwatch.registry import AliasNotSet
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import STATES
-from monitoring.watch import _loop
+from monitoring.watch import Monitor, _loop
 
 
 class Blind:
@@ -57,3 +58,22 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     assert [value("blastwatch_performance_fell", {"kind": kind}) for kind in ("estimated", "realised")] == [0, 0]
     assert [value("blastwatch_estimate_state", {"state": state}) for state in STATES] == [0] * len(STATES)
     assert value("blastwatch_drift_detected") == 0
+
+
+def test_another_version_has_patients_of_its_own(settings):
+    said = ["4"]
+
+    def fetched():
+        return SimpleNamespace(
+            entry=SimpleNamespace(version=said[-1]), package=SimpleNamespace(digest=said[-1] * 64)
+        )  # fmt: skip
+
+    monitor = Monitor(settings, MonitorMetrics(CollectorRegistry()), fetch=fetched)
+    monitor._watched()
+    monitor._patients, monitor._newest = "of version 4", "a"
+    monitor._watched()
+    assert monitor._patients == "of version 4"
+    said.append("5")
+    monitor._watched()
+    assert (monitor._patients, monitor._newest) == (None, None)
+    monitor.close()

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import stat
 import time
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_lines_of_several_workers_do_not_mix(tmp_path):
         worker.join()
     rows = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert len(rows) == 900 and all(set(row) == FIELDS for row in rows)
+
+
+def test_a_line_is_one_write(tmp_path, monkeypatch):
+    """The kernel then keeps those of several workers apart."""
+    real, written = os.write, []
+    monkeypatch.setattr("serving.audit.os.write", lambda file, data: written.append(data) or real(file, data))
+    log = AuditLog(str(tmp_path / "log"))
+    for _ in range(3):
+        log.write(SCOPE | {"state": {}}, route="/v1/predict", status=200, seconds=0.1)
+    log.close()
+    assert b"".join(written).count(b"\n") == len(written) == 3
 
 
 def test_a_full_disk_is_told():

@@ -100,6 +100,72 @@ def test_batches_abreast_share_those_who_wait(max_batch_size):
     batcher.close()
 
 
+def test_a_part_takes_its_share_and_leaves_the_rest_to_the_next():
+    engine = Engine(abreast=2)
+    batcher = Batcher(engine, max_batch_size=32, longest_wait=5)
+
+    async def run():
+        tasks = [asyncio.create_task(batcher.run([cell(0)]))]
+        await asyncio.sleep(0.05)  # it has all of the engine
+        tasks += [asyncio.create_task(batcher.run([cell(value)])) for value in (1, 2)]
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    batcher.close()
+    assert engine.beside == [1, 1]
+
+
+def test_later_parts_of_a_batch_call_wait_as_long_as_it_takes():
+    engine = Engine()
+    batcher = Batcher(engine, max_batch_size=1, longest_wait=0.05)
+
+    async def run():
+        first = asyncio.create_task(batcher.run([cell(0)]))
+        await asyncio.sleep(0.02)
+        later = asyncio.create_task(batcher.run([cell(1)], patient=True))
+        await asyncio.sleep(0.1)
+        engine.gate.set()
+        await asyncio.gather(first, later)
+
+    asyncio.run(run())
+    batcher.close()
+
+
+def test_a_place_whose_body_never_comes_is_kept_from_nobody_for_long():
+    engine = Engine(seconds=0.02)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=2, longest_wait=0.1)
+
+    async def run():
+        await batcher.run([cell(0)])
+        with pytest.raises(Overloaded):
+            while True:
+                batcher.reserve()
+        with pytest.raises(Overloaded), batcher.coming():
+            pass
+        await asyncio.sleep(0.11)
+        with batcher.coming():
+            pass
+
+    asyncio.run(run())
+    batcher.close()
+
+
+def test_cells_abreast_take_their_share_of_the_time_that_is_expected():
+    engine = Engine(seconds=0.02, abreast=2)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=32, longest_wait=1)
+
+    async def run():
+        await asyncio.gather(*(batcher.run([cell(value)]) for value in range(16)))
+        return batcher._seconds_a_cell
+
+    assert asyncio.run(run()) < 0.02
+    batcher.close()
+
+
 def test_an_overload_says_when_to_come_again():
     engine = Engine(seconds=0.02)
     engine.gate.set()

@@ -15,6 +15,7 @@ from serving.contest import Contest, open_contest
 from serving.lane import Lane, Slot
 from serving.live import Served, hand_over, open_live
 from serving.live_folder import LiveFolder, Refusal, Status
+from serving.memory import RETRY_SECONDS
 from serving.metrics import ServiceMetrics
 from tests.cohorts import record
 from tests.service_packages import make_servable
@@ -156,8 +157,9 @@ def test_a_challenger_that_fails_its_golden_cells_answers_nobody_and_is_tried_on
     assert here.look() is None
     assert here.contest.facts()["canary"]["refused"]["reason"] == "golden"
     assert (here.refused("golden"), here.refused("corrupt")) == (1, 0)  # an alert hears of it
-    monkeypatch.setattr("serving.contest.open_live", None)  # a second try would call it
-    assert here.look() is None
+    tried = []
+    monkeypatch.setattr("serving.contest.open_live", lambda *_: tried.append(1))
+    assert here.look() is None and not tried
 
 
 def test_what_the_shadow_or_an_error_refuses_is_told_to_metrics_too(stage, monkeypatch):
@@ -205,3 +207,26 @@ def test_without_a_share_there_is_no_contest(tmp_path):
             ServiceMetrics(CollectorRegistry()), lambda live: None, {},
         )  # fmt: skip
         assert opened is None
+
+
+def test_a_challenger_without_room_is_tried_again_later_and_another_package_never(stage, monkeypatch):
+    here = stage(canary=1)
+    at = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr("serving.contest.time.monotonic", lambda: at.now)
+    real = here.contest._settings
+    here.contest._settings = dataclasses.replace(real, memory_limit=1.0)
+    here.challenge()
+    assert here.look() is None and here.refused("too-large") == 1
+    here.contest._settings = real
+    assert here.look() is None
+    at.now += RETRY_SECONDS + 1
+    assert here.look() is not None
+    here.say("signature")
+    assert here.look() is None
+    monkeypatch.setattr(
+        "serving.contest.take_over_or_fetch",
+        lambda *_: Served(entry=here.entry, package=here.slot.lane.served.package, alias=""),
+    )
+    here.say()
+    at.now += 1
+    assert here.look() is None and here.refused("corrupt") == 1

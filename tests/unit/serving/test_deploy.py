@@ -38,6 +38,20 @@ def test_compose_binds_to_loopback_only():
             assert not source.startswith(".") or (DEPLOY / source).exists(), mount
 
 
+def test_what_runs_in_the_hosts_network_binds_to_loopback_only():
+    """Such a service has no ports to publish: what it binds is what others reach."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    bound = []
+    for service in services.values():
+        words = [str(word) for word in (service.get("command") or [])]
+        bound += [words[number + 1] for number, word in enumerate(words) if word == "--host"]
+        bound += [word.split("=", 1)[1] for word in words if "listen-address=" in word]
+        given = (service.get("environment") or {}).items()
+        bound += [str(value) for name, value in given if re.search("_HOST$|_ADDR$", name)]
+    bound.remove("")  # Alertmanager has no cluster
+    assert len(bound) >= 5 and all(re.match(r"127\.0\.0\.1(:|$)", address) for address in bound), bound
+
+
 def test_kubernetes_runs_without_root_and_asks_the_probes():
     deployment = yaml.safe_load((DEPLOY / "kubernetes" / "deployment.yaml").read_text())
     pod = deployment["spec"]["template"]["spec"]

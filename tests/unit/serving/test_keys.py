@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import multiprocessing
 import stat
 from hashlib import sha256
 
@@ -243,3 +244,20 @@ def test_the_pages_ask_for_the_key(door, browser):
     page.keyboard.press("Enter")
     page.get_by_text("version 7 (champion)").wait_for()
     assert page.locator("#key-form").count() == 0
+
+
+def add_ten(folder, name, at):
+    at.wait()
+    for number in range(10):
+        KeyFolder(folder).add(f"{name}{number}")
+
+
+def test_who_adds_at_once_loses_no_key(tmp_path):
+    context = multiprocessing.get_context("fork")
+    at = context.Barrier(2)
+    adding = [context.Process(target=add_ten, args=(tmp_path, name, at)) for name in "ab"]
+    for one in adding:
+        one.start()
+    for one in adding:
+        one.join()
+    assert len(KeyFolder(tmp_path).read()) == 20

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -85,3 +86,22 @@ def test_a_late_answer_is_a_problem_and_is_counted():
     assert response.status_code == 504
     assert response.json()["title"] == "The answer took too long"
     assert [(path, status) for path, status, _ in seen] == [("/v1/predict", 504)]
+
+
+def test_a_deadline_within_an_answer_ends_it_and_begins_no_second_one():
+    sent = []
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(5)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    async def receive():
+        return {"type": "http.request"}
+
+    limits = Limits(app, body_limits={}, seconds=0.05)
+    with pytest.raises(TimeoutError):
+        asyncio.run(limits({"type": "http", "path": "/", "headers": [], "method": "GET"}, receive, send))
+    assert sent == ["http.response.start"]

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -127,3 +128,38 @@ def test_real_requests_are_limited_by_key_and_guesses_by_address(served, tmp_pat
         assert [door.ask(path).status_code for path in ("/", "/metrics", "/docs.json")] == [200, 200, 200]
         assert door.count("blastwatch_kept_out_requests_total", problem="rate-limited") == 4
         assert door.count("blastwatch_requests_total", route="/v1/model", outcome="overloaded") == 4
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.readline()
+    fcntl.lockf(file, fcntl.LOCK_UN)
+    print("let go", flush=True)
+    sys.stdin.readline()
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("had again", flush=True)
+"""
+
+
+def test_it_waits_for_whoever_holds_the_lock_and_lets_it_go(tmp_path):
+    """Else two workers would count one call, or one that died in between would hold up all others."""
+    limiter = RateLimiter(tmp_path, rate=1, burst=2)
+    [path] = tmp_path.glob("rate-*")
+    taken = threading.Event()
+    taking = threading.Thread(target=lambda: (limiter.take("a"), taken.set()))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        taking.start()
+        assert not taken.wait(0.3)
+        for word in ("let go", "had again"):
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == f"{word}\n"
+            assert taken.wait(5)
+    taking.join()
+    limiter.close()

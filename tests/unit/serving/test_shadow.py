@@ -170,9 +170,13 @@ def test_a_child_that_ends_while_nothing_is_asked_is_started_again(watch):
     wait_for(lambda: seen.count("compared") == 1)
 
 
-def test_a_refused_challenger_is_not_tried_again_until_there_is_another(watch):
+def test_a_refused_challenger_is_not_tried_again_until_there_is_another(watch, monkeypatch):
+    real, started = module.ShadowChild, []
+    monkeypatch.setattr(module, "ShadowChild", lambda *given, **named: started.append(1) or real(*given, **named))
     seen = watch("refuse").begin()
     wait_for(lambda: seen.shadow.refused)
+    time.sleep(0.7)
+    assert len(started) == 1
     assert seen.shadow.refused["reason"] == "golden"
     seen.shadow.offer(record("a"), b"x")
     assert seen.count("shed") == 0 and seen.shadow._queue.empty()

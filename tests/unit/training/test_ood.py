@@ -13,7 +13,7 @@ from blastwatch.ood import OodScore, coordinates, read_ood
 from blastwatch.package import OOD, open_package, seal
 from tests.packages import make_package
 from training.conformal import patient_limit
-from training.ood import fit_ood
+from training.ood import _score, fit_ood
 from training.projection import fit_projection, without_each
 
 WIDTH, AXES = 24, 8
@@ -138,3 +138,13 @@ def test_a_package_carries_its_score(tmp_path):
     seal(package.folder)
     with pytest.raises(PackageError, match="ood.safetensors of the package cannot be read"):
         read_ood(package)
+
+
+def test_neither_does_their_spread_count_more():
+    random = np.random.default_rng(0)
+    points = random.normal(size=(60, 3)) @ np.diag([1, 2, 3.0])
+    points[:10] *= 4
+    names = np.repeat([f"p{number}" for number in range(6)], 10)
+    often = np.r_[np.repeat(np.arange(10), 20), np.arange(10, 60)]
+    one, two = (_score(points[rows], names[rows], None, 0.0).whitener for rows in (np.arange(60), often))
+    assert two @ two.T == pytest.approx(one @ one.T, abs=0.08)

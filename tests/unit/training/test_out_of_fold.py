@@ -11,10 +11,11 @@ import pytest
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.settings import load
+from training.calibration import fit_temperature, patient_weights
 from training.evaluation import fit, read_trained, run_evaluation
 from training.fold_answers import network_table
 from training.loop import predict_logits
-from training.out_of_fold import OUT_OF_FOLD, calibrating_cells
+from training.out_of_fold import OUT_OF_FOLD, calibrating_cells, out_of_fold_logits, write_out_of_fold
 from training.pack import open_pack
 from training.parameters import EvaluateParameters, ImageParameters, Parameters, TrainParameters
 from training.training_run import run_training
@@ -120,3 +121,22 @@ def test_a_training_of_the_whole_network_leaves_none(work):
     (out / OUT_OF_FOLD).write_bytes((folder / "train" / OUT_OF_FOLD).read_bytes())
     train(TrainParameters(architecture="resnet18", epochs=1, precision="fp32"), folder, places, out)
     assert not (out / OUT_OF_FOLD).exists()
+
+
+def test_answers_are_found_by_path(tmp_path):
+    write_out_of_fold(tmp_path, ["b", "a"], np.array([[2.0, 20.0], [1.0, 10.0]]))
+    assert out_of_fold_logits(tmp_path, pd.DataFrame({"path": ["a", "b"]}))[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_each_patient_who_calibrates_weighs_the_same():
+    random = np.random.default_rng(1)
+    small = [f"{label}{number}" for label in ("s", "h") for number in range(12) for _ in range(5)]
+    labels = np.array([1] * 360 + [0] * 60)
+    sure = np.where(np.arange(420) < 300, np.where(random.random(420) < 0.55, 1, -1), 1)  # of the one with many cells
+    half = np.where(labels == 1, 1, -1) * sure * random.normal(2, 1.5, 420)
+    held = pd.DataFrame({"label": np.where(labels == 1, "all", "hem"), "group": ["big"] * 300 + small})
+    logits = np.stack([-half, half], axis=1)
+    found = fit(held, logits, EvaluateParameters())
+    weights = patient_weights(labels, held["group"].to_numpy())
+    assert found.temperature == pytest.approx(fit_temperature(logits, labels, weights))
+    assert found.temperature < 0.8 * fit_temperature(logits, labels, np.ones(len(labels)))

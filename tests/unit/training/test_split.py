@@ -1,7 +1,9 @@
 """The split: whole groups, every label on every side, the same for the same seed, and a leak stops everything."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
 from training.audit import audit_cells
 from training.dealing import Unit, deal, quota
-from training.splitting import SplitParameters, check_leak, folds, split_cells, write_split
+from training.splitting import SplitParameters, check_leak, folds, kept_sides, split_cells, write_split
 
 
 def cohort_of(sizes, ties=()):
@@ -258,3 +260,9 @@ def test_a_tie_across_the_sides_that_were_kept_is_refused(tmp_path):
         split_of(cells, keep="nowhere")
     again = write_split(rows, cells, audit, SplitParameters(keep=str(tmp_path)), tmp_path / "again")
     assert again["kept"] == facts["digest"]
+
+
+def test_a_known_patient_whose_group_has_a_new_first_name_stays_where_they_were(tmp_path):
+    """Else whoever was tested could come to be trained on."""
+    pd.DataFrame({"subject": ["B"], "side": ["test"]}).to_parquet(tmp_path / "split.parquet")
+    assert kept_sides(SimpleNamespace(groups=[["A", "B"]]), tmp_path) == {"A": "test"}
