@@ -192,7 +192,7 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix="blastwatch-check-") as scratch:
             local = self.settings.embedded_registry
             package = _sealed(self.store.download(entry.version, None if local else Path(scratch)), entry)
-            wrong = sorted(name for name, value in _told(package).items() if str(getattr(entry, name)) != str(value))
+            wrong = sorted(name for name, value in _told(package).items() if getattr(entry, name) != value)
         if wrong:
             raise PackageError(f"MLflow's tags say another {', '.join(wrong)} than its package")
 

@@ -137,9 +137,9 @@ class Retention(Opened):
             raise ValueError("Expected a hashed patient key but got none: cells without one belong to nobody known")
         self._keep_entries(_shadow.c.patient == patient)
         with self._transaction(PATIENT) as (connection, counted):
-            forget_key(connection, patient)
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")  # what is freed is overwritten with zeros
+            forget_key(connection, patient)
             gone = _cells(connection, _locked(connection, _predictions.c.patient == patient))
             shadow, images = (_delete(connection, table, table.c.patient == patient) for table in (_shadow, _images))
             counted.append(gone + Deleted(shadow=shadow, images=images))
