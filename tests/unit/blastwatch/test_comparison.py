@@ -1,5 +1,6 @@
 """The champion reads again what it was never tested on, from the imported cells."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -95,3 +96,11 @@ def test_calibration_patients_of_the_champion_are_compared(candidate, tmp_path):
 def test_cells_that_are_not_in_the_data_set_are_missed(champion, data):
     with pytest.raises(DataError, match="Expected 1 test cells of the candidate in .* but found 0"):
         read_again(champion, data, {"0" * 64})
+
+
+def test_a_cell_that_was_changed_since_its_import_is_not_compared_on(candidate, champion, data):
+    """Another image lies where one of the cells was."""
+    rows, digest = data.rows.copy(), candidate.predictions()["pixel_sha256"].iloc[3]
+    rows.loc[rows["pixel_sha256"] == digest, "path"] = rows["path"].iloc[-1]
+    with pytest.raises(DataError, match="has other pixels than when it was imported"):
+        compare(candidate, champion, dataclasses.replace(data, rows=rows))

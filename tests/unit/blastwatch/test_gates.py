@@ -430,3 +430,14 @@ def test_the_default_policy_on_a_package_that_can_answer(register, registry):
     """What fails is what the package lacks: a drift reference and a card."""
     gates = evaluate(registry, register(maker=make_servable), DEFAULT, None, "somebody else")
     assert [gate.name for gate in gates if not gate.passed] == ["reference-cells", "reference-groups", "card"]
+
+
+def test_as_many_patients_of_each_label_are_needed(registry, register, judge):
+    """Many of one do not make up for few of the other."""
+    give_alias(registry, register(trained=[str(number) for number in range(0, 8, 2)]))
+    gate = judge(register(), non_inferiority={"margin": 0.02, "confidence": 0.8, "least_patients": 4})[
+        "non-inferiority"
+    ]
+    assert (
+        not gate.passed and gate.value.startswith("cannot be judged: ") and gate.value.endswith("4 of each are needed")
+    )

@@ -150,3 +150,10 @@ def test_what_serves_in_the_future_is_not_told():
 
 def test_a_time_without_offset_is_utc():
     assert history.parse_time("2026-11-17T14:05").utcoffset() == timedelta(0)
+
+
+def test_an_entry_was_there_at_its_own_moment(keys):
+    records = [row.record() for row in chain(keys, STEPS)]
+    moment = datetime.fromisoformat(records[2].time)
+    assert history.until(records, moment) == records[:3]
+    assert history.until(records, moment - timedelta(microseconds=1)) == records[:2]

@@ -261,3 +261,12 @@ def test_who_adds_at_once_loses_no_key(tmp_path):
     for one in adding:
         one.join()
     assert len(KeyFolder(tmp_path).read()) == 20
+
+
+def test_so_many_keys_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.keys.MOST", 2)
+    folder = KeyFolder(tmp_path)
+    for name in "ab":
+        folder.add(name)
+    with pytest.raises(UsageError, match="at most 2 keys but there are 2"):
+        folder.add("c")

@@ -13,6 +13,7 @@ from blastwatch.inference import Outputs
 from serving.lane import Lane, Slot
 from serving.live import LiveModel
 from serving.predictor import Prepared
+from serving.remembered import Remembered
 
 
 class Engine:
@@ -134,3 +135,10 @@ def test_every_request_finds_an_open_lane_whatever_is_swapped(lanes):
     assert not seen
     assert all(lane.ended.is_set() for lane in old)
     slot.lane.close()
+
+
+def test_what_is_remembered_holds_no_batch_in_memory():
+    kept = Remembered(2)
+    logits, embeddings = np.zeros((32, 2), np.float32), np.zeros((32, 512), np.float32)
+    kept.keep("a", (logits[3], embeddings[3]))
+    assert all(row.base is None for row in kept.find("a"))
