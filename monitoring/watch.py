@@ -261,7 +261,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
             metrics.last_look.set(time.time())
             line = f"{NOTHING_YET}: {error}"
             monitor.status.fail(line)
-        except BlastwatchError as error:
+        except (BlastwatchError, OSError) as error:  # the second where the disk of the reports is full
             metrics.failures.inc()
             line = f"This look failed and will be tried again: {error}"
             monitor.status.fail(line)

@@ -44,6 +44,7 @@ def test_without_a_champion_nobody_is_called_and_a_look_that_fails_is_none():
     waited = looked(*[AliasNotSet("nobody")] * 20, before=began)
     assert waited >= 0.19
     assert looked(*[DataError("away")] * 20, before=time.time()) < 0.05
+    assert looked(*[OSError(28, "No space left on device")] * 3, before=began) < 5  # and the monitor goes on
 
 
 def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
