@@ -44,7 +44,8 @@ def report(package, window, tmp_path_factory):
 
 def test_the_document(report):
     document = report.document
-    assert list(document) == ["version", "window", "compared", "drifted", "columns", "causes", "report"]
+    told = ["version", "window", "compared", "on_request", "drifted", "columns", "causes", "report"]
+    assert list(document) == told and document["on_request"] is False
     assert document["causes"] == []
     assert document["version"] == "3" and document["window"]["cells"] == 120
     assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"

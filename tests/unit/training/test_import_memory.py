@@ -52,7 +52,7 @@ def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, t
         process = start.Process(target=import_cells, args=(source, out), kwargs={"kind": "folder", "memory": memory})
         process.start()
         # By what it has done and not by the clock: a machine with other work gets as far as one without.
-        wait_for(seeded.randrange(IMAGES // 8), beyond=known[-1] if known else 0, memory=memory, process=process)
+        wait_for(seeded.randrange(IMAGES // 20), beyond=known[-1] if known else 0, memory=memory, process=process)
         process.join(seeded.uniform(0, 0.05))
         process.kill()
         process.join()
