@@ -68,6 +68,9 @@ class StagePooling(nn.Module):
     def activation(self, images: Tensor) -> Tensor:
         """What each place adds to the logits, (n, classes, height, width) of the finest maps; with the bias, the mean
         over the places is the logits. The class activation map of Zhou et al. 2016 (arXiv:1512.04150), over all stages.
+
+        A place of the finest maps takes what the nearest of each other's adds. Where the sides of the maps are no
+        multiples of each other, some of those come more often than others; what their mean gains by it is taken off.
         """
         total: Tensor | None = None
         first = 0
@@ -77,7 +80,9 @@ class StagePooling(nn.Module):
             own = slice(first, first := first + shares.shape[1])
             known = [values[own, None, None] for values in (self.standardise.mean, self.standardise.spread)]
             added = torch.einsum("kc,nchw->nkhw", self.classifier.weight[:, own], (shares - known[0]) / known[1])
-            total = added if total is None else total + interpolate(added, size=total.shape[2:])
+            finest = added if total is None else interpolate(added, size=total.shape[2:])
+            finest = finest + (added.mean(dim=(2, 3), keepdim=True) - finest.mean(dim=(2, 3), keepdim=True))
+            total = finest if total is None else total + finest
         assert total is not None
         return total
 

@@ -8,7 +8,9 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
     2. Each column gets the score that Evidently gives it (`monitoring.scores`).
     3. Column j's threshold is c * s_j: s_j, the column's 0.9 quantile over the windows, makes the columns comparable,
        and c is the quantile of max_j(score_j / s_j) at the stated rate (the max-statistic of Westfall & Young 1993,
-       Resampling-Based Multiple Testing). One window alarms at that rate over all its columns together.
+       Resampling-Based Multiple Testing). One window alarms at that rate over all its columns together. Of many
+       patients, each is in few windows, and the quantile is higher (`scale_quantile`): a column in which one patient
+       is odd has to carry that itself, or c carries it into every column.
     4. The windows share a dozen groups, so the spread between patients is itself an estimate. As for a mean whose
        variance is estimated, the tail is Student's and not the normal one: c is multiplied by the ratio of their
        quantiles with groups - 1 degrees of freedom, at the stated rate shared among the columns (Bonferroni).
@@ -105,7 +107,7 @@ def calibrate(
             windows, sides = simulate(
                 scorer.groups, cells=cells, patients=patients, count=resamples, generator=generator
             )
-            thresholds |= _thresholds(scorer, scorer(windows, sides), share)
+            thresholds |= _thresholds(scorer, scorer(windows, sides), share, patients)
         sizes.append({"cells": cells, "thresholds": thresholds})
     return {
         "format": FORMAT,
@@ -176,12 +178,23 @@ def _shares(cells: int, parts: int) -> list[int]:
     return [cells // parts + (index < cells % parts) for index in range(parts)]
 
 
-def _thresholds(scorer: Scorer, scores: Floats, share: float) -> dict[str, float]:
+def scale_quantile(groups: int, patients: int) -> float:
+    """Share of the windows whose scores of a column are below the column's scale: `SCALE_QUANTILE`, or, where one
+    group is in no more windows than lie above that, so many that half of its windows do.
+
+    Args:
+        groups: of the reference. patients: groups in a window.
+    """
+    seen = patients / groups  # share of the windows that any one group is in
+    return SCALE_QUANTILE if seen > 1 - SCALE_QUANTILE + 1e-9 else 1 - seen / 2
+
+
+def _thresholds(scorer: Scorer, scores: Floats, share: float, patients: int) -> dict[str, float]:
     """Of the scores (windows, columns) of windows without drift; share: of these that a column may have alarm."""
     freedoms = dict.fromkeys(scorer.columns, float(scorer.group_count - 1))
     if scorer.signatures is not None:
         freedoms |= dict.fromkeys(DIRECTIONS, _freedoms(scorer.group_count, scorer.signatures))
-    scale = np.maximum(np.quantile(scores, SCALE_QUANTILE, axis=0), 1e-9)
+    scale = np.maximum(np.quantile(scores, scale_quantile(scorer.group_count, patients), axis=0), 1e-9)
     factor = float(np.quantile((scores / scale).max(axis=1), 1 - share * len(scorer.columns)))
     return {
         name: max(factor * _inflation(freedoms[name], share) * float(scale[index]), SMALLEST_THRESHOLD[METHODS[name]])

@@ -19,11 +19,11 @@ from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
+    Retries,
     check_positive,
     connection,
     file_part,
     no_address,
-    pause_before_next,
     read_json,
     unreachable,
 )
@@ -121,16 +121,16 @@ class AsyncClient:
         return read_json(await self._send(method, path, **content), f"{self.url}{path}")
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        for attempt in range(1, self._attempts + 1):
+        retries = Retries(self._attempts)
+        while True:
             try:
                 response = await self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
                 raise unreachable(self.url, error) from error
-            pause = pause_before_next(response, attempt=attempt, attempts=self._attempts)
+            pause = retries.pause(response)
             if pause is None:
                 return response
             await asyncio.sleep(pause)
-        raise AssertionError("the loop returns or raises")
 
 
 async def _read(image: Image) -> tuple[str, bytes, str]:

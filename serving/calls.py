@@ -16,7 +16,9 @@ Image = bytes | str | os.PathLike[str]
 Answer = dict[str, Any]
 
 RETRIED = (429, 503)  # the service says itself that a later call may succeed
-LONGEST_PAUSE = 30.0  # seconds
+LONGEST_PAUSE = 30.0  # seconds before a service that is overloaded or away is asked again
+LONGEST_DEBT = 900.0  # seconds that one call waits altogether for its turn under the limit of its caller
+RATE_LIMITED = "/problems/rate-limited"
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
 
 
@@ -35,23 +37,52 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
         raise DataError(f"Expected an image file but {path} cannot be read: {error.strerror or error}.") from error
 
 
-def pause_before_next(response: httpx.Response, *, attempt: int, attempts: int) -> float | None:
-    """None where the call succeeded, seconds to wait where another attempt is worth it.
+class Retries:
+    """When one call is made again.
+
+    A caller that sends more than its limit is not refused but has to wait its turn, as long as the service says: that
+    takes none of the attempts, or callers side by side, of whom one gets in at a time, would lose their images.
 
     Args:
-        attempt: number of the one that was answered, from 1; attempts: how many there may be.
-
-    Raises:
-        ServiceError: the service refused, or there is no attempt left.
+        attempts: how often a call is made while the service is overloaded or its database away.
     """
-    if response.is_success:
-        return None
-    if response.status_code not in RETRIED or attempt >= attempts:
-        raise ServiceError(_words(response), status=response.status_code)
-    # What the service asks for, else doubling; spread, so that callers do not return together.
-    asked = response.headers.get("Retry-After", "")
-    seconds = float(asked) if asked.isdecimal() else 0.25 * 2.0**attempt
-    return min(seconds, LONGEST_PAUSE) * random.uniform(1.0, 1.25)  # noqa: S311  (no secret depends on it)
+
+    def __init__(self, attempts: int) -> None:
+        self._left = attempts
+        self._made, self._waited = 0, 0.0
+
+    def pause(self, response: httpx.Response) -> float | None:
+        """None where the call succeeded, seconds to wait where it is to be made again.
+
+        Raises:
+            ServiceError: the service refused, there is no attempt left, or the caller's turn is too far off.
+        """
+        if response.is_success:
+            return None
+        asked = response.headers.get("Retry-After", "")
+        if response.status_code == 429 and asked.isdecimal() and _kind(response) == RATE_LIMITED:
+            seconds = max(float(asked), 1.0)
+            self._waited += seconds
+            if self._waited > LONGEST_DEBT:
+                raise ServiceError(_words(response), status=response.status_code)
+            return _spread(seconds)
+        self._made += 1
+        if response.status_code not in RETRIED or self._made >= self._left:
+            raise ServiceError(_words(response), status=response.status_code)
+        return _spread(min(float(asked) if asked.isdecimal() else 0.25 * 2.0**self._made, LONGEST_PAUSE))
+
+
+def _spread(seconds: float) -> float:
+    """A little more, by chance, so that callers do not return together."""
+    return seconds * random.uniform(1.0, 1.25)  # noqa: S311  (no secret depends on it)
+
+
+def _kind(response: httpx.Response) -> str:
+    """The type of a problem document, "" where the answer is none."""
+    try:
+        return str(response.json()["type"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_json(response: httpx.Response, url: str) -> Answer:

@@ -22,11 +22,11 @@ from serving.calls import (
     AT_ONCE,
     Answer,
     Image,
+    Retries,
     check_positive,
     connection,
     file_part,
     no_address,
-    pause_before_next,
     read_json,
     unreachable,
 )
@@ -40,7 +40,8 @@ class Client:
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
         timeout: seconds that one answer may take.
-        attempts: how often a call is made while the service is overloaded or its database away.
+        attempts: how often a call is made while the service is overloaded or its database away. What waits for the
+            caller's limit takes none of them, and up to 15 minutes.
         transport: another way to send requests, for tests.
     """
 
@@ -137,13 +138,13 @@ class Client:
         return read_json(self._send(method, path, **content), f"{self.url}{path}")
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        for attempt in range(1, self._attempts + 1):
+        retries = Retries(self._attempts)
+        while True:
             try:
                 response = self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
                 raise unreachable(self.url, error) from error
-            pause = pause_before_next(response, attempt=attempt, attempts=self._attempts)
+            pause = retries.pause(response)
             if pause is None:
                 return response
             time.sleep(pause)
-        raise AssertionError("the loop returns or raises")

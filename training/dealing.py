@@ -53,7 +53,7 @@ def deal_labels(
         kept: units that stay on their sides.
 
     Raises:
-        DataError: where a label has fewer units than there are sides.
+        DataError: where a label has fewer units than there are sides, or those that stay leave a side without it.
     """
     sides: dict[str, str] = {}
     for label, of_label in units.items():
@@ -63,7 +63,13 @@ def deal_labels(
                 f"the split ({', '.join(fractions)}), but got {len(of_label)}. Import more patients."
             )
         known = {unit: side for unit, side in (kept or {}).items() if unit in of_label}
-        sides |= deal(of_label, fractions, key=f"{key}:{label}", kept=known)
+        dealt = deal(of_label, fractions, key=f"{key}:{label}", kept=known)
+        if empty := [side for side in fractions if side not in dealt.values()]:
+            raise DataError(
+                f"Expected groups of patients with the label {label} on every side but those that stay where they "
+                f"were leave none for {', '.join(empty)}. Import more patients, or split anew with split.keep empty."
+            )
+        sides |= dealt
     return sides
 
 

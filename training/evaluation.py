@@ -10,11 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
+from blastwatch.digests import file_digest
 from blastwatch.errors import LeakFound, UsageError
 from blastwatch.intervals import as_interval, draw_patients
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
-from blastwatch.package import PREDICTION_COLUMNS
+from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
 from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.conformal import Conformal, coverage_report, fit_conformal
@@ -73,6 +74,9 @@ def run_evaluation(
     baselines = {name: table.assign(probability=blast) for name, blast in answers.items()}
     measured = {name: _baseline(baseline, parameters) for name, baseline in baselines.items()}
     metrics = measure(table, fitted, parameters) | {
+        # Which network this is the evidence of: a package of another is refused.
+        "run_id": facts.get("run_id"),
+        "weights_sha256": file_digest(trained / WEIGHTS),
         "synthetic": manifest.synthetic,
         "leaky": facts["leaky"],
         "size_baseline": measured["sizes"]["cells"],
@@ -140,7 +144,7 @@ def read_trained(trained: Path) -> tuple["nn.Module", dict[str, Any]]:
     """The network that `blastwatch train` left in a folder, and its facts."""
     facts = read_json(trained / "train.json", made_by="blastwatch train")
     network = build(facts["architecture"])
-    load_weights(network, trained / "weights.safetensors")
+    load_weights(network, trained / WEIGHTS)
     return network, facts
 
 

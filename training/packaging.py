@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
+from blastwatch.digests import file_digest
 from blastwatch.engines import has_gpu, open_engine
 from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
@@ -77,8 +78,10 @@ def build_package(
         # Where the cells and the weights lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
         | {"initial_weights": recorded(facts)},
-        "params": _without_folders(parameters).to_dict(),
+        # How it was trained is what that training was told, whatever the parameters say today.
+        "params": parameters.to_dict() | {"train": _without_folders(facts["parameters"])},
     }
+    _check_evaluated(evidence["metrics"], facts, train_folder, evaluate_folder)
     fitted = read_json(evaluate_folder / "calibration.json", made_by="blastwatch evaluate")
     info = ModelInfo(
         architecture=facts["architecture"],
@@ -110,9 +113,18 @@ def build_package(
     return digest
 
 
-def _without_folders(parameters: Parameters) -> Parameters:
-    train = replace(parameters.train, weights_file=Path(parameters.train.weights_file).name)
-    return replace(parameters, train=train)
+def _check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Path, evaluated: Path) -> None:
+    """Refuse evidence of other weights: a training since the evaluation leaves both folders as valid as before."""
+    weights = file_digest(trained / layout.WEIGHTS)
+    if metrics.get("weights_sha256") != weights:
+        raise DataError(
+            f"Expected the evaluation of the network in {trained} (run {facts['run_id']}, weights {weights[:12]}) but "
+            f"{evaluated} measured another (run {metrics.get('run_id')}). Measure it: blastwatch evaluate"
+        )
+
+
+def _without_folders(train: dict[str, Any]) -> dict[str, Any]:
+    return train | {"weights_file": Path(train["weights_file"]).name}
 
 
 def _report(evaluate_folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import DataError, UsageError
 
-IMAGE_SUFFIXES = (".bmp", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".bmp", ".dib", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".jfif")
 CNMC_NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.ASCII)
 FOLD = re.compile(r"fold_(\d+)", re.ASCII)
 MARKER = "SYNTHETIC.json"
@@ -70,13 +70,39 @@ def cnmc_subject(text: str) -> str:
 
 
 def image_files(root: Path) -> Iterator[str]:
-    """Paths of all image files below a folder, relative to it, sorted; hidden files and folders are passed over."""
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
+    """Paths of all image files below a folder, relative to it, sorted; hidden files and folders are passed over.
+
+    A link to a folder outside is followed, once; one to a folder inside is not, which is walked by its own name.
+
+    Raises:
+        DataError: where a folder cannot be listed: a cohort without it would be another.
+    """
+    walked = {root.resolve()}
+    for folder, names, files in os.walk(root, followlinks=True, onerror=_unlisted):
+        names[:] = [name for name in sorted(names) if not _hidden(name) and _to_walk(Path(folder, name), walked)]
         below = Path(folder).relative_to(root)
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
                 yield (below / name).as_posix()
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _to_walk(folder: Path, walked: set[Path]) -> bool:
+    """Whether to enter the folder. `walked`: the source and the targets of links so far, the new one is added."""
+    if not folder.is_symlink():
+        return True
+    target = folder.resolve()
+    if any(target.is_relative_to(other) for other in walked):
+        return False
+    walked.add(target)
+    return True
+
+
+def _unlisted(error: OSError) -> None:
+    raise DataError(f"Expected to list the folder {error.filename} but cannot: {error.strerror}.") from error
 
 
 def any_synthetic(images: Iterable[Path]) -> bool:

@@ -150,8 +150,9 @@ def kept_sides(audit: Audit, earlier: Path) -> Mapping[str, str]:
     """Side of every group of which the earlier split knows a patient, by the group's name.
 
     Raises:
-        CheckRefused: where patients of two sides now form one group. No side is right for it: a patient that was tested
-            on must not be trained on, and one that was trained on cannot be tested on.
+        CheckRefused: where patients of two sides now form one group, or the earlier split parted one patient. No side
+            is right then: a patient that was tested on must not be trained on, and one that was trained on cannot be
+            tested on.
     """
     path = earlier / SPLIT
     if not path.is_file():
@@ -159,6 +160,13 @@ def kept_sides(audit: Audit, earlier: Path) -> Mapping[str, str]:
     known = pd.read_parquet(path)
     check_columns(known, ("subject", "side"), path)
     side_of = dict(zip(known["subject"], known["side"], strict=True))
+    apart = known.groupby("subject")["side"].nunique()
+    if (apart > 1).any():
+        told = ", ".join(map(str, apart.index[apart > 1][:5]))
+        raise CheckRefused(
+            f"Expected every patient of the split in {earlier} (split.keep) on one side but {(apart > 1).sum()} have "
+            f"images on several, such as {told}. Keep a split by group, or split anew with split.keep empty."
+        )
     kept = {}
     for group in audit.groups:
         sides = {subject: side_of[subject] for subject in group if subject in side_of}

@@ -51,6 +51,14 @@ function showEntries(entries, check) {
 
 async function tell(at) {
   byId("status").textContent = "Asking…";
+  try {
+    await ask(at);
+  } catch (error) {
+    byId("status").textContent = `The service did not answer: ${error.message}`;
+  }
+}
+
+async function ask(at) {
   const response = await askWithKey(at ? `v1/history?at=${encodeURIComponent(at)}` : "v1/history");
   const answer = await response.json();
   if (!response.ok) {

@@ -31,7 +31,12 @@ function showKeyForm(words) {
     form.append(label, input, button, said);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      sessionStorage.setItem(KEY_ITEM, input.value.trim());
+      const key = input.value.trim();
+      if (!/^[\x21-\x7e]+$/.test(key)) { // no header can carry it, and no key that was made has such characters
+        said.textContent = "This is no key: expected letters, digits and signs as blastwatch keys add printed them, without spaces.";
+        return;
+      }
+      sessionStorage.setItem(KEY_ITEM, key);
       form.remove();
       for (const call of keyListeners) call();
     });

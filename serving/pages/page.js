@@ -64,17 +64,28 @@ function fill(item, file, answer) {
   find("explain").addEventListener("click", () => explain(item, file, answer));
 }
 
+function show(image, data) {
+  image.src = URL.createObjectURL(data);
+  const free = () => URL.revokeObjectURL(image.src); // else the tab keeps every image until it is closed
+  image.addEventListener("load", free, { once: true });
+  image.addEventListener("error", free, { once: true });
+}
+
 async function explain(item, file, answer) {
-  const button = item.querySelector(".explain"), caption = item.querySelector(".heat-caption");
+  const button = item.querySelector(".explain"), caption = item.querySelector(".heat-words");
   button.disabled = true;
+  caption.textContent = "Asking where the network looked…";
   try {
     const picture = await (await send("v1/explain", file)).blob();
     const image = item.querySelector(".heat");
-    image.src = URL.createObjectURL(picture);
+    show(image, picture);
     image.alt = `Heat map over the cell: where the network looked for "${LABELS[answer.label]}"`;
     image.hidden = false;
+    button.remove();
+    if (document.activeElement === document.body) item.focus({ preventScroll: true }); // who works by keyboard goes on here
     caption.textContent = "what spoke for the label; bright is more";
   } catch (error) {
+    button.disabled = false; // to try again
     caption.textContent = error.message;
   }
 }
@@ -96,7 +107,7 @@ async function ask(files) {
     item.querySelector("h3").textContent = file.name;
     const cell = item.querySelector(".cell");
     cell.addEventListener("error", () => cell.closest("figure").remove()); // no image, or one this browser cannot show
-    cell.src = URL.createObjectURL(file);
+    show(cell, file);
     cell.alt = `The image ${file.name}`;
     byId("results").prepend(item);
     try {

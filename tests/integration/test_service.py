@@ -297,8 +297,15 @@ def test_the_page_reads_a_cell_without_the_internet(running, browser, tmp_path):
     page.set_input_files("#choose", [running.cell, tmp_path / "notes.bmp"])
     page.get_by_text("1 of 2 read, 1 refused").wait_for()
     assert "The file is not an image" in page.inner_text(".answer.refused")
-    page.get_by_role("button", name="Show where the network looked").click()
+    show = page.get_by_role("button", name="Show where the network looked")
+    page.route("**/v1/explain", lambda route: route.abort(), times=1)
+    show.click()
+    page.locator(".heat-words:text-matches('fetch', 'i')").wait_for()  # what the browser says of it
+    show.click()  # is there still, to try again
     page.locator(".heat:not([hidden])").wait_for()
+    assert page.locator(".answer:not(.refused) .heat-words").inner_text() == "what spoke for the label; bright is more"
+    drawn = page.locator(".heat:not([hidden])")
+    until(lambda: drawn.evaluate("image => image.naturalWidth") > 0, 5)  # drawn, then its bytes let go
     assert "Probability of a blast" in page.inner_text("#results")
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     page.goto(f"{running.url}/docs")

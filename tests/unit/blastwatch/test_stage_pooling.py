@@ -56,13 +56,14 @@ def test_it_standardises_what_it_reads(network):
     assert {"standardise.mean", "standardise.spread"} <= set(network.state_dict())  # they travel with the weights
 
 
+@pytest.mark.parametrize("side", [96, 100])  # 25, 13, 7 and 4 places wide: no multiples of each other
 @pytest.mark.parametrize("architecture", READ_BY_STAGES)
-def test_what_the_places_add_is_the_answer(architecture):
+def test_what_the_places_add_is_the_answer(architecture, side):
     torch.manual_seed(1)
     network = build(architecture).eval().requires_grad_(False)
-    images = torch.randn(2, 3, 96, 96)
+    images = torch.randn(2, 3, side, side)
     found = network.activation(images)
-    assert found.shape == (2, 2, 24, 24)  # the first stage that is read has a quarter of the side
+    assert found.shape == (2, 2, side // 4, side // 4)  # the first stage that is read has a quarter of the side
     torch.testing.assert_close(found.mean(dim=(2, 3)) + network.classifier.bias, network(images), rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
 from blastwatch.package import DriftReference
-from monitoring.calibration import FALSE_ALARM_RATE, _freedoms, calibrate, simulate, thresholds_for
+from monitoring.calibration import FALSE_ALARM_RATE, _freedoms, calibrate, scale_quantile, simulate, thresholds_for
 from monitoring.commands import calibrate as calibrate_command
 from monitoring.directions import DIRECTIONS
 from monitoring.reference import build_reference, reference_columns
@@ -127,6 +127,25 @@ def test_patients_trained_on_narrow_what_is_measured_and_say_nothing_of_answers(
     few, more, all_ = (np.array([row["thresholds"][name] for name in ANSWERED])
                        for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip
     assert (more > 1.5 * all_).all() and (more / few < 1.1).all()
+
+
+def test_one_odd_patient_of_many_blinds_no_other_column():
+    """Each of 40 patients is in 7.5 % of the windows, fewer than lie above a column's 0.9 quantile: what is odd in one
+    of them would come into the thresholds of all columns alike, here thirteen times as high."""
+    cohort = draw_cohort(np.random.default_rng(3), patients=40, cells=30)
+    odd = cohort.copy()
+    odd.loc[odd["group"] == "P000", "cell_area"] += 30 * odd["cell_area"].std()
+    plain, found = (
+        thresholds_for(calibrate(DriftReference(rows), resamples=500, window_sizes=(90,)), 90) for rows in (cohort, odd)
+    )
+    assert found["cell_area"] > 5 * plain["cell_area"]
+    others = [name for name in plain if name != "cell_area"]
+    assert [found[name] for name in others] == pytest.approx([plain[name] for name in others], rel=0.05)
+
+
+@pytest.mark.parametrize(("groups", "expected"), [(2, 0.9), (29, 0.9), (30, 0.95), (60, 0.975)])
+def test_the_scale_of_a_column_is_higher_where_each_patient_is_in_fewer_windows(groups, expected):
+    assert scale_quantile(groups, 3) == pytest.approx(expected)
 
 
 def test_a_window_takes_the_thresholds_of_the_largest_size_it_reaches():

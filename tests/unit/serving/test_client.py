@@ -82,6 +82,28 @@ def test_after_the_last_attempt_the_overload_is_raised(naps):
     assert len(naps) == 1
 
 
+def rate_limited(seconds):
+    document = {"type": "/problems/rate-limited", "title": "This caller sends too much", "detail": "Wait."}
+    return httpx.Response(429, json=document, headers={"Retry-After": str(seconds)})
+
+
+def test_a_callers_turn_is_waited_for_whole_and_takes_no_attempt(naps):
+    """Else callers side by side, of whom one gets in at a time, lose their images; a batch's debt may be long."""
+    done = httpx.Response(200, json={"label": "hem"})
+    talk, seen = client(rate_limited(64), *[rate_limited(1)] * 6, done, attempts=1)
+    assert talk.predict(b"x")["label"] == "hem"
+    assert len(seen) == 8
+    assert 64 <= naps[0] <= 80 and all(1 <= nap <= 1.25 for nap in naps[1:])
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(901, 0), (400, 2), (0, 900)])
+def test_nobody_waits_for_ever(naps, seconds, waits):
+    talk, _ = client(*[rate_limited(seconds)] * 1000)
+    with pytest.raises(ServiceError, match="This caller sends too much"):
+        talk.predict(b"x")
+    assert len(naps) == waits
+
+
 def test_no_connection_names_the_address_and_the_command():
     def refuse(request):
         raise httpx.ConnectError("Connection refused", request=request)

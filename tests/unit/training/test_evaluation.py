@@ -1,5 +1,6 @@
 """The figures against torchmetrics, the temperature, the intervals, and one evaluation from end to end."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.errors import LeakFound
+from blastwatch.errors import DataError, LeakFound
 from blastwatch.intervals import bounds, draw_patients
 from blastwatch.manifest import SPLIT_FACTS, read_cells
 from blastwatch.network import build, save_weights
@@ -16,6 +17,7 @@ from training.calibration import fit_temperature, patient_weights, reliability
 from training.evaluation import PREDICTIONS, run_evaluation, summary
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
 from training.intervals import intervals
+from training.packaging import _check_evaluated
 from training.parameters import EvaluateParameters, UsageError, load_parameters
 
 
@@ -152,6 +154,16 @@ def test_a_network_of_another_split_is_not_tested(cohort, tmp_path):
     with pytest.raises(LeakFound, match=r"trained on \(anotherano\w+\) but .*split is another"):
         run_evaluation(PARAMETERS, **folders, trained=tmp_path / "trained", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_evaluation_of_other_weights_is_not_packaged(evaluated, tmp_path):
+    """A training since leaves its folder as whole as before; the evidence would be another network's."""
+    metrics, _ = evaluated
+    save_weights(build("resnet18"), tmp_path / "weights.safetensors")
+    with pytest.raises(DataError, match=r"network in .* \(run 7, weights .* measured another .*blastwatch evaluate"):
+        _check_evaluated(metrics, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
+    known = metrics | {"weights_sha256": hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()}
+    _check_evaluated(known, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
 
 
 def test_an_evaluation_holds_everything_and_is_json(evaluated):

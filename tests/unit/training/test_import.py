@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import struct
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
 from training.importing import import_cells
+from training.sources import image_files
 
 
 def draw(path, number=0, side=24):
@@ -267,3 +269,32 @@ def test_tables_that_cannot_be_used(tmp_path):
         import_cells(tmp_path / "cells.parquet", tmp_path / "cells", kind="table")
     with pytest.raises(DataError, match=r"found cells\.csv, cells\.parquet"):
         import_cells(tmp_path, tmp_path / "cells", kind="table")
+
+
+def test_linked_folders_are_entered_once_and_no_suffix_of_jpeg_is_lost(tmp_path):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    draw(source / "all/A/1.png", 1)
+    draw(elsewhere / "B/2.png", 2)
+    draw(elsewhere / "B/3.jpg", 3).rename(elsewhere / "B/3.JFIF")
+    (elsewhere / "B/back").symlink_to(source)
+    (source / "all/round").symlink_to(source)
+    (source / "hem").symlink_to(elsewhere)
+    (source / "zzz").symlink_to(elsewhere)
+    assert list(image_files(source)) == ["all/A/1.png", "hem/B/2.png", "hem/B/3.JFIF"]
+    rows = by_path(import_cells(source, tmp_path / "cells", kind="folder"))
+    assert rows.loc["hem/B/2.png", "subject"] == "B"
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_import(tmp_path, monkeypatch):
+    """Without its patients the cohort would be another, and nobody would see it."""
+    draw(tmp_path / "source/all/A/1.png", 1)
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("all"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"Expected to list the folder .*all but cannot: Permission denied"):
+        import_cells(tmp_path / "source", tmp_path / "cells", kind="folder")

@@ -266,3 +266,19 @@ def test_a_known_patient_whose_group_has_a_new_first_name_stays_where_they_were(
     """Else whoever was tested could come to be trained on."""
     pd.DataFrame({"subject": ["B"], "side": ["test"]}).to_parquet(tmp_path / "split.parquet")
     assert kept_sides(SimpleNamespace(groups=[["A", "B"]]), tmp_path) == {"A": "test"}
+
+
+def test_a_split_that_parts_a_patient_is_not_kept(tmp_path):
+    """By image: whichever side it were called, cells of that patient were trained on and tested."""
+    sides = {"subject": ["A", "A", "B"], "side": ["train", "test", "train"]}
+    pd.DataFrame(sides).to_parquet(tmp_path / "split.parquet")
+    with pytest.raises(CheckRefused, match=r"1 have images on several, such as A\. Keep a split by group"):
+        kept_sides(SimpleNamespace(groups=[["A"], ["B"]]), tmp_path)
+
+
+def test_what_stays_may_not_leave_a_side_without_a_label(tmp_path):
+    cells = cohort_of({f"{prefix}{number}": 5 for prefix in ("", "H") for number in range(4)})
+    kept = pd.DataFrame({"subject": ["H0", "H1", "H2", "H3"], "side": ["train", "train", "validation", "calibration"]})
+    kept.to_parquet(tmp_path / "split.parquet")
+    with pytest.raises(DataError, match=r"label hem on every side .* leave none for test\."):
+        split_of(cells, keep=str(tmp_path))
