@@ -32,7 +32,8 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
         return "image", image, "application/octet-stream"
     path = Path(image)
     try:
-        return path.name, path.read_bytes(), "application/octet-stream"
+        name = path.name.encode("utf-8", "replace").decode()  # one that is not in UTF-8 has halves of letters
+        return name, path.read_bytes(), "application/octet-stream"
     except OSError as error:
         raise DataError(f"Expected an image file but {path} cannot be read: {error.strerror or error}.") from error
 

@@ -75,14 +75,22 @@ def image_files(root: Path) -> Iterator[str]:
     A link to a folder outside is followed, once; one to a folder inside is not, which is walked by its own name.
 
     Raises:
-        DataError: where a folder cannot be listed: a cohort without it would be another.
+        DataError: where a folder cannot be listed: a cohort without it would be another. Or a name is not in UTF-8, as
+            those of the manifest are.
     """
+    for path in _files(root, IMAGE_SUFFIXES):
+        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise DataError(f"Expected names of files and folders in UTF-8 but got {path!r} in {root}. Rename it.")
+        yield path
+
+
+def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     walked = {root.resolve()}
     for folder, names, files in os.walk(root, followlinks=True, onerror=_unlisted):
         names[:] = [name for name in sorted(names) if not _hidden(name) and _to_walk(Path(folder, name), walked)]
         below = Path(folder).relative_to(root)
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
+            if not _hidden(name) and name.lower().endswith(suffixes):
                 yield (below / name).as_posix()
 
 
@@ -181,7 +189,7 @@ def _add_preliminary(listing: Listing, path: str, row: tuple[str, str] | None, n
 def _preliminary_rows(root: Path) -> dict[str, tuple[str, str]]:
     """Name of the image -> (true name, label as written), from every CSV of the preliminary test set below `root`."""
     rows: dict[str, tuple[str, str]] = {}
-    for path in sorted(root.rglob("*.csv")):
+    for path in (root / found for found in _files(root, (".csv",))):
         if "prelim" not in path.name.lower():
             continue
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -191,7 +199,15 @@ def _preliminary_rows(root: Path) -> dict[str, tuple[str, str]]:
                 raise DataError(f"Expected the columns {', '.join(PRELIMINARY_COLUMNS)} in {path}; "
                                 f"{', '.join(missing)} missing. Take the CSV of the C-NMC download.")  # fmt: skip
             for row in table:
-                rows[str(row["new_names"]).strip()] = (str(row["Patient_ID"]).strip(), str(row["labels"]).strip())
+                image, told = (
+                    str(row["new_names"]).strip(),
+                    (str(row["Patient_ID"]).strip(), str(row["labels"]).strip()),
+                )
+                if rows.setdefault(image, told) != told:
+                    raise DataError(
+                        f"Expected one row for {image} but {path} says {told[0]} with label {told[1]}, and a row "
+                        f"before {rows[image][0]} with {rows[image][1]}. Remove the wrong one."
+                    )
     return rows
 
 

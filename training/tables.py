@@ -12,6 +12,7 @@ from blastwatch.manifest import check_columns
 from training.sources import Candidate, Listing
 
 TABLE_COLUMNS = ("path", "label", "subject")
+COLUMNS = (*TABLE_COLUMNS, "source")  # what is read; others may hold anything
 
 
 def list_table(table: Path, *, name: str) -> Listing:
@@ -34,7 +35,7 @@ def list_table(table: Path, *, name: str) -> Listing:
     listing = Listing(root=table.parent)
     by_path: dict[str, list[Candidate]] = defaultdict(list)
     for row in rows.to_dict("records"):
-        candidate = _candidate(listing, {str(key): _text(value) for key, value in row.items()}, name)
+        candidate = _candidate(listing, {key: _text(row[key]) for key in COLUMNS if key in row}, name)
         if candidate:
             by_path[candidate.path].append(candidate)
     for path, found in sorted(by_path.items()):

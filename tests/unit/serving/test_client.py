@@ -1,6 +1,7 @@
 """Both clients, against answers made up in the process."""
 
 import asyncio
+import os
 import threading
 
 import httpx
@@ -242,3 +243,11 @@ def test_the_asynchronous_client_and_bad_addresses():
         AsyncClient("http://service", attempts=0)
     with pytest.raises(ValueError, match="at_once"):
         next(Client("http://service").predict_many([], at_once=0))
+
+
+def test_a_file_whose_name_is_not_in_utf8_is_sent(tmp_path):
+    path = tmp_path / os.fsdecode(b"m\xfcller.bmp")
+    path.write_bytes(b"pixels")
+    talk, seen = client(httpx.Response(200, json={"label": "hem"}))
+    assert talk.predict(path)["label"] == "hem"
+    assert b'filename="m?ller.bmp"' in seen[0][1] and b"pixels" in seen[0][1]

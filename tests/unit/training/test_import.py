@@ -298,3 +298,33 @@ def test_a_folder_that_cannot_be_listed_stops_the_import(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"Expected to list the folder .*all but cannot: Permission denied"):
         import_cells(tmp_path / "source", tmp_path / "cells", kind="folder")
+
+
+def test_a_name_that_is_not_in_utf8_is_told(tmp_path):
+    draw(tmp_path / "source/all/A/1.png", 1).rename(tmp_path / os.fsdecode(b"source/all/A/m\xfcller.png"))
+    with pytest.raises(DataError, match=r"names of files and folders in UTF-8 but got .*udcfcller"):
+        import_cells(tmp_path / "source", tmp_path / "cells", kind="folder")
+
+
+def test_tables_of_the_preliminary_set_that_contradict_each_other_stop_the_import(tmp_path):
+    """And what an archive of a Mac leaves beside them is none."""
+    training_cells(tmp_path / "source/C-NMC_training_data")
+    table = tmp_path / "source/prelim_labels.csv"
+    preliminary_cells(tmp_path / "source/C-NMC_test_prelim_phase_data", table)
+    (tmp_path / "source/__MACOSX").mkdir()
+    for other in ("__MACOSX/._prelim_labels.csv", "._prelim_labels.csv"):
+        (tmp_path / "source" / other).write_bytes(b"\x00\x05\x16\x07\xff")
+    (tmp_path / "source/prelim_labels_2.csv").write_text(table.read_text())  # says the same
+    assert import_cells(tmp_path / "source", tmp_path / "cells", kind="cnmc").facts["images"] == 5
+    (tmp_path / "source/prelim_labels_2.csv").write_text(table.read_text().replace("1.bmp,1", "1.bmp,0", 1))
+    with pytest.raises(
+        DataError, match=r"one row for 1\.bmp but .*labels_2\.csv says UID_57_29_1_all\.bmp with label 0"
+    ):
+        import_cells(tmp_path / "source", tmp_path / "again", kind="cnmc")
+
+
+def test_other_columns_of_a_table_may_hold_anything(tmp_path):
+    draw(tmp_path / "1.png", 1)
+    rows = {"path": ["1.png"], "label": ["all"], "subject": ["A"], "box": [[1, 2, 3]]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "cells.parquet")
+    assert import_cells(tmp_path / "cells.parquet", tmp_path / "cells", kind="table").facts["images"] == 1

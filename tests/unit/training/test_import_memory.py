@@ -1,15 +1,20 @@
 """An import that was stopped goes on, one of unchanged files reads none, and what changed is read anew."""
 
+import itertools
+import os
 import random
+import signal
 import sqlite3
-import time
+import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
 from tests.forkserver import forkserver
 from tests.unit.training.test_import import draw
+from training import importing
 from training.import_memory import ImportMemory
 from training.importing import import_cells
 
@@ -49,29 +54,38 @@ def test_killed_twenty_times_it_goes_on_to_the_same_bytes(source, undisturbed, t
     seeded, known, killed = random.Random(7), [], 0
     memory, out = tmp_path / "home/imports.db", tmp_path / "cells"
     for _ in range(20):
-        process = start.Process(target=import_cells, args=(source, out), kwargs={"kind": "folder", "memory": memory})
+        reads = seeded.randrange(1, IMAGES // 8) if not known or known[-1] < IMAGES else 0
+        killing = (reads, seeded.uniform(0, 0.05), source, out, memory)
+        process = start.Process(target=import_and_die, args=killing)
         process.start()
-        # By what it has done and not by the clock: a machine with other work gets as far as one without.
-        wait_for(seeded.randrange(IMAGES // 20), beyond=known[-1] if known else 0, memory=memory, process=process)
-        process.join(seeded.uniform(0, 0.05))
-        process.kill()
         process.join()
         killed += process.exitcode == -9
         known.append(_remembered(memory))
         if (out / IMPORT).exists():
             assert len(read_cells(out).rows) == IMAGES  # never half a set
-    assert killed >= 5
+    assert killed >= 5, known
     assert known == sorted(known)
     assert len(set(known)) > 3  # it was stopped at several places on the way
     assert imported(source, out, memory).known == known[-1] > 0
     assert bytes_of(out) == undisturbed
 
 
-def wait_for(count, *, beyond, memory, process):
-    """Until so many more files are remembered, or the process has ended."""
-    end = time.monotonic() + 60
-    while count and process.is_alive() and time.monotonic() < end and _remembered(memory) < beyond + count:
-        time.sleep(0.005)
+def import_and_die(reads, seconds, source, out, memory):
+    """Import, and die a little after so many images were read: by what it has done and not by the clock, so that a
+    machine with other work gets as far as one without. With 0 reads, a little after the start."""
+    count, real = itertools.count(1), importing.read_image
+    death = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    death.daemon = True
+
+    def counted(path):
+        if next(count) == reads:
+            death.start()
+        return real(path)
+
+    if reads == 0:
+        death.start()
+    with mock.patch.object(importing, "read_image", counted):
+        imported(source, out, memory)
 
 
 def _remembered(memory: Path) -> int:
