@@ -49,7 +49,7 @@ class Retries:
     """
 
     def __init__(self, attempts: int) -> None:
-        self._left = attempts
+        self._attempts = attempts
         self._made, self._waited = 0, 0.0
 
     def pause(self, response: httpx.Response) -> float | None:
@@ -68,7 +68,7 @@ class Retries:
                 raise ServiceError(_words(response), status=response.status_code)
             return _spread(seconds)
         self._made += 1
-        if response.status_code not in RETRIED or self._made >= self._left:
+        if response.status_code not in RETRIED or self._made >= self._attempts:
             raise ServiceError(_words(response), status=response.status_code)
         return _spread(min(float(asked) if asked.isdecimal() else 0.25 * 2.0**self._made, LONGEST_PAUSE))
 

@@ -79,7 +79,7 @@ def image_files(root: Path) -> Iterator[str]:
             those of the manifest are.
     """
     for path in _files(root, IMAGE_SUFFIXES):
-        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+        if any("\ud800" <= letter <= "\udfff" for letter in path):
             raise DataError(f"Expected names of files and folders in UTF-8 but got {path!r} in {root}. Rename it.")
         yield path
 

@@ -146,6 +146,9 @@ def test_the_page_of_the_history(running, browser, tmp_path):
     page.get_by_role("button", name="Tell").click()
     page.get_by_text("Nothing served at").wait_for()
     page.screenshot(path=tmp_path / "history.png", full_page=True)
+    page.route("**/v1/history*", lambda route: route.abort(), times=1)
+    page.get_by_role("button", name="Tell").click()
+    page.get_by_text("The service did not answer").wait_for()
     assert not [url for url in asked if not url.startswith((running.url, "data:"))]
 
 

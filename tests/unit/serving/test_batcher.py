@@ -50,6 +50,13 @@ class Engine:
         return Outputs(logits=np.stack([means, -means], axis=1), embeddings=means[:, None])
 
 
+def short_of_time():
+    """A batch takes 20 ms, and nobody waits longer than 0.1 s."""
+    engine = Engine(seconds=0.02)
+    engine.gate.set()
+    return Batcher(engine, max_batch_size=2, longest_wait=0.1)
+
+
 def test_who_comes_while_the_engine_is_busy_joins_the_next_batch():
     engine = Engine()
     batcher = Batcher(engine, max_batch_size=4, longest_wait=5)
@@ -134,9 +141,7 @@ def test_later_parts_of_a_batch_call_wait_as_long_as_it_takes():
 
 
 def test_a_place_whose_body_never_comes_is_kept_from_nobody_for_long():
-    engine = Engine(seconds=0.02)
-    engine.gate.set()
-    batcher = Batcher(engine, max_batch_size=2, longest_wait=0.1)
+    batcher = short_of_time()
 
     async def run():
         await batcher.run([cell(0)])
@@ -167,9 +172,7 @@ def test_cells_abreast_take_their_share_of_the_time_that_is_expected():
 
 
 def test_an_overload_says_when_to_come_again():
-    engine = Engine(seconds=0.02)
-    engine.gate.set()
-    batcher = Batcher(engine, max_batch_size=2, longest_wait=0.1)
+    batcher = short_of_time()
 
     async def ask(value, **named):
         with batcher.coming(**named):
@@ -250,9 +253,7 @@ def test_what_waits_for_the_engine_is_told_until_it_is_taken():
 
 
 def test_images_that_are_still_read_count_as_waiting():
-    engine = Engine(seconds=0.02)
-    engine.gate.set()
-    batcher = Batcher(engine, max_batch_size=2, longest_wait=0.1)
+    batcher = short_of_time()
 
     async def run():
         await batcher.run([cell(0)])
@@ -269,9 +270,7 @@ def test_images_that_are_still_read_count_as_waiting():
 
 
 def test_a_request_has_its_place_while_its_body_is_read():
-    engine = Engine(seconds=0.02)
-    engine.gate.set()
-    batcher = Batcher(engine, max_batch_size=2, longest_wait=0.1)
+    batcher = short_of_time()
 
     async def run():
         await batcher.run([cell(0)])

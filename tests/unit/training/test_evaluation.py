@@ -17,7 +17,7 @@ from training.calibration import fit_temperature, patient_weights, reliability
 from training.evaluation import PREDICTIONS, run_evaluation, summary
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
 from training.intervals import intervals
-from training.packaging import _check_evaluated
+from training.packaging import _check_evaluated, _without_folders
 from training.parameters import EvaluateParameters, UsageError, load_parameters
 
 
@@ -164,6 +164,11 @@ def test_the_evaluation_of_other_weights_is_not_packaged(evaluated, tmp_path):
         _check_evaluated(metrics, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
     known = metrics | {"weights_sha256": hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()}
     _check_evaluated(known, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
+
+
+def test_a_package_says_how_its_network_was_trained_and_not_where():
+    trained = {"epochs": 3, "weights_file": "/home/somebody/weights.safetensors"}
+    assert _without_folders(trained) == {"epochs": 3, "weights_file": "weights.safetensors"}
 
 
 def test_an_evaluation_holds_everything_and_is_json(evaluated):
