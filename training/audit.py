@@ -173,6 +173,18 @@ def write_audit(audit: Audit, statistics: pd.DataFrame, out: Path) -> Path:
     return out / AUDIT
 
 
+def read_statistics(folder: Path) -> pd.DataFrame:
+    """The image statistics that an audit wrote beside `audit.json`, by `path`; of equal images the first has them.
+
+    Raises:
+        DataError: where they are missing.
+    """
+    path = folder / STATISTICS
+    if not path.is_file():
+        raise DataError(f"Expected {path} but it is missing. Make it anew: blastwatch data audit FOLDER --out {folder}")
+    return pd.read_parquet(path)
+
+
 def read_audit(folder: Path, cells: Cells) -> Audit:
     """Read `audit.json` of this data set.
 

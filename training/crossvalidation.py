@@ -25,7 +25,7 @@ from blastwatch.digests import json_digest
 from blastwatch.errors import UsageError
 from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
-from training.audit import read_audit
+from training.audit import read_audit, read_statistics
 from training.baselines import BASELINES
 from training.fold_answers import (
     AIMED,
@@ -85,7 +85,7 @@ def run_crossvalidation(
     packed = open_pack(pack, manifest)
     check_image(packed, base.image, pack)
     found = read_audit(audit, manifest)
-    splits = fold_splits(manifest, found, base.split)
+    splits = fold_splits(manifest, found, base.split, read_statistics(audit))
     _check_weights(recipes, splits)
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):

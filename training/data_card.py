@@ -8,8 +8,8 @@ import pandas as pd
 
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
-from blastwatch.manifest import STATISTICS, Cells
-from training.audit import read_audit
+from blastwatch.manifest import Cells
+from training.audit import read_audit, read_statistics
 from training.pages import render
 from training.thumbnails import thumbnail
 
@@ -33,7 +33,7 @@ def data_card(cells: Cells, audit: Path | None = None) -> dict[str, Any]:
     subject = cells.rows.set_index("path")["subject"]
     apart = [finding for finding in found.findings if subject[finding.a] != subject[finding.b]]
     return card | {
-        "stain": stain(cells.rows, pd.read_parquet(audit / STATISTICS)),
+        "stain": stain(cells.rows, read_statistics(audit)),
         "leaks": {
             "findings": pd.Series([finding.kind for finding in found.findings], dtype=str).value_counts().to_dict(),
             "between_subjects": len(apart),

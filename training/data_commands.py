@@ -207,14 +207,14 @@ def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
     from blastwatch.manifest import SIDES, read_cells
-    from training.audit import read_audit
+    from training.audit import read_audit, read_statistics
     from training.parameters import load_parameters
     from training.splitting import split_cells, write_split
 
     parameters = load_parameters(params, overrides).split
     cells = read_cells(folder)
     found = read_audit(audit_folder, cells)
-    rows = split_cells(cells, found, parameters)
+    rows = split_cells(cells, found, parameters, read_statistics(audit_folder))
     facts = write_split(rows, cells, found, parameters, out)
     if facts["leaky"]:
         say(

@@ -17,11 +17,13 @@ from training.splitting import TEST, SplitParameters, split_cells, write_split
 DEFAULT = 5
 
 
-def fold_splits(cells: Cells, audit: Audit, parameters: SplitParameters) -> list[pd.DataFrame]:
+def fold_splits(
+    cells: Cells, audit: Audit, parameters: SplitParameters, statistics: pd.DataFrame | None = None
+) -> list[pd.DataFrame]:
     """A split for every fold, that fold its test side, the other sides dealt from the rest (`split_cells`).
 
     Args:
-        parameters: `folds` of at least 2; `fold` does not matter.
+        parameters: `folds` of at least 2; `fold` does not matter. statistics: of the audit, for folds by looks.
 
     Raises:
         UsageError: where a label has too few groups for so many folds.
@@ -29,7 +31,7 @@ def fold_splits(cells: Cells, audit: Audit, parameters: SplitParameters) -> list
     """
     check_number(cells, audit, parameters.folds)
     splits = [
-        split_cells(cells, audit, replace(parameters, fold=fold))
+        split_cells(cells, audit, replace(parameters, fold=fold), statistics)
         for fold in progress(range(parameters.folds), total=parameters.folds, what="Dealing folds")
     ]
     check_tested_once(splits)

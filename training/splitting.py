@@ -20,9 +20,11 @@ from blastwatch.manifest import (
     write_json,
 )
 from training.audit import Audit, crossing
+from training.by_looks import folds_by_looks, places_by_looks
 from training.dealing import deal_labels, units_by_label
 
 WAYS = ("group", "official", "image")
+FOLDS_BY = ("balance", "looks")
 TEST = SIDES[-1]
 
 
@@ -35,6 +37,8 @@ class SplitParameters:
     audit ties patients across, the split is marked as leaky. `image` parts patients: it exists to show how much a score
     gains by knowing the patient, and is marked as leaky.
     folds, fold: with folds of at least 2, groups are dealt into that many, and fold (0 to folds - 1) is the test side.
+    folds_by: `balance` makes every fold like the whole, `looks` puts patients who look alike into one fold
+        (`training.by_looks`).
     keep: folder of an earlier split of fewer images. Its groups stay on their sides, and new ones are dealt so that
     the whole comes nearest to the fractions.
     """
@@ -48,6 +52,7 @@ class SplitParameters:
     official: str = ""
     folds: int = 0
     fold: int = 0
+    folds_by: str = "balance"
     keep: str = ""
 
     def __post_init__(self) -> None:
@@ -73,6 +78,11 @@ class SplitParameters:
                 "Expected split.folds to be 0 (no folds) or at least 2, and split.fold from 0 to one less, but got "
                 f"split.folds={self.folds} and split.fold={self.fold}."
             )
+        if self.folds_by not in FOLDS_BY or (self.folds_by != FOLDS_BY[0] and not self.folds):
+            raise UsageError(
+                f"Expected split.folds_by to be one of {', '.join(FOLDS_BY)}, {FOLDS_BY[0]} without split.folds, but "
+                f"got {self.folds_by!r}."
+            )
         if self.by != "group" and (self.folds or self.keep):
             raise UsageError(f"split.folds and split.keep need split.by=group but got split.by={self.by}.")
         if self.folds and self.keep:
@@ -87,8 +97,13 @@ class SplitParameters:
         return {side: share / (1 - self.test) for side, share in self.fractions.items() if side != TEST}
 
 
-def split_cells(cells: Cells, audit: Audit, parameters: SplitParameters) -> pd.DataFrame:
+def split_cells(
+    cells: Cells, audit: Audit, parameters: SplitParameters, statistics: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Put every cell on a side: deterministic in the seed, balanced by label, size and source.
+
+    Args:
+        statistics: of the audit, for folds by looks.
 
     Returns:
         The manifest's rows with the columns `group` (the first subject of the group) and `side`, sorted by path.
@@ -96,7 +111,7 @@ def split_cells(cells: Cells, audit: Audit, parameters: SplitParameters) -> pd.D
     Raises:
         CheckRefused: where the audit found equal images under two labels, or ties patients that an earlier split, which
             is to be kept, has on two sides.
-        DataError: where there are too few groups of a label.
+        DataError: where there are too few groups of a label, or no statistics of the cells where they are needed.
         LeakFound: where a group or an image stands on two sides, if the split is by group.
     """
     _refuse_conflicts(audit)
@@ -108,13 +123,15 @@ def split_cells(cells: Cells, audit: Audit, parameters: SplitParameters) -> pd.D
         raise DataError(
             f"The audit does not know the subjects {', '.join(unknown[:5])}. Run blastwatch data audit anew."
         )
-    rows["side"] = _sides(rows, audit, parameters)
+    rows["side"] = _sides(rows, audit, parameters, statistics)
     if parameters.by == "group":
         check_leak(rows)
     return rows
 
 
-def _sides(rows: pd.DataFrame, audit: Audit, parameters: SplitParameters) -> pd.Series:
+def _sides(
+    rows: pd.DataFrame, audit: Audit, parameters: SplitParameters, statistics: pd.DataFrame | None
+) -> pd.Series:  # fmt: skip
     key = str(parameters.seed)
     units = rows.assign(unit=rows["path"] if parameters.by == "image" else rows["group"])
     if parameters.by == "official":
@@ -127,7 +144,7 @@ def _sides(rows: pd.DataFrame, audit: Audit, parameters: SplitParameters) -> pd.
         dealt = deal_labels(units_by_label(units[~tested]), parameters.fractions_without_test, key=key)
         return units["unit"].map(dealt).where(~tested, TEST)
     if parameters.folds:
-        fold_of = folds(units, parameters)
+        fold_of = folds(units, parameters, statistics)
         tested = units["unit"].map(fold_of) == parameters.fold
         dealt = deal_labels(units_by_label(units[~tested]), parameters.fractions_without_test, key=key)
         return units["unit"].map(dealt).where(~tested, TEST)
@@ -135,12 +152,19 @@ def _sides(rows: pd.DataFrame, audit: Audit, parameters: SplitParameters) -> pd.
     return units["unit"].map(deal_labels(units_by_label(units), parameters.fractions, key=key, kept=kept))
 
 
-def folds(units: pd.DataFrame, parameters: SplitParameters) -> dict[str, int]:
+def folds(
+    units: pd.DataFrame, parameters: SplitParameters, statistics: pd.DataFrame | None = None
+) -> dict[str, int]:  # fmt: skip
     """Fold of every unit, 0 to folds - 1: the same whichever of them is tested on.
 
     Args:
-        units: rows of the manifest with the column `unit`.
+        units: rows of the manifest with the columns `group` and `unit`, which are one here.
+        statistics: of the audit, for folds by looks.
     """
+    if parameters.folds_by == "looks":
+        if statistics is None:
+            raise DataError("Expected the statistics of an audit for split.folds_by=looks but got none.")
+        return folds_by_looks(units_by_label(units), places_by_looks(units, statistics), parameters.folds)
     names = {str(number): 1 / parameters.folds for number in range(parameters.folds)}
     dealt = deal_labels(units_by_label(units), names, key=f"{parameters.seed}:folds")
     return {unit: int(number) for unit, number in dealt.items()}
@@ -227,6 +251,7 @@ def write_split(
         "official": parameters.official,
         "folds": parameters.folds,
         "fold": parameters.fold,
+        "folds_by": parameters.folds_by,
         "kept": _earlier_digest(parameters),
         "synthetic": cells.synthetic,
         "sides": {side: _count(rows[rows["side"] == side]) for side in SIDES},
