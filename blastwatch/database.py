@@ -1,5 +1,6 @@
 """Databases by SQLAlchemy's URL: a SQLite file on a laptop, PostgreSQL for a team; and their errors in our words."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from blastwatch.errors import BlastwatchError, SettingsError
 BUSY_SECONDS = 5  # how long SQLite waits for another process's write
 CONNECT_SECONDS = 5
 READ_ONLY = "25006"
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""SQLite's result codes of a file with broken pages, or whose head is no database's: it takes none, whatever comes."""
+
 ABOUT_VALUES = ("22", "23")
 """Classes of PostgreSQL's SQLSTATE that say something of the values that were sent: data exception, integrity
 constraint violation (its documentation, appendix A)."""
@@ -83,12 +87,18 @@ def _state_of(error: BaseException | None) -> str:
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
+def _damaged(reason: BaseException) -> bool:
+    """Whether SQLite says that the file itself is broken. Its extended codes hold the plain one in the lowest byte."""
+    return isinstance(reason, sqlite3.Error) and getattr(reason, "sqlite_errorcode", 0) & 0xFF in DAMAGED
+
+
 @contextmanager
 def translated(what: str, *, unavailable: type[BlastwatchError], refused: type[BlastwatchError]) -> Iterator[None]:
     """Turn SQLAlchemy's errors into ours, without the statement and its parameters.
 
     Args:
-        unavailable: the database takes nothing now: away, busy, only reading, without a table or the right to it.
+        unavailable: the database takes nothing now: away, busy, only reading, damaged, without a table or the right to
+            it.
         refused: it takes others, but not this.
     """
     try:
@@ -97,6 +107,6 @@ def translated(what: str, *, unavailable: type[BlastwatchError], refused: type[B
         raise unavailable(f"{what} cannot be reached or is busy: {error.orig}.") from error
     except SQLAlchemyError as error:
         reason, state = getattr(error, "orig", None) or error, _state_of(error)
-        if state and state[:2] not in ABOUT_VALUES:
+        if (state and state[:2] not in ABOUT_VALUES) or _damaged(reason):
             raise unavailable(f"{what} takes nothing now: {reason}.") from error
         raise refused(f"{what} refused: {reason}.") from error

@@ -1,6 +1,7 @@
 """One model version as the registry knows it: MLflow's tags, and what the signed history says of it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -54,11 +55,24 @@ def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry
         aliases=sorted(alias for alias, target in model.aliases.items() if target == number),
         promoted_at=crowned.time if crowned else None,
         promoted_by=crowned.who if crowned else None,
-        metrics={
-            name.removeprefix(METRIC_TAG): float(text) for name, text in tags.items() if name.startswith(METRIC_TAG)
-        },
+        metrics=_metrics(tags),
         overridden=evidence.overridden if evidence else [],
         data_digest=tags.get("blastwatch.data_digest", ""),
         split_digest=tags.get("blastwatch.split_digest", ""),
         git_commit=tags.get("blastwatch.git_commit", ""),
     )
+
+
+def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    """The figures among MLflow's tags. Somebody may have set one that is no finite number: it is left out, and
+    `Registry.check_files` says that the package has others."""
+    found = {}
+    for name, text in tags.items():
+        if name.startswith(METRIC_TAG):
+            try:
+                value = float(text)
+            except ValueError:
+                continue
+            if math.isfinite(value):
+                found[name.removeprefix(METRIC_TAG)] = value
+    return found

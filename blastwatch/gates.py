@@ -68,27 +68,27 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         *reference_gates(package, policy),
         card_gate((package.folder / CARD).read_text(), policy),
         golden,
-        two_persons_gate(entry, actor, policy),
+        two_persons_gate(known.who if known else "", actor, policy),
         champion_gate(registry, package, policy.non_inferiority, cells),
     ]
 
 
 def signature_gate(registry: Registry, entry: Entry) -> Gate:
-    """Somebody who may register did register it, and signed the package's digest."""
+    """Somebody who may register did register this version, and signed the package's digest."""
     limit = "a trusted key's signature of the package"
     try:
-        registry.check_signature(entry)
+        registry.check_registered(entry)
     except SignatureInvalid as error:
         return Gate(name="signature", passed=False, value=str(error), limit=limit)
     return Gate(name="signature", passed=True, value="valid", limit=limit)
 
 
-def two_persons_gate(entry: Entry, actor: str, policy: Policy) -> Gate:
-    """Who registered a version does not promote it alone."""
-    value = f"registered by {entry.registered_by or 'nobody known'}, promoted by {actor or 'nobody known'}"
+def two_persons_gate(registered_by: str, actor: str, policy: Policy) -> Gate:
+    """Who registered a version, as the history says, does not promote it alone; "" is nobody known."""
+    value = f"registered by {registered_by or 'nobody known'}, promoted by {actor or 'nobody known'}"
     if not policy.two_person:
         return Gate(name="two-persons", passed=True, value=value, limit=OFF)
-    two = bool(entry.registered_by and actor) and entry.registered_by != actor
+    two = bool(registered_by and actor) and registered_by != actor
     return Gate(name="two-persons", passed=two, value=value, limit="two persons")
 
 

@@ -40,6 +40,9 @@ MOVES = {
 }
 """The alias that an action moves; the others move none. A role is that of an action, so no action may move another."""
 
+ORIGIN = ("data_digest", "split_digest", "git_commit")
+"""What a version was made of, as a package, an entry and a record name it; a registration signs it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -197,7 +200,7 @@ def aliases(records: Sequence[Record]) -> dict[str, str]:
 def champions(records: Sequence[Record]) -> list[str]:
     """The champions that a rollback would step through: the last is the present one.
 
-    A promotion adds one; a rollback takes the last away.
+    A promotion adds one; a rollback takes the last away, and with it those before that it stepped over.
     """
     stack: list[str] = []
     for record in records:
@@ -205,6 +208,8 @@ def champions(records: Sequence[Record]) -> list[str]:
             stack.append(record.version)
         elif record.action == "rollback" and stack:
             stack.pop()
+            while stack and stack[-1] != record.after:
+                stack.pop()
     return stack
 
 
@@ -248,9 +253,7 @@ def told(rows: Sequence[Row], at: datetime) -> dict[str, Any]:
         "action": made.action,
         "why": made.why,
         "digest": made.digest,
-        "data_digest": made.data_digest,
-        "split_digest": made.split_digest,
-        "git_commit": made.git_commit,
+        **{name: getattr(made, name) for name in ORIGIN},
         "promoted": {"time": evidence.time, "by": evidence.who, "why": evidence.why},
         "gates": _gates(rows, evidence.number),
         "overridden": evidence.overridden,

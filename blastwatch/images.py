@@ -46,6 +46,13 @@ _DAMAGE = (
 
 _SUPPORT = 2  # px of the coarser of the two grids on either side that a bicubic filter looks at
 
+# What a JPEG may consist of. Pillow copies all that it has of a file's Exif for each further piece, and libjpeg goes
+# through the whole picture for each scan, so a small file of many small ones takes minutes. An ICC profile has at most
+# 255 segments, extended XMP one for each 64 KB; a progressive picture mostly has 10 scans, and libtiff too bears 100.
+MOST_SEGMENTS, MOST_SCANS = 512, 100
+_SEGMENT = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")  # the markers with a length, and the end
+_JPEG, _END, _SCAN = b"\xff\xd8\xff", b"\xd9", b"\xda"
+
 _SIXTEEN_BITS = re.compile(r";16[BLN]$")
 _BITS_PER_SAMPLE = 258  # of TIFF
 
@@ -94,6 +101,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if not data:
         raise ImageRejected("empty", "Expected an image but got no bytes.")
+    if data.startswith(_JPEG):
+        _check_segments(data)
     try:
         # Reads the header alone. Warnings are left as they are: filters belong to the process, and decoding runs in
         # threads. Whatever size Pillow warns about is refused below, before a pixel is decoded.
@@ -110,6 +119,23 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageRejected("truncated", f"The image is incomplete or damaged: {error}.") from error
 
 
+def _check_segments(data: bytes) -> None:
+    """Count the parts of a JPEG as Pillow and libjpeg find them: whatever stands between two of them is skipped."""
+    at = scans = 0
+    for _ in range(MOST_SEGMENTS):
+        found = _SEGMENT.search(data, at)
+        # Pillow takes no notice of an end before the first scan, and nobody reads beyond one after it.
+        while found is not None and found[1] == _END and not scans:
+            found = _SEGMENT.search(data, found.end())
+        if found is None or found[1] == _END:
+            return
+        scans += found[1] == _SCAN
+        if scans > MOST_SCANS:
+            raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SCANS} scans.")
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SEGMENTS} segments.")
+
+
 def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
@@ -119,7 +145,8 @@ def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     # Where there are several channels Pillow reads 16 bits as 8: without their lower half, or one as two pixels.
     if _bits(image) > 8:
         raise ImageRejected("mode", "Expected 8 bits a channel but got 16.")
-    if getattr(image, "n_frames", 1) > 1:
+    # Not `n_frames`, for which Pillow goes through every page of a TIFF and looks for each among all before it.
+    if getattr(image, "is_animated", False):
         raise ImageRejected("frames", "Expected a single image but got a file of several pages or frames.")
 
 

@@ -106,8 +106,11 @@ class Ledger:
             try:
                 yield
             finally:
-                with self._translated():
-                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
+                try:
+                    with self._translated():
+                        connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
+                except RegistryError:
+                    connection.invalidate()  # the lock ends with its connection; what was done under it is done
 
     def _busy(self) -> RegistryBusy:
         return RegistryBusy(

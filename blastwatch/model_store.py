@@ -220,6 +220,8 @@ class ModelStore:
 def check_reachable(settings: Settings) -> None:
     """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes.
 
+    A proxy that answers for a server that is down (502, 503) is no server.
+
     The embedded store is made where it is missing.
     """
     tracking_uri = settings.tracking_uri
@@ -231,12 +233,18 @@ def check_reachable(settings: Settings) -> None:
 
     try:
         health = f"{tracking_uri.rstrip('/')}/health"
-        httpx.get(health, timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri))
+        answer = httpx.get(health, timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri))
     except httpx.HTTPError as error:
-        raise RegistryUnreachable(
-            f"No MLflow server answers at {tracking_uri} ({error}). "
-            "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
-        ) from error
+        raise _away(tracking_uri, str(error)) from error
+    if answer.is_server_error:
+        raise _away(tracking_uri, f"HTTP {answer.status_code}")
+
+
+def _away(tracking_uri: str, why: str) -> RegistryUnreachable:
+    return RegistryUnreachable(
+        f"No MLflow server answers at {tracking_uri} ({why}). "
+        "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
+    )
 
 
 def _version(found: Any) -> Version:

@@ -1,8 +1,9 @@
 """Who becomes champion or challenger, and what undoes it. Every step, refusals too, is an entry of the history."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from blastwatch import history
 from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, PromotionRefused, UsageError
 from blastwatch.gates import GATES, Gate, evaluate
-from blastwatch.history import CHALLENGER, CHAMPION
+from blastwatch.history import ALIASES, CHALLENGER, CHAMPION
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer
 from blastwatch.registry import Registry, parse_ref
@@ -50,19 +51,20 @@ def promote(
 
     Raises:
         UsageError: the version serves already, or a gate may not be overridden, or is without a reason.
-        AliasMoved: the alias was moved behind the registry's back.
+        AliasMoved: the alias was moved behind the registry's back, or by somebody else since this was asked for.
         NotPermitted: the key or the account may not promote.
     """
     policy, waived = load_policy(registry.settings.policy), tuple(override)
     if waived and not reason.strip():
         raise UsageError("Expected --reason TEXT beside --override: it stands in the history for ever.")
     _check_waived(waived, policy)
+    asked_of = _named(registry, ref)
     with registry.writing(PROMOTER) as writer:
         resumed = _resumed(writer, parse_ref(ref, registry.name))
         if resumed is not None:
             return resumed
         check_alias(registry, writer)
-        entry = registry.entry(ref)
+        entry = _asked(registry, ref, asked_of)
         if CHAMPION in entry.aliases:
             raise UsageError(f"Version {entry.version} already is the champion.")
         gates = _waive(evaluate(registry, entry, policy, cells, registry.settings.actor), waived)
@@ -74,6 +76,32 @@ def promote(
         else:
             writer.note("refuse", entry, why=reason, gates=rows)
     return result
+
+
+def _named(registry: Registry, ref: str) -> str:
+    """The version that a reference names now, "" for none; there need not be such a version."""
+    wanted = parse_ref(ref, registry.name)
+    if wanted not in ALIASES:
+        return wanted
+    model = registry.store.model()
+    return model.aliases.get(wanted, "") if model else ""
+
+
+def _asked(registry: Registry, ref: str, asked_of: str) -> Entry:
+    """The version that a reference names, as long as it is the one that it named before. Raises `AliasMoved`."""
+    entry = registry.entry(ref)
+    _check_unmoved(parse_ref(ref, registry.name), asked_of, entry.version)
+    return entry
+
+
+def _check_unmoved(alias: str, asked_of: str, now: str) -> None:
+    """Raise `AliasMoved` where an alias names another version than when a command was given: the command may have
+    waited for minutes to be let in, and its reason is about the version that was there."""
+    if now != asked_of:
+        raise AliasMoved(
+            f"The {alias} was version {asked_of or 'none'} when this was asked for and is version {now or 'none'} "
+            "now: somebody else moved it. Look, and ask again where it is still wanted."
+        )
 
 
 def _resumed(writer: Writer, ref: str) -> Promotion | None:
@@ -103,8 +131,31 @@ def _waive(gates: list[Gate], names: tuple[str, ...]) -> list[Gate]:
     return [replace(gate, overridden=True) if gate.name in names and not gate.passed else gate for gate in gates]
 
 
-def rollback(registry: Registry, *, reason: str) -> Entry:
-    """Give the alias back to the champion before the present one.
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What `registry rollback --json` prints: the version that is champion again.
+
+    stepped_over: champions after it that it could not be, since they were deleted in MLflow; newest first.
+    """
+
+    entry: Entry
+    stepped_over: list[str]
+
+    @property
+    def version(self) -> str:
+        return self.entry.version
+
+    @property
+    def note(self) -> str:
+        """What was stepped over in words, "" for nothing."""
+        return _told(self.stepped_over)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.entry.to_dict() | {"stepped_over": self.stepped_over}
+
+
+def rollback(registry: Registry, *, reason: str) -> Rollback:
+    """Give the alias back to the champion before the present one, or to the last before it that MLflow still has.
 
     What that version was promoted with in spite of a gate it keeps.
 
@@ -117,19 +168,20 @@ def rollback(registry: Registry, *, reason: str) -> Entry:
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
         if done is not None and done.action == "rollback":  # an interrupted one, finished just now
-            return registry.entry(done.version)
+            past = history.champions([record for record in writer.records if record.number < done.number])
+            return Rollback(entry=registry.entry(done.version), stepped_over=_between(past, done.version))
         check_alias(registry, writer)
         current, stack = history.aliases(writer.records).get(CHAMPION, ""), history.champions(writer.records)
-        if current != asked_of:
-            raise AliasMoved(
-                f"The champion was version {asked_of or 'none'} when this was asked for and is version "
-                f"{current or 'none'} now: somebody else moved it. Look, and ask again where it is still wanted."
-            )
+        _check_unmoved(CHAMPION, asked_of, current)
         if not current:
             raise AliasNotSet("There is no champion, so there is none to roll back from.")
         if len(stack) < 2:
             raise AliasNotSet(f"Version {current} is the first champion; there is none to roll back to.")
-        target, promoted = registry.entry(stack[-2]), history.promoted(writer.records, stack[-2])
+        earlier = (version for version in reversed(stack[:-1]) if version != current)
+        there = next((version for version in earlier if registry.store.has(version)), None)
+        if there is None:
+            raise AliasNotSet(f"Every champion before version {current} was deleted in MLflow: none is left.")
+        target, promoted, gone = registry.entry(there), history.promoted(writer.records, there), _between(stack, there)
         if promoted is not None and promoted.digest != target.digest:
             raise PackageError(
                 f"Version {target.version} was promoted as package {promoted.digest[:12]} but MLflow has it as "
@@ -138,8 +190,20 @@ def rollback(registry: Registry, *, reason: str) -> Entry:
         registry.check_signature(target)
         registry.fetch_entry(target, fresh=True)
         overridden = promoted.overridden if promoted else []
-        writer.move("rollback", CHAMPION, target, why=reason, overridden=overridden)
-    return registry.entry(target.version)
+        why = f"{reason} ({_told(gone)})" if reason and gone else reason or _told(gone)
+        writer.move("rollback", CHAMPION, target, why=why, overridden=overridden)
+    return Rollback(entry=registry.entry(target.version), stepped_over=gone)
+
+
+def _between(stack: Sequence[str], target: str) -> list[str]:
+    """The champions between the last of a stack and the one that a rollback goes to, each once, newest first."""
+    passed = takewhile(lambda version: version != target, reversed(stack[:-1]))
+    return [version for version in dict.fromkeys(passed) if version != stack[-1]]
+
+
+def _told(versions: Sequence[str]) -> str:
+    named = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
+    return f"stepped over {named}, deleted in MLflow" if versions else ""
 
 
 def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
@@ -149,36 +213,41 @@ def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
 
     Raises:
         UsageError: the version is champion or challenger already.
+        AliasMoved: somebody else moved the alias since this was asked for.
         PackageError, SignatureInvalid: it is not what was registered.
     """
+    asked_of = _named(registry, ref)
     with registry.writing(PROMOTER) as writer:
-        entry, done = registry.entry(ref), writer.finished
-        if done is not None and (done.action, done.version) == ("challenge", entry.version):
-            return entry
+        done = writer.finished
+        if done is not None and (done.action, done.version) == ("challenge", asked_of):
+            return registry.entry(done.version)
+        entry = _asked(registry, ref, asked_of)
         for alias in (CHAMPION, CHALLENGER):
             if alias in entry.aliases:
                 raise UsageError(f"Version {entry.version} already is the {alias}.")
-        registry.check_signature(entry)
+        registry.check_registered(entry)
         registry.fetch_entry(entry, fresh=True)
         writer.move("challenge", CHALLENGER, entry, why=reason)
     return registry.entry(entry.version)
 
 
 def withdraw(registry: Registry, *, reason: str) -> Entry:
-    """Take the alias challenger away. Raises `AliasNotSet` where there is none."""
+    """Take the alias challenger away. Raises `AliasNotSet` where there is none, `AliasMoved` where somebody else moved
+    it since this was asked for."""
+    asked_of = _named(registry, CHALLENGER)
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
         if done is not None and done.action == "withdraw":
             return registry.entry(done.version)
-        entry = registry.entry(CHALLENGER)
+        entry = _asked(registry, CHALLENGER, asked_of)
         writer.withdraw(CHALLENGER, entry, why=reason)
     return registry.entry(entry.version)
 
 
 def restore(registry: Registry, *, reason: str) -> dict[str, str]:
     """Put every alias back to where the history says; returns them. One whose version was deleted in MLflow is taken
-    away. Raises `AliasNotSet` with an empty history."""
-    with registry.writing(PROMOTER) as writer:
+    away. MLflow is told of the history's end anew where it lost it. Raises `AliasNotSet` with an empty history."""
+    with registry.writing(PROMOTER, mend=True) as writer:
         expected = history.aliases(writer.records)
         if not expected:
             raise AliasNotSet("The history names no version; there is nothing to restore.")

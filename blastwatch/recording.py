@@ -16,7 +16,7 @@ from typing import Any
 
 from blastwatch import history
 from blastwatch.entry import Entry
-from blastwatch.errors import HistoryBroken, SignatureInvalid, UsageError
+from blastwatch.errors import HistoryBroken, RegistryError, SignatureInvalid, UsageError
 from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, NOTHING_BEFORE, Record, Row
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import Model, ModelStore
@@ -52,11 +52,14 @@ class Writer:
         """The entry with a number, as it is stored."""
         return self._rows[number - 1]
 
-    def settle(self) -> None:
+    def settle(self, *, mend: bool = False) -> None:
         """Finish what an earlier writer began.
 
+        Args:
+            mend: where MLflow lost the head, go on if the history is what was signed: the next entry tells it anew.
+
         Raises:
-            HistoryBroken: the head that MLflow mirrors is not in the history.
+            HistoryBroken: the head that MLflow mirrors is not in the history, or is not at its end.
         """
         model = self._store.model()
         number = mirrored_number(model, self._rows)
@@ -65,9 +68,32 @@ class Writer:
                 f"The history ends with entry {len(self._rows)} but MLflow was told of entry {number}: its tail was "
                 "cut, or BLASTWATCH_HISTORY_URL names another database than the one it was written to."
             )
+        lost = lost_head(number, self._rows)
+        if lost and not mend:
+            raise HistoryBroken(lost)
+        if lost:
+            self._check_signed(model)
+            return
         for row in self._rows[number:]:
             self._tell(row)
             self.finished = row.record()
+
+    def _check_signed(self, model: Model | None) -> None:
+        """Raise `HistoryBroken` where the history is not as signed, or lacks the entry that stands at an alias."""
+        texts = [text for name, text in (model.tags if model else {}).items() if name.startswith(ALIAS_TAG)]
+        if history.faults(self._rows, self._trusted) or not all(map(self._is_kept, texts)):
+            raise HistoryBroken(
+                "MLflow has lost the head of the history, and the history itself is not what was signed: nothing says "
+                "where the aliases belong. Look with: blastwatch registry verify. Then bring back a backup of it."
+            )
+
+    def _is_kept(self, text: str) -> bool:
+        """Whether the history has the entry that a tag mirrors; a tag that nobody signed says nothing against it."""
+        try:
+            word = read_word(text, self._trusted, model=self._store.name)
+        except SignatureInvalid:
+            return True
+        return word in self.records
 
     def move(self, action: str, alias: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves an alias to a version, move it, and tell MLflow.
@@ -119,9 +145,7 @@ class Writer:
             after=after,
             why=why,
             digest=entry.digest,
-            data_digest=made.data_digest,
-            split_digest=made.split_digest,
-            git_commit=made.git_commit,
+            **{name: getattr(made, name) for name in history.ORIGIN},
             overridden=list(overridden),
             report=history.hash_of(report),
             key=self.signer.fingerprint,
@@ -133,7 +157,14 @@ class Writer:
         self._ledger.append(row)
         self._rows.append(row)
         self.records.append(record)
-        self._tell(row)
+        try:
+            self._tell(row)
+        except RegistryError as error:
+            undo = "; to undo it, roll back then" if action == "promote" else ""
+            raise type(error)(
+                f"Entry {record.number} ({action} {record.version}) is in the history; MLflow was not told: {error} "
+                f"The next registry command that writes finishes it{undo}."
+            ) from error
         return record
 
     def _tell(self, row: Row) -> None:
@@ -219,13 +250,30 @@ def mirrored_number(model: Model | None, rows: Sequence[Row]) -> int:
         body = str(json.loads(model.tags[HEAD_TAG])["body"])
         number = int(json.loads(body)["number"])
     except (ValueError, KeyError, TypeError) as error:
-        raise HistoryBroken(f"What MLflow mirrors of the history cannot be read: {error!r}.") from error
+        raise HistoryBroken(
+            f"MLflow's tag {HEAD_TAG}, the head of the history, cannot be read ({error!r}). Remove it there, then have "
+            "MLflow told anew: blastwatch registry restore"
+        ) from error
     if 0 < number <= len(rows) and rows[number - 1].hash != history.hash_of(body):
         raise HistoryBroken(
             f"Entry {number} of the history is not the one that MLflow was told of: the history was changed, or "
             "BLASTWATCH_HISTORY_URL names another database than the one it was written to."
         )
     return number
+
+
+def lost_head(number: int, rows: Sequence[Row]) -> str:
+    """What is wrong where MLflow was told of no later entry than one with a number; "" where nothing is.
+
+    Each writer finishes what the one before it left, so an interruption leaves one entry untold and never two.
+    """
+    if number >= len(rows) - 1:
+        return ""
+    return (
+        f"The history has {len(rows)} entries but the last that MLflow was told of is {number or 'none'}: its tag "
+        f"{HEAD_TAG} was removed or set back, or MLFLOW_TRACKING_URI names another store than the one that was told. "
+        "Hold the history against a copy of it, then have MLflow told anew: blastwatch registry restore"
+    )
 
 
 def _mirrored(row: Row) -> str:

@@ -19,6 +19,8 @@ from blastwatch.errors import (
     AliasNotSet,
     NotPermitted,
     PackageError,
+    RegistryError,
+    RegistryUnreachable,
     SignatureInvalid,
     UsageError,
     VersionNotFound,
@@ -143,8 +145,21 @@ class Registry:
         return read_word(model.tags[ALIAS_TAG + alias], self.trusted, model=self.name)
 
     def check_signature(self, entry: Entry) -> None:
-        """Raise `SignatureInvalid` where no trusted key registered a version."""
+        """Raise `SignatureInvalid` where no trusted key signed a version's package."""
         self._check_signature(self.store.version(entry.version))
+
+    def check_registered(self, entry: Entry) -> None:
+        """As `check_signature`, and where no entry of the history registered the version.
+
+        The signature is over the package, so it holds at every version that its tags are copied to; the entry does not.
+        """
+        self.check_signature(entry)
+        record = history.registered(self.records(), entry.version)
+        if record is None or record.digest != entry.digest:
+            raise SignatureInvalid(
+                f"Version {entry.version} is in MLflow but nobody registered package {entry.digest[:12]} as this "
+                "version here. Register the package: blastwatch registry register DIR"
+            )
 
     def _check_signature(self, version: Version) -> None:
         tags = version.tags
@@ -199,8 +214,11 @@ class Registry:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, role: str) -> Iterator[Writer]:
+    def writing(self, role: str, *, mend: bool = False) -> Iterator[Writer]:
         """The one writer of the registry, after what an earlier one left unfinished is finished.
+
+        Args:
+            mend: let in also where MLflow lost the head of the history, see `Writer.settle`.
 
         Raises:
             NotPermitted: the key may not do what the role does, or nobody is there who could promote.
@@ -215,7 +233,7 @@ class Registry:
         signer = open_signer(self.settings, role)
         with self.ledger.lock():
             writer = Writer(self.store, self.ledger, signer, self.trusted, who=self.settings.actor)
-            writer.settle()
+            writer.settle(mend=mend)
             yield writer
 
     def register(self, folder: Path) -> Entry:
@@ -226,18 +244,35 @@ class Registry:
         package = open_package(folder)
         with self.writing(TRAINER) as writer:
             self.store.ensure_model()
-            same = [entry for entry in self.entries() if entry.digest == package.digest and self._counts(entry)]
-            version = same[0].version if same else self.store.log(package, self._tags(package, writer))
+            version = self._version_of(package, writer) or self.store.log(package, self._tags(package, writer))
             entry = self.entry(version)
-            known = any(record.action == "register" and record.version == version for record in writer.records)
-            if not known or CANDIDATE not in entry.aliases:
+            if history.registered(writer.records, version) is None or CANDIDATE not in entry.aliases:
                 info = package.info
-                facts = {name: getattr(info, name) for name in ("data_digest", "split_digest", "git_commit")}
+                facts = {name: getattr(info, name) for name in history.ORIGIN}
                 writer.move("register", CANDIDATE, replace(entry, **facts))
         return self.entry(version)
 
-    def _counts(self, entry: Entry) -> bool:
-        """Whether a version was registered by this registry: one that somebody else put in is left where it is."""
+    def _version_of(self, package: Package, writer: Writer) -> str:
+        """The version that a package has already, "" for none: the one that the history registered, else the one that
+        an interrupted registration left. Any other that somebody put in is left where it is."""
+        same = [entry for entry in self.entries() if entry.digest == package.digest and self._is_signed(entry)]
+        said = {entry.version: history.registered(writer.records, entry.version) for entry in same}
+        known = [version for version, record in said.items() if record and record.digest == package.digest]
+        left = (entry.version for entry in same if said[entry.version] is None and self._is_whole(entry))
+        return known[0] if known else next(left, "")
+
+    def _is_whole(self, entry: Entry) -> bool:
+        """Whether a version's files and tags are those of its package."""
+        try:
+            self.check_files(entry)
+        except RegistryUnreachable:
+            raise
+        except (PackageError, RegistryError):
+            return False
+        return True
+
+    def _is_signed(self, entry: Entry) -> bool:
+        """Whether somebody trusted signed a version's package."""
         try:
             self.check_signature(entry)
         except SignatureInvalid:
@@ -304,9 +339,7 @@ def _headline(package: Package) -> dict[str, float]:
 def _told(package: Package) -> dict[str, object]:
     """What an entry says of a package out of MLflow's tags, by the entry's field."""
     info = package.info
-    facts = {
-        name: getattr(info, name) for name in ("synthetic", "created", "data_digest", "split_digest", "git_commit")
-    }
+    facts = {name: getattr(info, name) for name in ("synthetic", "created", *history.ORIGIN)}
     return facts | {"metrics": {name: float(value) for name, value in _headline(package).items()}}
 
 

@@ -103,11 +103,14 @@ def rollback(reason: str, as_json: bool) -> None:
     """Give the alias champion back to the version that had it before."""
     from blastwatch import promotion
 
-    entry = promotion.rollback(_registry(), reason=reason)
+    result = promotion.rollback(_registry(), reason=reason)
     if as_json:
-        print_json(entry.to_dict())
-    else:
-        click.echo(f"Version {entry.version} is the champion again. Services that follow it serve it within seconds.")
+        print_json(result.to_dict())
+        return
+    note = f" ({result.note})" if result.note else ""
+    click.echo(
+        f"Version {result.version} is the champion again{note}. Services that follow it serve it within seconds."
+    )
 
 
 @registry.command()

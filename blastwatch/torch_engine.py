@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ class TorchEngine:
     """torch eager in channels_last, rebuilt from the weights on whatever device is at hand."""
 
     abreast = 1
+    _whole: ClassVar[threading.Lock] = threading.Lock()  # of the process, as is what it guards
 
     def __init__(self, package: Package, name: str) -> None:
         self.name = name
@@ -28,7 +29,6 @@ class TorchEngine:
         load_weights(network, package.folder / WEIGHTS)
         moved: Any = network.eval().to(self._device)
         self._network = moved.to(memory_format=torch.channels_last)
-        self._lock = threading.Lock()
 
     def infer(self, crops: Pixels) -> Outputs:
         return self.infer_inputs(normalise(checked_crops(crops, self._preprocessing), self._preprocessing))
@@ -46,10 +46,11 @@ class TorchEngine:
 
     def _whole_float32(self) -> AbstractContextManager[object]:
         """On a GPU torch rounds what it convolves to the 10 bits of TF32 unless it is told not to, and the reference
-        must not be rounded. What it is told holds for the process, so one batch is computed at a time."""
+        must not be rounded. What it is told holds for the process, so one batch of all such engines is computed at
+        a time: else the one that ends first would tell torch to round what another still computes."""
         if self._device == "cpu" or self._dtype is not None:
             return nullcontext()
         entered = ExitStack()
-        entered.enter_context(self._lock)
+        entered.enter_context(self._whole)
         entered.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         return entered

@@ -1,5 +1,6 @@
 """Is the registry what its history says? The chain, its signatures, what MLflow mirrors, the aliases, the files."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +10,10 @@ from blastwatch.entry import Entry, entry_of
 from blastwatch.errors import HistoryBroken, PackageError, RegistryError, SignatureInvalid
 from blastwatch.history import ALIASES, Record, Row
 from blastwatch.model_store import Model
-from blastwatch.recording import HEAD_TAG, mirrored_number, read_word
+from blastwatch.recording import HEAD_TAG, lost_head, mirrored_number, read_word
 from blastwatch.registry import Registry
+
+_LOOKS, _PAUSE = 5, 0.5  # at the registry until it stands still, and seconds between two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
     Args:
         files: read the files of every version too.
     """
-    rows, model, entries = registry.ledger.rows(), registry.store.model(), _entries(registry)
+    rows, model, entries = _look(registry)
     chain = [Fault(entry=number, fault=text) for number, text in history.faults(rows, registry.trusted)]
     readable = _readable(rows)
     rest = _aliases(registry, readable, model) + _versions(registry, readable, entries, files=files)
@@ -60,9 +63,31 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
     return Verification(entries=len(rows), versions=len(entries), faults=chain + _mirror(registry, rows, model) + rest)
 
 
-def _entries(registry: Registry) -> list[Entry]:
+def _look(registry: Registry) -> tuple[list[Row], Model | None, list[Entry]]:
+    """The history and what MLflow says at the same moment: an action that comes between, or is under way, looks like a
+    cut tail or an interrupted one. After the last look what was seen is taken as it is."""
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE)
+        rows, model = registry.ledger.rows(), registry.store.model()
+        entries = _entries(registry, model)
+        if registry.ledger.rows() == rows and not _under_way(rows, model, entries):
+            break
+    return rows, model, entries
+
+
+def _under_way(rows: Sequence[Row], model: Model | None, entries: Sequence[Entry]) -> bool:
+    """Whether it looks like a moment of an action: MLflow was not told of the last entry, or a version has none yet."""
+    registered = {record.version for record in _readable(rows) if record.action == "register"}
+    try:
+        told = mirrored_number(model, rows)
+    except HistoryBroken:
+        return False
+    return told == len(rows) - 1 or any(entry.version not in registered for entry in entries)
+
+
+def _entries(registry: Registry, model: Model | None) -> list[Entry]:
     """The versions, with what MLflow alone says of them: the history may be unreadable."""
-    model = registry.store.model()
     found = [entry_of(version, model, []) for version in registry.store.versions()] if model else []
     return sorted(found, key=lambda entry: int(entry.version))
 
@@ -87,6 +112,9 @@ def _mirror(registry: Registry, rows: Sequence[Row], model: Model | None) -> lis
         return [Fault(entry=None, fault=f"what MLflow mirrors: {error}")]
     if number > len(rows):
         return [Fault(entry=len(rows) + 1, fault=f"it is missing: MLflow was told of {number} entries (a cut tail)")]
+    lost = lost_head(number, rows)
+    if lost:
+        return [Fault(entry=number + 1, fault=lost)]
     if number < len(rows):
         text = "MLflow was not told of it: an action was interrupted. The next registry command finishes it"
         return [Fault(entry=number + 1, fault=text)]
@@ -132,7 +160,7 @@ def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[E
         elif record.digest != entry.digest:
             text = f"it registered package {record.digest[:12]} but MLflow has version {entry.version} as "
             faults.append(Fault(entry=number, fault=text + (entry.digest[:12] or "no package")))
-        for name in ("data_digest", "split_digest", "git_commit"):
+        for name in history.ORIGIN:
             said, signed = getattr(entry, name), getattr(record, name) if record else ""
             if record is not None and said != signed:
                 text = f"it registered version {entry.version} with {name} {signed[:12] or 'none'} but MLflow says "

@@ -176,21 +176,34 @@ class QueuedWriter(Generic[Record]):
 
     def _run(self) -> None:
         store: Rows[Record] | None = None
-        with suppress(StoreError):  # told with the first batch, if it still cannot be opened then
+        with suppress(Exception):  # told with the first batch, if it still cannot be opened then
             store = self._open()  # now, since opening takes long enough for a kill to come between
         try:
             while True:
                 batch = self._gather()
-                if batch:
-                    store = self._write(store, batch)
-                if self._aside is not None and self._due(last=not batch):
-                    store = self._hand_over(store, self._aside)
+                try:
+                    if batch:
+                        store = self._write(store, batch)
+                    if self._aside is not None and self._due(last=not batch):
+                        store = self._hand_over(store, self._aside)
+                except Exception as error:  # noqa: BLE001  (said and counted; those who come next are stored again)
+                    self._go_on(error, batch)
                 if not batch and self._closing.is_set():
                     return
         finally:
             for opened in (store, self._aside):
                 if opened is not None:
                     opened.close()
+
+    def _go_on(self, error: Exception, batch: list[Record]) -> None:
+        """After an error that nobody thought of: say it, and count what is left of the batch as lost."""
+        _log.error("Rows are lost by an error that was not expected", exc_info=error)
+        self._count_failed(error)
+        self._put_off()
+        with self._lock:
+            left = batch[len(batch) - self._in_hand :]
+        if left:
+            self._settle(left, stored=False)
 
     def _due(self, *, last: bool) -> bool:
         """Whether to try to hand over what lies on disk; once more before the end."""

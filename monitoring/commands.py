@@ -117,6 +117,8 @@ def watch(once: bool, as_json: bool) -> None:
         watch_on(settings)
         return
     look = watch_once(settings)
+    if look.problem:
+        say(look.problem)
     if as_json:
         print_json(look.report.document if look.report else {"reason": look.reason})
         return

@@ -52,6 +52,10 @@ class MonitorMetrics:
             "blastwatch_drift_last_look_timestamp_seconds", "When the monitor last looked and nothing failed; "
             "at first, its start.", registry=registry,
         )  # fmt: skip
+        self.interval = Gauge(
+            "blastwatch_drift_interval_seconds", "Time between two looks of the monitor, as it is set.",
+            registry=registry,
+        )  # fmt: skip
         self.report_seconds = Gauge(
             "blastwatch_drift_report_duration_seconds", "How long the last report took.", registry=registry
         )
@@ -187,10 +191,13 @@ class MonitorMetrics:
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""
+        self.watch_nothing()
+        self.model.labels(version, digest).set(1)
+
+    def watch_nothing(self) -> None:
+        """No version is watched: forget what was said of the last one."""
         self.model.clear()
-        self.score.clear()
-        self.threshold.clear()
-        self.detected.set(0)
+        self.no_verdict()
         self.patient_evidence.clear()
         self.patient_drift.set(0)
         for kind in ("estimated", "realised"):
@@ -199,4 +206,9 @@ class MonitorMetrics:
             self.estimate_state.labels(state).set(0)
         self.last_report.set(0)
         self.window_end.set(0)
-        self.model.labels(version, digest).set(1)
+
+    def no_verdict(self) -> None:
+        """There is none on drift, or no longer."""
+        self.score.clear()
+        self.threshold.clear()
+        self.detected.set(0)

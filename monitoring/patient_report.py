@@ -11,7 +11,7 @@ from blastwatch.package import Package
 from blastwatch.settings import Settings
 from monitoring.directions import with_directions_of_patients
 from monitoring.patient_drift import (
-    AGAIN,
+    LATEST,
     PATIENTS_PER_FALSE_ALARM,
     Course,
     courses,
@@ -93,14 +93,14 @@ def causes(
     since = min(places)
     measured = pd.concat([known, rows])[[name for name in STATISTICS if name in known]]
     before, now = measured.iloc[: len(known) + since].dropna(), measured.iloc[len(known) + since :].dropna()
-    return name_causes(signatures, now.iloc[-AGAIN:], before=before) if len(now) else []
+    return name_causes(signatures, now.iloc[-LATEST:], before=before) if len(now) else []
 
 
 def _column(name: str, course: Course, came: Came) -> dict[str, Any]:
     """before, spread: mean and standard deviation over the patients before; now: mean over the latest, since the change
     where there is one; None where nobody came."""
     values, alarm = came.rows[name], course.alarm
-    latest = (values if alarm is None else values.iloc[alarm.since :]).dropna().iloc[-AGAIN:]
+    latest = (values if alarm is None else values.iloc[alarm.since :]).dropna().iloc[-LATEST:]
     return {
         "name": name,
         "evidence": course.evidence,

@@ -30,6 +30,10 @@ OVERLAP = timedelta(days=1)
 """How far back each look goes for new patients, since cells may have waited while the database was away."""
 
 
+Entered = dict[str, tuple[datetime, pd.Series | None]]
+"""Time of the first cell and means of each patient, None for the means of too few cells, in the order of entering."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Came:
     """rows: mean of each statistic and of the probability, a row a patient, in the order in which they entered. first:
@@ -54,7 +58,7 @@ class Patients:
         self._store = store
         self._digest = model_digest
         self._settle = settle
-        self._entered: dict[str, tuple[datetime, pd.Series | None]] = {}
+        self._entered = Entered()
         self._returning: set[str] = set()  # who came within the last hour or so, but first before `OVERLAP`
         self._full = False  # whether somebody may have made room
         self._all_seen: datetime | None = None
@@ -66,28 +70,34 @@ class Patients:
             model_digest=self._digest, since=None if everybody else at - OVERLAP, most=MOST_PATIENTS
         )
         self._full |= len(seen) == MOST_PATIENTS
+        entered, returning = self._entered, self._returning
         if everybody:
-            self._all_seen = at
-            self._returning.clear()
-            self._entered = {patient: kept for patient, kept in self._entered.items() if patient in seen}
-        known = self._entered.keys() | self._returning
+            entered = {patient: kept for patient, kept in entered.items() if patient in seen}
+            returning = set()
+        known = entered.keys() | returning
         new = {patient: first for patient, first in seen.items() if patient not in known}
         complete = {patient: first for patient, first in new.items() if first + self._settle <= at}
         if complete and not everybody:  # of who came again, `seen` has the first cell since `OVERLAP`
             firsts = self._store.first_cells(list(complete), model_digest=self._digest)
-            self._returning |= {patient for patient, first in complete.items() if firsts.get(patient) != first}
-        self._enter({patient: first for patient, first in complete.items() if patient not in self._returning})
+            returning = returning | {patient for patient, first in complete.items() if firsts.get(patient) != first}
+        entered = self._enter(
+            entered, {patient: first for patient, first in complete.items() if patient not in returning}
+        )
+        # Only now: a look that the database leaves half way counts as none, and the next one sees the same again.
+        self._entered, self._returning = entered, returning
+        if everybody:
+            self._all_seen = at
         return self._came(waiting=len(new) - len(complete))
 
-    def _enter(self, complete: dict[str, datetime]) -> None:
+    def _enter(self, before: Entered, complete: dict[str, datetime]) -> Entered:
         """Behind those who entered before; but who once made room, and has room again since others were deleted,
         stands before them as then."""
-        oldest = min((first for first, _ in self._entered.values()), default=None)
-        back: dict[str, tuple[datetime, pd.Series | None]] = {}
+        oldest = min((first for first, _ in before.values()), default=None)
+        entered, back = dict(before), Entered()
         for patient, first in sorted(complete.items(), key=lambda one: (one[1], one[0])):
             again = self._full and oldest is not None and first < oldest
-            (back if again else self._entered)[patient] = (first, self._means(patient, first))
-        self._entered = dict(list((back | self._entered).items())[-MOST_PATIENTS:])
+            (back if again else entered)[patient] = (first, self._means(patient, first))
+        return dict(list((back | entered).items())[-MOST_PATIENTS:])
 
     def _means(self, patient: str, first: datetime) -> pd.Series | None:
         """Of a patient's first cells; None of too few."""

@@ -8,7 +8,7 @@ entered the comparison with a challenger stays in it (`monitoring.shadow_entries
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -75,6 +75,11 @@ class Usage:
     newest: datetime | None
 
 
+def _all() -> float:
+    """However many there are."""
+    return math.inf
+
+
 class Retention(Opened):
     """Deletes; make it with `open_retention`."""
 
@@ -120,12 +125,12 @@ class Retention(Opened):
         usage, at_most, wanted = self.usage(), math.inf if most is None else most, limit * (1 - SLACK)
         gone = Deleted()
         if usage.bytes > limit and usage.images:
-            gone = self._oldest_images(SIZE, sa.true(), most=at_most, surplus=usage.bytes - wanted)
+            gone = self._oldest_images(SIZE, sa.true(), most=at_most, surplus=lambda: self.usage().bytes - wanted)
             usage = self.usage()
         if usage.bytes <= limit or usage.images or not usage.predictions:
             return gone
-        count = math.ceil((1 - wanted / usage.bytes) * usage.predictions)
-        return gone + self._oldest(SIZE, min(count, at_most), sa.true())
+        most_cells = min(_beyond(usage, wanted), at_most)
+        return gone + self._oldest(SIZE, most_cells, sa.true(), surplus=lambda: _beyond(self.usage(), wanted))
 
     def forget(self, patient: str) -> Deleted:
         """Delete all cells of one patient, in one transaction.
@@ -159,8 +164,15 @@ class Retention(Opened):
             reason: Deleted(**dict(zip(_COUNTED, map(int, counts), strict=True))) for reason, *counts in rows
         }
 
-    def _oldest(self, reason: str, most: float, which: sa.ColumnElement[bool]) -> Deleted:
-        """Delete the oldest cells of a kind, in transactions of `BATCH`."""
+    def _oldest(
+        self, reason: str, most: float, which: sa.ColumnElement[bool], *, surplus: Callable[[], float] = _all
+    ) -> Deleted:
+        """Delete the oldest cells of a kind, in transactions of `BATCH`.
+
+        Args:
+            surplus: how many are to go, asked once they are chosen. Who deletes at the same time has then either chosen
+                the same ones, or left no surplus: else both together would delete twice as much.
+        """
         gone = Deleted()
         while gone.predictions < most:
             # Which cells are the oldest takes a look through the whole table: once for many transactions.
@@ -168,6 +180,7 @@ class Retention(Opened):
             query = sa.select(_predictions.c.id).where(which).order_by(_predictions.c.time, _predictions.c.id)
             with translated(), self._engine.connect() as connection:
                 ids = list(connection.execute(query.limit(wanted)).scalars())
+            ids = ids[: int(min(surplus(), wanted))]
             if ids:
                 self._keep_entries(_shadow.c.id == _predictions.c.id, which)
             for start in range(0, len(ids), BATCH):
@@ -180,22 +193,25 @@ class Retention(Opened):
         return gone
 
     def _oldest_images(
-        self, reason: str, which: sa.ColumnElement[bool], *, most: float, surplus: float = math.inf
+        self, reason: str, which: sa.ColumnElement[bool], *, most: float, surplus: Callable[[], float] = _all
     ) -> Deleted:
-        """Delete the oldest pictures of a kind, in transactions of `BATCH`, until so many or so many bytes are gone."""
+        """Delete the oldest pictures of a kind, in transactions of `BATCH`.
+
+        Args:
+            surplus: how many bytes are to go, asked as in `_oldest`.
+        """
         gone = Deleted()
-        while gone.images < most and surplus > 0:
-            wanted = int(min(BATCH, most - gone.images))
+        while gone.images < most:
+            wanted = int(min(MOST_AT_ONCE, most - gone.images))
             query = sa.select(_images.c.id, _images.c.bytes).where(which).order_by(_images.c.time, _images.c.id)
-            with self._transaction(reason) as (connection, counted):
-                ids = []
-                for id_, size in connection.execute(query.limit(wanted)):
-                    if surplus <= 0:
-                        break
-                    ids.append(id_)
-                    surplus -= size
-                counted.append(Deleted(images=_delete(connection, _images, _images.c.id.in_(ids))))
-            gone += counted[0]
+            with translated(), self._engine.connect() as connection:
+                chosen = connection.execute(query.limit(wanted)).all()
+            ids = _until(surplus(), chosen)
+            for start in range(0, len(ids), BATCH):
+                part = _images.c.id.in_(ids[start : start + BATCH])
+                with self._transaction(reason) as (connection, counted):
+                    counted.append(Deleted(images=_delete(connection, _images, part)))
+                gone += counted[0]
             if len(ids) < wanted:
                 break
         return gone
@@ -268,6 +284,22 @@ def _cells(connection: sa.Connection, ids: Sequence[str]) -> Deleted:
             predictions=_delete(connection, _predictions, _predictions.c.id.in_(part)),
         )
     return gone
+
+
+def _beyond(usage: Usage, wanted: float) -> float:
+    """How many cells are to go, so that the rest takes so many bytes."""
+    return max(0, math.ceil((1 - wanted / usage.bytes) * usage.predictions)) if usage.bytes else 0
+
+
+def _until(surplus: float, sizes: Iterable[Sequence[Any]]) -> list[str]:
+    """Ids of the first of these (id, bytes) that together take so many bytes."""
+    ids = []
+    for id_, size in sizes:
+        if surplus <= 0:
+            break
+        ids.append(str(id_))
+        surplus -= size
+    return ids
 
 
 def _predicted(table: sa.Table) -> sa.ColumnElement[bool]:

@@ -22,10 +22,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from blastwatch import private_file
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.policy import FINDINGS, RetrainingPolicy
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
-from blastwatch.state_files import try_lock, write_state
+from blastwatch.state_files import try_lock
 from monitoring.drift import DriftReport
 
 FINDING_VARIABLE = "BLASTWATCH_FINDING"
@@ -56,11 +57,13 @@ class Started:
 class Findings:
     """What a look of the monitor found.
 
-    report: None where no new prediction came: then what was found before stands on. patients: from
-    `monitoring.patient_report`. performance: from `monitoring.performance_report.report`.
+    report: None where no new prediction came: then what was found before stands on, unless `verdict` is False: too few
+    cells are left to say anything. patients: from `monitoring.patient_report`. performance: from
+    `monitoring.performance_report.report`.
     """
 
     report: DriftReport | None
+    verdict: bool = True
     patients: Mapping[str, Any]
     performance: Mapping[str, Any]
 
@@ -74,7 +77,7 @@ class Retraining:
         self._process: subprocess.Popen[bytes] | None = None
         self._standing: dict[str, datetime] = {}
         self._version = ""
-        self.last = self._read_last()
+        self.last = self._read_last() if policy.command else None  # nobody asks for it otherwise
 
     def look(self, version: str, findings: Findings, *, at: datetime) -> Started | None:
         """Take note of what stands, and start the command where the policy wants it.
@@ -102,6 +105,10 @@ class Retraining:
                 f"What a finding starts is kept in {self._folder}, which cannot be written: {error}. Make room, or "
                 "give the monitor's account the right to."
             ) from error
+
+    def forget(self) -> None:
+        """No version is watched: what stood of the last one begins anew."""
+        self._standing, self._version = {}, ""
 
     def document(self) -> dict[str, Any] | None:
         """For the page: the last start and whether it still runs; None where the policy names no command."""
@@ -134,7 +141,7 @@ class Retraining:
     def _note(self, findings: Findings, at: datetime) -> None:
         now, report = findings.performance["now"], findings.report
         found = {
-            DRIFT: DRIFT in self._standing if report is None else report.drifted,
+            DRIFT: (findings.verdict and DRIFT in self._standing) if report is None else report.drifted,
             PATIENTS: bool(findings.patients["drifted"]),
             ESTIMATED: bool(now["latest"]["fell"][ESTIMATED]),
             REALISED: bool(now["labelled"]["fell"][REALISED]),
@@ -143,8 +150,9 @@ class Retraining:
         self._standing = {name: self._standing.get(name, at) for name in wanted}
 
     def _rests(self, at: datetime) -> bool:
-        if self.running():
-            return True
+        return self.running() or self._rests_since_last(at)
+
+    def _rests_since_last(self, at: datetime) -> bool:
         if self.last is None:
             return False
         return at - datetime.fromisoformat(self.last.started_at) < timedelta(days=self._policy.pause_days)
@@ -153,6 +161,13 @@ class Retraining:
         lock = self._lock()
         if lock is None:  # another monitor of this home was faster
             return None
+        with lock:
+            self.last = self._read_last()
+            if self._rests_since_last(at):  # it was, and its command has ended
+                return None
+            return self._start_locked(lock, finding, findings, at)
+
+    def _start_locked(self, lock: IO[str], finding: str, findings: Findings, at: datetime) -> Started:
         stamp = at.strftime("%Y%m%dT%H%M%SZ")
         started = Started(
             finding=finding, version=self._version, since=self._standing[finding].isoformat(),
@@ -166,7 +181,8 @@ class Retraining:
         }
         facts.write_text(json.dumps(told, indent=2) + "\n")
         command = list(self._policy.command)
-        with lock, Path(started.log).open("ab") as log:
+        with Path(started.log).open("ab") as log:
+            self._keep(started)  # first: a command that no file tells of would be started again at once
             try:
                 self._process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -175,10 +191,10 @@ class Retraining:
                 )  # fmt: skip
             except OSError as error:
                 started = replace(started, ended_at=at.isoformat(), problem=f"{command[0]!r} cannot be run: {error}")
+                self._keep(started)
                 _log.error("Retraining was not started: %s", started.problem)
             else:
                 _log.warning("Retraining was started (%s since %s); log: %s", finding, started.since, started.log)
-        self._keep(started)
         return started
 
     def _see_whether_ended(self, at: datetime) -> None:
@@ -193,7 +209,9 @@ class Retraining:
         return try_lock(self._folder / "lock")
 
     def _keep(self, started: Started) -> None:
-        write_state(self._folder / "last.json", asdict(started))
+        """On the disk, so that no power cut makes the next monitor start it again."""
+        content = json.dumps(asdict(started), indent=2, sort_keys=True) + "\n"
+        private_file.replace(self._folder / "last.json", content.encode(), mode=0o644)
         self.last = started
 
     def _read_last(self) -> Started | None:
@@ -201,9 +219,12 @@ class Retraining:
         if not path.is_file():
             return None
         try:
-            return Started(**json.loads(path.read_text()))
+            found = Started(**json.loads(path.read_text()))
+            if datetime.fromisoformat(found.started_at).tzinfo is None:
+                raise ValueError(f"no time zone in {found.started_at!r}")
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"Expected in {path} what a finding started last but it cannot be read: {error!r}. Remove the file; "
                 "the next finding then starts the command again."
             ) from error
+        return found

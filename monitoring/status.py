@@ -27,12 +27,18 @@ class Status:
         self._pictures: dict[str, bytes] = {}
         self._known: dict[str, Any] | None = None
         self._timeline = Timeline(settings.drift)
+        self._interval = settings.drift_interval
+        self.begin("The monitor has not looked yet.")
+
+    def begin(self, note: str) -> None:
+        """Nothing is watched: forget what was known, and say why."""
+        self._pictures, self._known = {}, None
         self._document: dict[str, Any] = {
             "state": WAITING,
             "looked_at": None,
             "problem": None,
-            "note": "The monitor has not looked yet.",
-            "interval_seconds": settings.drift_interval,
+            "note": note,
+            "interval_seconds": self._interval,
             "disclaimer": DISCLAIMER,
         }
 
@@ -43,8 +49,11 @@ class Status:
         """PNG of an example cell; None for any other."""
         return self._pictures.get(identity)
 
-    def refresh(self, version: str) -> tuple[dict[str, Any] | None, str | None]:
+    def refresh(self, version: str, *, verdict: bool = True) -> tuple[dict[str, Any] | None, str | None]:
         """Read the reports that came since.
+
+        Args:
+            verdict: False: too few cells are left for one, so that of the last report no longer stands.
 
         Returns:
             The document of the last report, where it is on this version, and until when the one before said otherwise.
@@ -52,7 +61,7 @@ class Status:
         self._timeline.refresh()
         # What is said of another version says nothing of the one that is watched now.
         report = self._timeline.last
-        self._known = report if report is not None and report["version"] == version else None
+        self._known = report if verdict and report is not None and report["version"] == version else None
         return self._known, before(self._timeline.points())
 
     def fail(self, problem: str) -> None:
@@ -68,6 +77,8 @@ class Status:
         usage: Usage,
         retraining: dict[str, Any] | None,
         examples: Examples,
+        *,
+        problem: str = "",
     ) -> None:
         """A look worked; `refresh` was called before.
 
@@ -76,13 +87,14 @@ class Status:
             patients: from `monitoring.patient_report`.
             performance: from `monitoring.performance_report.report`.
             retraining: from `monitoring.retraining.Retraining.document`.
+            problem: what hindered it all the same, "" for nothing.
         """
         known, points = self._known, self._timeline.points()
         self._pictures = examples.pictures
         self._document = self._document | {
             "state": _state(known, patients),
             "looked_at": datetime.now(UTC).isoformat(),
-            "problem": None,
+            "problem": problem or None,
             "note": note,
             "model": {
                 "version": fetched.entry.version,

@@ -186,6 +186,24 @@ class Store(Opened):
         with translated(), self._engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(_predictions)).scalar_one())
 
+    def newest(self, *, model_digest: str) -> datetime | None:
+        """Time (UTC) of the newest prediction of a version; None for none."""
+        query = sa.select(sa.func.max(_predictions.c.time, type_=UtcTime))
+        with translated(), self._engine.connect() as connection:
+            moment: datetime | None = connection.execute(
+                query.where(_predictions.c.model_digest == model_digest)
+            ).scalar_one()
+        return moment
+
+    def newest_of_others(self, *, model_digest: str, since: datetime | None) -> str | None:
+        """Number of the version of the newest prediction since a moment that this version did not make."""
+        key = (_predictions.c.model_digest, _predictions.c.time)  # what the index holds: no row of the table is read
+        others = _between(sa.select(*key), since, None, None).where(_predictions.c.model_digest != model_digest)
+        newest = others.order_by(_predictions.c.time.desc()).limit(1).subquery()
+        query = sa.select(_predictions.c.model_version).where(sa.tuple_(*key) == sa.select(newest).scalar_subquery())
+        with translated(), self._engine.connect() as connection:
+            return connection.execute(query.limit(1)).scalar_one_or_none()
+
     def add_labels(self, labels: Iterable[tuple[str, str, datetime]]) -> int:
         """Store (prediction id, label, time) in one transaction; the same again changes nothing, another label counts.
 

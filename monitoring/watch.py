@@ -8,19 +8,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from blastwatch.console import say
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasNotSet, BlastwatchError
+from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
 from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
 from monitoring.drift import DriftReport, TooFewPredictions, compare
 from monitoring.examples import ExampleCells
+from monitoring.followed import Followed
 from monitoring.metrics import MonitorMetrics
 from monitoring.patient_report import PatientWatch
 from monitoring.performance_report import report as performance_report
@@ -32,23 +33,29 @@ from monitoring.status import Status
 from monitoring.store import Store, open_store
 
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
+FOLLOWED_WITHIN = timedelta(minutes=15)  # of a promotion, services have loaded the version or refused it
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw: a report, or in a few words why there is none; and what `monitoring.patient_report` found."""
+    """What one look saw: a report, or in a few words why there is none; and what `monitoring.patient_report` found.
+
+    verdict: whether there is one, of this report or of the last. problem: what hindered the look, "" for nothing.
+    """
 
     report: DriftReport | None
     reason: str = ""
+    verdict: bool = True
     patients: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 class Monitor:
     """Looks once at a time; keeps the package and the last report between looks.
 
     Args:
-        fetch: gives the version to watch; None asks the registry for the alias that serves.
+        fetch: gives the version to watch; None follows the alias that serves.
     """
 
     def __init__(
@@ -58,7 +65,9 @@ class Monitor:
         self._metrics = metrics
         self._registry = Registry(settings)
         self.status = Status(settings, self._registry)
-        self._fetch = fetch or self._champion
+        self._champion = Followed(self._registry, settings.model_alias, self._package_of)
+        self._challenger = Followed(self._registry, CHALLENGER, lambda entry: entry)
+        self._fetch = fetch or self._champion.look
         self._fetched: Fetched | None = None
         self._store: Store | None = None
         self._shadow_store: ShadowStore | None = None
@@ -66,14 +75,17 @@ class Monitor:
         self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
         self._examples = ExampleCells(settings)
         self._patients: PatientWatch | None = None
-        self._newest: object = None  # id of the newest prediction in the last report
+        self._window: list[str] | None = None  # ids of the predictions in the last report
+        self._problems: list[str] = []  # of this look
 
     def look(self) -> Look:
         """Compare the latest predictions with the reference, once.
 
         Raises:
+            AliasNotSet: no version serves; what was said of the last one is forgotten.
             BlastwatchError: registry, database or Evidently could not do their part.
         """
+        self._problems = []
         fetched = self._watched()
         self._store = self._store or open_store(self._settings.predictions_url)
         digest = fetched.package.digest
@@ -85,10 +97,13 @@ class Monitor:
         patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, current)
         usage = self._retain()
-        self._retrain(fetched.entry.version, Findings(report=look.report, patients=patients, performance=performance))
-        self._tell_status(self._store, fetched, look, patients, performance, usage)
+        found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
+        self._retrain(fetched.entry.version, found)
+        self._note_others(self._store, fetched, usage)
+        look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
+        self._tell_status(self._store, fetched, look, performance, usage)
         self._metrics.last_look.set(time.time())
-        return replace(look, patients=patients)
+        return look
 
     def close(self) -> None:
         """Give the database back."""
@@ -97,22 +112,31 @@ class Monitor:
                 store.close()
 
     def _watched(self) -> Fetched:
-        fetched = self._fetch()
+        try:
+            fetched = self._fetch()
+        except AliasNotSet:
+            self._fetched = self._window = self._patients = None
+            self._metrics.watch_nothing()
+            self._retraining.forget()
+            self._metrics.tell_retraining(self._retraining)
+            raise
+        self._problems.append(self._champion.problem)
         if self._fetched is None or fetched.package.digest != self._fetched.package.digest:
-            self._newest = self._patients = None
+            self._window = self._patients = None
             self._metrics.watch_model(fetched.entry.version, fetched.package.digest)
         self._fetched = fetched
         return fetched
 
-    def _champion(self) -> Fetched:
-        """The version that serves; its package is fetched and verified only when it is another one than before."""
-        entry = self._registry.entry(self._settings.model_alias)
-        if self._fetched is not None and entry.digest == self._fetched.entry.digest:
+    def _package_of(self, entry: Entry) -> Fetched:
+        """A package is fetched and verified only where it is another one than before."""
+        if self._fetched is not None and entry.digest == self._fetched.package.digest:
             return Fetched(entry, self._fetched.package)
-        return self._registry.fetch(self._settings.model_alias)
+        return Fetched(entry, self._registry.fetch_entry(entry))
 
     def _compare(self, fetched: Fetched, current: Any) -> Look:
-        if len(current) and current["id"].iloc[-1] == self._newest:
+        window = current["id"].tolist()
+        # All of them: one cell whose time lies ahead would stay the newest, whatever comes.
+        if window and window == self._window:
             return Look(None, "no prediction since the last report")
         started = time.monotonic()
         try:
@@ -123,12 +147,14 @@ class Monitor:
                 folder=self._settings.drift,
                 minimum=self._settings.drift_minimum,
             )
-        except TooFewPredictions as error:
-            return Look(None, str(error))
-        self._add_run(report, fetched.entry.version)
-        self._newest = current["id"].iloc[-1]
+        except TooFewPredictions as error:  # cells behind an earlier verdict may have been deleted
+            self._window = None
+            self._metrics.no_verdict()
+            return Look(None, str(error), verdict=False)
+        self._window = window
         self._tell(report, time.monotonic() - started)
         prune(self._settings.drift)
+        self._add_run(report, fetched.entry.version)
         return Look(report)
 
     def _tell(self, report: DriftReport, seconds: float) -> None:
@@ -141,9 +167,30 @@ class Monitor:
         self._metrics.last_report.set(datetime.now(UTC).timestamp())
 
     def _add_run(self, report: DriftReport, version: str) -> None:
-        from monitoring.workspace import add_run  # Evidently takes seconds to load: only where there is a report
+        """Last, and no look fails for it: the report is told and kept without it."""
+        # Evidently takes seconds to load: only where there is a report.
+        from monitoring.workspace import WorkspaceFailed, add_run
 
-        add_run(self._settings.drift / "workspace", report.snapshot, name=f"version {version}")
+        try:
+            add_run(self._settings.drift / "workspace", report.snapshot, name=f"version {version}")
+        except WorkspaceFailed as error:
+            self._metrics.failures.inc()
+            self._problems.append(str(error))
+
+    def _note_others(self, store: Store, fetched: Fetched, usage: Usage) -> None:
+        """Say where the newest predictions are of a version that is not watched: a service refuses the watched one, or
+        has not heard of it."""
+        newest = store.newest(model_digest=fetched.package.digest)
+        if usage.newest is None or (newest is not None and newest >= usage.newest):
+            return
+        promoted = fetched.entry.promoted_at
+        since = None if promoted is None else datetime.fromisoformat(promoted) + FOLLOWED_WITHIN
+        other = store.newest_of_others(model_digest=fetched.package.digest, since=since)
+        if other is not None:
+            self._problems.append(
+                f"The newest predictions are of version {other}, and version {fetched.entry.version} is watched. See "
+                "which one serves, and why: GET /v1/model of the service."
+            )
 
     def _tell_labels(self, store: Store, digest: str) -> None:
         labelled, agreeing = store.agreement(model_digest=digest)
@@ -183,20 +230,27 @@ class Monitor:
         store: Store,
         fetched: Fetched,
         look: Look,
-        patients: dict[str, Any],
         performance: dict[str, Any],
         usage: Usage,
     ) -> None:
-        known, calm_until = self.status.refresh(fetched.entry.version)
+        known, calm_until = self.status.refresh(fetched.entry.version, verdict=look.verdict)
         examples = self._examples.choose(store, fetched.package, known, calm_until=calm_until)
-        self.status.tell(fetched, look.reason, patients, performance, usage, self._retraining.document(), examples)
+        self.status.tell(
+            fetched, look.reason, look.patients, performance, usage, self._retraining.document(), examples,
+            problem=look.problem,
+        )  # fmt: skip
 
     def _tell_shadow(self, champion: Entry) -> None:
         try:
-            challenger = self._registry.entry(CHALLENGER)
+            challenger = self._challenger.look()
         except AliasNotSet:
             self._metrics.tell_shadow(None)
             return
+        except RegistryError as error:  # nobody has said yet who it is
+            self._problems.append(f"The challenger is not known: {error}")
+            return
+        if self._challenger.problem:
+            self._problems.append(f"The challenger: {self._challenger.problem}")
         self._shadow_store = self._shadow_store or open_shadow_store(self._settings.predictions_url)
         self._metrics.tell_shadow(shadow_report(self._shadow_store, champion, challenger, at=datetime.now(UTC)))
 
@@ -251,16 +305,17 @@ def prune(folder: Path) -> None:
 def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: threading.Event) -> None:
     said = ""
     metrics.last_look.set(time.time())
+    metrics.interval.set(interval)
     while not stop.is_set():
         started = time.monotonic()
         try:
             look = monitor.look()
             line = look.reason if look.report is None else _sentence(look.report.document)
-            line = " ".join([line, *patient_sentence(look.patients)])
+            line = " ".join(filter(None, [line, *patient_sentence(look.patients), look.problem]))
         except AliasNotSet as error:
             metrics.last_look.set(time.time())
             line = f"{NOTHING_YET}: {error}"
-            monitor.status.fail(line)
+            monitor.status.begin(line)
         except (BlastwatchError, OSError) as error:  # the second where the disk of the reports is full
             metrics.failures.inc()
             line = f"This look failed and will be tried again: {error}"

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from blastwatch import DISCLAIMER
+from blastwatch.errors import BlastwatchError
 from monitoring.directions import DIRECTIONS
 from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS, PROBABILITY
 
@@ -30,9 +31,13 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
+class WorkspaceFailed(BlastwatchError):
+    """A report could not be put beside the others in Evidently's workspace."""
+
+
 def open_workspace(path: Path) -> None:
-    """Make the workspace and its project with a dashboard, where they are missing."""
-    with _alone(path):
+    """Make the workspace and its project with a dashboard, where they are missing. Raises `WorkspaceFailed`."""
+    with _refusals(path), _alone(path):
         _project(path)
 
 
@@ -41,8 +46,11 @@ def add_run(path: Path, snapshot: "Snapshot", *, name: str) -> None:
 
     Several processes may add at once, while Evidently's pages read: Evidently writes a run in place and its reader
     fails on half of one, so each run is written aside and moved in whole.
+
+    Raises:
+        WorkspaceFailed: a file there cannot be read or written.
     """
-    with _alone(path) as aside:
+    with _refusals(path), _alone(path) as aside:
         workspace, project = _project(path)
         scratch, twin = _project(aside)
         run = scratch.add_run(twin.id, snapshot, include_data=False, name=name)
@@ -51,6 +59,20 @@ def add_run(path: Path, snapshot: "Snapshot", *, name: str) -> None:
         # The ids are UUIDs of version 7, which sort by the time they were made.
         for old in sorted(workspace.list_runs(project.id), key=str)[:-KEEP_RUNS]:
             workspace.delete_run(project.id, old)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what Evidently and the disk raise into our error: a damaged file is a ValueError or lacks a key."""
+    from evidently.errors import EvidentlyError
+
+    try:
+        yield
+    except (EvidentlyError, ValueError, TypeError, LookupError, OSError) as error:
+        raise WorkspaceFailed(
+            f"Evidently's workspace {path} does not take the report: {error!r}. The report itself is kept. Make room, "
+            "or remove the folder: it is made anew."
+        ) from error
 
 
 @contextmanager

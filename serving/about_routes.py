@@ -99,8 +99,7 @@ async def _webhook(service: "Service", request: Request) -> Response:
 async def _metrics(service: "Service", _request: Request) -> Response:
     from prometheus_client import CONTENT_TYPE_LATEST
 
-    text = await service.aside(service.metrics.export)
-    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(await service.scraped(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _alive(_request: Request) -> Response:

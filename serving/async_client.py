@@ -17,15 +17,17 @@ import httpx
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
+    TIMEOUT,
     Answer,
     Image,
     Retries,
     check_positive,
     connection,
     file_part,
+    named,
     no_address,
     read_json,
-    unreachable,
+    unanswered,
 )
 
 
@@ -37,13 +39,14 @@ class AsyncClient:
         url: str,
         *,
         api_key: str = "",
-        timeout: float = 60.0,
+        timeout: float = TIMEOUT,
         attempts: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
         self.url = url.rstrip("/")
         self._attempts = attempts
+        self._timeout = timeout
         try:
             self._http = httpx.AsyncClient(
                 transport=transport, **connection(self.url, api_key=api_key, timeout=timeout)
@@ -51,27 +54,32 @@ class AsyncClient:
         except httpx.InvalidURL as error:
             raise no_address(url) from error
 
-    async def predict(self, image: Image) -> Answer:
-        """The answer of /v1/predict for one cell. Raises as `Client.predict`."""
-        return await self._json("POST", "/v1/predict", files=[("image", await _read(image))])
+    async def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
+        """The answer of /v1/predict for one cell. Arguments and errors as of `Client.predict`."""
+        headers = named(patient=patient, caller=caller)
+        return await self._json("POST", "/v1/predict", files=[("image", await _read(image))], headers=headers)
 
     async def predict_many(
-        self, images: Iterable[Image], *, at_once: int = AT_ONCE
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
     ) -> AsyncIterator[Answer | ServiceError | DataError]:
         """For each cell, in order and as it comes, its answer or the error that stands for it.
 
         Args:
             images: as many as one likes; no more of them than `at_once` are in memory.
             at_once: calls in flight.
+            patient: whose cells these are, of all of them: for several patients, call this for each.
+            caller: as of `predict`.
 
         Raises:
+            ValueError: as `predict`.
             ServiceUnreachable: no connection.
         """
         check_positive(at_once=at_once)
+        headers = named(patient=patient, caller=caller)
         asked: deque[asyncio.Task[Answer | ServiceError | DataError]] = deque()
         try:
             for image in images:
-                asked.append(asyncio.create_task(self._answer_or_error(image)))
+                asked.append(asyncio.create_task(self._answer_or_error(image, headers)))
                 if len(asked) >= at_once:
                     yield await asked.popleft()
             while asked:
@@ -81,15 +89,18 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def predict_batch(self, images: Sequence[Image]) -> list[Answer]:
-        """For each cell, in order, its answer or its problem (which has a `status`). Raises as `Client.predict`."""
+    async def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
+        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        headers = named(patient=patient, caller=caller)
         parts = [("images", await _read(image)) for image in images]
-        results: list[Answer] = (await self._json("POST", "/v1/predict_batch", files=parts))["results"]
+        answer = await self._json("POST", "/v1/predict_batch", files=parts, headers=headers)
+        results: list[Answer] = answer["results"]
         return results
 
-    async def explain(self, image: Image) -> bytes:
-        """The heat map over one cell, as PNG. Raises as `Client.predict`."""
-        return (await self._send("POST", "/v1/explain", files=[("image", await _read(image))])).content
+    async def explain(self, image: Image, *, caller: str = "") -> bytes:
+        """The heat map over one cell, as PNG. Arguments and errors as of `Client.predict`."""
+        headers = named(caller=caller)
+        return (await self._send("POST", "/v1/explain", files=[("image", await _read(image))], headers=headers)).content
 
     async def model(self) -> Answer:
         """The model version that serves. Raises as `Client.predict`."""
@@ -111,9 +122,9 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _answer_or_error(self, image: Image) -> Answer | ServiceError | DataError:
+    async def _answer_or_error(self, image: Image, headers: dict[bytes, bytes]) -> Answer | ServiceError | DataError:
         try:
-            return await self.predict(image)
+            return await self._json("POST", "/v1/predict", files=[("image", await _read(image))], headers=headers)
         except (ServiceError, DataError) as error:
             return error
 
@@ -126,7 +137,7 @@ class AsyncClient:
             try:
                 response = await self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-                raise unreachable(self.url, error) from error
+                raise unanswered(self.url, error, self._timeout) from error
             pause = retries.pause(response)
             if pause is None:
                 return response

@@ -37,6 +37,7 @@ class AuditLog:
         self._failed = failed
         self._file: int | None = None
         self._looked = 0.0
+        self._torn = False  # whether the file ends in half a line of ours
 
     def write(self, scope: Scope, *, route: str, status: int, seconds: float) -> None:
         """Add the line of one request that was answered."""
@@ -44,7 +45,11 @@ class AuditLog:
             return
         line = json.dumps(entry(scope, route=route, status=status, seconds=seconds)).encode() + b"\n"
         try:
-            written = os.write(self._opened(), line)
+            file = self._opened()
+            line = b"\n" + line if self._torn else line
+            written = os.write(file, line)
+            if written:
+                self._torn = line[written - 1 : written] != b"\n"
             if written < len(line):
                 raise OSError(f"only {written} of {len(line)} bytes of a line were written")
         except OSError as error:
@@ -53,7 +58,7 @@ class AuditLog:
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file, self._torn = None, False
 
     def _opened(self) -> int:
         if self._path is None:

@@ -41,6 +41,7 @@ ABREAST_CELLS = 4
 
 IDLE_SECONDS = 10.0  # after which memory that requests took goes back to the system: whoever comes then may wait for it
 _FULL = 0.5  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
+_BODY = 0.5  # of the longest wait, that the time of a request's body counts for at most
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 
 
@@ -56,7 +57,8 @@ class _Waiting:
 class Place:
     """Room for a request that was let in, while its body is read: until its cells count themselves, or it ends.
 
-    A body that comes slowly keeps its place from nobody for longer than a cell may wait.
+    A body that comes slowly keeps its place from nobody for longer than a cell may wait. `since` is from where on the
+    wait of its cell counts.
     """
 
     def __init__(self) -> None:
@@ -65,6 +67,16 @@ class Place:
 
     def leave(self) -> None:
         self.left = True
+
+    def read(self, longest_wait: float) -> None:
+        """Its body is here. The time that it took counts, since under overload it is the event loop that reads late,
+        but for a part of the wait at most: else a slow line would be turned away from an idle engine.
+
+        Args:
+            longest_wait: seconds, as of `Batcher`.
+        """
+        self.since = max(self.since, time.monotonic() - _BODY * longest_wait)
+        self.leave()
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,8 @@ class Batcher:
         """Let in cells whose images are read meanwhile; afterwards they go to `run`.
 
         Args:
-            place: where the request has one, it is given up for the cells; one cell then needs no room but this.
+            place: where the request has one, its body is read now and it is given up for the cells; one cell then needs
+                no room but this.
             patient: for the later parts of a call that was already let in.
 
         Raises:
@@ -151,7 +164,7 @@ class Batcher:
         """
         has_room = patient or (cells == 1 and place in self._places)
         if place is not None:
-            place.leave()
+            place.read(self._longest_wait)
         if not has_room:
             self.check_room()
         self._coming += cells
@@ -215,11 +228,13 @@ class Batcher:
                     len(batch) == 1 and not self._running and not self._queue
                 )
                 self._running += 1
-            self._infer(batch, alone=alone)
-            with self._changed:
-                self._running -= 1
-                self._alone = False
-                self._changed.notify_all()
+            try:
+                self._infer(batch, alone=alone)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._alone = False
+                    self._changed.notify_all()
 
     def _wait(self) -> None:
         """Until something changes. What a rush of requests took is given back once nobody came for a while."""
@@ -251,9 +266,9 @@ class Batcher:
         return batch
 
     def _infer(self, batch: list[_Waiting], *, alone: bool) -> None:
-        cells = np.stack([row.cell for row in batch])
-        began = time.monotonic()
         try:
+            cells = np.stack([row.cell for row in batch])
+            began = time.monotonic()
             outputs = (self._engine.infer if alone else self._engine.infer_beside)(cells)
             ended = time.monotonic()
             latest = (ended - began) / len(cells) / (1 if alone else self._engine.abreast)

@@ -26,6 +26,7 @@ SOURCES = ("blastwatch", "monitoring", "serving")
 # What the service process imports; what they need in turn is found in the installed metadata. Training, MLflow and
 # Evidently stay out: a bento needs no registry, and reports are the monitor's work.
 ROOTS = (
+    "alembic",
     "bentoml",
     "click",
     "cryptography",

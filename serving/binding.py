@@ -3,6 +3,7 @@ what else is decided before the workers start."""
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 
 from blastwatch.errors import UsageError
@@ -12,6 +13,8 @@ from serving.keys import KeyFolder
 KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
 """Set before the workers start, not by people: 1 where the service is bound to the loopback. Without it keys are
 needed, so a worker that was started in another way is shut rather than open."""
+
+_PORT = re.compile(r":\d*\Z")
 
 SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
 """Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
@@ -25,6 +28,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def asked_on_loopback(host: str) -> bool:
+    """Whether a request was sent to the loopback, by its header `Host`: a name or address, with or without a port."""
+    return is_loopback(_PORT.sub("", host.lower()))
 
 
 def check_binding(host: str, settings: Settings) -> dict[str, str]:

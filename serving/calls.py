@@ -9,6 +9,7 @@ import httpx
 
 from blastwatch.addresses import encrypted
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
+from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 
 Image = bytes | str | os.PathLike[str]
 """The bytes of an image file, or its path."""
@@ -19,6 +20,8 @@ RETRIED = (429, 503)  # the service says itself that a later call may succeed
 LONGEST_PAUSE = 30.0  # seconds before a service that is overloaded or away is asked again
 LONGEST_DEBT = 900.0  # seconds that one call waits altogether for its turn under the limit of its caller
 RATE_LIMITED = "/problems/rate-limited"
+TIMEOUT = 150.0  # seconds: longer than the service's own deadline of 120, so that it says itself what took so long
+LONGEST_CONNECT = 60.0  # seconds until a machine that does not even take the connection counts as away
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
 
 
@@ -99,8 +102,32 @@ def read_json(response: httpx.Response, url: str) -> Answer:
     return value
 
 
-def unreachable(url: str, error: Exception) -> ServiceUnreachable:
-    """The error for a connection that did not come about."""
+def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
+    """The headers that say whose cells these are and who asks; none for "".
+
+    Raises:
+        ValueError: for what no header can carry, or longer than the service takes. It does not repeat the key.
+    """
+    headers = {}
+    for argument, name, key in (("patient", PATIENT_HEADER, patient), ("caller", CALLER_HEADER, caller)):
+        if not key.isprintable() or key != key.strip() or len(key.encode()) > LONGEST_HEADER:
+            raise ValueError(
+                f"Expected `{argument}` to be one line of printable text without spaces around it, of at most "
+                f"{LONGEST_HEADER} bytes in UTF-8"
+            )
+        if key:
+            headers[name.encode()] = key.encode()
+    return headers
+
+
+def unanswered(url: str, error: Exception, timeout: float) -> ServiceError | ServiceUnreachable:
+    """The error for a request without an answer: the service is there but took longer than `timeout` seconds, or there
+    was no connection to it."""
+    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
+        return ServiceError(
+            f"The service at {url} did not answer within {timeout:g} s. Send fewer images a call, or see its log.",
+            status=504,
+        )
     return ServiceUnreachable(
         f"No prediction service answers at {url} ({error or type(error).__name__}). "
         "Start it (blastwatch serve) or name its address (--url, BLASTWATCH_URL)."
@@ -126,7 +153,7 @@ def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
     _check_key(api_key)
     return {
         "base_url": url,
-        "timeout": timeout,
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT)),
         "verify": encrypted(url),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
     }

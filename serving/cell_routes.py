@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from blastwatch.errors import ImageRejected
-from serving.batcher import Place
+from serving.batcher import Place, Row
 from serving.connected import while_connected
 from serving.lane import Lane
-from serving.predictor import Cell
+from serving.predictor import Cell, finite
 from serving.problems import Problem, of_image
 from serving.uploads import files, read_files
 
 if TYPE_CHECKING:
     from serving.worker import Service
+
+_log = logging.getLogger("blastwatch.service")
 
 
 def cell_routes(service: "Service") -> list[Route]:
@@ -33,16 +36,18 @@ async def _predict(service: "Service", request: Request) -> Response:
     data = await _one_image(request)
     patient = service.callers.patient(request)
     with service.taken(request) as lane:
-        answer = _answer(service, lane, data, started, patient, request.state.place)
+        answer = _answer(service, lane, request, data, started, patient)
         return JSONResponse(await while_connected(request, answer))
 
 
 async def _answer(
-    service: "Service", lane: Lane, data: bytes, started: float, patient: str, place: Place
+    service: "Service", lane: Lane, request: Request, data: bytes, started: float, patient: str
 ) -> dict[str, Any]:
+    place: Place = request.state.place
     with lane.coming(place=place):
         cell = Cell(data, await service.prepare(lane, data))
     (row,) = await lane.outputs([cell.prepared], since=place.since)
+    _check_finite(row, lane, request)
     return service.conclude(lane, cell, row, started, patient)
 
 
@@ -64,20 +69,32 @@ async def _answers(
     service: "Service", lane: Lane, request: Request, uploads: list[UploadFile], started: float, patient: str
 ) -> list[dict[str, Any]]:
     """Part by part, so that a large batch does not stand before everybody else's single cells."""
-    size, results = service.settings.max_batch_size, []
+    size = service.settings.max_batch_size
+    results: list[dict[str, Any]] = []
     for first in range(0, len(uploads), size):
         part = [await file.read() for file in uploads[first : first + size]]
         with lane.coming(len(part), place=request.state.place, patient=first > 0):
             prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
         cells = [item.prepared for item in prepared if isinstance(item, Cell)]
-        rows = iter(await lane.outputs(cells, patient=first > 0))
-        results += [
-            service.conclude(lane, item, next(rows), started, patient)
-            if isinstance(item, Cell)
-            else item.document(instance=request.url.path, request_id=request.state.request_id)
-            for item in prepared
-        ]
+        # Whether there is room for all was asked at the door; a part is more than the engine has at a time, so its last
+        # cells wait for the first ones, however idle the service is.
+        rows = iter(await lane.outputs(cells, patient=True))
+        for item in prepared:
+            try:
+                if isinstance(item, Problem):
+                    raise item
+                _check_finite(row := next(rows), lane, request)
+                results.append(service.conclude(lane, item, row, started, patient))
+            except Problem as problem:
+                results.append(problem.document(instance=request.url.path, request_id=request.state.request_id))
     return results
+
+
+def _check_finite(row: Row, lane: Lane, request: Request) -> None:
+    """Raise the `Problem` of a cell for which the engine gave no numbers: it is no prediction, and nothing keeps it."""
+    if not finite(*row):
+        _log.error("Request %s: version %s gives outputs that are no numbers.", request.state.request_id, lane.version)
+        raise Problem("internal", "The model gives no answer for this cell.")
 
 
 async def _prepared_or_problem(service: "Service", lane: Lane, data: bytes) -> Cell | Problem:

@@ -8,6 +8,7 @@ asyncio.
 ('all', 'refer')
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,15 +21,17 @@ import httpx
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
+    TIMEOUT,
     Answer,
     Image,
     Retries,
     check_positive,
     connection,
     file_part,
+    named,
     no_address,
     read_json,
-    unreachable,
+    unanswered,
 )
 
 
@@ -39,7 +42,7 @@ class Client:
         url: for instance http://127.0.0.1:3000.
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
-        timeout: seconds that one answer may take.
+        timeout: seconds that one answer may take; the service itself gives up after 120.
         attempts: how often a call is made while the service is overloaded or its database away. What waits for the
             caller's limit takes none of them, and up to 15 minutes.
         transport: another way to send requests, for tests.
@@ -50,46 +53,63 @@ class Client:
         url: str,
         *,
         api_key: str = "",
-        timeout: float = 60.0,
+        timeout: float = TIMEOUT,
         attempts: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         check_positive(attempts=attempts)
         self.url = url.rstrip("/")
         self._attempts = attempts
+        self._timeout = timeout
+        self._left: set[threading.Event] = set()
         try:
             self._http = httpx.Client(transport=transport, **connection(self.url, api_key=api_key, timeout=timeout))
         except httpx.InvalidURL as error:
             raise no_address(url) from error
 
-    def predict(self, image: Image) -> Answer:
+    def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
         """The answer of /v1/predict for one cell.
 
+        Args:
+            image: its bytes, or the path of its file.
+            patient: whose cell it is, by any key that stays the same; the service stores a salted pseudonym of it.
+            caller: who asks, which decides who is in the canary; without it the address does.
+
         Raises:
+            ValueError: `patient` or `caller` is longer than 1024 bytes, or nothing that a header can carry.
             DataError: the path cannot be read.
-            ServiceError: the service refused, with its words and the HTTP status.
+            ServiceError: the service refused, with its words and the HTTP status, or did not answer in time (504).
             ServiceUnreachable: no connection.
         """
-        return self._json("POST", "/v1/predict", files=[("image", file_part(image))])
+        headers = named(patient=patient, caller=caller)
+        return self._json("POST", "/v1/predict", files=[("image", file_part(image))], headers=headers)
 
     def predict_many(
-        self, images: Iterable[Image], *, at_once: int = AT_ONCE
+        self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
     ) -> Iterator[Answer | ServiceError | DataError]:
         """For each cell, in order and as it comes, its answer or the error that stands for it.
+
+        Who leaves the loop early waits for the calls in flight, but not for what waits its turn to be sent again.
 
         Args:
             images: as many as one likes; no more of them than twice `at_once` are in memory.
             at_once: calls in flight.
+            patient: whose cells these are, of all of them: for several patients, call this for each.
+            caller: as of `predict`.
 
         Raises:
+            ValueError: as `predict`.
             ServiceUnreachable: no connection.
         """
         check_positive(at_once=at_once)
+        headers = named(patient=patient, caller=caller)
+        left = threading.Event()
+        self._left.add(left)
         with ThreadPoolExecutor(at_once, thread_name_prefix="calls") as pool:
             asked: deque[Future[Answer | ServiceError | DataError]] = deque()
             try:
                 for image in images:
-                    asked.append(pool.submit(self._answer_or_error, image))
+                    asked.append(pool.submit(self._answer_or_error, image, headers, left))
                     if len(asked) >= 2 * at_once:
                         yield asked.popleft().result()
                 while asked:
@@ -97,16 +117,20 @@ class Client:
             finally:
                 for future in asked:
                     future.cancel()
+                left.set()
+                self._left.discard(left)
 
-    def predict_batch(self, images: Sequence[Image]) -> list[Answer]:
-        """For each cell, in order, its answer or its problem (which has a `status`). Raises as `predict`."""
-        answer = self._json("POST", "/v1/predict_batch", files=[("images", file_part(image)) for image in images])
+    def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
+        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        parts = [("images", file_part(image)) for image in images]
+        answer = self._json("POST", "/v1/predict_batch", files=parts, headers=named(patient=patient, caller=caller))
         results: list[Answer] = answer["results"]
         return results
 
-    def explain(self, image: Image) -> bytes:
-        """The heat map over one cell, as PNG. Raises as `predict`."""
-        return self._send("POST", "/v1/explain", files=[("image", file_part(image))]).content
+    def explain(self, image: Image, *, caller: str = "") -> bytes:
+        """The heat map over one cell, as PNG. Arguments and errors as of `predict`."""
+        headers = named(caller=caller)
+        return self._send("POST", "/v1/explain", files=[("image", file_part(image))], headers=headers).content
 
     def model(self) -> Answer:
         """The model version that serves. Raises as `predict`."""
@@ -117,7 +141,9 @@ class Client:
         self._send("POST", "/v1/labels", json={"id": prediction_id, "label": label})
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back, and send nothing again of what `predict_many` was asked for."""
+        for left in tuple(self._left):
+            left.set()
         self._http.close()
 
     def __enter__(self) -> "Client":
@@ -128,23 +154,29 @@ class Client:
     ) -> None:
         self.close()
 
-    def _answer_or_error(self, image: Image) -> Answer | ServiceError | DataError:
+    def _answer_or_error(
+        self, image: Image, headers: dict[bytes, bytes], left: threading.Event
+    ) -> Answer | ServiceError | DataError:
         try:
-            return self.predict(image)
+            return self._json("POST", "/v1/predict", left=left, files=[("image", file_part(image))], headers=headers)
         except (ServiceError, DataError) as error:
             return error
 
     def _json(self, method: str, path: str, **content: Any) -> Answer:
         return read_json(self._send(method, path, **content), f"{self.url}{path}")
 
-    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, *, left: threading.Event | None = None, **content: Any) -> httpx.Response:
+        """Send a request, again where the service asks for it, until nobody waits for its answer (`left` is set)."""
         retries = Retries(self._attempts)
         while True:
             try:
                 response = self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-                raise unreachable(self.url, error) from error
+                raise unanswered(self.url, error, self._timeout) from error
             pause = retries.pause(response)
             if pause is None:
                 return response
-            time.sleep(pause)
+            if left is None:
+                time.sleep(pause)
+            elif left.wait(pause):
+                raise ServiceError("Not sent again: nobody waits for the answer any more.", status=response.status_code)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -45,10 +45,9 @@ def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
     """Turn this process into BentoML's server, so that signals and exit codes are its own."""
     from serving.binding import SETTLED_VARIABLE
 
-    options = environment.get("BENTOML_CONFIG_OPTIONS", "")
     ours = {
         SETTLED_VARIABLE: "1",
-        "BENTOML_CONFIG_OPTIONS": f"{options} services.blastwatch.workers={settings.workers}".strip(),
+        "BLASTWATCH_WORKERS": str(settings.workers),
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -65,20 +64,27 @@ def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--url", help="Address of the service.  [BLASTWATCH_URL]")
+@click.option(
+    "--patient-file",
+    type=click.File("r", encoding="utf-8-sig"),
+    help="File with the key of the patient whose cells these are; - reads it from standard input.",
+)
 @json_option
-def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
+def predict(images: tuple[Path, ...], url: str | None, patient_file: TextIO | None, as_json: bool) -> None:
     """Ask the service about IMAGES, one cell a file.
 
     An image that is refused is named with the reason; the others are answered, and the exit code is 1. Where the
-    service wants a key it is the one in BLASTWATCH_API_KEY.
+    service wants a key it is the one in BLASTWATCH_API_KEY. A patient's key is no argument, since other users of the
+    machine see what a command was called with; the service stores a salted pseudonym of it.
     """
     from serving.client import Client
 
     results: list[dict[str, Any]] = []
     refused = 0
+    patient = _patient(patient_file) if patient_file else ""
     settings = load()
     with Client(url or settings.service_url, api_key=settings.api_key) as client:
-        answers = zip(images, client.predict_many(images), strict=True)
+        answers = zip(images, client.predict_many(images, patient=patient), strict=True)
         for path, answer in progress(answers, total=len(images), what="Asking"):
             if isinstance(answer, (ServiceError, DataError)):
                 refused += 1
@@ -95,6 +101,20 @@ def predict(images: tuple[Path, ...], url: str | None, as_json: bool) -> None:
         say(f"Model version {answer['model']['version']}. {answer['disclaimer']}")
     if refused:
         raise BlastwatchError(f"{refused} of {len(images)} images got no answer.")
+
+
+def _patient(file: TextIO) -> str:
+    """The one key in a file."""
+    from serving.calls import named
+
+    try:
+        key = file.read().strip()
+        named(patient=key)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--patient-file") from error
+    if not key:
+        raise click.BadParameter("Expected a patient's key but the file is empty.", param_hint="--patient-file")
+    return key
 
 
 def _line(path: Path, answer: dict[str, Any]) -> str:

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from blastwatch.absent import DATA_FRAMES, leave_out
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, BlastwatchError, PackageError, RegistryError, RegistryUnreachable
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    BlastwatchError,
+    PackageError,
+    RegistryError,
+    RegistryUnreachable,
+    SignatureInvalid,
+    VersionNotFound,
+)
 from blastwatch.package import Package
 from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
@@ -29,6 +38,9 @@ from serving.resting import RESTS_AFTER, Rest
 NUDGE_SECONDS = 0.1  # between two looks at the file that a webhook touches
 LONGEST_WAIT = 10.0  # seconds between two tries to reach a registry that is away
 FIRST_RETRY, LONGEST_RETRY = 5.0, 300.0  # seconds until a version that could not be fetched is tried again
+
+SAID = (AliasNotSet, SignatureInvalid, VersionNotFound, PackageError)
+"""Errors over what the registry said of an alias or a version. With another one it said nothing."""
 
 Touched = tuple[str, int, int, int]
 """Name, size, and both times of change (ns) of a file."""
@@ -69,6 +81,8 @@ class Pursued:
             refusal, reached = self._refuse(error, entry), self._status.reached
         except (RegistryError, PackageError) as error:
             refusal = self._refuse(error, entry)
+            if entry is None and not isinstance(error, SAID):
+                reached = self._status.reached
         self._say(Status(reached=reached, refused=refusal))
 
     @property

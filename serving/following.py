@@ -49,7 +49,7 @@ class Pursuit:
         self._wanted = folder.wanted(slot.alias)
         self._seen: Mark | None = None
         self._status_seen: Mark | None = None
-        self._retry_at = float("inf")
+        self._retry_at = self._write_at = float("inf")
         self._told: tuple[float, str | None] | None = None
         self._leaving: list[Lane] = []
         metrics.tell_following(slot.alias, self.status.reached or time.time(), refusal.reason if refusal else None)
@@ -66,6 +66,8 @@ class Pursuit:
     def look(self) -> None:
         """One look at the files; loads and swaps where there is something new."""
         self._see_off()
+        if time.monotonic() > self._write_at:
+            self._serves_well()
         seen = mark(self._folder.status(self.slot.alias))
         if seen != self._status_seen:
             self._status_seen, self.status = seen, self._folder.read_status(self.slot.alias)
@@ -115,7 +117,15 @@ class Pursuit:
         _log.info("Version %s serves, version %s ends; loaded in %.1f s.", new.version, old.version, seconds)
 
     def _serves_well(self) -> None:
-        hand_over(self.slot.lane.served, self._folder.good(self.slot.alias))
+        """Write down what a start falls back to. On a full disk a later look does it: what serves goes on meanwhile."""
+        try:
+            hand_over(self.slot.lane.served, self._folder.good(self.slot.alias))
+        except OSError as error:
+            if self._write_at == float("inf"):
+                _log.warning("Version %s serves; that could not be written down: %s", self.slot.lane.version, error)
+            self._write_at = time.monotonic() + FAILED_SECONDS
+        else:
+            self._write_at = float("inf")
 
     def _refuse(self, error: BlastwatchError, version: str) -> None:
         reason = reason_of(error)

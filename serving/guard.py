@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from blastwatch.settings import Settings
+from serving.binding import asked_on_loopback
 from serving.keys import LABEL, PREDICT, READ, ApiKey, KeyFolder, KeysUnreadable, match
 from serving.live_folder import Mark, mark
 from serving.problems import Problem
@@ -124,7 +125,9 @@ class Guard:
             except Problem:
                 self._take(payer)  # who tries keys is slowed down by address
                 raise
-            if key is not None:
+            if key is None:
+                _check_origin(Headers(scope=scope))  # before it pays: other sites must not use up what the own page may
+            else:
                 scope["state"]["key"], payer = key.name, f"key {key.name}"
             scope["state"]["payer"] = payer
             self._take(payer)
@@ -171,6 +174,23 @@ def bearer(headers: Headers) -> str:
     """The key of an Authorization header (RFC 6750), "" where there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _check_origin(headers: Headers) -> None:
+    """Keep out what a page from elsewhere lets the browser of this machine send, where no key does.
+
+    A page needs nobody's leave to send a form with files, and one whose own name leads to the loopback by now (DNS
+    rebinding) would also read the answers.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not asked_on_loopback(host):
+        raise Problem("origin-refused", f"Expected a name or address of the loopback in `Host` but got {host[:64]!r}.")
+    if origin is not None and origin.lower().partition("://")[2] != host.lower():
+        raise Problem(
+            "origin-refused", f"Expected a page of {host[:64]!r} itself but got the `Origin` {origin[:64]!r}."
+        )
+    if headers.get("sec-fetch-site") == "cross-site":
+        raise Problem("origin-refused", "Expected a page of the service itself but got `Sec-Fetch-Site: cross-site`.")
 
 
 def _check_permission(key: ApiKey, needed: str) -> None:

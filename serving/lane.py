@@ -14,7 +14,7 @@ from blastwatch.settings import Settings
 from serving.batcher import Batcher, Cell, Place, Row
 from serving.live import LiveModel, Served
 from serving.live_folder import now
-from serving.predictor import Predictor, Prepared
+from serving.predictor import Predictor, Prepared, finite
 from serving.remembered import Remembered
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Lane:
         rows = await self.batcher.run(list(new.values()), since=since, patient=patient) if new else []
         for digest, row in zip(new, rows, strict=True):
             known[digest] = row
-            self._remembered.keep(digest, row)
+            if finite(*row):  # else the next who asks for it may get an answer
+                self._remembered.keep(digest, row)
         return [known[cell.pixel_sha256] for cell in cells]
 
     def tell(self, entry: Entry) -> None:

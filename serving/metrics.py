@@ -196,7 +196,10 @@ def _info(lane: "Lane") -> tuple[str, str, str, str]:
 
 
 def outcome(status: int) -> str:
-    """`ok`, `refused` (the caller's fault), `overloaded`, `aborted` (the caller went), or `failed` (ours)."""
+    """`ok`, `refused` (the caller's fault), `overloaded`, `aborted` (the caller went), or `failed` (ours).
+
+    Overloaded are all that are to come later, also of callers beyond their limit: `kept_out` counts these apart.
+    """
     if status == 429:
         return "overloaded"
     if status == CALLER_GONE:

@@ -212,7 +212,10 @@ def _secured(paths: Json, *, keyed: bool) -> Json:
         needed = NEEDED.get(path, READ)
         for operation in methods.values():
             operation["security"] = [{"key": []}] if keyed else [{"key": []}, {}]
-            operation["description"] = f"Where keys are in use it needs one with the permission `{needed}`."
+            operation["description"] = (
+                f"Where keys are in use it needs one with the permission `{needed}`. Where none are, the service's own "
+                "pages and the programs of its machine are answered, and no page of another site."
+            )
             operation["responses"] = _answers("", "", {}, 401, 403, 429, 503) | operation["responses"]
     return paths
 

@@ -96,6 +96,12 @@ def reading_threads(processes: int = 1) -> int:
     return max(2, min(MOST_READERS, len(os.sched_getaffinity(0)) // processes))
 
 
+def finite(logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> bool:
+    """Whether the engine's outputs for a cell are numbers to conclude from: an overflow is of no class, not of the
+    first one."""
+    return bool(np.isfinite(logits).all() and np.isfinite(embedding).all())
+
+
 class Judge:
     """Concludes for one version. What its package says of unlike images is read once."""
 

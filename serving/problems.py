@@ -50,6 +50,12 @@ TABLE: tuple[Kind, ...] = tuple(
         ("key-missing", 401, "An API key is needed", "Send Authorization: Bearer KEY; the operator makes keys."),
         ("key-refused", 401, "The API key is not good", "Ask the operator: it is unknown here, or was revoked."),
         ("not-permitted", 403, "The API key may not do this", "Ask the operator for a key with the permission."),
+        (
+            "origin-refused",
+            403,
+            "Without a key no other name or site is answered",
+            "Ask at the address that `blastwatch serve` printed; for others the operator makes keys.",
+        ),
         ("keys-unavailable", 503, "The API keys cannot be read", "Tell the operator; the log has the reason."),
         (
             "signature-refused",

@@ -34,6 +34,9 @@ class RateLimiter:
     Args:
         folder: holds the file; of two limiters over one folder each sees what the other took.
         rate: tokens a second, positive. burst: tokens of a full bucket, at least 1.
+
+    Raises:
+        OSError: the file cannot be made, or there is no room for all of it.
     """
 
     def __init__(self, folder: Path, *, rate: float, burst: int) -> None:
@@ -41,9 +44,13 @@ class RateLimiter:
             raise ValueError(f"Expected a positive rate and a burst of at least 1 but got {rate} and {burst}")
         self._rate, self._burst = rate, burst
         self._file = os.open(_path(folder), os.O_RDWR | os.O_CREAT, 0o600)
-        if os.fstat(self._file).st_size < SETS * _SET_BYTES:
-            os.ftruncate(self._file, SETS * _SET_BYTES)
-        self._slots = mmap.mmap(self._file, SETS * _SET_BYTES)
+        try:
+            # A page of the map that has no room on a full disk would end the process that writes to it (SIGBUS).
+            os.posix_fallocate(self._file, 0, SETS * _SET_BYTES)
+            self._slots = mmap.mmap(self._file, SETS * _SET_BYTES)
+        except OSError:
+            os.close(self._file)
+            raise
 
     def take(self, caller: str, *, at: float | None = None) -> float:
         """Take one token where there is one.

@@ -12,10 +12,12 @@ from blastwatch.errors import DataError, ImageRejected
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.live import LiveModel
-from serving.predictor import Judge, Prepared, check_size, prepare, reading_threads
+from serving.predictor import Judge, Prepared, check_size, finite, prepare, reading_threads
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-UNREADABLE = "unreadable"  # beside the reasons of `ImageRejected`: no right to read, or gone meanwhile
+# Beside the reasons of `ImageRejected`:
+UNREADABLE = "unreadable"  # no right to read, or gone meanwhile
+NO_ANSWER = "no-answer"  # the model's outputs for it are no numbers
 COLUMNS = ("path", "probability", "label", "decision", "model_version")
 
 
@@ -86,6 +88,9 @@ def score(
                 continue
             outputs = in_batches(live.engine.infer, np.stack([item.crop for _, item in good]))
             for (name, item), logits, embedding in zip(good, outputs.logits, outputs.embeddings, strict=True):
+                if not finite(logits, embedding):
+                    refused.append(Refused(name, NO_ANSWER, "The model gives no answer for this cell."))
+                    continue
                 said = judge(item, logits, embedding)
                 rows.append(
                     {

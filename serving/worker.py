@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +68,10 @@ class Service:
         # What may wait for a database, and what draws for long, must not keep images from being read.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
+        self._scraping = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._drawing = Drawing()
         self._store: Store | None = None
+        self._store_lock = threading.Lock()
 
     @property
     def lane(self) -> Lane:
@@ -104,6 +107,11 @@ class Service:
     async def aside(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """Run work that may wait for something else than this process, and would hold up the other requests."""
         return await self._in(self._aside, call, *arguments)
+
+    async def scraped(self) -> bytes:
+        """The text of /metrics, made in a thread of its own: whoever watches must see a database that is away, for
+        which labels wait in all of the threads aside."""
+        return await self._in(self._scraping, self.metrics.export)
 
     async def explain(self, lane: Lane, data: bytes) -> tuple[bytes, str]:
         """As `blastwatch.explanation.Explainer.explain`. Raises `Overloaded` where several wait for theirs."""
@@ -156,10 +164,20 @@ class Service:
 
     def store_label(self, identity: str, label: str) -> None:
         """Store the truth for one prediction. Raises as `Store.add_labels`."""
-        if self._store is None:
-            self._store = open_store(self.settings.predictions_url)
-        self._store.add_labels([(identity, label, datetime.now(UTC))])
+        self._opened_store().add_labels([(identity, label, datetime.now(UTC))])
         self.metrics.labels.labels(label).inc()
+
+    def _opened_store(self) -> Store:
+        """The one store of this worker. Of several first labels each opens one, since that may take long where the
+        database is away, and all but one are closed again."""
+        store = self._store
+        if store is None:
+            opened = open_store(self.settings.predictions_url)
+            with self._store_lock:
+                store = self._store = self._store or opened
+            if store is not opened:
+                opened.close()
+        return store
 
     def observe(self, route: str, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that was answered, and write it into the audit log."""
@@ -182,7 +200,7 @@ class Service:
         if self.contest is not None:
             self.contest.close()
         self.slot.lane.close()
-        for pool in (self._pool, self._aside, self._drawing.pool):
+        for pool in (self._pool, self._aside, self._scraping, self._drawing.pool):
             pool.shutdown(wait=True, cancel_futures=True)
         self.capture.close()
         if self.images is not None:

@@ -21,18 +21,22 @@ async function showModel() {
   if (!response.ok) return;
   const model = await response.json();
   limits[model.version] = model.thresholds;
-  byId("synthetic").hidden = !model.synthetic;
+  tellSynthetic(model);
   const figures = Object.entries(model.metrics).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ");
   pairs(byId("facts"), [
     ["name and version", `${model.name}, version ${model.version} (${model.alias})`],
     ["digest", model.digest],
     ["promoted", model.promoted_at ? `${model.promoted_at} by ${model.promoted_by}` : "never"],
     ["network", `${model.architecture}, ${model.input.size} px, ${model.engine}`],
-    ["trained on", model.synthetic ? "synthetic cells" : "real cells"],
+    ["trained on", trainedOn(model)],
     ["test cells", figures || "no figures"],
     ["decides", `normal cell up to a probability of ${model.thresholds.hem.toFixed(3)}, blast from ${model.thresholds.all.toFixed(3)}`],
   ]);
 }
+
+function tellSynthetic(model) { byId("synthetic").hidden = !model.synthetic; }
+
+function trainedOn(model) { return model.synthetic ? "synthetic cells" : "real cells"; }
 
 function reasons(answer) {
   const found = [...answer.quality.concerns], known = limits[answer.model.version];
@@ -45,6 +49,7 @@ function reasons(answer) {
 
 function fill(item, file, answer) {
   const find = (name) => item.querySelector("." + name);
+  tellSynthetic(answer.model); // GET v1/model may be forbidden, and another version may serve since
   find("probable").textContent = `more probable: ${LABELS[answer.label].toLowerCase()}`;
   find("decision").textContent = DECISIONS[answer.decision];
   find("decision").classList.add("is-" + answer.decision);
@@ -59,6 +64,7 @@ function fill(item, file, answer) {
     ["id", answer.id],
     ["model", `${answer.model.name}, version ${answer.model.version}`],
     ["model digest", answer.model.digest],
+    ["trained on", trainedOn(answer.model)],
     ...Object.entries(answer.quality.statistics).map(([name, value]) => [name, value.toPrecision(4)]),
   ]);
   find("explain").addEventListener("click", () => explain(item, file, answer));
@@ -76,14 +82,18 @@ async function explain(item, file, answer) {
   button.disabled = true;
   caption.textContent = "Asking where the network looked…";
   try {
-    const picture = await (await send("v1/explain", file)).blob();
+    const response = await send("v1/explain", file);
+    const label = LABELS[response.headers.get("Blastwatch-Label")];
+    const version = response.headers.get("Blastwatch-Model-Version");
+    const picture = await response.blob();
     const image = item.querySelector(".heat");
     show(image, picture);
-    image.alt = `Heat map over the cell: where the network looked for "${LABELS[answer.label]}"`;
+    image.alt = `Heat map over the cell: where the network looked for "${label}"`;
     image.hidden = false;
     button.remove();
     if (document.activeElement === document.body) item.focus({ preventScroll: true }); // who works by keyboard goes on here
-    caption.textContent = "what spoke for the label; bright is more";
+    caption.textContent = `what spoke for "${label.toLowerCase()}"; bright is more` // of the version that drew it
+      + (version === answer.model.version ? "" : `. Drawn by version ${version}, the answer is of version ${answer.model.version}.`);
   } catch (error) {
     button.disabled = false; // to try again
     caption.textContent = error.message;

@@ -180,6 +180,34 @@ def _jpeg_of(random):
     return bytes(data)
 
 
+def segment(marker, body):
+    """One segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body
+
+
+def _segments(random):
+    """A JPEG of a few hundred thousand tiny ones, of which Pillow joins those of one kind."""
+    kinds = ((0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0\1\1"), (0xED, b"Photoshop 3.0\0"), (0xFE, b""))
+    marker, head = kinds[int(random.integers(len(kinds)))]
+    jpeg, one = seeds()["jpeg 96"], segment(marker, head + b"x" * int(random.integers(12)))
+    return jpeg[:2] + one * (int(random.choice((500, 8_000_000))) // len(one)) + jpeg[2:]
+
+
+@lru_cache(maxsize=2)
+def tiff_of_pages(count):
+    """A grey TIFF of 16x16 px and so many pages, each of the same pixels: 42 bytes a page."""
+    tags = ((256, 3, 16), (257, 3, 16), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 16))
+    first = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in (*tags, (279, 4, 256)))
+    start = 8 + 256
+    following = start + 2 + len(first) + 4
+    parts = [b"II*\0", struct.pack("<I", start), bytes(256), struct.pack("<H", 9), first, struct.pack("<I", following)]
+    short = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in (tags[0], tags[1], tags[5]))
+    for left in range(count - 2, -1, -1):
+        following += 42
+        parts.append(struct.pack("<H", 3) + short + struct.pack("<I", following if left else 0))
+    return b"".join(parts)
+
+
 def _tiff_of(random):
     """Tags with large counts, sizes and offsets, also to themselves."""
     compression, count = int(random.choice((1, 5, 8, 32773, 50000))), int(random.choice((1, 2**20, 2**31 - 1)))
@@ -230,7 +258,9 @@ BOMBS = {
     "jpeg": _jpeg_of,
     "jpeg of many scans": lambda random: (data := seeds()["jpeg progressive 150"])[:-2]
     + data[data.rfind(b"\xff\xda") : -2] * 300 + b"\xff\xd9",
+    "jpeg of many segments": _segments,
     "tiff": _tiff_of,
+    "tiff of many pages": lambda random: tiff_of_pages(int(random.choice((2, 190_000)))),
     "bmp": _bmp_of,
     "webp": _webp_of,
 }  # fmt: skip

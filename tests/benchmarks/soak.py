@@ -106,7 +106,8 @@ def calls(port: int, files: list[bytes], expected: list[dict[str, Any]]) -> list
     one, many, label = "/v1/predict", "/v1/predict_batch", "/v1/labels"
     singles = [form(one, "image", data) for data in files]
     bomb = encoded(np.zeros((3000, 3000, 3), np.uint8), "PNG")
-    huge = f"POST {one} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nContent-Type: multipart/form-data\r\n\r\n"
+    huge = f"POST {one} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
+    huge += "Content-Type: multipart/form-data\r\n\r\n"
     wrong = [
         Call("a text as image", 2, one, form(one, "image", b"no image"), 415, "refused"),
         Call("a damaged image", 2, one, form(one, "image", files[0][:200_000]), 422, "refused"),

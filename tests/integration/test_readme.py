@@ -42,7 +42,7 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
     environment = demo.environment | {
         "BLASTWATCH_HOME": str(work / "home"),
         "BLASTWATCH_URL": f"http://127.0.0.1:{port}",
-        "BLASTWATCH_POLICY": str(lenient(tmp_path, non_inferiority={"margin": None})),
+        "BLASTWATCH_POLICY": str(ROOT / "deploy/demo/policy.yaml"),
     }
     split = pd.read_parquet(demo.folder / "data/split/split.parquet")
     source = demo.folder / "data/source"

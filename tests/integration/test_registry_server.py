@@ -8,7 +8,8 @@ import mlflow
 import pytest
 
 from blastwatch import history, promotion
-from blastwatch.errors import NotPermitted, RegistryError, SignatureInvalid
+from blastwatch.errors import NotPermitted, RegistryBusy, RegistryError, SignatureInvalid
+from blastwatch.ledger import Ledger
 from blastwatch.processes import Processes
 from blastwatch.registry import Registry
 from blastwatch.settings import load
@@ -85,6 +86,27 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path, commands):
         assert verify(registry).faults == []
         registry.ledger.close()
         refuses_sources_that_lead_elsewhere(uri)
+
+
+def test_a_lock_whose_connection_died_ends_with_it_and_undoes_nothing(postgres):
+    url = postgres.database("history")
+    ledger, other = (Ledger(url, "blastwatch", lock_seconds=0.2) for _ in range(2))
+    kill = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"
+    done = []
+    with ledger.lock():
+        with pytest.raises(RegistryBusy), other.lock():
+            pass
+        postgres.run("history", kill)
+        done.append(True)
+    with pytest.raises(ValueError, match="of the action itself"), ledger.lock():
+        postgres.run("history", kill)
+        raise ValueError("of the action itself")
+    for each in (other, ledger, other):
+        with each.lock():
+            done.append(True)
+    assert len(done) == 4
+    ledger.close()
+    other.close()
 
 
 def test_a_reader_lists_a_trainer_registers_a_promoter_promotes(

@@ -27,6 +27,7 @@ def project(demo, tmp_path):
     shutil.copytree(
         demo.folder, folder, ignore=shutil.ignore_patterns("home", "remote", "restained", ".dvc", "second*")
     )
+    shutil.copy(ROOT / ".gitignore", folder)
     work = Work(folder, demo.commands)
     for name in MADE:  # as dvc does where there is git
         with (folder / name).parent.joinpath(".gitignore").open("a") as ignored:

@@ -1,6 +1,50 @@
-import mlflow.telemetry.utils
+import ast
+from pathlib import Path
 
-from blastwatch.cli import QUIET
+import click
+import mlflow.telemetry.utils
+import pytest
+from click.testing import CliRunner
+
+from blastwatch.cli import QUIET, LazyGroup, blastwatch
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("blastwatch", "monitoring", "training", "serving")
+TABLE = LazyGroup.commands_by_name
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_command_of_the_table_and_every_one_below_it_explains_itself(name):
+    command = blastwatch.get_command(click.Context(blastwatch), name)
+    assert command.name == name
+    calls = [[name], *below(command, [name])]
+    for call in calls:
+        told = CliRunner().invoke(blastwatch, [*call, "--help"])
+        assert told.exit_code == 0, told.output
+        assert told.output.startswith(f"Usage: blastwatch {' '.join(call)} ")
+
+
+def below(command, words):
+    """The words of every command of a group, and of those below."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield [*words, name]
+        yield from below(inner, [*words, name])
+
+
+def test_every_command_that_a_package_defines_is_in_the_table():
+    """One that is not named there could not be called."""
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).glob("*commands.py")):
+        defined = {
+            one.name
+            for one in ast.parse(path.read_text()).body
+            if isinstance(one, ast.FunctionDef) and {"click.command", "click.group"} & decorators(one)
+        }
+        named = {name for name, (module, _) in TABLE.items() if module == f"{path.parent.name}.{path.stem}"}
+        assert defined == named, path
+
+
+def decorators(function):
+    return {ast.unparse(one.func) for one in function.decorator_list if isinstance(one, ast.Call)}
 
 
 def test_mlflow_reports_to_nobody_even_where_the_user_wrote_do_not_track_in_another_way(monkeypatch):

@@ -1,6 +1,7 @@
 import ctypes
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -66,6 +67,33 @@ def test_logits_are_corrected_as_the_package_says(package, name):
         np.testing.assert_array_equal(after.embeddings, before.embeddings)
         assert after.logits.dtype == np.float32
     assert type(open_engine(told, "torch-f32")) is type(open_engine(package, "torch-f32"))
+
+
+def test_while_one_float32_engine_computes_no_other_tells_torch_to_round(package):
+    """What torch is told holds for the process. It takes no GPU to see what the engines tell it."""
+    one, other = (open_engine(package, "torch-f32") for _ in range(2))
+    for engine in (one, other):
+        engine._device = "cuda"
+    before, tries, inside, told = torch.backends.cudnn.allow_tf32, threading.Event(), threading.Event(), []
+
+    def compute_beside():
+        tries.set()
+        with other._whole_float32():
+            inside.set()
+            told.append(torch.backends.cudnn.allow_tf32)
+
+    thread = threading.Thread(target=compute_beside)
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        with one._whole_float32():
+            thread.start()
+            assert tries.wait(60)
+            assert not inside.wait(0.2)  # it waits until this one has computed
+            told.append(torch.backends.cudnn.allow_tf32)
+        thread.join(60)
+        assert told == [False, False] and torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def test_the_number_of_torchs_threads_is_changed_only_where_one_is_asked_for(package):

@@ -126,6 +126,17 @@ def test_aliases_follow_the_entries(keys):
     assert history.champions(records) == ["1"]
 
 
+def test_a_rollback_takes_away_the_champions_that_it_stepped_over(keys):
+    steps = [("promote", "champion", number, number) for number in ("1", "2", "1", "3", "4")]
+    assert history.champions(told(keys, [*steps, ("rollback", "champion", "3", "3")])) == ["1", "2", "1", "3"]
+    assert history.champions(told(keys, [*steps, ("rollback", "champion", "1", "1")])) == ["1", "2", "1"]
+    assert history.champions(told(keys, [*steps, ("rollback", "champion", "2", "2")])) == ["1", "2"]
+
+
+def told(keys, steps):
+    return [row.record() for row in chain(keys, steps)]
+
+
 def test_what_served_at_a_time(keys):
     rows = chain(keys, STEPS)
     told = history.told(rows, START + timedelta(minutes=5, seconds=30))

@@ -8,10 +8,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from blastwatch.errors import ImageRejected
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise, pixel_digest, to_input
+from tests.benchmarks import fuzz_images
 
 SHAPE = Preprocessing(crop=64, size=32)
 
@@ -95,21 +96,80 @@ def tiff_with(picture, page, tag, changed):
 
 
 DAMAGED_TIFFS = {
-    "a second page without a width": ("TypeError", 1, 256, (255, 4, 1, 90)),
-    "a third page that is nowhere": ("TypeError", 1, None, 0xFFFFFF),
-    "a second page of no known colours": ("SyntaxError", 1, 262, (262, 3, 1, 9999)),
+    "a second page without a width": (1, 256, (255, 4, 1, 90)),
+    "a third page that is nowhere": (1, None, 0xFFFFFF),
+    "a second page of no known colours": (1, 262, (262, 3, 1, 9999)),
 }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("fault", sorted(DAMAGED_TIFFS))
-def test_what_pillow_says_in_other_errors_is_a_refusal_too(picture, fault):
-    """Found by `tests.benchmarks.fuzzing`: each of them came through, and the service answered 500."""
-    kind, *change = DAMAGED_TIFFS[fault]
+def test_a_further_page_is_refused_whatever_stands_in_it(picture, fault):
+    """Found by `tests.benchmarks.fuzzing`: Pillow raises all kinds of errors where it is asked to read one."""
     with pytest.raises(ImageRejected) as caught:
-        decode(tiff_with(picture, *change))
+        decode(tiff_with(picture, *DAMAGED_TIFFS[fault]))
+    assert caught.value.reason == "frames"
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "MPO"])
+def test_several_pages_or_frames_are_refused_and_one_is_not(picture, kind):
+    other = picture.rotate(90)
+    with pytest.raises(ImageRejected) as caught:
+        decode(encode(picture, kind, save_all=True, append_images=[other]))
+    assert caught.value.reason == "frames"
+    assert decode(encode(picture, kind, save_all=True)).shape == (80, 90, 3)
+
+
+def test_a_tiff_of_endless_pages_is_refused_by_its_first(monkeypatch):
+    read = []
+    load = TiffImagePlugin.ImageFileDirectory_v2.load
+    monkeypatch.setattr(
+        TiffImagePlugin.ImageFileDirectory_v2, "load", lambda self, file: read.append(file.tell()) or load(self, file)
+    )
+    data = fuzz_images.tiff_of_pages(190_000)
+    assert 7_900_000 < len(data) < 8_000_000
+    with pytest.raises(ImageRejected) as caught:
+        decode(data)
+    assert caught.value.reason == "frames" and len(set(read)) == 1
+
+
+def refused_unopened(data, monkeypatch):
+    """The message of a refusal that needs nothing of Pillow."""
+    with monkeypatch.context() as patch, pytest.raises(ImageRejected) as caught:
+        patch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
+        decode(data)
     assert caught.value.reason == "truncated"
-    assert type(caught.value.__cause__).__name__ == kind
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("marker", "head"), [
+    (0xE1, b"Exif\0\0"), (0xE1, b""), (0xE2, b"ICC_PROFILE\0\1\1"), (0xED, b"Photoshop 3.0\0"), (0xFE, b""),
+])  # fmt: skip
+@pytest.mark.parametrize("before", [b"", b"\xff\xd9", b"\xff\xff", b"\xff\xe4\0\0junk", b"\xff\xd0\xff\xd8"])
+def test_a_jpeg_of_many_segments_is_refused_before_pillow_joins_them(picture, monkeypatch, marker, head, before):
+    jpeg = encode(picture, "JPEG")
+    many = fuzz_images.segment(marker, head + b"x" * 10)
+    data = jpeg[:2] + before + many * (8_000_000 // len(many)) + jpeg[2:]
+    assert "at most 512 segments" in refused_unopened(data, monkeypatch)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_each_goes_through_the_picture(picture, monkeypatch):
+    jpeg = encode(picture, "JPEG", progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+    scan, hidden = jpeg[last:-2], fuzz_images.segment(0xFE, b"\xff\xd9")  # a comment that looks like the end
+    assert np.array_equal(decode(jpeg + 1000 * scan), decode(jpeg))  # nobody reads what follows the end
+    assert "at most 100 scans" in refused_unopened(jpeg[:-2] + hidden + 100 * scan + b"\xff\xd9", monkeypatch)
+
+
+def test_a_jpeg_of_a_camera_is_read(picture):
+    """With as much beside the picture as there may be: a preview, a large colour profile and many words."""
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "x" * 60_000, 1
+    jpeg = encode(picture, "JPEG", exif=exif, icc_profile=bytes(200 * 65_519), progressive=True, comment="x" * 60_000)
+    preview = b"\xff\xd8" + b"\xff\xda\0\2" * 10_000 + b"\xff\xd9"
+    words = [(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(65_000))] * 100 + [(0xED, b"Photoshop 3.0\0")] * 40
+    words.append((0xE1, b"Exif\0\0" + preview))
+    more = b"".join(fuzz_images.segment(*word) for word in words)
+    assert np.array_equal(decode(jpeg[:2] + more + jpeg[2:]), decode(encode(picture, "JPEG", progressive=True)))
 
 
 def png(values, colours, *, bits=8, seen_through=b""):

@@ -3,11 +3,15 @@
 import shutil
 from dataclasses import replace
 
+import mlflow
 import pytest
 
 from blastwatch import history, promotion
-from blastwatch.errors import HistoryBroken, RegistryBusy
+from blastwatch.errors import HistoryBroken, NotPermitted, RegistryBusy, RegistryUnreachable
+from blastwatch.model_store import ModelStore
+from blastwatch.recording import HEAD_TAG
 from blastwatch.registry import Registry
+from blastwatch.signing import PROMOTER, TRAINER
 from blastwatch.verification import verify
 from tests.killing import act, die_at
 from tests.packages import make_package
@@ -119,3 +123,114 @@ def test_another_history_is_refused(two_versions, tmp_path):
     other = replace(two_versions, history_url=f"sqlite:///{tmp_path / 'other.db'}")
     with pytest.raises(HistoryBroken, match="names another database"):
         promotion.challenge(Registry(other), "2", reason="")
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Registries whose MLflow raises an error at a write."""
+
+    def make(settings, name, error):
+        def refuse(*_):
+            raise error
+
+        registry = Registry(settings)
+        monkeypatch.setattr(registry.store, name, refuse)
+        return registry
+
+    return make
+
+
+@pytest.mark.parametrize("error", [RegistryUnreachable("No MLflow server answers."), NotPermitted("pat may not.")])
+def test_an_action_that_mlflow_was_not_told_of_says_what_became_of_it(two_versions, refusing, error):
+    away = refusing(two_versions, "set_alias", error)
+    with pytest.raises(type(error)) as raised:
+        promotion.promote(away, "candidate", reason="", cells=None)
+    assert str(raised.value) == (
+        f"Entry 4 (promote 2) is in the history; MLflow was not told: {error} The next registry command that writes "
+        "finishes it; to undo it, roll back then."
+    )
+    registry = Registry(two_versions)
+    assert registry.store.model().aliases == {"champion": "1", "candidate": "2"}
+    assert promotion.rollback(registry, reason="it said so").version == "1"
+    assert [record.action for record in registry.records()[3:]] == ["promote", "rollback"]
+    assert registry.store.model().aliases == {"champion": "1"} and verify(registry).faults == []
+
+
+def test_a_refusal_that_mlflow_was_not_told_of_has_nothing_to_undo(two_versions, refusing):
+    away = refusing(two_versions, "set_version_tag", RegistryUnreachable("No MLflow server answers."))
+    with pytest.raises(RegistryUnreachable, match=r"Entry 4 \(challenge 2\) is in the history.* finishes it\.$"):
+        promotion.challenge(away, "2", reason="")
+
+
+def test_a_first_entry_that_mlflow_was_not_told_of_is_finished(settings, new_run, tmp_path, refusing):
+    away = refusing(settings, "set_alias", RegistryUnreachable("No MLflow server answers."))
+    with pytest.raises(RegistryUnreachable, match=r"Entry 1 \(register 1\) is in the history"):
+        away.register(make_package(tmp_path / "package", run_id=new_run()))
+    registry = Registry(settings)
+    assert HEAD_TAG not in registry.store.model().tags
+    with registry.writing(TRAINER) as writer:
+        assert (writer.finished.action, writer.finished.number) == ("register", 1)
+    assert registry.store.model().aliases == {"candidate": "1"} and verify(registry).faults == []
+
+
+def lose_head(settings, text=None):
+    client = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
+    if text is None:
+        client.delete_registered_model_tag("blastwatch", HEAD_TAG)
+    else:
+        client.set_registered_model_tag("blastwatch", HEAD_TAG, text)
+
+
+@pytest.mark.parametrize("kept", [None, 1], ids=["removed", "set back"])
+def test_a_lost_head_is_no_interrupted_action_and_is_told_anew_by_a_restoration(two_versions, monkeypatch, kept):
+    registry = Registry(two_versions)
+    word = registry.store.version("1").tags["blastwatch.history.000001"]
+    promotion.promote(registry, "2", reason="", cells=None).check()
+    lose_head(two_versions, word if kept else None)
+    moved, set_alias = [], ModelStore.set_alias
+    monkeypatch.setattr(
+        ModelStore, "set_alias", lambda self, *alias: moved.append(alias) or set_alias(self, *alias)
+    )  # fmt: skip
+    [fault] = verify(registry).faults
+    assert fault.entry == (2 if kept else 1) and "blastwatch registry restore" in fault.fault
+    for action in (lambda: promotion.rollback(registry, reason=""), lambda: registry.writing(TRAINER).__enter__()):
+        with pytest.raises(HistoryBroken, match="history has 4 entries but the last that MLflow was told of is"):
+            action()
+    assert moved == [], "no entry is told again, so no service follows a champion of old"
+    assert promotion.restore(registry, reason="somebody took the tag away") == {"champion": "2"}
+    assert moved == [("champion", "2")] and verify(registry).faults == []
+    with registry.writing(PROMOTER) as writer:
+        assert writer.finished is None
+
+
+def test_a_head_that_cannot_be_read_names_its_remedy(two_versions):
+    lose_head(two_versions, "garbage")
+    registry = Registry(two_versions)
+    for action in (promotion.rollback, promotion.restore):
+        with pytest.raises(
+            HistoryBroken, match=f"{HEAD_TAG}, the head of the history, cannot be read.*Remove it there"
+        ):
+            action(registry, reason="")
+    lose_head(two_versions)
+    promotion.restore(registry, reason="as it said")
+    assert verify(registry).faults == []
+
+
+def test_a_restoration_believes_no_history_whose_tail_was_cut_before_the_head_was_lost(two_versions):
+    registry = Registry(two_versions)
+    promotion.promote(registry, "2", reason="", cells=None).check()
+    with registry.ledger._engine.begin() as connection:
+        connection.exec_driver_sql("delete from history where number = 4")
+    lose_head(two_versions)
+    with pytest.raises(HistoryBroken, match="not what was signed"):
+        promotion.restore(registry, reason="")
+    assert registry.store.model().aliases == {"champion": "2"} and len(registry.records()) == 3
+
+
+def test_a_restoration_believes_no_history_that_was_changed(two_versions):
+    registry = Registry(two_versions)
+    with registry.ledger._engine.begin() as connection:
+        connection.exec_driver_sql("update history set signature = 'AAAA' where number = 1")
+    lose_head(two_versions)
+    with pytest.raises(HistoryBroken, match="not what was signed"):
+        promotion.restore(registry, reason="")

@@ -1,8 +1,12 @@
 """What `blastwatch registry history` says of gates that nobody was judged by, and where nothing happened yet."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
+from blastwatch import promotion
+from blastwatch.entry import Entry
 from blastwatch.gate import OFF
 from blastwatch.registry_commands import _told, registry
 
@@ -34,3 +38,17 @@ def test_an_empty_history_says_so_and_prints_nothing(settings, monkeypatch):
     assert (found.exit_code, found.stdout) == (0, "") and "blastwatch registry register" in found.stderr
     asked = CliRunner().invoke(registry, ["history", "--json"])
     assert asked.stdout.strip() == "[]" and asked.stderr == ""
+
+
+@pytest.mark.parametrize(("gone", "said"), [
+    (["3", "2"], "Version 1 is the champion again (stepped over versions 3, 2, deleted in MLflow). Services"),
+    (["2"], "Version 1 is the champion again (stepped over version 2, deleted in MLflow). Services"),
+    ([], "Version 1 is the champion again. Services"),
+])  # fmt: skip
+def test_a_rollback_says_what_it_stepped_over(monkeypatch, gone, said):
+    entry = Entry(version="1", digest="a", run_id="", created="", synthetic=True, registered_by="tester")
+    done = promotion.Rollback(entry=entry, stepped_over=gone)
+    monkeypatch.setattr(promotion, "rollback", lambda *_, **__: done)
+    assert CliRunner().invoke(registry, ["rollback"]).stdout.startswith(said)
+    printed = json.loads(CliRunner().invoke(registry, ["rollback", "--json"]).stdout)
+    assert (printed["version"], printed["stepped_over"]) == ("1", gone)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import mlflow
@@ -9,11 +10,13 @@ import pytest
 
 from blastwatch import history, promotion
 from blastwatch.errors import AliasMoved, AliasNotSet, NotPermitted, PackageError, SignatureInvalid, UsageError
+from blastwatch.ledger import Ledger
 from blastwatch.recording import ALIAS_TAG, HEAD_TAG
 from blastwatch.registry import Registry
 from blastwatch.signing import PROMOTER, TRAINER, Signer, _load_private, make_private, open_signer, pem_of
 from blastwatch.verification import verify
 from tests.packages import make_package
+from tests.policies import lenient
 
 NAME = "blastwatch"
 
@@ -47,6 +50,17 @@ def register(new_run, tmp_path):
 @pytest.fixture
 def client(lenient_settings):
     return mlflow.MlflowClient(lenient_settings.tracking_uri, lenient_settings.tracking_uri)
+
+
+def copy_version(client, number, source=None, **tags):
+    """Put a version into MLflow under a new number, with the signed tags of another and, if asked for, other files."""
+    known = client.get_model_version(NAME, number)
+    copied = {name: text for name, text in known.tags.items() if not name.startswith("blastwatch.history")}
+    changed = {f"blastwatch.{name}": text for name, text in tags.items()}
+    made = client.create_model_version(
+        NAME, source=source or known.source, run_id=known.run_id, tags=copied | changed
+    )  # fmt: skip
+    return str(made.version)
 
 
 def faults(registry):
@@ -273,3 +287,142 @@ def test_an_unsigned_version_does_not_challenge(people, register, client):
     client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
     with pytest.raises(SignatureInvalid, match="was not registered by anybody trusted"):
         promotion.challenge(pat, "1", reason="")
+
+
+def test_a_copy_of_a_version_under_another_name_is_neither_promoted_nor_challenges(people, register, client, tmp_path):
+    """Its files and its signature are those of the package; that somebody else registered it is what its tags say."""
+    _, pat = people
+    register(pat)
+    (tmp_path / "strict").mkdir()
+    strict = replace(pat.settings, policy=lenient(tmp_path / "strict", two_person=True))
+    assert not promotion.promote(Registry(strict), "1", reason="", cells=None).promoted
+    copied = copy_version(client, "1", registered_by="kim")
+    for settings, failing in ((strict, ["signature", "two-persons"]), (pat.settings, ["signature"])):
+        found = promotion.promote(Registry(settings), copied, reason="", cells=None)
+        failed = [gate for gate in found.gates if not gate.passed]
+        assert [gate.name for gate in failed] == failing
+        assert "nobody registered package" in failed[0].value
+        assert "blastwatch registry register DIR" in failed[0].value
+    with pytest.raises(UsageError, match="lets nobody override the gate 'signature'"):
+        promotion.promote(pat, copied, reason="x", cells=None, override=["signature"])
+    with pytest.raises(SignatureInvalid, match="nobody registered package"):
+        promotion.challenge(pat, copied, reason="")
+    assert "champion" not in pat.store.model().aliases and "challenger" not in pat.store.model().aliases
+
+
+def test_a_package_keeps_the_version_that_it_was_registered_as(people, register, client, tmp_path):
+    tom, _ = people
+    register(tom)
+    copied = copy_version(client, "1")
+    assert tom.register(tmp_path / "package0").version == "1"
+    client.delete_model_version(NAME, "1")
+    assert tom.register(tmp_path / "package0").version == copied, "as one that an interrupted registration left"
+    assert [record.version for record in tom.records()] == ["1", copied]
+
+
+def test_a_copy_with_other_files_is_not_taken_for_a_package_that_is_registered(people, register, client, tmp_path):
+    tom, _ = people
+    register(tom)
+    register(tom)
+    other = client.get_model_version(NAME, "2").source
+    wrong = [copy_version(client, "1", source=other), copy_version(client, "1", synthetic="false")]
+    client.delete_model_version(NAME, "1")
+    assert tom.register(tmp_path / "package0").version not in ("1", "2", *wrong)
+
+
+def test_a_version_that_is_registered_as_another_package_is_not_taken_for_this_one(people, register, client, tmp_path):
+    tom, _ = people
+    register(tom)
+    register(tom)
+    known = client.get_model_version(NAME, "1").tags
+    for name in ("digest", "signature", "key"):
+        client.set_model_version_tag(NAME, "2", f"blastwatch.{name}", known[f"blastwatch.{name}"])
+    assert tom.register(tmp_path / "package0").version == "1"
+
+
+@pytest.mark.parametrize("text", ["good", "", "nan", "inf"])
+def test_a_figure_in_mlflow_that_is_no_number_ends_nothing(people, register, client, text):
+    tom, pat = people
+    register(tom)
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    client.set_model_version_tag(NAME, "1", "blastwatch.metric.note", text or "-")
+    client.set_model_version_tag(NAME, "1", "blastwatch.metric.weighted_f1", text)
+    assert [entry.metrics for entry in pat.entries()] == [pat.proven("champion").metrics] == [{}]
+    [fault] = verify(pat).faults
+    assert "MLflow's tags say another metrics than its package" in fault.fault
+
+
+def test_a_rollback_steps_over_champions_that_were_deleted_in_mlflow(people, register, client):
+    tom, pat = people
+    for number in ("1", "2", "3", "4", "5"):
+        register(tom, 0.9)
+        promotion.promote(pat, number, reason="", cells=None).check()
+    for number in ("3", "4"):
+        client.delete_model_version(NAME, number)
+    back = promotion.rollback(pat, reason="stain")
+    assert (back.version, back.stepped_over, back.note) == (
+        "2", ["4", "3"], "stepped over versions 4, 3, deleted in MLflow",
+    )  # fmt: skip
+    assert pat.records()[-1].why == "stain (stepped over versions 4, 3, deleted in MLflow)"
+    assert history.champions(pat.records()) == ["1", "2"] and pat.proven("champion").version == "2"
+    further = promotion.rollback(pat, reason="")
+    assert (further.version, further.stepped_over, pat.records()[-1].why) == ("1", [], "")
+    with pytest.raises(AliasNotSet, match="Version 1 is the first champion"):
+        promotion.rollback(pat, reason="")
+
+
+def test_where_every_earlier_champion_was_deleted_a_rollback_says_so(people, register, client):
+    tom, pat = people
+    for number in ("1", "2"):
+        register(tom, 0.9)
+        promotion.promote(pat, number, reason="", cells=None).check()
+    client.delete_model_version(NAME, "1")
+    with pytest.raises(AliasNotSet, match="Every champion before version 2 was deleted in MLflow"):
+        promotion.rollback(pat, reason="")
+    assert [record.action for record in pat.records()].count("rollback") == 0
+
+
+def test_the_champion_that_a_rollback_steps_down_to_is_checked(people, register, client):
+    tom, pat = people
+    for number in ("1", "2", "3"):
+        register(tom, 0.9)
+        promotion.promote(pat, number, reason="", cells=None).check()
+    client.delete_model_version(NAME, "2")
+    client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
+    with pytest.raises(SignatureInvalid, match="Version 1 was not registered by anybody trusted"):
+        promotion.rollback(pat, reason="")
+    assert pat.proven("champion").version == "3"
+
+
+@pytest.mark.parametrize("action", ["promote", "challenge", "withdraw"])
+def test_an_alias_that_moved_while_a_command_waited_is_not_acted_on(people, register, monkeypatch, action):
+    """Somebody looked at version 2 and gave a reason; version 3 took its alias before the command was let in."""
+    tom, pat = people
+    register(tom)
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    register(tom)
+    if action == "withdraw":
+        promotion.challenge(pat, "2", reason="")
+    lock, first = Ledger.lock, []
+
+    @contextmanager
+    def late(self):
+        if not first:
+            first.append(True)
+            register(tom)
+            if action == "withdraw":
+                promotion.challenge(pat, "3", reason="")
+        with lock(self):
+            yield
+
+    monkeypatch.setattr(Ledger, "lock", late)
+    asked = "challenger" if action == "withdraw" else "candidate"
+    with pytest.raises(AliasMoved, match=f"The {asked} was version 2 when this was asked for and is version 3 now"):
+        if action == "promote":
+            promotion.promote(pat, "models:/blastwatch@candidate", reason="I saw it", cells=None, override=["latency"])
+        elif action == "challenge":
+            promotion.challenge(pat, "candidate", reason="I saw it")
+        else:
+            promotion.withdraw(pat, reason="I saw it")
+    last = pat.records()[-1]
+    assert (last.action, last.version) == ("challenge" if action == "withdraw" else "register", "3")

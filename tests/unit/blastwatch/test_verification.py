@@ -8,9 +8,9 @@ import pytest
 
 from blastwatch import history
 from blastwatch.errors import HistoryBroken
-from blastwatch.recording import HEAD_TAG
+from blastwatch.recording import HEAD_TAG, Writer
 from blastwatch.registry import Registry
-from blastwatch.signing import PROMOTER
+from blastwatch.signing import PROMOTER, TRAINER
 from blastwatch.verification import verify
 from tests.packages import make_package
 
@@ -164,3 +164,66 @@ def test_a_mirrored_head_that_was_made_up(copied):
     client.set_registered_model_tag("blastwatch", HEAD_TAG, json.dumps(forged))
     assert found(copied)
     assert history.faults(Registry(copied).ledger.rows(), Registry(copied).trusted) == []
+
+
+@pytest.fixture
+def acting(copied, monkeypatch):
+    """A registry on which somebody promotes version 2 whenever it is asked for MLflow's model, a number of times."""
+    registry, left = Registry(copied), []
+
+    def model():
+        if left:
+            left.pop()
+            other = Registry(copied)
+            with other.writing(PROMOTER) as writer:
+                writer.move("promote", "champion", other.entry("2"), why="meanwhile")
+        return ask()
+
+    ask = registry.store.model
+    monkeypatch.setattr(registry.store, "model", model)
+    monkeypatch.setattr("blastwatch.verification._PAUSE", 0)
+    return registry, left
+
+
+def test_a_promotion_in_between_is_no_fault(acting):
+    registry, left = acting
+    left += [True] * 2
+    found = verify(registry, files=False)
+    assert (found.faults, found.entries, left) == ([], ENTRIES + 2, [])
+
+
+def test_a_registry_that_never_stands_still_is_taken_as_it_was_seen(acting):
+    registry, left = acting
+    left += [True] * 100
+    assert any("cut tail" in fault.fault for fault in verify(registry, files=False).faults)
+    assert left, "it does not look for ever"
+
+
+def test_a_promotion_that_mlflow_is_told_of_a_moment_later_is_no_fault(copied, monkeypatch):
+    registry = Registry(copied)
+    monkeypatch.setattr(Writer, "_tell", lambda *_: None)
+    with registry.writing(PROMOTER) as writer:
+        writer.move("promote", "champion", registry.entry("2"), why="under way")
+    monkeypatch.undo()
+
+    def finish(_seconds):
+        with Registry(copied).writing(PROMOTER):
+            pass
+
+    monkeypatch.setattr("blastwatch.verification.time.sleep", finish)
+    assert verify(registry, files=False).faults == []
+
+
+def test_a_version_whose_entry_comes_a_moment_later_is_no_fault(copied, monkeypatch):
+    import mlflow
+
+    client, registry = mlflow.MlflowClient(copied.tracking_uri, copied.tracking_uri), Registry(copied)
+    known = client.get_model_version("blastwatch", "1")
+    client.create_model_version("blastwatch", source=known.source, run_id=known.run_id, tags=dict(known.tags))
+
+    def finish(_seconds):
+        with Registry(copied).writing(TRAINER) as writer:
+            writer.move("register", "candidate", registry.entry("3"))
+
+    monkeypatch.setattr("blastwatch.verification.time.sleep", finish)
+    assert verify(registry, files=False).faults == []

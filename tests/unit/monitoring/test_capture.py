@@ -67,6 +67,24 @@ def test_a_database_that_comes_back_gets_everything(tmp_path, url):
         assert store.count() == 10
 
 
+def test_an_error_that_nobody_thought_of_does_not_end_the_writer(url, monkeypatch, caplog):
+    def broken(_url):
+        raise ModuleNotFoundError("No module named 'alembic'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("monitoring.capture.open_store", broken)
+        capture = Capture(url)
+        capture.submit(record("lost"))
+        wait_for(lambda: capture.counts().dropped == 1)
+    capture.submit(record("kept"))
+    wait_for(lambda: capture.counts().stored == 1)
+    counts = capture.close()
+    assert (counts.dropped, counts.failed, counts.waiting) == (1, 1, 0)
+    assert "No module named 'alembic'" in caplog.text
+    with open_store(url) as store:
+        assert store.count() == 1
+
+
 def test_one_bad_record_does_not_take_the_others(url):
     bad = record("bad", statistics={"cell_area": 1.0})
     with Capture(url) as capture:

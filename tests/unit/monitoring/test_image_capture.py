@@ -2,7 +2,6 @@
 
 import io
 import random
-import time
 import uuid
 
 import numpy as np
@@ -18,7 +17,9 @@ from monitoring.image_store import open_image_store
 from monitoring.store import open_store
 from tests.cohorts import record
 from tests.drawn import draw_cell
+from tests.running import until
 
+PATIENCE = 20  # seconds
 REFERRED = record(uuid.uuid4().hex)
 SURE = record(uuid.uuid4().hex, decision="hem")
 
@@ -103,10 +104,7 @@ def test_what_waits_is_bounded_by_its_bytes_and_a_prediction_does_not_need_its_p
     capture, told, url = keep()
     for _ in range(10):
         capture.offer(record(uuid.uuid4().hex), file)
-    deadline = time.monotonic() + 10
-    while not told["failed"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: told["failed"], PATIENCE)
     assert told["dropped"] == 7
     monkeypatch.undo()
     capture.close()
@@ -122,8 +120,5 @@ def test_what_was_written_makes_room(keep, monkeypatch):
     capture, told, _ = keep()
     for number in range(3):
         capture.offer(record(uuid.uuid4().hex), file)
-        deadline = time.monotonic() + 10
-        while told["stored"] <= number:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda number=number: told["stored"] > number, PATIENCE)
     assert told == {"stored": 3, "dropped": 0, "failed": 0}

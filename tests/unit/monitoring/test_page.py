@@ -32,14 +32,12 @@ def statuses(tmp_path_factory):
 
 
 @pytest.fixture
-def serve(statuses):
+def serve(statuses, free_port):
     """Serves one of them on a free port and gives its address."""
     servers = []
 
     def start(name):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         registry = MonitorMetrics(CollectorRegistry()).registry
         servers.append(PageServer(build_app(registry, statuses[name]), port))
         return f"http://127.0.0.1:{port}"
@@ -99,7 +97,7 @@ def test_a_failed_look_keeps_what_was_known_and_says_why(statuses, tmp_path):
     assert status.document()["problem"] == "the database is away" and status.document()["state"] == "drift"
 
 
-def test_a_port_that_is_taken(free_port):
+def test_a_port_that_is_taken():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -8,7 +8,7 @@ import pytest
 from monitoring import patients
 from monitoring.patients import ALL_AGAIN, FEWEST_CELLS, MOST_CELLS, Patients
 from monitoring.retention import open_retention
-from monitoring.store import open_store
+from monitoring.store import StoreUnavailable, open_store
 from tests.cohorts import NOON, record
 from tests.patient_streams import cells_of
 
@@ -63,6 +63,25 @@ def test_patients_stand_in_the_order_in_which_they_came_and_late_ones_at_the_end
     store.add(cells_of("waited", NOON + HOUR / 2, [0.7] * 20))  # on a service's disk, while the database was away
     late = who.look(NOON + 9 * HOUR + timedelta(minutes=1))
     assert late.rows["probability"].round(6).tolist() == [0.1, 0.2, 0.3, 0.7]
+
+
+def test_a_database_that_stumbles_in_the_first_look_hides_nobody_for_an_hour(store, who, monkeypatch):
+    keys = ["a", "b", "c", "d"]
+    for number, key in enumerate(keys):  # all of them longer ago than a look between goes back
+        store.add(cells_of(key, NOON + number * HOUR, [0.1 * (number + 1)] * 20))
+    cells, at = store.patient_cells, NOON + timedelta(days=9)
+
+    def stumbles(patient, **asked):
+        if patient == "c":
+            raise StoreUnavailable("away for a moment")
+        return cells(patient, **asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "patient_cells", stumbles)
+        with pytest.raises(StoreUnavailable):
+            who.look(at)
+    came = who.look(at + timedelta(minutes=1))
+    assert came.rows["probability"].round(6).tolist() == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_whoever_is_deleted_is_forgotten_within_the_hour(store, url, who):

@@ -104,6 +104,34 @@ def test_by_size_pictures_go_before_cells_and_the_oldest_first(url, retention, s
         assert gone.images * 25_000 == pytest.approx(before.bytes - limit * (1 - SLACK), abs=25_000)
 
 
+@pytest.mark.parametrize("faster", [1, 2, 3])
+@pytest.mark.parametrize("pictures", [False, True])
+def test_two_at_once_delete_by_size_what_one_would(url, retention, monkeypatch, pictures, faster):
+    """The other one begins and ends after this one has looked for the so manieth time how much there is."""
+    times = [NOON + timedelta(seconds=number) for number in range(1500)]
+    with open_store(url) as store, open_image_store(url) as images:
+        store.add([record(f"{number:04d}", time=time) for number, time in enumerate(times)])
+        if pictures:
+            images.add([pictured(f"{number:04d}", time=times[number], size=25_000) for number in range(300)])
+    limit = int(0.8 * retention.usage().bytes)
+    usage, looks, others = retention.usage, [], []
+
+    def looked():
+        found = usage()
+        looks.append(found)
+        if len(looks) == faster:
+            with open_retention(url) as other:
+                others.append(other.by_size(limit))
+        return found
+
+    monkeypatch.setattr(retention, "usage", looked)
+    gone = retention.by_size(limit)
+    (other,) = others or [retention.by_size(limit)]
+    both, left = gone + other, usage()
+    assert limit * (1 - SLACK) * 0.97 < left.bytes <= limit
+    assert (both.predictions, both.images) == (1500 - left.predictions, 300 * pictures - left.images)
+
+
 def picture(id_, patient, word):
     return ImageRecord(id=id_, time=NOON, reason="referred", patient=patient, png=5000 * word)
 

@@ -45,8 +45,9 @@ class Watched:
         self.earlier = getattr(self, "retraining", None)
         self.retraining = Retraining(self.settings, self.policy)
 
-    def look(self, hours, report=DRIFTED, version="1", *, others=False, **fell):
-        findings = Findings(report=report, patients={"drifted": others}, performance=performance(**fell))
+    def look(self, hours, report=DRIFTED, version="1", *, others=False, verdict=True, **fell):
+        patients = {"drifted": others}
+        findings = Findings(report=report, verdict=verdict, patients=patients, performance=performance(**fell))
         return self.retraining.look(version, findings, at=NOON + timedelta(hours=hours))
 
     def wait(self):
@@ -98,6 +99,55 @@ def test_looks_without_a_new_prediction_change_nothing(watched):
     assert one.look(0, None) is None and one.look(4, None) is None
     assert one.look(5) is None and one.look(6, None) is None and one.look(7, None).finding == "drift"
     one.wait()
+
+
+def test_a_drift_without_a_verdict_left_stands_no_longer(watched):
+    one = watched()
+    assert one.look(0) is None and one.look(1, None, verdict=False) is None
+    assert one.look(4, None) is None and one.look(5) is None and one.look(6) is None
+    assert one.look(7).since == (NOON + timedelta(hours=5)).isoformat()
+    one.wait()
+
+
+def test_where_nothing_is_watched_any_more_a_finding_begins_anew(watched):
+    one = watched(3)
+    one.look(0)
+    one.retraining.forget()
+    assert one.look(3) is None and one.look(5) is not None
+    one.wait()
+    one.look(6)
+    assert one.gauges() == (0.0, 1.0)
+    one.retraining.forget()
+    assert one.gauges() == (0.0, 0.0)
+
+
+def test_two_monitors_of_one_home_start_one_command_together(watched):
+    one, other = watched(), watched()
+    for monitor in (one, other):
+        monitor.look(0)
+    started = one.look(2)
+    one.wait()
+    assert other.look(3) is None and other.retraining.last == started
+    assert other.look(25) is None and other.look(26) is not None
+    other.wait()
+
+
+def test_what_no_file_tells_of_is_not_started(watched, said, monkeypatch):
+    """A full disk must not start the command at every look."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    one = watched()
+    one.look(0)
+    with monkeypatch.context() as patched:
+        patched.setattr("monitoring.retraining.private_file.replace", full)
+        with pytest.raises(BlastwatchError, match="No space left"):
+            one.look(2)
+    assert not one.retraining.running() and not said.exists()
+    assert one.look(3) is not None
+    one.wait()
+    assert said.exists()
 
 
 def test_another_version_begins_anew(watched):
@@ -182,11 +232,19 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         one.look(0)
 
 
-def test_a_file_that_cannot_be_read_is_said(watched, tmp_path):
+START = {"finding": "drift", "version": "1", "since": "", "log": ""}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"finding": "drift"}'] + [
+    json.dumps(START | {"started_at": moment}) for moment in ("yesterday", "2026-11-24T12:00:00", None)
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_said_where_a_command_might_be_started(watched, tmp_path, content):
     (tmp_path / "home" / "retraining").mkdir(parents=True)
-    (tmp_path / "home" / "retraining" / "last.json").write_text('{"finding": "drift"}')
+    (tmp_path / "home" / "retraining" / "last.json").write_text(content)
     with pytest.raises(DataError, match="last.json .* Remove the file"):
         watched()
+    idle = Watched(tmp_path / "home", [])
+    assert idle.look(0) is None and idle.retraining.document() is None
 
 
 def test_what_a_finding_started_promotes_nothing(settings):

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -188,3 +189,18 @@ def test_a_password_is_not_repeated():
 def test_a_server_that_is_away(free_port):
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         open_store(f"postgresql://me:secret@127.0.0.1:{free_port()}/db")
+
+
+def test_the_newest_of_a_version_and_of_the_others(store):
+    assert store.newest(model_digest="d") is None and store.newest_of_others(model_digest="d", since=None) is None
+    hour = timedelta(hours=1)
+    made = [("a", "1", "d", 0), ("b", "2", "e", 1), ("c", "3", "f", 2), ("c2", "3", "f", 2), ("d", "1", "d", 3)]
+    store.add([
+        replace(record(id_, time=NOON + hours * hour, digest=digest), model_version=version)
+        for id_, version, digest, hours in made
+    ])  # fmt: skip
+    assert store.newest(model_digest="d") == NOON + 3 * hour
+    assert store.newest_of_others(model_digest="d", since=None) == "3"
+    assert store.newest_of_others(model_digest="d", since=NOON + 2 * hour) == "3"
+    assert store.newest_of_others(model_digest="f", since=NOON + 2 * hour) == "1"
+    assert store.newest_of_others(model_digest="d", since=NOON + 3 * hour) is None

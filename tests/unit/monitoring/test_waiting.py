@@ -75,6 +75,30 @@ def test_what_waited_is_stored_as_if_it_had_not(away, disk, tmp_path):
     pd.testing.assert_frame_equal(rows_of(url), rows_of(at_once))
 
 
+def test_a_damaged_database_drops_nothing_and_a_good_one_gets_all_at_the_next_start(disk, tmp_path):
+    file, spare = tmp_path / "predictions.db", tmp_path / "spare.db"
+    url = f"sqlite:///{file}"
+    with open_store(url) as store:
+        store.add(records(1000))
+    shutil.copy(file, spare)
+    with Capture(url, aside=WaitingPredictions(disk, MUCH)) as capture:
+        capture.submit(record("before"))
+        until(lambda: capture.counts().stored == 1, PATIENCE)
+        with file.open("r+b") as written:
+            written.seek(3 * 4096)
+            written.write(b"\xa5" * (file.stat().st_size - 3 * 4096))
+        for one in records(40, first=2000):
+            capture.submit(one)
+        until(lambda: capture.counts().failed and capture.counts().waiting == 0, PATIENCE)
+    assert (capture.counts().stored, capture.counts().dropped) == (1, 0)
+    for path in tmp_path.glob("predictions.db*"):
+        path.unlink()
+    shutil.copy(spare, file)
+    with Capture(url, aside=WaitingPredictions(disk, MUCH)) as capture:
+        until(lambda: capture.counts().stored == 40, PATIENCE)
+    assert len(rows_of(url)) == 1040
+
+
 def test_a_short_queue_empties_itself_onto_the_disk(away, disk):
     blocked, url = away
     with Capture(url, queue_size=5, aside=WaitingPredictions(disk, MUCH)) as capture:
@@ -103,8 +127,8 @@ def test_a_kill_leaves_it_to_whoever_starts_next(away, disk):
     blocked, url = away
     words = [sys.executable, "-c", CAPTURES, url, str(disk)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment()) as process:
-        while process.stdout.readline().strip() != "20":
-            pass
+        # Where the process ends before, so do its lines.
+        assert any(line.strip() == "20" for line in process.stdout)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     shutil.rmtree(blocked)

@@ -1,16 +1,31 @@
-"""What the monitor says of itself where there is nothing to watch yet, and of a version that is new to it."""
+"""What a look of the monitor says, in which order, and what it no longer says once there is nothing behind it."""
 
+import json
 import threading
 import time
+from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
+import pytest
 from prometheus_client import CollectorRegistry
 
-from blastwatch.errors import DataError
-from blastwatch.registry import AliasNotSet
+from blastwatch.entry import Entry
+from blastwatch.errors import AliasMoved, AliasNotSet, DataError, RegistryUnreachable
+from blastwatch.registry import Registry
+from monitoring import watch, workspace
+from monitoring.drift import DriftReport, TooFewPredictions
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import STATES
-from monitoring.watch import Monitor, _loop
+from monitoring.retention import open_retention
+from monitoring.store import open_store
+from monitoring.watch import KEEP_PAGES, Monitor, _loop
+from monitoring.workspace import WorkspaceFailed
+from tests.cohorts import START, as_records, draw_cohort, unsealed_package, window_of
+
+LATER = timedelta(hours=1)
 
 
 class Blind:
@@ -21,6 +36,8 @@ class Blind:
 
     def fail(self, line):
         self.said = line
+
+    begin = fail
 
     def look(self):
         error = self.errors.pop(0)
@@ -71,10 +88,204 @@ def test_another_version_has_patients_of_its_own(settings):
 
     monitor = Monitor(settings, MonitorMetrics(CollectorRegistry()), fetch=fetched)
     monitor._watched()
-    monitor._patients, monitor._newest = "of version 4", "a"
+    monitor._patients, monitor._window = "of version 4", ["a"]
     monitor._watched()
     assert monitor._patients == "of version 4"
     said.append("5")
     monitor._watched()
-    assert (monitor._patients, monitor._newest) == (None, None)
+    assert (monitor._patients, monitor._window) == (None, None)
     monitor.close()
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return draw_cohort(np.random.default_rng(2), patients=12, cells=40)
+
+
+@pytest.fixture(scope="module")
+def package(cohort, tmp_path_factory):
+    return unsealed_package(tmp_path_factory.mktemp("watch") / "package", cohort[cohort["group"] < "P008"])
+
+
+def entry(version="1", **facts):
+    facts = {"digest": "d" * 64, "promoted_at": START.isoformat()} | facts
+    return Entry(version=version, run_id="", created="", synthetic=True, registered_by="", **facts)
+
+
+@pytest.fixture
+def store(settings):
+    with open_store(settings.predictions_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cells(cohort):
+    return as_records(window_of(cohort, ["P008", "P009", "P010"], 60, np.random.default_rng(0)), digest="d" * 64)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Stands for Evidently: drift in every window of 30 cells, with a page and a report; counts them."""
+    windows = []
+
+    def compare(_package, current, *, version, folder, minimum):
+        if len(current) < minimum:
+            raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
+        windows.append(current["id"].tolist())
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"drift-20261101T{len(windows):06d}"
+        stem.with_suffix(".html").write_text("a page")
+        window = {"since": START.isoformat(), "until": (START + LATER).isoformat(), "cells": len(current)}
+        column = {"name": "od_red", "score": 2.0, "threshold": 1.0, "drifted": True}
+        document = {"version": version, "window": window, "drifted": True, "columns": [column], "causes": [],
+                    "report": ""}  # fmt: skip
+        stem.with_suffix(".json").write_text(json.dumps(document))
+        return DriftReport(document, None)
+
+    monkeypatch.setattr(watch, "compare", compare)
+    monkeypatch.setattr(workspace, "add_run", lambda *_, **__: None)
+    return windows
+
+
+@pytest.fixture
+def monitor(settings, package, monkeypatch, made):
+    """One that follows the registry; `monitor.says[alias]` is the entry, or the error, that it is told."""
+    says = {"champion": entry(), "challenger": AliasNotSet("no challenger")}
+
+    def proven(_self, alias):
+        if isinstance(says[alias], Exception):
+            raise says[alias]
+        return says[alias]
+
+    monkeypatch.setattr(Registry, "proven", proven)
+    monkeypatch.setattr(Registry, "fetch_entry", lambda *_: package)
+    opened = Monitor(settings, MonitorMetrics(CollectorRegistry()))
+    opened.says, opened.value = says, opened._metrics.registry.get_sample_value
+    yield opened
+    opened.close()
+
+
+def frame(*ids):
+    return pd.DataFrame({"id": [*ids, *(f"cell {number}" for number in range(30))]})
+
+
+def detected(monitor):
+    return monitor.value("blastwatch_drift_detected"), monitor.value("blastwatch_drift_score", {"column": "od_red"})
+
+
+def test_the_watched_version_stays_while_the_registry_is_away_or_an_alias_is_moved_by_hand(monitor, store, cells):
+    store.add(cells[:40])
+    assert monitor.look().problem == "" and monitor.status.document()["problem"] is None
+    assert monitor.value("blastwatch_drift_model_info", {"version": "1", "digest": "d" * 64}) == 1
+    for number, error in enumerate((RegistryUnreachable("MLflow is away."), AliasMoved("Moved by hand."))):
+        monitor.says |= {"champion": error, "challenger": error}
+        store.add(cells[: 50 + number])
+        monitor._metrics.last_look.set(0)
+        look = monitor.look()
+        assert look.report is not None and detected(monitor) == (1, 2)
+        assert f"{error} Version 1 is watched as before." in look.problem
+        assert monitor.status.document()["problem"] == look.problem
+        assert monitor.value("blastwatch_drift_last_look_timestamp_seconds") > 0
+    monitor.says |= {"champion": entry(), "challenger": entry("2", digest="e" * 64)}
+    assert monitor.look().problem == ""
+
+
+def test_a_challenger_that_is_moved_by_hand_is_not_compared(monitor, store, monkeypatch):
+    compared = []
+    monkeypatch.setattr(watch, "shadow_report", lambda _store, _champion, challenger, **_: compared.append(challenger))
+    monitor.says["challenger"] = entry("2", digest="e" * 64)
+    monitor.look()
+    monitor.says["challenger"] = AliasMoved("The challenger was moved.")
+    assert "The challenger was moved. Version 2 is watched as before." in monitor.look().problem
+    assert [one.version for one in compared] == ["2", "2"]
+
+
+def test_predictions_of_another_version_than_the_watched_one_are_said(monitor, store, cohort, cells):
+    def answered(version, digest, start):
+        (one,) = as_records(cohort.iloc[:1], digest=digest * 64, start=start)
+        store.add([replace(one, model_version=version)])
+
+    answered("0", "e", START)  # within the moment that services take to follow a promotion
+    assert monitor.look().problem == ""
+    store.add(cells)
+    answered("0", "e", START + LATER)
+    look = monitor.look()
+    assert look.problem.startswith("The newest predictions are of version 0, and version 1 is watched. See which one")
+    assert monitor.status.document()["problem"] == look.problem
+    answered("1", "d", START + 2 * LATER)
+    assert monitor.look().problem == ""
+
+
+def test_a_workspace_that_fails_hides_no_drift_and_keeps_no_page_too_many(monitor, settings, monkeypatch):
+    def fail(*_, **__):
+        raise WorkspaceFailed("the workspace is damaged")
+
+    monkeypatch.setattr(workspace, "add_run", fail)
+    fetched = monitor._watched()
+    for number in range(KEEP_PAGES + 10):
+        assert monitor._compare(fetched, frame(str(number))).report is not None
+    assert detected(monitor) == (1, 2) and len(list(settings.drift.glob("*.html"))) == KEEP_PAGES
+    assert monitor.value("blastwatch_drift_failures_total") == KEEP_PAGES + 10
+    look = monitor.look()
+    assert "the workspace is damaged" not in look.problem  # there was no report this time
+    assert monitor._compare(fetched, frame("again")).report and monitor._problems[-1] == "the workspace is damaged"
+
+
+def test_one_prediction_with_a_time_ahead_hides_none_of_those_behind_it(monitor, made):
+    fetched = monitor._watched()
+    for number in range(3):
+        window = pd.DataFrame({"id": [*frame(str(number))["id"], "of tomorrow"]})
+        assert monitor._compare(fetched, window).report is not None
+        assert monitor._compare(fetched, window).reason == "no prediction since the last report"
+    assert len(made) == 3
+
+
+def test_cells_that_are_forgotten_take_their_verdict_with_them(monitor, settings, store, cells, monkeypatch):
+    findings = []
+    monkeypatch.setattr(monitor._retraining, "look", lambda _version, found, **_: findings.append(found))
+    store.add(cells)
+    monitor.look()
+    assert detected(monitor) == (1, 2) and monitor.status.document()["state"] == "drift"
+    with open_retention(settings.predictions_url) as retention:
+        retention.by_age(START + LATER)
+    assert monitor.look().report is None
+    assert detected(monitor) == (0, None)
+    assert monitor.value("blastwatch_drift_threshold", {"column": "od_red"}) is None
+    told = monitor.status.document()
+    assert (told["state"], told["columns"]) == ("waiting", []) and "Expected at least 30" in told["note"]
+    assert [found.verdict for found in findings] == [True, False] and findings[1].report is None
+    store.add(cells)  # the same ones: a report again
+    assert monitor.look().report is not None and detected(monitor) == (1, 2)
+
+
+def test_where_no_version_serves_any_more_nothing_is_said_of_the_last_one(monitor, store, cells):
+    store.add(cells)
+    monitor.look()
+    monitor._metrics.patient_drift.set(1)
+    monitor._metrics.performance_fell.labels("estimated").set(1)
+    monitor._retraining._standing = {"drift": START}
+    monitor.says["champion"] = AliasNotSet("nobody carries the alias")
+    stop, looked = threading.Event(), monitor.look
+
+    def look():
+        stop.set()
+        return looked()
+
+    monitor.look = look
+    _loop(monitor, monitor._metrics, 0.01, stop)
+    assert detected(monitor) == (0, None)
+    assert monitor.value("blastwatch_drift_model_info", {"version": "1", "digest": "d" * 64}) is None
+    assert monitor.value("blastwatch_patient_drift_detected") == 0
+    assert monitor.value("blastwatch_performance_fell", {"kind": "estimated"}) == 0
+    assert monitor._retraining._standing == {}
+    told = monitor.status.document()
+    assert (told["state"], "model" in told) == ("waiting", False)
+    assert told["note"] == "Nothing to watch yet: nobody carries the alias"
+    monitor.says["champion"] = entry()
+    assert looked().report is not None and detected(monitor) == (1, 2)
+
+
+def test_the_interval_is_told():
+    metrics, stop = MonitorMetrics(CollectorRegistry()), threading.Event()
+    _loop(Blind(stop, DataError("away")), metrics, 0.25, stop)
+    assert metrics.registry.get_sample_value("blastwatch_drift_interval_seconds") == 0.25

@@ -1,5 +1,6 @@
 """Evidently's workspace under several writers and a reader."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from monitoring import workspace as module
-from monitoring.workspace import PROJECT, add_run
+from monitoring.workspace import PROJECT, WorkspaceFailed, add_run
 
 WRITERS, RUNS = 4, 5
 
@@ -51,6 +52,23 @@ def test_writers_at_once_lose_no_run_and_a_reader_never_sees_half_of_one(tmp_pat
     names = {run.name for run in _runs(path, project)}
     assert names == {f"{number}.{run}" for number in range(WRITERS) for run in range(RUNS)}
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["workspace"]
+
+
+def test_a_damaged_file_and_a_folder_that_takes_nothing_are_said_in_our_words(tmp_path, snapshot):
+    path = tmp_path / "workspace"
+    add_run(path, snapshot, name="first")
+    (metadata,) = path.rglob("metadata.json")
+    whole = metadata.read_text()
+    for damaged in ("", "{}", whole[: len(whole) // 2]):
+        metadata.write_text(damaged)
+        with pytest.raises(WorkspaceFailed, match=r"the folder: it is made anew"):
+            add_run(path, snapshot, name="second")
+    shutil.rmtree(path)
+    add_run(path, snapshot, name="third")
+    path.with_name("workspace.lock").unlink()
+    path.with_name("workspace.lock").mkdir()
+    with pytest.raises(WorkspaceFailed, match="Is a directory"):
+        add_run(path, snapshot, name="fourth")
 
 
 def test_the_oldest_runs_are_dropped(tmp_path, snapshot, monkeypatch):

@@ -1,18 +1,25 @@
 """What may wait for something else keeps nobody from an answer, and whatever a caller sends is an answer."""
 
+import io
+import socket
 import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from blastwatch.explanation import Explainer
 from blastwatch.inference import Outputs
 from monitoring.capture import GATHER_SECONDS
+from monitoring.store import StoreUnavailable
 from serving.drawing import MOST
+from serving.worker import ASIDE_THREADS
 from tests.in_thread import front
+from tests.running import until
 from tests.service_packages import write_cell
 
 SLOW = 1.0  # seconds that a heat map takes here
@@ -36,6 +43,16 @@ def door(served, tmp_path, monkeypatch):
     with front(served, tmp_path / "home", engine=Quick()) as opened:
         opened.cell = cell
         yield opened
+
+
+def drawn(count):
+    """Files of a batch, each another image: so much red has its place in the batch."""
+    files = []
+    for number in range(count):
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), (number, 90, 90)).save(file, "PNG")
+        files.append(("images", file.getvalue()))
+    return files
 
 
 def answered_within(door, seconds):
@@ -80,6 +97,85 @@ def test_labels_that_wait_for_the_database_stop_no_prediction(door):
     held.close()
 
 
+def test_labels_that_wait_for_the_database_hide_no_metrics(door, monkeypatch):
+    waiting, away = threading.Semaphore(0), threading.Event()
+
+    def store_label(_identity, _label):
+        waiting.release()
+        assert away.wait(60)
+        raise StoreUnavailable("no connection")
+
+    monkeypatch.setattr(door.service, "store_label", store_label)
+    with ThreadPoolExecutor(2 * ASIDE_THREADS) as callers:
+        told = {"id": "x", "label": "all"}
+        asked = [callers.submit(door.ask, "/v1/labels", json=told, timeout=90) for _ in range(2 * ASIDE_THREADS)]
+        try:
+            assert all(waiting.acquire(timeout=30) for _ in range(ASIDE_THREADS))
+            assert door.http.get("/metrics", timeout=20).status_code == 200
+        finally:
+            away.set()
+        assert [one.result().status_code for one in asked] == [503] * 2 * ASIDE_THREADS
+
+
+def test_two_first_labels_leave_one_store_open(door, monkeypatch):
+    both, opened = threading.Barrier(2), []
+
+    class Opened:
+        def __init__(self, _url):
+            both.wait(30)
+            self.labels, self.closed = [], False
+            opened.append(self)
+
+        def add_labels(self, rows):
+            assert not self.closed
+            self.labels += rows
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr("serving.worker.open_store", Opened)
+    with ThreadPoolExecutor(2) as callers:
+        for one in [callers.submit(door.service.store_label, name, "all") for name in "ab"]:
+            one.result()
+    [store] = [one for one in opened if not one.closed]
+    assert len(opened) == 2 and sorted(row[0] for row in store.labels) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("part", "wrong"), [("logits", np.nan), ("logits", np.inf), ("embeddings", np.nan)])
+def test_a_cell_without_numbers_is_no_prediction_and_spoils_no_other(
+    served, tmp_path, monkeypatch, caplog, part, wrong
+):
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+    offered, images = [], drawn(3)
+
+    class Overflowing(Quick):
+        ill = True
+
+        def infer(self, crops):
+            outputs = Quick.infer(self, crops)
+            for index, crop in enumerate(crops):
+                if self.ill and crop[..., 0].max() == 1:  # the second image
+                    getattr(outputs, part)[index] = wrong
+            return outputs
+
+    engine = Overflowing()
+    contest = SimpleNamespace(canary=lambda _: None, answered=lambda *a: offered.append(a), close=lambda: None)
+    with front(served, tmp_path / "home", engine=engine, BLASTWATCH_ANSWER_CACHE="9") as door:
+        door.service.contest = contest
+        first, second, third = door.ask("/v1/predict_batch", files=images).json()["results"]
+        alone = door.predict(cell=images[1][1])
+        assert "label" in first and "label" in third
+        assert second["type"] == alone.json()["type"] == "/problems/internal"
+        assert (second["status"], alone.status_code) == (500, 500)
+        for problem in (second, alone.json()):
+            assert f"Request {problem['request_id']}: version 7 gives outputs" in caplog.text
+        assert door.count("blastwatch_predictions_total") == len(offered) == 2
+        until(lambda: door.service.capture.counts().stored == 2, 30)
+        engine.ill = False
+        assert door.predict(cell=images[1][1]).status_code == 200  # it was not remembered
+        until(lambda: door.service.capture.counts().stored == 3, 30)
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -110,3 +206,36 @@ def test_a_form_in_a_strange_charset_is_refused(door, charset, field, problem):
     answer = door.ask("/v1/predict", content=body, headers={"Content-Type": kind})
     assert answer.json()["type"] == f"/problems/{problem}" and answer.status_code == 400
     assert door.count("blastwatch_requests_total", outcome="failed") == 0
+
+
+def test_a_slow_upload_is_answered_by_an_idle_service(served, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+    head = b'--B\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    body = head + write_cell(tmp_path / "cell.bmp").read_bytes() + b"\r\n--B--\r\n"
+    lines = ["POST /v1/predict HTTP/1.1", "Host: localhost", "Content-Type: multipart/form-data; boundary=B"]
+    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    with (
+        front(served, tmp_path / "home", engine=Quick(), BLASTWATCH_MAX_LATENCY_MS="2000") as door,
+        socket.create_connection(("127.0.0.1", int(door.url.rsplit(":", 1)[1])), 30) as line,
+    ):
+        line.sendall("\r\n".join(lines).encode() + body[:1000])
+        time.sleep(2.2)  # longer than a cell may wait
+        line.sendall(body[1000:])
+        assert line.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_batch_does_not_turn_itself_away(served, tmp_path, monkeypatch):
+    """Its last cells wait for its first ones, for longer than a cell may wait for those of others."""
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+
+    class Slow(Quick):
+        abreast = 2
+
+        def infer_beside(self, crops):
+            time.sleep(0.1)
+            return self.infer(crops)
+
+    with front(served, tmp_path / "home", engine=Slow(), BLASTWATCH_MAX_LATENCY_MS="200") as door:
+        answer = door.ask("/v1/predict_batch", files=drawn(32))
+    assert answer.status_code == 200
+    assert ["label" in result for result in answer.json()["results"]] == [True] * 32

@@ -121,6 +121,47 @@ def test_a_line_is_one_write(tmp_path, monkeypatch):
     assert b"".join(written).count(b"\n") == len(written) == 3
 
 
+def write(log, name):
+    log.write(SCOPE | {"state": {"request_id": name}}, route="/v1/predict", status=200, seconds=0.1)
+
+
+@pytest.mark.parametrize(("room", "kept"), [([30], "ac"), ([30, 0], "ad"), ([30, 1, 5], "ae")])
+def test_after_half_a_line_the_next_one_stands_by_itself(tmp_path, monkeypatch, room, kept):
+    """A disk that is full takes as much of a line as there is room for, or nothing."""
+    real, failed, left = os.write, [], []
+
+    def write_what_fits(file, data):
+        fits = left.pop(0) if left else len(data)
+        if not fits:
+            raise OSError(28, "No space left on device")
+        return real(file, data[:fits])
+
+    monkeypatch.setattr("serving.audit.os.write", write_what_fits)
+    log = AuditLog(str(tmp_path / "log"), failed=failed.append)
+    write(log, "a")
+    left += room
+    for name in "bcdef"[: len(room) + 1]:
+        write(log, name)
+    log.close()
+    assert len(failed) == len(room)
+    rows = (tmp_path / "log").read_text().splitlines()
+    whole = [json.loads(row)["request_id"] for row in rows if row.endswith("}")]
+    assert "".join(whole) == kept and len(rows) == len(whole) + sum(size > 1 for size in room)
+
+
+def test_a_log_that_is_begun_anew_does_not_begin_with_an_empty_line(tmp_path, monkeypatch):
+    real, failed = os.write, []
+    log = AuditLog(str(tmp_path / "log"), failed=failed.append)
+    with monkeypatch.context() as full:
+        full.setattr("serving.audit.os.write", lambda file, data: real(file, data[:30]))
+        write(log, "a")
+    log.close()
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    write(log, "b")
+    log.close()
+    assert len(failed) == 1 and (tmp_path / "log").read_text().startswith('{"time"')
+
+
 def test_a_full_disk_is_told():
     failed = []
     log = AuditLog("/dev/full", failed=failed.append)

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -216,6 +217,26 @@ def test_a_failing_engine_fails_the_callers_and_the_next_call_is_answered(abreas
     batcher.close()
 
 
+@pytest.mark.parametrize("abreast", [1, 2])
+def test_memory_that_is_short_for_a_batch_fails_its_callers_and_no_thread(monkeypatch, abreast):
+    engine = Engine(abreast=abreast)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=5)
+
+    def short(_cells):
+        raise MemoryError("no room for a batch")
+
+    async def run():
+        with monkeypatch.context() as patch, pytest.raises(MemoryError, match="no room"):
+            patch.setattr(batcher_module.np, "stack", short)
+            await asyncio.wait_for(batcher.run([cell(0), cell(1)]), 20)
+        return await asyncio.wait_for(batcher.run([cell(2)]), 20)
+
+    assert asyncio.run(run())[0][0][0] == 2
+    assert all(thread.is_alive() for thread in batcher._threads)
+    batcher.close()
+
+
 def test_a_caller_who_went_away_costs_no_inference():
     engine = Engine()
     batcher = Batcher(engine, max_batch_size=1, longest_wait=5)
@@ -351,6 +372,32 @@ def test_the_wait_counts_from_when_the_request_was_let_in():
             await batcher.run([cell(1)], since=time.monotonic() - 6)
 
     asyncio.run(run())
+    batcher.close()
+
+
+def test_of_the_wait_a_body_takes_half_at_most(monkeypatch):
+    """On an idle service a slow line is no reason to turn anybody away; under overload its time goes on counting."""
+    engine, clock = Engine(), SimpleNamespace(now=100.0)
+    monkeypatch.setattr(batcher_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=8)
+
+    async def run(body, waited):
+        place = batcher.reserve()
+        clock.now += body
+        with batcher.coming(place=place):
+            pass
+        clock.now += waited
+        return await batcher.run([cell(1)], since=place.since)
+
+    async def runs():
+        engine.gate.set()
+        await run(1000, 3.9)
+        await run(3, 4.9)
+        for body, waited in ((1000, 4.1), (3, 5.1)):
+            with pytest.raises(Overloaded):
+                await run(body, waited)
+
+    asyncio.run(runs())
     batcher.close()
 
 

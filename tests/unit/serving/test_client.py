@@ -3,13 +3,16 @@
 import asyncio
 import os
 import threading
+import time
 
 import httpx
 import pytest
 
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
+from serving.calls import TIMEOUT
 from serving.client import Client
+from serving.limits import REQUEST_SECONDS
 
 
 @pytest.fixture
@@ -251,3 +254,196 @@ def test_a_file_whose_name_is_not_in_utf8_is_sent(tmp_path):
     talk, seen = client(httpx.Response(200, json={"label": "hem"}))
     assert talk.predict(path)["label"] == "hem"
     assert b'filename="m?ller.bmp"' in seen[0][1] and b"pixels" in seen[0][1]
+
+
+LONG = 240  # seconds until a caller's turn: a test that waits for it fails
+FOUR = [b"<0>", b"<1>", b"<2>", b"<3>"]
+
+
+def only_the_first(waiting):
+    """Answers the image <0>; all others have to wait their turn, and `waiting` is called for each."""
+
+    def answer(request):
+        if b"<0>" in request.read():
+            return httpx.Response(200, json={"number": 0})
+        waiting()
+        return rate_limited(LONG)
+
+    return httpx.MockTransport(answer)
+
+
+def threads_of_calls():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("calls")]
+
+
+def test_who_leaves_the_loop_does_not_wait_for_others_turns():
+    limited = threading.Semaphore(0)
+    talk = Client("http://service", transport=only_the_first(limited.release))
+    started = time.monotonic()
+    for answer in talk.predict_many(FOUR, at_once=2):
+        assert answer["number"] == 0
+        assert limited.acquire(timeout=60)  # one at least waits its turn now
+        break
+    assert time.monotonic() - started < LONG / 2
+    assert threads_of_calls() == []
+
+
+def test_a_client_that_is_closed_sends_nothing_again():
+    """Answers that nobody asked for to the end may have a name still, and a script end only with its threads."""
+    limited = threading.Semaphore(0)
+    started = time.monotonic()
+    with Client("http://service", transport=only_the_first(limited.release)) as talk:
+        answers = talk.predict_many(FOUR, at_once=2)
+        next(answers)
+        assert all(limited.acquire(timeout=60) for _ in range(2))  # both threads
+    assert "Not sent again" in str(next(answers))
+    assert time.monotonic() - started < LONG / 2
+    answers.close()
+    assert threads_of_calls() == []
+
+
+def test_a_service_that_is_gone_ends_what_waits():
+    limited = threading.Semaphore(0)
+
+    def answer(request):
+        if b"<0>" in request.read():
+            assert limited.acquire(timeout=60)
+            raise httpx.ConnectError("Connection refused", request=request)
+        limited.release()
+        return rate_limited(LONG)
+
+    talk = Client("http://service", transport=httpx.MockTransport(answer))
+    started = time.monotonic()
+    with pytest.raises(ServiceUnreachable):
+        list(talk.predict_many(FOUR, at_once=2))
+    assert time.monotonic() - started < LONG / 2
+    assert threads_of_calls() == []
+
+
+def test_who_leaves_the_asynchronous_loop_leaves_no_task():
+    async def talk():
+        limited = asyncio.Event()
+        async with AsyncClient("http://service", transport=only_the_first(limited.set)) as client:
+            async for answer in client.predict_many(FOUR, at_once=4):
+                assert answer["number"] == 0
+                await asyncio.wait_for(limited.wait(), 60)
+                break
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), LONG / 2)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(talk())
+
+
+def test_patient_and_caller_travel_as_headers():
+    done = httpx.Response(200, json={"results": []})
+    talk, seen = client(*[done] * 6)
+    talk.predict(b"x", patient="M\u00fcller 4711", caller="ward 3")
+    talk.predict_batch([b"x"], patient="4711", caller="ward 3")
+    talk.explain(b"x", caller="ward 3")
+    list(talk.predict_many([b"x", b"y"], patient="4711", caller="ward 3"))
+    talk.predict(b"x")
+    told = [
+        (headers.get(b"blastwatch-patient"), headers.get(b"blastwatch-caller"))
+        for headers in ({name.lower(): value for name, value in request.headers.raw} for request, _ in seen)
+    ]
+    utf8 = "M\u00fcller 4711".encode()
+    assert told == [
+        (utf8, b"ward 3"),
+        (b"4711", b"ward 3"),
+        (None, b"ward 3"),
+        *[(b"4711", b"ward 3")] * 2,
+        (None, None),
+    ]
+
+
+def test_the_asynchronous_client_names_them_too():
+    told = []
+
+    async def answer(request):
+        told.append([request.headers.get(f"Blastwatch-{what}") for what in ("Patient", "Caller")])
+        return httpx.Response(200, json={"results": []})
+
+    async def talk():
+        async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
+            await client.predict(b"x", patient="4711", caller="ward 3")
+            await client.predict_batch([b"x"], patient="4711", caller="ward 3")
+            await client.explain(b"x", caller="ward 3")
+            [_ async for _ in client.predict_many([b"x"], patient="4711", caller="ward 3")]
+            for call in (client.predict, client.predict_batch):
+                with pytest.raises(ValueError, match="Expected `patient` to be one line"):
+                    await call([b"x"], patient="4711\n")
+            with pytest.raises(ValueError, match="Expected `caller`"):
+                await client.explain(b"x", caller="\n")
+            with pytest.raises(ValueError, match="Expected `patient`"):
+                await anext(client.predict_many([b"x"], patient="\n"))
+
+    asyncio.run(talk())
+    assert told == [["4711", "ward 3"], ["4711", "ward 3"], [None, "ward 3"], ["4711", "ward 3"]]
+
+
+@pytest.mark.parametrize("key", ["a\nb", "4711 ", " ", "a\0", "\t", "\ud800", "\u00fc" * 513, "a" * 1025])
+def test_what_no_header_carries_is_not_sent(key):
+    talk, seen = client()
+    for call in (talk.predict, talk.predict_batch, lambda *given, **more: next(talk.predict_many(*given, **more))):
+        for argument in ("patient", "caller"):
+            with pytest.raises(ValueError, match=f"Expected `{argument}` to be one line of printable text") as caught:
+                call([b"x"], **{argument: key})
+            assert key not in str(caught.value) or key == " "
+    with pytest.raises(ValueError, match="Expected `caller`"):
+        talk.explain(b"x", caller=key)
+    assert seen == []
+
+
+def test_the_longest_key_is_sent():
+    talk, seen = client(httpx.Response(200, json={}))
+    talk.predict(b"x", patient="\u00fc" * 512)
+    assert len(dict(seen[0][0].headers.raw)[b"Blastwatch-Patient"]) == 1024
+
+
+@pytest.mark.parametrize("kind", [httpx.ReadTimeout, httpx.WriteTimeout])
+def test_an_image_that_takes_too_long_does_not_stop_the_others(kind):
+    def answer(request):
+        if b"<1>" in request.read():
+            raise kind("timed out", request=request)
+        return numbered(request)
+
+    talk = Client("http://service", transport=httpx.MockTransport(answer), timeout=7)
+    answers = list(talk.predict_many([b"<0>", b"<1>", b"<2>"]))
+    assert shown(answers) == [0, 504, 2]
+    assert "http://service did not answer within 7 s" in str(answers[1])
+
+    async def asked():
+        async with AsyncClient("http://service", transport=httpx.MockTransport(answer), timeout=7) as client:
+            return [row async for row in client.predict_many([b"<0>", b"<1>", b"<2>"])]
+
+    assert shown(asyncio.run(asked())) == [0, 504, 2]
+
+
+@pytest.mark.parametrize("kind", [httpx.ConnectTimeout, httpx.PoolTimeout])
+def test_no_connection_in_time_is_no_service(kind):
+    def answer(request):
+        raise kind("timed out", request=request)
+
+    talk = Client("http://service", transport=httpx.MockTransport(answer))
+    with pytest.raises(ServiceUnreachable, match="No prediction service answers"):
+        list(talk.predict_many([b"x"]))
+
+
+def test_the_client_waits_for_the_services_own_word_on_time():
+    found = []
+
+    def answer(request):
+        found.append(request.extensions["timeout"])
+        return httpx.Response(200, json={})
+
+    async def asked():
+        async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
+            await client.model()
+
+    Client("http://service", transport=httpx.MockTransport(answer)).model()
+    asyncio.run(asked())
+    for timeout in found:
+        assert timeout["read"] == timeout["write"] == TIMEOUT > REQUEST_SECONDS + 10  # BentoML's own is 10 later
+        assert timeout["connect"] <= 60
+    assert len(found) == 2

@@ -8,7 +8,7 @@ from click import BadParameter
 from click.testing import CliRunner
 
 from blastwatch.addresses import bound
-from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceUnreachable, UsageError
+from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceError, ServiceUnreachable, UsageError
 from serving.bento import build_bento, pinned
 from serving.binding import SETTLED_VARIABLE
 from serving.commands import predict, score, serve
@@ -81,6 +81,38 @@ def test_predict_without_a_service(tmp_path, free_port):
         run(predict, cell, "--url", f"http://127.0.0.1:{free_port()}")
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """What `predict` says to the service, which answers nothing."""
+    seen = []
+
+    def predict_many(_self, images, **named):
+        seen.append(named)
+        return iter([ServiceError("no", status=422) for _ in images])
+
+    monkeypatch.setattr("serving.client.Client.predict_many", predict_many)
+    return seen
+
+
+@pytest.mark.parametrize("text", ["Müller 4711\n", "\ufeffMüller 4711\r\n"])
+def test_predict_names_the_patient_whose_key_is_in_a_file(told, tmp_path, text):
+    (tmp_path / "key").write_text(text, encoding="utf-8", newline="")
+    refused_some(predict, "a.bmp", "--patient-file", tmp_path / "key")
+    CliRunner().invoke(predict, ["a.bmp", "--patient-file", "-"], input=text)
+    refused_some(predict, "a.bmp")
+    assert told == [{"patient": "Müller 4711"}, {"patient": "Müller 4711"}, {"patient": ""}]
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"4711\n4712\n", "Expected `patient` to be one line"), (b"\n", "the file is empty"), (b"\xff", "can't decode"),
+])  # fmt: skip
+def test_predict_takes_one_key_of_a_patient(told, tmp_path, content, words):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(BadParameter, match=words):
+        run(predict, "a.bmp", "--patient-file", tmp_path / "key")
+    assert told == []
+
+
 def test_predict_of_missing_files_only(tmp_path):
     with pytest.raises(BlastwatchError, match="1 of 1 images got no answer"):
         run(predict, tmp_path / "none.bmp")
@@ -106,7 +138,7 @@ def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypat
     run(serve, "--port", "3999", "--workers", "2")
     _, command, variables = started[0]
     assert command[-4:] == ["--host", "127.0.0.1", "--port", "3999"]
-    assert "services.blastwatch.workers=2" in variables["BENTOML_CONFIG_OPTIONS"]
+    assert variables["BLASTWATCH_WORKERS"] == "2"
     assert variables["BENTOML_DO_NOT_TRACK"] == "True"
     assert variables[SETTLED_VARIABLE] == "1"
 

@@ -6,7 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastwatch.errors import AliasMoved, PackageError, RegistryUnreachable, SignatureInvalid
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    NotPermitted,
+    PackageError,
+    RegistryError,
+    RegistryUnreachable,
+    SignatureInvalid,
+    VersionNotFound,
+)
 from serving import follower
 from serving.follower import FIRST_RETRY, Pursued, fetch
 from serving.live import MOVE_SECONDS, Served, hand_over, read_handover
@@ -147,6 +156,29 @@ def test_a_registry_that_is_away_is_said_once_and_again_when_it_answers(pursued,
     assert (refused(folder), pursued.reachable) == (None, True)
     assert caplog.text.count("Not followed (unreachable)") == 1
     assert caplog.text.count("is followed again") == 1
+
+
+@pytest.mark.parametrize(("error", "read"), [
+    (RegistryError("MLflow refused (INTERNAL_ERROR)"), False), (NotPermitted("another account"), False),
+    (AliasNotSet("none"), True), (VersionNotFound("deleted"), True), (SignatureInvalid("nobody"), True),
+])  # fmt: skip
+def test_a_registry_that_says_nothing_of_the_version_was_not_reached(
+    pursued, registry, folder, monkeypatch, error, read
+):
+    monkeypatch.setattr(follower.time, "time", lambda: 5000.0)
+    pursued.look()
+    monkeypatch.setattr(follower.time, "time", lambda: 6000.0)
+    registry.says = error
+    pursued.look()
+    assert folder.read_status("champion").reached == (6000 if read else 5000)
+    assert refused(folder) is not None
+
+
+def test_a_version_whose_files_cannot_be_read_was_still_named_by_the_registry(pursued, registry, folder, monkeypatch):
+    monkeypatch.setattr(follower.time, "time", lambda: 5000.0)
+    registry.fails = RegistryError("The files of version 7 cannot be read")
+    pursued.look()
+    assert (folder.read_status("champion").reached, refused(folder)) == (5000, "registry")
 
 
 def test_a_version_larger_than_the_disk_is_not_fetched(pursued, registry, folder, monkeypatch):

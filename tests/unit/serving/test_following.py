@@ -1,6 +1,8 @@
 """A worker moves to what was fetched, and stays where that must not serve."""
 
 import dataclasses
+import errno
+import os
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from blastwatch.golden import write_golden
 from blastwatch.package import DIGESTS, GOLDEN, open_package, seal
 from serving import following, memory
-from serving.following import Pursuit
+from serving.following import FAILED_SECONDS, Pursuit
 from serving.lane import Lane, Slot
 from serving.live import Served, hand_over, open_first, open_live, read_handover, settle
 from serving.live_folder import LiveFolder, Refusal
@@ -85,6 +87,37 @@ def test_another_version_is_swapped_in_and_remembered_as_good(worker, other):
     assert swaps(worker, "swapped") == 1
     worker.pursuit.look()
     assert worker.pursuit._leaving == []
+
+
+@pytest.mark.parametrize("moment", ["start", "swap"])
+def test_a_full_disk_stops_no_worker_and_the_good_version_is_written_later(
+    worker, other, monkeypatch, caplog, moment
+):  # fmt: skip
+    at, good = SimpleNamespace(now=time.monotonic()), worker.folder.good("champion")
+    monkeypatch.setattr(following.time, "monotonic", lambda: at.now)
+    good.unlink()
+    pursuit, expected = worker.pursuit, "8"
+    with monkeypatch.context() as full:
+        full.setattr(following, "hand_over", failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        if moment == "start":
+            pursuit, expected = (
+                Pursuit(worker.slot, worker.folder, worker.settings, worker.metrics, worker.pursuit._open_lane, None),
+                "7",
+            )
+        else:
+            hand_over(other, worker.folder.wanted("champion"))
+        for _ in range(3):
+            pursuit.look()
+            at.now += FAILED_SECONDS + 1
+        assert worker.slot.lane.version == expected
+        assert caplog.text.count(f"Version {expected} serves; that could not be written down") == 1
+    assert not good.exists()
+    pursuit.look()
+    assert read_handover(good)[0].version == expected
+    good.unlink()
+    at.now += FAILED_SECONDS + 1
+    pursuit.look()
+    assert not good.exists()  # it is written once
 
 
 def test_newer_facts_of_the_same_version_are_told_without_a_swap(worker, served):

@@ -17,11 +17,13 @@ from blastwatch.settings import load
 from serving.binding import KEYLESS_VARIABLE, check_binding, is_loopback
 from serving.client import Client
 from serving.commands import serve
-from serving.guard import Keyring
+from serving.guard import Guard, Keyring
 from serving.key_commands import keys
 from serving.keys import ApiKey, KeyFolder, KeysUnreadable, digest_of, match
 from serving.problems import MEDIA_TYPE, Problem
+from serving.rate import RateLimiter
 from tests.in_thread import front
+from tests.running import until
 from tests.service_packages import write_cell
 
 
@@ -198,6 +200,91 @@ def test_on_the_loopback_the_first_key_shuts_the_door(tmp_path):
     with pytest.raises(Problem) as caught:  # what was shut does not open by itself
         ring.find("")
     assert caught.value.kind.name == "keys-unavailable"
+
+
+def admitted(guard, path="/v1/predict", **headers):
+    """The problem that keeps a request out, "" where it is let in."""
+    head = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    try:
+        guard.admit({"path": path, "headers": head, "state": {}, "client": ("127.0.0.1", 9)})
+    except Problem as problem:
+        assert problem.kind.status in (401, 403)
+        return problem.kind.name
+    return ""
+
+
+@pytest.mark.parametrize("host", [
+    "127.0.0.1:3000", "localhost:3000", "LOCALHOST", "127.8.8.8:80", "[::1]:3000", "[::1]",
+])  # fmt: skip
+def test_without_keys_the_own_page_and_programs_are_let_in(tmp_path, host):
+    guard = Guard(Keyring(tmp_path, keyless=True))
+    assert admitted(guard, host=host) == ""
+    assert admitted(guard, host=host, origin=f"http://{host.lower()}", sec_fetch_site="same-origin") == ""
+    assert admitted(guard, "/v1/model", host=host, sec_fetch_site="none") == ""  # typed into the browser
+
+
+@pytest.mark.parametrize("headers", [
+    {"host": "evil.example:3000"},
+    {"host": "evil.example", "origin": "http://evil.example", "sec_fetch_site": "same-origin"},
+    {"host": "localhost.evil.example:3000"}, {"host": "127.0.0.1.evil.example"}, {"host": "10.0.0.7:3000"},
+    {"host": ""}, {},
+    {"host": "localhost:3000", "origin": "https://evil.example"}, {"host": "localhost:3000", "origin": "null"},
+    {"host": "localhost:3000", "origin": "http://localhost:8000"}, {"host": "localhost:3000", "origin": "http://localhost"},
+    {"host": "localhost:3000", "origin": "http://127.0.0.1:3000"}, {"host": "localhost:3000", "origin": ""},
+    {"host": "localhost:3000", "sec_fetch_site": "cross-site"},
+])  # fmt: skip
+def test_without_keys_no_page_from_elsewhere_and_no_other_name_is_let_in(tmp_path, headers):
+    refused, made = [], KeyFolder(tmp_path)
+    guard = Guard(Keyring(tmp_path, keyless=True), refused=refused.append)
+    for path in ("/v1/predict", "/v1/model", "/v1/anything"):
+        assert admitted(guard, path, **headers) == "origin-refused"
+    assert refused == ["origin-refused"] * 3
+    for path in ("/", "/metrics", "/livez", "/v1/webhook"):
+        assert admitted(guard, path, **headers) == ""
+    limited = Guard(Keyring(tmp_path, keyless=True), limiter := RateLimiter(tmp_path / "rate", rate=1, burst=1))
+    assert [admitted(limited, **headers) for _ in range(3)] == ["origin-refused"] * 3  # at nobody's cost
+    limiter.close()
+    key = made.add("lab")  # now it is the key that decides
+    assert admitted(guard, **headers) == "key-missing"
+    assert admitted(guard, authorization=f"Bearer {key}", **headers) == ""
+
+
+def test_where_others_reach_the_service_any_name_may_lead_to_it(tmp_path):
+    """As in a container: there are keys."""
+    key = KeyFolder(tmp_path).add("lab")
+    guard = Guard(Keyring(tmp_path, keyless=False))
+    head = {"host": "blastwatch.example", "origin": "https://blastwatch.example", "authorization": f"Bearer {key}"}
+    assert admitted(guard, **head) == ""
+
+
+def test_a_page_from_elsewhere_is_told_so_and_clients_are_answered(served, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEYLESS_VARIABLE, "1")
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    with front(served, tmp_path / "home") as door:
+        refused = door.predict(cell=cell, headers={"origin": "https://evil.example", "sec-fetch-site": "cross-site"})
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/origin-refused")
+        assert refused.headers["content-type"] == MEDIA_TYPE
+        assert door.ask("/problems/origin-refused").status_code == 200
+        assert door.ask("/v1/model", headers={"host": "evil.example"}).status_code == 403
+        assert door.count("blastwatch_kept_out_requests_total", problem="origin-refused") == 2
+        assert door.service.capture.counts().stored == 0
+        for url in (door.url, door.url.replace("127.0.0.1", "localhost")):
+            with Client(url) as client:
+                assert client.predict(cell)["label"] in ("all", "hem")
+
+
+@pytest.mark.browser
+def test_in_a_browser_the_own_page_is_answered_and_another_is_not(served, tmp_path, monkeypatch, browser):
+    monkeypatch.setenv(KEYLESS_VARIABLE, "1")
+    with front(served, tmp_path / "home") as door:
+        page = browser.new_page()
+        page.goto(door.url)
+        page.get_by_text("version 7 (champion)").wait_for()
+        other = browser.new_page()  # of no site at all
+        send = "url => fetch(url, {method: 'POST', mode: 'no-cors', body: new FormData()}).catch(() => {})"
+        other.evaluate(send, f"{door.url}/v1/predict")  # the browser does not ask before it sends this
+        until(lambda: door.count("blastwatch_kept_out_requests_total", problem="origin-refused") == 1)
+        assert door.count("blastwatch_requests_total", route="/v1/predict", outcome="refused") == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])

@@ -6,10 +6,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from blastwatch.errors import AliasNotSet, FlipsTooOften, PackageError
-from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, take_over
+from blastwatch.engines import open_engine
+from blastwatch.errors import AliasNotSet, FlipsTooOften, GoldenMismatch, PackageError
+from blastwatch.golden import read_golden
+from serving import live
+from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, read_handover, settle, take_over
+from serving.live_folder import LiveFolder
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,6 +49,49 @@ def test_a_handover_of_another_package_is_refused(served, tmp_path):
     path.write_text("{")
     with pytest.raises(PackageError, match="cannot be read"):
         take_over(path)
+
+
+@pytest.mark.parametrize(("word", "serves"), [(9, "8"), (13, "7")], ids=["an old word put back", "a rollback"])
+def test_a_start_believes_no_word_older_than_the_last_one(settings, served, monkeypatch, word, serves):
+    folder = LiveFolder(settings.home)
+    hand_over(replace(served, entry=replace(served.entry, version="8", word=12)), folder.wanted("champion"))
+    named = replace(served, entry=replace(served.entry, version="7", word=word))
+    monkeypatch.setattr(live, "find", lambda *_: named)
+    found, variables = settle(settings, {})
+    assert (found.entry.version, read_handover(folder.wanted("champion"))[0].version) == (serves, serves)
+    assert variables == {}
+    refusal = folder.read_status("champion").refused
+    if serves == "7":
+        assert refusal is None
+    else:
+        assert refusal.reason == "alias-moved" and "an old word was put back" in refusal.message
+
+
+class Abreast:
+    """An engine that computes two batches at a time, and then tells `apart` more of a normal cell."""
+
+    name, abreast, on_cores = "openvino-f32", 2, True
+
+    def __init__(self, engine, apart):
+        self.infer, self.apart, self.beside = engine.infer, apart, []
+
+    def infer_beside(self, crops):
+        self.beside.append(crops)
+        outputs = self.infer(crops)
+        return replace(outputs, logits=outputs.logits + np.float32([self.apart, 0]))
+
+
+@pytest.mark.parametrize("apart", [0.0, 5.0])
+def test_golden_cells_are_asked_in_batches_beside_each_other_too(settings, served, monkeypatch, apart):
+    engine = Abreast(open_engine(served.package, "openvino-f32"), apart)
+    monkeypatch.setattr(live, "open_engine", lambda *_, **__: engine)
+    if apart:
+        with pytest.raises(GoldenMismatch, match="for golden cell"):
+            open_live(served, settings)
+    else:
+        assert open_live(served, settings).engine is engine
+    golden, _ = read_golden(served.package)
+    assert any(np.array_equal(crops, golden) for crops in engine.beside)
 
 
 def test_an_engine_that_flips_too_often_does_not_serve(settings, served):

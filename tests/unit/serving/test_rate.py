@@ -1,12 +1,15 @@
 """Rate limits: against a bucket computed in fractions, over several processes, in bounded memory, by real requests."""
 
+import errno
 import math
+import os
 import subprocess
 import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -88,6 +91,28 @@ def test_the_memory_is_bounded_and_a_busy_caller_stays_known(tmp_path, monkeypat
     assert limiter.take("busy", at=5.0) == 99
     assert path.stat().st_size == size == 8 * 16
     limiter.close()
+
+
+@pytest.mark.parametrize("size", [None, 100, module.SETS * 128])
+def test_the_whole_file_has_its_room_on_the_disk(tmp_path, size):
+    """Also one that is there and has holes."""
+    path = tmp_path / f"rate-{module._BOOT.read_text().strip()}"
+    if size is not None:
+        path.touch()
+        os.truncate(path, size)
+        assert path.stat().st_blocks == 0
+    RateLimiter(tmp_path, rate=1, burst=1).close()
+    assert path.stat().st_size == 512 * 1024 <= 512 * path.stat().st_blocks
+
+
+def test_a_full_disk_ends_the_start_and_keeps_no_file_open(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        RateLimiter(tmp_path, rate=1, burst=1)
+    assert not [file for file in psutil.Process().open_files() if Path(file.path).is_relative_to(tmp_path)]
 
 
 def test_a_file_of_an_earlier_boot_goes(tmp_path):

@@ -1,11 +1,14 @@
 """A folder is scored to its end, whatever one of its files is."""
 
-import resource
+import tracemalloc
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from serving.live import LiveModel
-from serving.scoring import UNREADABLE, score
+from serving.scoring import NO_ANSWER, UNREADABLE, score
 from tests.service_packages import write_cell
 from tests.unit.serving.test_aside import Quick
 
@@ -16,8 +19,8 @@ def scored(served, settings, tmp_path):
     folder.mkdir()
     write_cell(folder / "a.bmp")
 
-    def run():
-        table, refused = score(folder, LiveModel(served=served, engine=Quick()), settings)
+    def run(**changed):
+        table, refused = score(folder, LiveModel(served=served, engine=Quick()), replace(settings, **changed))
         return list(table["path"]), {one.path: one for one in refused}
 
     return folder, run
@@ -32,13 +35,42 @@ def test_a_file_that_cannot_be_read_is_one_refused_image(scored):
     assert "cannot be read" in refused["b.png"].message
 
 
-def test_a_slide_among_the_cells_is_refused_before_it_fills_the_memory(scored):
+def test_a_slide_among_the_cells_is_refused_and_never_read_whole(scored):
     folder, run = scored
-    run()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()  # what is loaded on first use is not counted below
     with (folder / "slide.tif").open("wb") as slide:
         slide.truncate(600 << 20)
-    paths, refused = run()
+    tracemalloc.start()
+    try:
+        paths, refused = run()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert paths == ["a.bmp"] and refused["slide.tif"].reason == "too-large"
     assert f"but got {600 << 20}" in refused["slide.tif"].message
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+    assert most < 100 << 20
+
+
+def test_a_cell_without_an_answer_is_refused_and_the_others_are_scored(scored, served, settings):
+    folder, run = scored
+    write_cell(folder / "b.bmp", seed=1)
+
+    class Overflowing(Quick):
+        def infer(self, crops):
+            outputs = super().infer(crops)
+            logits = outputs.logits.copy()
+            logits[0] = np.nan
+            return replace(outputs, logits=logits)
+
+    assert run()[0] == ["a.bmp", "b.bmp"]
+    table, [refused] = score(folder, LiveModel(served=served, engine=Overflowing()), settings)
+    assert list(table["path"]) == ["b.bmp"] and (refused.path, refused.reason) == ("a.bmp", NO_ANSWER)
+
+
+def test_an_image_of_more_pixels_than_the_setting_says_is_refused(scored):
+    folder, run = scored
+    Image.new("RGB", (460, 450)).save(folder / "wide.png")
+    paths, refused = run(max_image_pixels=450 * 450)
+    assert paths == ["a.bmp"] and refused["wide.png"].reason == "too-large"
+    assert f"at most {450 * 450} pixels but got 460x450" in refused["wide.png"].message
+    assert run(max_image_pixels=460 * 450) == (["a.bmp", "wide.png"], {})

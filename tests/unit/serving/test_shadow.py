@@ -1,6 +1,7 @@
 """The shadow never makes anybody wait, and a child that crashes, hangs or talks nonsense is counted and replaced."""
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
 from serving.shadow_child import ChildFailed, ChildRefused, ShadowChild, processor_seconds, runnable
 from tests.cohorts import record
+from tests.running import until
 
 DIGEST = "e" * 64
 NINE = Challenger("9", DIGEST, Path("handover.json"))
@@ -28,11 +30,7 @@ def words(mode):
     return (sys.executable, "-m", "tests.shadow_children", mode)
 
 
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+wait_for = functools.partial(until, seconds=20)
 
 
 def reading_children():
@@ -146,7 +144,7 @@ def test_a_child_that_fails_is_started_again(watch, mode):
     for number in range(10):
         seen.shadow.offer(record(str(number)), b"x")
     assert time.perf_counter() - started < 0.5
-    wait_for(lambda: seen.restarts >= 2, 40)
+    wait_for(lambda: seen.restarts >= 2, seconds=40)
     assert seen.count("failed") >= (0 if mode in ("garbage", "mute") else 2)
     assert seen.count("compared") == (0 if mode != "crash" else pytest.approx(seen.count("failed"), abs=1.1))
 

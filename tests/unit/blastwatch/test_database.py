@@ -1,0 +1,41 @@
+"""Errors of databases in our words: what says that nothing is taken now, and what says that this is not taken."""
+
+import pytest
+import sqlalchemy as sa
+
+from blastwatch.database import create, translated
+from blastwatch.errors import DataError, RegistryUnreachable
+
+
+def refused_by(path, statement):
+    """What a statement is told by a SQLite file."""
+    engine = create(f"sqlite:///{path}", "URL", unavailable=RegistryUnreachable)
+    told = translated("The database", unavailable=RegistryUnreachable, refused=DataError)
+    with pytest.raises((RegistryUnreachable, DataError)) as caught, told, engine.connect() as opened:
+        opened.execute(sa.text(statement))
+    engine.dispose()
+    return caught.value
+
+
+def test_a_file_that_is_damaged_or_no_database_takes_nothing_now(tmp_path):
+    other, broken = tmp_path / "other.db", tmp_path / "broken.db"
+    other.write_bytes(b"this is no database" * 500)
+    assert "is not a database" in str(refused_by(other, "SELECT 1"))
+    engine = create(f"sqlite:///{broken}", "URL", unavailable=RegistryUnreachable, pragmas=())
+    with engine.begin() as opened:
+        opened.execute(sa.text("CREATE TABLE one (word TEXT)"))
+        opened.execute(sa.text("INSERT INTO one VALUES (:word)"), [{"word": "x" * 300}] * 500)
+    engine.dispose()
+    content = broken.read_bytes()
+    broken.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
+    for path, statement in ((other, "SELECT 1"), (broken, "SELECT * FROM one")):
+        assert isinstance(refused_by(path, statement), RegistryUnreachable)
+
+
+def test_a_value_that_a_sound_file_does_not_take_is_refused(tmp_path):
+    path = tmp_path / "sound.db"
+    engine = create(f"sqlite:///{path}", "URL", unavailable=RegistryUnreachable)
+    with engine.begin() as opened:
+        opened.execute(sa.text("CREATE TABLE one (word TEXT NOT NULL)"))
+    engine.dispose()
+    assert isinstance(refused_by(path, "INSERT INTO one VALUES (NULL)"), DataError)
