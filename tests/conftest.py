@@ -1,8 +1,8 @@
 """Fixtures that more than one folder of tests needs."""
 
+import functools
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from blastwatch.settings import Settings, load
+from tests.ports import free_ports
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -88,16 +89,10 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def free_port() -> Callable[[], int]:
+@pytest.fixture(scope="session")
+def free_port(worker_id) -> Callable[[], int]:
     """Gives ports of the loopback address that nobody listens on."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
+    return functools.partial(next, free_ports(int(worker_id.removeprefix("gw") if worker_id != "master" else 0)))
 
 
 @pytest.fixture(scope="session")

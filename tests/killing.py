@@ -1,6 +1,6 @@
 """Ends a process with SIGKILL before the Nth step that reaches outside: a write to MLflow, or to the history.
 
-    python -m tests.killing N promote REF | rollback | register FOLDER | challenge REF | restore
+    python -m tests.killing N promote REF | rollback | register FOLDER | challenge REF | withdraw | restore
 
 Exit code 0 where there were fewer steps. The gap after a write is the one before the next, so every gap is met.
 """
@@ -54,6 +54,8 @@ def act(registry: Registry, action: str, *arguments: str) -> None:
         promotion.rollback(registry, reason="killed")
     elif action == "challenge":
         promotion.challenge(registry, arguments[0], reason="killed")
+    elif action == "withdraw":
+        promotion.withdraw(registry, reason="killed")
     elif action == "restore":
         promotion.restore(registry, reason="killed")
 

@@ -6,12 +6,15 @@ trains it on the cohort in DATA and writes OUT/weights.safetensors and OUT/curve
 """
 
 import json
+import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
 
 # What a training imports on the way: before the processes part, each would take seconds for it.
 import pyarrow.parquet  # noqa: F401
@@ -24,7 +27,7 @@ from blastwatch.errors import DataError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.network import save_weights
 from tests.forkserver import forkserver
-from training import loop
+from training import fitting, loop
 from training.augmentation import Draws
 from training.checkpoint import save_checkpoint
 from training.distributed import world_of_torchrun
@@ -77,6 +80,43 @@ def train_small(data: Path, out: Path, *, seconds: float = 0.0, look: int = 1, *
             save_weights(trainer.network, out / "weights.safetensors")
             (out / "curves.json").write_text(json.dumps(done.curves))
     return done
+
+
+DEATHS = ("saved", "stepped", "writing")
+"""Where a training is killed: once a checkpoint is in place, once the next step changed the weights, or with the next
+checkpoint written and not in place."""
+
+
+def train_and_die(data: Path, out: Path, checkpoints: int, death: str) -> None:
+    """Train on, and be killed at one of `DEATHS` after so many checkpoints: by what was done and not by the clock, so
+    that a machine with other work gets as far as one without."""
+    saved, save, step, sync = 0, fitting.save_checkpoint, Trainer.train_step, os.fsync
+
+    def die_if(place: str) -> None:
+        if (saved, place) == (checkpoints, death):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(path: Path, state: dict[str, object]) -> None:
+        nonlocal saved
+        save(path, state)
+        saved += 1
+        die_if("saved")
+
+    def stepped(self: Trainer, *arguments, **named) -> Tensor:
+        loss = step(self, *arguments, **named)
+        die_if("stepped")
+        return loss
+
+    def written(file: int) -> None:
+        die_if("writing")
+        sync(file)
+
+    with (
+        mock.patch.object(fitting, "save_checkpoint", counted),
+        mock.patch.object(Trainer, "train_step", stepped),
+        mock.patch.object(os, "fsync", written),
+    ):
+        train_small(data, out)
 
 
 def save_with_little_room(path: Path, room: int) -> None:

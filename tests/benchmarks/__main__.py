@@ -1,11 +1,12 @@
 """`make bench`: every figure is a ratio against a reference in the same run."""
 
+import functools
 import io
 import os
 import platform
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,19 @@ from blastwatch.engines import open_engine
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise
 from blastwatch.package import open_package
 from monitoring.statistics import image_statistics
+from tests.benchmarks.turns import in_turns
 from tests.service_packages import draw_cell, make_servable
 
 ROUNDS = 5
 
 
-def rate(work, items: int) -> float:
-    """Items a second, the median of `ROUNDS` runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return items / statistics.median(times)
-
-
-def show(name: str, reference: str, ours: float, theirs: float, unit: str) -> None:
-    print(f"{name:<34} {ours:9.1f} {unit}   {ours / theirs:6.2f} times {reference} ({theirs:.1f})")
+def show(reference: str, works: dict[str, Callable[[], object]], items: int, unit: str) -> None:
+    """Items a second of each work, and how many times those of the reference, one of them, in the same round."""
+    rounds = [dict(zip(works, seconds, strict=True)) for seconds in in_turns(list(works.values()), ROUNDS)]
+    rates = {name: items / statistics.median(one[name] for one in rounds) for name in works}
+    for name in works:
+        ratio = statistics.median(one[reference] / one[name] for one in rounds)
+        print(f"{name:<34} {rates[name]:9.1f} {unit}   {ratio:6.2f} times {reference} ({rates[reference]:.1f})")
 
 
 def bench_preprocessing() -> None:
@@ -54,9 +50,8 @@ def bench_preprocessing() -> None:
         for _ in range(count):
             image_statistics(crop, shape)
 
-    theirs = rate(bare, count)
-    show("decode, crop, normalise", "a bare Pillow decode", rate(ours, count), theirs, "cells/s")
-    show("image statistics", "a bare Pillow decode", rate(measured, count), theirs, "cells/s")
+    works = {"a bare Pillow decode": bare, "decode, crop, normalise": ours, "image statistics": measured}
+    show("a bare Pillow decode", works, count, "cells/s")
 
 
 def bench_engines() -> None:
@@ -64,12 +59,9 @@ def bench_engines() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         package = open_package(make_servable(Path(scratch) / "package", architecture="resnet50", size=224))
         cells = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
-        theirs = None
-        for name in ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16"):
-            engine = open_engine(package, name)
-            found = rate(lambda engine=engine: engine.infer(cells), len(cells))
-            theirs = theirs or found
-            show(f"engine {name}", "torch-f32", found, theirs, "cells/s")
+        names = ("torch-f32", "torch-bf16", "openvino-f32", "openvino-bf16")
+        works = {name: functools.partial(open_engine(package, name).infer, cells) for name in names}
+        show("torch-f32", works, len(cells), "cells/s")
 
 
 if __name__ == "__main__":

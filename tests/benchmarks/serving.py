@@ -1,9 +1,10 @@
 """`python -m tests.benchmarks.serving [--engine openvino-int8 --callers 1 8 32]`: what HTTP costs.
 
-The reference is a bare loop in one process: it decodes, crops and normalises the same files with two threads and lets
-the same engine infer batches of 32 on every core. The service does that and all the rest: HTTP, multipart bodies of
-607 KB, image statistics, the out-of-distribution score, the answer, and the capture of every prediction in SQLite. Both
-are measured in turns, so that whatever else the machine does hits both, with the callers on the same cores.
+The reference is a bare loop in one process: it decodes and crops the same files with as many threads as there are cores
+and lets the same engine infer batches of 32 on every core. The service does that and all the rest: HTTP, multipart
+bodies of 607 KB, image statistics, the out-of-distribution score, the answer, and the capture of every prediction in
+SQLite. Both are measured in turns, so that whatever else the machine does hits both, with the callers on the same
+cores.
 
 The network is an untrained ResNet-50: what its weights are changes no cost. Quantized ranges come from drawn cells.
 """

@@ -115,10 +115,13 @@ def ask_alone(off: Running, on: Running, cell: bytes, asked: argparse.Namespace)
         before, ratios = counted(on), []
         for turn in range(asked.rounds):
             order = (off, on) if turn % 2 == 0 else (on, off)
-            found = {service: medians(client, service, cell, asked.cells) for service in order}
+            found = {}
+            for service in order:
+                found[service] = medians(client, service, cell, asked.cells)
+                if service is on:
+                    settle(on)
             ratios.append(found[on] / found[off])
             print(f"  round {turn + 1}: off {found[off]:.1f} ms, on {found[on]:.1f} ms", flush=True)
-            settle(on)
     print(f"one caller: median with shadow share 1 is {statistics.median(ratios):.3f} times that with 0")
     show_counts(before, counted(on))
 
@@ -135,9 +138,9 @@ def ask_at_once(off: Running, on: Running, cell: bytes, asked: argparse.Namespac
                 after = counted(service)
                 counts = {word: counts[word] + after[word] - before[word] for word in OUTCOMES}
                 answered += found[service] * asked.seconds
+                settle(on)
         rates.append(found[on] / found[off])
         print(f"  round {turn + 1}: off {found[off]:.1f}/s, on {found[on]:.1f}/s", flush=True)
-        settle(on)
     print(f"{CALLERS} callers: throughput with shadow share 1 is {statistics.median(rates):.3f} times that with 0")
     show_counts(dict.fromkeys(OUTCOMES, 0.0), counts)
     print(f"  of about {answered:.0f} answers while no core was free; the rest waited in the queue")

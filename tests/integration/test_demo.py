@@ -14,10 +14,12 @@ from blastwatch.engines import open_engine
 from blastwatch.evidence_gates import groups_gate
 from blastwatch.golden import check_golden, read_golden
 from blastwatch.graph_engine import open_graph_engine
+from blastwatch.manifest import read_cells, read_split
 from blastwatch.package import open_package
 from blastwatch.processes import Processes, script
 from tests.policies import lenient
 from tests.running import get
+from training.pack import open_pack
 
 
 def test_the_summary_says_what_happened(demo):
@@ -171,6 +173,17 @@ def test_wrong_calls_say_what_is_wrong(demo, arguments, said):
         check=False,
     )  # fmt: skip
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_golden_cells_are_those_of_calibration_patients(demo):
+    """No others may travel in a package, and no test patient may say whether an engine serves."""
+    data = demo.folder / "data"
+    packed = open_pack(data / "pack", read_cells(data / "cells"))
+    rows = read_split(data / "cells", data / "split")
+    sides = dict(zip(rows["path"], rows["side"], strict=True))
+    shown = {crop.tobytes(): sides[path] for path, crop in zip(packed.paths, packed.crops, strict=True)}
+    crops, _ = read_golden(open_package(demo.folder / "results/package"))
+    assert {shown.get(crop.tobytes()) for crop in crops} == {"calibration"}
 
 
 def test_the_package_holds_golden_cells_and_the_groups_of_every_side(demo):

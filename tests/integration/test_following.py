@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 
 from blastwatch.golden import write_golden
 from blastwatch.package import DIGESTS, GOLDEN, open_package, seal
-from blastwatch.processes import free_port as any_free_port
 from blastwatch.processes import mlflow_server
 from blastwatch.registry import CHAMPION, Registry
 from blastwatch.settings import load
@@ -97,9 +96,9 @@ def cell(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def service(home):
+def service(home, free_port):
     """Two workers, one follower."""
-    running = Running(home, any_free_port(), workers=2, BLASTWATCH_FOLLOW_SECONDS="0.5").wait_until_ready()
+    running = Running(home, free_port(), workers=2, BLASTWATCH_FOLLOW_SECONDS="0.5").wait_until_ready()
     yield running.wait_until_following()
     assert running.stop() == []
 
@@ -247,10 +246,10 @@ def test_a_bad_candidate_never_answers(what, home, service, cell, first_serves, 
     assert 1 <= after - before <= 2  # said once by the follower, or once by each worker
 
 
-def test_a_version_too_large_for_the_memory_never_answers(home, cell, tmp_path):
+def test_a_version_too_large_for_the_memory_never_answers(home, cell, tmp_path, free_port):
     """The limit leaves room for the small network that serves and not for a large one."""
     promote(home, "1")
-    alone = Running(home, any_free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5", BLASTWATCH_MEMORY_LIMIT="450")
+    alone = Running(home, free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5", BLASTWATCH_MEMORY_LIMIT="450")
     try:
         alone.wait_until_ready().wait_until_following()
         entry = register_bad(home, tmp_path / "large", lambda _: None, architecture="resnet50")
@@ -275,11 +274,11 @@ def test_the_follower_follows_without_a_library_of_data_frames(home, service, fi
     assert not [path for path in loaded if "/pandas/" in path or "/pyarrow/" in path]
 
 
-def test_no_follower_runs_before_the_registry_moves(empty_store, tmp_path):
+def test_no_follower_runs_before_the_registry_moves(empty_store, tmp_path, free_port):
     """The start has asked the registry, which is a file here; a promotion wakes the one that asks again."""
     settings = new_home(tmp_path / "home", empty_store)
     first = crown(settings, settings.home / "package-1")
-    alone = Running(settings, any_free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5")
+    alone = Running(settings, free_port(), BLASTWATCH_FOLLOW_SECONDS="0.5")
     try:
         alone.wait_until_ready().wait_until_following()
         assert serving(alone) == {first.version}

@@ -1,6 +1,6 @@
 """The database of predictions on a real PostgreSQL server, started for this test."""
 
-import time
+import functools
 import uuid
 from datetime import timedelta
 
@@ -19,15 +19,12 @@ from tests.cohorts import NOON, pictured, record, shadowed
 from tests.forgetting import fill
 from tests.older_database import make_old
 from tests.patient_streams import cells_of
+from tests.running import until
 
 pytestmark = pytest.mark.system
 
 
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+wait_for = functools.partial(until, seconds=30)
 
 
 def forgets(url):

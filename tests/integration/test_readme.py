@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from blastwatch.processes import Processes, script
-from tests.policies import lenient
 from tests.running import until
 
 ROOT = Path(__file__).parents[2]

@@ -2,35 +2,29 @@
 
 import concurrent.futures
 import contextlib
-import importlib.metadata
 import io
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from packaging.utils import canonicalize_name
 from PIL import Image
 
 from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.accepting import IN_A_TURN
-from serving.bento import SOURCES
 from serving.client import Client
 from serving.keys import KeyFolder
 from tests.benchmarks.serving import multipart, request
 from tests.cves import ATTACKS
-from tests.running import START_SECONDS, Running, environment, get, until
+from tests.running import Running, get, until
 from tests.schemathesis_run import run_schemathesis
-from tests.service_packages import crown, make_servable, write_cell
-
-DEPLOY = Path(__file__).parents[2] / "deploy"
+from tests.service_packages import crown, write_cell
 
 
 @pytest.fixture(scope="module")
@@ -352,72 +346,3 @@ def test_without_a_champion_nothing_starts(settings, free_port, tmp_path):
         service.stop()
         raise
     assert "There is no champion" in service.log.read_text()
-
-
-def hide_what_is_not_in(requirements, folder):
-    """Processes with the folder on their path import no distribution that these requirements leave out."""
-    pinned = {line.split("==")[0] for line in requirements.splitlines()}
-    owners = importlib.metadata.packages_distributions()
-    hidden = {name for name, of in owners.items() if not pinned & set(map(canonicalize_name, of))} - set(SOURCES)
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(f"""
-import sys
-class Hidden:
-    def find_spec(name, path=None, target=None):
-        if name in {hidden!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden)
-""")
-
-
-@pytest.mark.slow
-def test_a_bento_serves_by_itself(home, tmp_path, free_port):
-    """Built from the champion, started elsewhere, with no registry to ask."""
-    from blastwatch.entry import Entry
-    from blastwatch.package import open_package
-    from serving.bento import build_bento
-    from serving.live import Served
-
-    package = open_package(make_servable(tmp_path / "package"))
-    entry = Entry(
-        version="5", digest=package.digest, run_id="run", created="", synthetic=True, registered_by="tester"
-    )  # fmt: skip
-    built = build_bento(Served(entry=entry, package=package, alias="champion"), tmp_path / "bento")
-    requirements = (built.folder / "env" / "python" / "requirements.txt").read_text()
-    assert "://" not in requirements
-    assert "mlflow" not in requirements
-    python = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-    if python in (checked_in := (DEPLOY / "Dockerfile.gpu").read_text()):
-        assert built.dockerfile == checked_in, (
-            "make it anew: blastwatch bento --out DIR --dockerfile deploy/Dockerfile.gpu"
-        )
-    port = free_port()
-    hide_what_is_not_in(requirements, tmp_path / "hidden")
-    variables = environment(
-        BENTOML_HOME=str(tmp_path / "home"), MLFLOW_TRACKING_URI="http://127.0.0.1:9", BLASTWATCH_WORKERS="2",
-        PYTHONPATH=str(tmp_path / "hidden"),
-    )  # fmt: skip
-    command = [sys.executable, "-m", "bentoml", "serve", str(built.folder), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
-            try:
-                version = get(f"http://127.0.0.1:{port}/v1/model", timeout=5).json()["version"]
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        assert version == "5"
-        cell = {"image": write_cell(tmp_path / "cell.bmp").read_bytes()}
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/predict", files=cell, timeout=60, verify=False)
-        assert answer.json()["model"]["version"] == "5"
-        stored = 'blastwatch_capture_predictions_total{outcome="stored"} 1.0'
-        until(lambda: stored in get(f"http://127.0.0.1:{port}/metrics", timeout=5).text)
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
-        assert len(workers) == 2, "as BLASTWATCH_WORKERS says"
-    finally:
-        process.terminate()
-        process.wait(30)

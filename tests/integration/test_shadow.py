@@ -58,14 +58,9 @@ def cells(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def running(home):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def running(home, free_port):
     shares = {"BLASTWATCH_SHADOW_SHARE": "1", "BLASTWATCH_CANARY_SHARE": "0.5", "BLASTWATCH_THREADS": "1"}
-    service = Running(home, port, **shares)
+    service = Running(home, free_port(), **shares)
     try:
         yield service.wait_until_ready()
     finally:

@@ -363,8 +363,12 @@ def test_a_first_version_passes_every_gate_in_their_order(register, judge):
     assert json.dumps([dataclasses.asdict(gate) for gate in gates.values()], allow_nan=False)
 
 
-def test_changed_files_leave_one_gate(settings, register, judge):
+@pytest.mark.parametrize("kept", [False, True])
+def test_changed_files_leave_one_gate(settings, registry, register, judge, kept):
+    """Also where a good copy lies on this machine: the store's files are what other machines would serve."""
     entry = register()
+    if kept:
+        registry.fetch("1")
     [path] = settings.artifacts.rglob("card.md")
     path.write_text("# Better than it is\n")
     gates = judge(entry)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 import mlflow
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from blastwatch import history, promotion
 from blastwatch.errors import HistoryBroken, NotPermitted, RegistryBusy, RegistryUnreachable
 from blastwatch.model_store import ModelStore
-from blastwatch.recording import HEAD_TAG
+from blastwatch.recording import ALIAS_TAG, HEAD_TAG
 from blastwatch.registry import Registry
 from blastwatch.signing import PROMOTER, TRAINER
 from blastwatch.verification import verify
 from tests.killing import act, die_at
 from tests.packages import make_package
 
+NAME = "blastwatch"
 MOST_STEPS = 40
 
 
@@ -48,16 +50,43 @@ def completed(registry, wanted):
     return registry.store.model().aliases == wanted and not verify(registry, files=False).faults
 
 
+def in_mlflow(settings):
+    return mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def moved_by_hand(registry):
+    """Version 2 was challenger, champion, and was rolled back; then somebody was at the aliases and at a word."""
+    promotion.challenge(registry, "2", reason="")
+    promotion.promote(registry, "2", reason="", cells=None).check()
+    promotion.rollback(registry, reason="")
+    client = in_mlflow(registry.settings)
+    client.set_registered_model_alias(NAME, "champion", "2")
+    client.set_registered_model_alias(NAME, "candidate", "2")
+    client.set_registered_model_tag(NAME, ALIAS_TAG + "champion", "{}")
+
+
+def challenged(registry):
+    promotion.challenge(registry, "2", reason="")
+
+
 CASES = {
-    "promote": (("promote", "candidate"), {"champion": "2"}),
-    "challenge": (("challenge", "2"), {"champion": "1", "candidate": "2", "challenger": "2"}),
+    "promote": (None, ("promote", "candidate"), {"champion": "2"}, {2}),
+    "challenge": (None, ("challenge", "2"), {"champion": "1", "candidate": "2", "challenger": "2"}, {1}),
+    "withdraw": (challenged, ("withdraw",), {"champion": "1", "candidate": "2"}, {1}),
+    # Asked for again, aliases are put back again where the first time was interrupted before its end.
+    "restore": (moved_by_hand, ("restore",), {"champion": "1"}, {1, 2}),
 }
+"""What comes before the action, the action, where the aliases are after it, and how many entries of it there may be."""
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_killed_at_every_step(two_versions, tmp_path, case):
-    call, wanted = CASES[case]
-    before = {"champion": "1", "candidate": "2"}
+    prepare, call, wanted, entries = CASES[case]
+    untouched = Registry(two_versions)
+    if prepare is not None:
+        prepare(untouched)
+    known, before = len(untouched.records()), history.aliases(untouched.records())
+    untouched.ledger.close()
     told = set()
     for step, settings in copies(two_versions, tmp_path):
         died = die_at(step, settings, *call)
@@ -68,12 +97,19 @@ def test_killed_at_every_step(two_versions, tmp_path, case):
         if died and not completed(registry, wanted):
             act(registry, *call)
         assert registry.store.model().aliases == history.aliases(registry.records()) == wanted
-        assert [record.action for record in registry.records()].count(call[0]) == (2 if call[0] == "promote" else 1)
+        assert words(registry) == history.words(registry.records())
+        assert [record.action for record in registry.records()].count(call[0]) in entries
         assert verify(registry, files=False).faults == []
         if not died:
             break
     assert not died and step > 4
-    assert told == {3, 4}, "some died before the entry was written, some after it"
+    assert told == {known, known + 1}, "some died before the entry was written, some after it"
+
+
+def words(registry):
+    """The words that stand at MLflow's aliases."""
+    model = registry.store.model()
+    return {alias: registry.word(model, alias) for alias in history.ALIASES if ALIAS_TAG + alias in model.tags}
 
 
 def test_a_killed_registration_registers_once(two_versions, new_run, tmp_path):
@@ -174,11 +210,10 @@ def test_a_first_entry_that_mlflow_was_not_told_of_is_finished(settings, new_run
 
 
 def lose_head(settings, text=None):
-    client = mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
     if text is None:
-        client.delete_registered_model_tag("blastwatch", HEAD_TAG)
+        in_mlflow(settings).delete_registered_model_tag(NAME, HEAD_TAG)
     else:
-        client.set_registered_model_tag("blastwatch", HEAD_TAG, text)
+        in_mlflow(settings).set_registered_model_tag(NAME, HEAD_TAG, text)
 
 
 @pytest.mark.parametrize("kept", [None, 1], ids=["removed", "set back"])
@@ -234,3 +269,15 @@ def test_a_restoration_believes_no_history_that_was_changed(two_versions):
     lose_head(two_versions)
     with pytest.raises(HistoryBroken, match="not what was signed"):
         promotion.restore(registry, reason="")
+
+
+def test_a_clock_that_went_back_puts_no_entry_before_the_one_it_follows(two_versions, monkeypatch):
+    registry = Registry(two_versions)
+    last = registry.records()[-1].time
+    monkeypatch.setattr(history, "now", lambda: "2020-01-01T00:00:00.000000+00:00")
+    promotion.promote(registry, "2", reason="", cells=None).check()
+    assert registry.records()[-1].time == last
+    moment, rows = history.parse_time(last), registry.ledger.rows()
+    assert history.told(rows, moment)["version"] == "2"
+    assert history.told(rows, moment - timedelta(microseconds=1))["version"] == "1"
+    assert verify(registry).faults == []

@@ -1,14 +1,20 @@
-"""What `blastwatch registry history` says of gates that nobody was judged by, and where nothing happened yet."""
+"""The commands of `blastwatch registry`: what they print, where, and the exit code that a script goes by."""
 
+import gc
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 
-from blastwatch import promotion
+from blastwatch import cli, promotion
 from blastwatch.entry import Entry
 from blastwatch.gate import OFF
+from blastwatch.registry import Registry
 from blastwatch.registry_commands import _told, registry
+from blastwatch.signing import pem_of
+from blastwatch.verification import verify
+from tests.packages import make_package
 
 TOLD = {
     "at": "2026-11-29T00:00:00+00:00", "version": "4", "digest": "a", "since": "2026-11-28", "action": "promote",
@@ -52,3 +58,97 @@ def test_a_rollback_says_what_it_stepped_over(monkeypatch, gone, said):
     assert CliRunner().invoke(registry, ["rollback"]).stdout.startswith(said)
     printed = json.loads(CliRunner().invoke(registry, ["rollback", "--json"]).stdout)
     assert (printed["version"], printed["stepped_over"]) == ("1", gone)
+
+
+@pytest.fixture
+def run(lenient_settings, monkeypatch, capfd):
+    """Runs `blastwatch registry` as a shell does; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("BLASTWATCH_HOME", str(lenient_settings.home))
+    monkeypatch.setenv("BLASTWATCH_POLICY", str(lenient_settings.policy))
+    monkeypatch.setenv("BLASTWATCH_ACTOR", lenient_settings.actor)
+    for name, value in cli.QUIET.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["blastwatch", "registry", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def versions(lenient_settings, new_run, tmp_path):
+    """The registry of a champion, version 1, and a worse candidate, version 2."""
+    found = Registry(lenient_settings)
+    for number, right in enumerate((0.9, 0.6), start=1):
+        found.register(make_package(tmp_path / f"p{number}", run_id=new_run(), right=right, seed=number))
+    promotion.promote(found, "1", reason="", cells=None).check()
+    return found
+
+
+def test_a_refused_promotion_ends_with_its_exit_code_and_nobody_is_called_champion(run, versions):
+    code, out, err = run("promote", "2")
+    assert code == 3 and "FAILED" in out
+    assert "Error: Version 2 was not promoted. FAILED" in err and "non-inferiority: " in err
+    code, printed, said = run("promote", "2", "--json")
+    found = json.loads(printed)
+    assert code == 3 and (found["version"], found["promoted"]) == ("2", False)
+    assert [gate["name"] for gate in found["gates"] if not gate["passed"]] == ["non-inferiority"]
+    assert "is the champion" not in out + err + printed + said
+    assert versions.store.model().aliases == {"champion": "1", "candidate": "2"}
+
+
+def test_a_promotion_ends_with_0_and_says_who_is_champion(run, versions):
+    words = ("promote", "2", "--reason", "the scanner", "--override", "non-inferiority", "--json")
+    code, out, err = run(*words)
+    assert (code, json.loads(out)["promoted"]) == (0, True)
+    assert "Version 2 is the champion." in err
+    assert versions.proven("champion").overridden == ["non-inferiority"]
+
+
+def test_a_registry_with_a_changed_file_ends_a_verification_with_its_exit_code(run, versions):
+    assert run("verify")[:2] == (0, "3 entries and 2 versions are what was signed, and so are the aliases.\n")
+    (versions.store.download("1", None) / "card.md").write_text("x")
+    code, out, err = run("verify")
+    assert (code, out) == (3, "") and "card.md was changed" in err
+    code, out, err = run("verify", "--json")
+    found = json.loads(out)
+    assert code == 3 and not found["intact"] and "card.md was changed" in found["faults"][0]["fault"]
+    code, out, _ = run("verify", "--no-files", "--json")
+    assert code == 0 and json.loads(out) == {"entries": 3, "versions": 2, "faults": [], "intact": True}
+
+
+def test_a_challenge_is_taken_back(run, versions):
+    assert run("challenge", "2", "--reason", "watch it")[:2] == (0, "Version 2 is the challenger.\n")
+    assert versions.proven("challenger").version == "2"
+    for words in ((), ("2", "--withdraw")):
+        code, out, err = run("challenge", *words)
+        assert (code, out) == (2, "") and "or --withdraw, and not both" in err
+    code, out, _ = run("challenge", "--withdraw", "--reason", "enough", "--json")
+    assert code == 0 and json.loads(out)["aliases"] == ["candidate"]
+    assert (versions.records()[-1].action, versions.records()[-1].why) == ("withdraw", "enough")
+    run("challenge", "2")
+    assert run("challenge", "--withdraw")[:2] == (0, "Version 2 is no longer the challenger.\n")
+
+
+def test_a_restoration_prints_where_the_aliases_are(run, versions):
+    versions.store.set_alias("champion", "2")
+    assert run("verify", "--no-files")[0] == 3
+    assert run("restore", "--reason", "by hand")[:2] == (0, "candidate: version 2\nchampion: version 1\n")
+    assert versions.records()[-1].why == "by hand" and verify(versions).intact
+    code, out, _ = run("restore", "--json")
+    assert code == 0 and json.loads(out) == {"champion": "1", "candidate": "2"}
+
+
+def test_a_new_key_is_made_once(run, tmp_path):
+    file = tmp_path / "pat.pem"
+    code, out, _ = run("key", "--new", file)
+    assert (code, out) == (0, pem_of(file)) and "PUBLIC KEY" in out
+    code, out, err = run("key", "--new", file)
+    assert (code, out) == (2, "") and "is there already" in err

@@ -5,51 +5,18 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
-import mlflow
 import pytest
 
 from blastwatch import history, promotion
-from blastwatch.errors import AliasMoved, AliasNotSet, NotPermitted, PackageError, SignatureInvalid, UsageError
+from blastwatch.errors import AliasMoved, NotPermitted, PackageError, SignatureInvalid, UsageError
 from blastwatch.ledger import Ledger
 from blastwatch.recording import ALIAS_TAG, HEAD_TAG
 from blastwatch.registry import Registry
-from blastwatch.signing import PROMOTER, TRAINER, Signer, _load_private, make_private, open_signer, pem_of
+from blastwatch.signing import PROMOTER, TRAINER, Signer, _load_private, open_signer
 from blastwatch.verification import verify
-from tests.packages import make_package
 from tests.policies import lenient
 
 NAME = "blastwatch"
-
-
-@pytest.fixture
-def people(lenient_settings, tmp_path):
-    """The registry as Tom, who trains, and Pat, who promotes, see it."""
-    keys = tmp_path / "trusted"
-    for role, name in ((TRAINER, "tom"), (PROMOTER, "pat")):
-        make_private(tmp_path / f"{name}.pem")
-        (keys / role).mkdir(parents=True)
-        (keys / role / f"{name}.pem").write_text(pem_of(tmp_path / f"{name}.pem"))
-
-    def seen(name):
-        return Registry(replace(lenient_settings, signing_key=tmp_path / f"{name}.pem", trusted_keys=keys, actor=name))
-
-    return seen("tom"), seen("pat")
-
-
-@pytest.fixture
-def register(new_run, tmp_path):
-    made = []
-
-    def make(registry, right=0.9):
-        made.append(tmp_path / f"package{len(made)}")
-        return registry.register(make_package(made[-1], run_id=new_run(), right=right, seed=len(made)))
-
-    return make
-
-
-@pytest.fixture
-def client(lenient_settings):
-    return mlflow.MlflowClient(lenient_settings.tracking_uri, lenient_settings.tracking_uri)
 
 
 def copy_version(client, number, source=None, **tags):
@@ -61,6 +28,21 @@ def copy_version(client, number, source=None, **tags):
         NAME, source=source or known.source, run_id=known.run_id, tags=copied | changed
     )  # fmt: skip
     return str(made.version)
+
+
+def exchange(client, registry, number, source):
+    """Put the package of one version, with what is signed of it, into the place of another's."""
+    copy_signed(client, number, source)
+    old, other = (registry.store.download(version, None) for version in (number, source))
+    shutil.rmtree(old)
+    shutil.copytree(other, old)
+
+
+def copy_signed(client, number, source):
+    """Give a version the digest and the signature of another."""
+    known = client.get_model_version(NAME, source).tags
+    for name in ("digest", "signature", "key"):
+        client.set_model_version_tag(NAME, number, f"blastwatch.{name}", known[f"blastwatch.{name}"])
 
 
 def faults(registry):
@@ -117,12 +99,7 @@ def test_a_version_whose_package_was_exchanged_is_neither_promoted_nor_rolled_ba
         promotion.promote(pat, str(number), reason="", cells=None).check()
     register(tom, 0.5)
     assert not promotion.promote(pat, "3", reason="", cells=None).promoted
-    refused = client.get_model_version(NAME, "3").tags
-    for name in ("digest", "signature", "key"):
-        client.set_model_version_tag(NAME, "1", f"blastwatch.{name}", refused[f"blastwatch.{name}"])
-    old, other = (pat.store.download(number, None) for number in ("1", "3"))
-    shutil.rmtree(old)
-    shutil.copytree(other, old)
+    exchange(client, pat, "1", "3")
     with pytest.raises(PackageError, match="Version 1 was promoted as package"):
         promotion.rollback(pat, reason="stain")
     found = promotion.promote(pat, "1", reason="", cells=None)
@@ -130,15 +107,62 @@ def test_a_version_whose_package_was_exchanged_is_neither_promoted_nor_rolled_ba
     assert pat.proven("champion").version == "2"
 
 
-def test_a_version_without_its_signature_is_not_rolled_back_to(people, register, client):
+def test_a_champion_whose_package_was_exchanged_is_not_proven(people, register, client):
+    """Everything that MLflow says of it is signed; the word of the promoter is about the package that was judged."""
+    tom, pat = people
+    judged = register(tom, 0.9)
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    refused = register(tom, 0.5)
+    assert not promotion.promote(pat, "2", reason="", cells=None).promoted
+    exchange(client, pat, "1", "2")
+    packages = f"as package {refused.digest[:12]} but .* put it on package {judged.digest[:12]}"
+    with pytest.raises(AliasMoved, match=f"{packages}: the version was exchanged in MLflow"):
+        pat.proven("champion")
+    assert "it registered package" in faults(pat)
+
+
+def test_a_word_about_another_model_is_none_about_this_one(people, register, client, tmp_path):
+    tom, pat = people
+    register(tom)
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    seen = [Registry(replace(registry.settings, model_name="other")) for registry in (tom, pat)]
+    assert seen[0].register(tmp_path / "package0").digest == pat.proven("champion").digest
+    client.set_registered_model_alias("other", "champion", "1")
+    word = client.get_registered_model(NAME).tags[ALIAS_TAG + "champion"]
+    client.set_registered_model_tag("other", ALIAS_TAG + "champion", word)
+    with pytest.raises(SignatureInvalid, match="about other but got one about blastwatch"):
+        seen[1].proven("champion")
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_an_alias_that_a_promotion_took_away_is_not_set_again_by_hand(people, register, client, restored):
     tom, pat = people
     for number in ("1", "2"):
         register(tom, 0.9)
+        promotion.challenge(pat, number, reason="")
+        assert pat.proven("challenger").version == pat.proven("candidate").version == number
         promotion.promote(pat, number, reason="", cells=None).check()
-    client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
-    with pytest.raises(SignatureInvalid, match="Version 1 was not registered by anybody trusted"):
-        promotion.rollback(pat, reason="")
-    assert pat.proven("champion").version == "2"
+    promotion.rollback(pat, reason="")
+    if restored:
+        assert promotion.restore(pat, reason="to be sure") == {"champion": "1"}
+    for alias in ("candidate", "challenger"):
+        client.set_registered_model_alias(NAME, alias, "2")
+        with pytest.raises(AliasMoved, match="stands on version 2 but the last signed word .* on version none"):
+            pat.proven(alias)
+        assert f"the alias {alias} stands on version 2 but the history says none" in faults(pat)
+    assert pat.proven("champion").version == "1"
+
+
+def test_a_restoration_mends_the_word_at_an_alias(people, register, client):
+    tom, pat = people
+    register(tom)
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    proven = pat.proven("champion")
+    client.set_registered_model_tag(NAME, ALIAS_TAG + "champion", "{}")
+    with pytest.raises(SignatureInvalid, match="cannot be read"):
+        pat.proven("champion")
+    promotion.restore(pat, reason="somebody was at it")
+    assert pat.proven("champion") == proven and faults(pat) == ""
 
 
 def test_what_is_judged_is_what_is_signed(people, register, monkeypatch):
@@ -167,41 +191,6 @@ def test_data_split_and_code_in_the_history_are_those_of_the_registration(people
     assert "MLflow's tags say another data_digest, git_commit, metrics, split_digest, synthetic" in said
 
 
-def test_a_rollback_keeps_what_the_version_was_promoted_in_spite_of(people, register):
-    """A service refuses an engine that flips too often where nobody overrode that."""
-    tom, pat = people
-    register(tom, 0.9)
-    promotion.promote(pat, "1", reason="", cells=None).check()
-    register(tom, 0.7)
-    promotion.promote(pat, "2", reason="the scanner", cells=None, override=["non-inferiority"]).check()
-    register(tom, 0.9)
-    promotion.promote(pat, "3", reason="", cells=None).check()
-    promotion.rollback(pat, reason="")
-    found = pat.proven("champion")
-    assert (found.version, found.overridden) == ("2", ["non-inferiority"])
-    promotion.rollback(pat, reason="")
-    assert pat.proven("champion").overridden == [] and verify(pat).intact
-
-
-def test_of_two_who_roll_back_at_once_the_second_is_told(people, register, monkeypatch):
-    tom, pat = people
-    for number in ("1", "2", "3"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
-    real, first = Registry.writing, []
-
-    def one_before(self, role):
-        if not first:
-            first.append(True)
-            promotion.rollback(Registry(pat.settings), reason="a bad stain")
-        return real(self, role)
-
-    monkeypatch.setattr(Registry, "writing", one_before)
-    with pytest.raises(AliasMoved, match="was version 3 when this was asked for and is version 2 now"):
-        promotion.rollback(pat, reason="the same bad stain")
-    assert pat.proven("champion").version == "2"
-
-
 def test_an_override_of_a_version_with_changed_files_is_a_refusal_in_the_history(people, register):
     tom, pat = people
     register(tom)
@@ -227,46 +216,6 @@ def test_whose_key_lies_under_both_roles_is_a_promoter(people, register):
     again = Registry(pat.settings)
     assert again.proven("champion").version == "1"
     open_signer(pat.settings, PROMOTER)
-
-
-def test_a_candidate_that_was_deleted_in_mlflow_stops_no_writer(people, register, client):
-    tom, pat = people
-    register(tom)
-    promotion.promote(pat, "1", reason="", cells=None).check()
-    register(tom)
-    client.delete_model_version(NAME, "2")
-    assert "version 2 is no longer in MLflow" in faults(pat)
-    assert promotion.restore(pat, reason="") == {"champion": "1"}
-    assert register(tom).version == "3"
-    promotion.promote(pat, "3", reason="", cells=None).check()
-    assert promotion.rollback(pat, reason="").version == "1"
-
-
-def test_from_a_champion_that_was_deleted_in_mlflow_there_is_a_way_back(people, register, client):
-    tom, pat = people
-    for number in ("1", "2"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
-    client.delete_model_version(NAME, "2")
-    assert promotion.rollback(pat, reason="it is gone").version == "1"
-    assert pat.proven("champion").version == "1"
-    assert faults(pat) == "entry 3: version 2 is no longer in MLflow"
-
-
-def test_the_first_champion_that_was_deleted_is_followed_by_one_that_was_not_compared_with_it(people, register, client):
-    tom, pat = people
-    register(tom)
-    promotion.promote(pat, "1", reason="", cells=None).check()
-    client.delete_model_version(NAME, "1")
-    with pytest.raises(AliasNotSet, match="Version 1 is the first champion"):
-        promotion.rollback(pat, reason="")
-    with pytest.raises(AliasNotSet, match="MLflow has no version any more"):
-        promotion.restore(pat, reason="")
-    register(tom)
-    found = promotion.promote(pat, "2", reason="", cells=None)
-    assert [gate.name for gate in found.gates if not gate.passed] == ["non-inferiority"]
-    promotion.promote(pat, "2", reason="the other was deleted", cells=None, override=["non-inferiority"]).check()
-    assert pat.proven("champion").version == "2"
 
 
 @pytest.mark.parametrize("step", ["rollback", "challenge"])
@@ -334,9 +283,7 @@ def test_a_version_that_is_registered_as_another_package_is_not_taken_for_this_o
     tom, _ = people
     register(tom)
     register(tom)
-    known = client.get_model_version(NAME, "1").tags
-    for name in ("digest", "signature", "key"):
-        client.set_model_version_tag(NAME, "2", f"blastwatch.{name}", known[f"blastwatch.{name}"])
+    copy_signed(client, "2", "1")
     assert tom.register(tmp_path / "package0").version == "1"
 
 
@@ -350,48 +297,6 @@ def test_a_figure_in_mlflow_that_is_no_number_ends_nothing(people, register, cli
     assert [entry.metrics for entry in pat.entries()] == [pat.proven("champion").metrics] == [{}]
     [fault] = verify(pat).faults
     assert "MLflow's tags say another metrics than its package" in fault.fault
-
-
-def test_a_rollback_steps_over_champions_that_were_deleted_in_mlflow(people, register, client):
-    tom, pat = people
-    for number in ("1", "2", "3", "4", "5"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
-    for number in ("3", "4"):
-        client.delete_model_version(NAME, number)
-    back = promotion.rollback(pat, reason="stain")
-    assert (back.version, back.stepped_over, back.note) == (
-        "2", ["4", "3"], "stepped over versions 4, 3, deleted in MLflow",
-    )  # fmt: skip
-    assert pat.records()[-1].why == "stain (stepped over versions 4, 3, deleted in MLflow)"
-    assert history.champions(pat.records()) == ["1", "2"] and pat.proven("champion").version == "2"
-    further = promotion.rollback(pat, reason="")
-    assert (further.version, further.stepped_over, pat.records()[-1].why) == ("1", [], "")
-    with pytest.raises(AliasNotSet, match="Version 1 is the first champion"):
-        promotion.rollback(pat, reason="")
-
-
-def test_where_every_earlier_champion_was_deleted_a_rollback_says_so(people, register, client):
-    tom, pat = people
-    for number in ("1", "2"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
-    client.delete_model_version(NAME, "1")
-    with pytest.raises(AliasNotSet, match="Every champion before version 2 was deleted in MLflow"):
-        promotion.rollback(pat, reason="")
-    assert [record.action for record in pat.records()].count("rollback") == 0
-
-
-def test_the_champion_that_a_rollback_steps_down_to_is_checked(people, register, client):
-    tom, pat = people
-    for number in ("1", "2", "3"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
-    client.delete_model_version(NAME, "2")
-    client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
-    with pytest.raises(SignatureInvalid, match="Version 1 was not registered by anybody trusted"):
-        promotion.rollback(pat, reason="")
-    assert pat.proven("champion").version == "3"
 
 
 @pytest.mark.parametrize("action", ["promote", "challenge", "withdraw"])

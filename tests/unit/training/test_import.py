@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from blastwatch.errors import DataError, UsageError
+from blastwatch.images import MAX_BYTES
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
-from training.importing import import_cells
+from training.importing import import_cells, read_image
 from training.sources import image_files
 
 
@@ -136,6 +138,24 @@ def test_a_corrupt_image_is_refused_by_name_and_the_rest_goes_on(tmp_path):
         "fold_0/all/UID_5_1_2_all.bmp": "not-an-image",
         "fold_0/all/UID_5_1_3_all.bmp": "empty",
     }
+
+
+def test_a_file_that_is_too_large_is_refused_and_never_read(tmp_path):
+    files = {"too-large": MAX_BYTES + 1, "not-an-image": MAX_BYTES}
+    for reason, size in files.items():
+        with (tmp_path / reason).open("wb") as file:
+            file.truncate(size)  # zeros that take no room on the disk
+    read_image(tmp_path / "not-an-image")  # what is loaded on first use is not counted below
+    for reason, size in files.items():
+        tracemalloc.start()
+        try:
+            fact = read_image(tmp_path / reason)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert fact["reason"] == reason
+        assert (most < MAX_BYTES) == (size > MAX_BYTES)
+        assert reason != "too-large" or f"at most {MAX_BYTES} bytes but got {size}" in fact["message"]
 
 
 def test_headers_differ_but_pixels_tell(tmp_path):

@@ -1,0 +1,80 @@
+"""A call with many images is one call to its end: one patient's, and answered by one version."""
+
+from dataclasses import replace
+
+import pytest
+
+from monitoring.pseudonyms import Pseudonyms
+from serving.canary import PATIENT_HEADER
+from serving.live import LiveModel
+from tests.in_thread import front
+from tests.service_packages import write_cell
+from tests.unit.serving.test_aside import Quick
+
+CELLS, PART = 5, 2
+
+
+class Telling(Quick):
+    """Calls `on_batch` with each batch before it answers."""
+
+    def __init__(self):
+        self.on_batch = lambda crops: None
+
+    def infer(self, crops):
+        self.on_batch(crops)
+        return super().infer(crops)
+
+    infer_beside = infer_inputs = infer
+
+
+@pytest.fixture
+def engine():
+    return Telling()
+
+
+@pytest.fixture
+def door(served, tmp_path, monkeypatch, engine):
+    """A service that computes a call in parts, and the records that it hands to its capture."""
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+    with front(served, tmp_path / "home", engine=engine, BLASTWATCH_MAX_BATCH_SIZE=str(PART)) as opened:
+        opened.records = []
+        monkeypatch.setattr(opened.service.capture, "submit", opened.records.append)
+        yield opened
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The parts of a call with as many cells, no two alike."""
+    cells = [write_cell(tmp_path / f"{number}.bmp", number).read_bytes() for number in range(CELLS)]
+    return [("images", (f"{number}.bmp", cell)) for number, cell in enumerate(cells)]
+
+
+def ask(door, images, headers=()):
+    answer = door.ask("/v1/predict_batch", files=images, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def test_every_cell_of_a_call_is_stored_with_its_patient(door, images):
+    results = ask(door, images, {PATIENT_HEADER: "Ada 1815"})
+    assert [record.id for record in door.records] == [result["id"] for result in results]
+    assert {record.patient for record in door.records} == {Pseudonyms(door.settings.patient_salt)("Ada 1815")}
+    door.records.clear()
+    ask(door, images)
+    assert [record.patient for record in door.records] == [""] * CELLS
+
+
+def test_one_version_answers_all_parts_of_a_call_whatever_is_swapped_meanwhile(door, images, engine, served):
+    other = replace(served, entry=replace(served.entry, version="8"))
+    first, sizes = door.service.lane, []
+
+    def swap(crops):
+        if not sizes:
+            door.service.slot.swap(door.service.open_lane(LiveModel(served=other, engine=Quick())))
+        sizes.append(len(crops))
+
+    engine.on_batch = swap
+    assert [result["model"]["version"] for result in ask(door, images)] == ["7"] * CELLS
+    assert sum(sizes) == CELLS and len(sizes) > 1
+    assert first.ended.is_set()
+    assert [result["model"]["version"] for result in ask(door, images)] == ["8"] * CELLS
