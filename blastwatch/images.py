@@ -49,7 +49,9 @@ _SUPPORT = 2  # px of the coarser of the two grids on either side that a bicubic
 # What a JPEG may consist of. Pillow copies all that it has of a file's Exif for each further piece, and libjpeg goes
 # through the whole picture for each scan, so a small file of many small ones takes minutes. An ICC profile has at most
 # 255 segments, extended XMP one for each 64 KB; a progressive picture mostly has 10 scans, and libtiff too bears 100.
-MOST_SEGMENTS, MOST_SCANS = 512, 100
+# Before the first scan Pillow goes byte by byte through what stands between two segments.
+MOST_SEGMENTS, MOST_SCANS, MOST_BETWEEN = 512, 100, 1 << 16
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SEGMENT = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")  # the markers with a length, and the end
 _JPEG, _END, _SCAN = b"\xff\xd8\xff", b"\xd9", b"\xda"
 
@@ -121,18 +123,24 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 def _check_segments(data: bytes) -> None:
     """Count the parts of a JPEG as Pillow and libjpeg find them: whatever stands between two of them is skipped."""
-    at = scans = 0
-    for _ in range(MOST_SEGMENTS):
-        found = _SEGMENT.search(data, at)
+    at, scans, between = 2, 0, 0  # behind the marker that begins the file
+    for _ in range(MOST_SEGMENTS + 1):
+        found = (_SEGMENT if scans else _MARKER).search(data, at)
+        if not scans:  # afterwards it is the picture, or what nobody reads
+            between += (len(data) if found is None else found.start()) - at
+        if between > MOST_BETWEEN:
+            raise ImageRejected(
+                "truncated", f"The image is damaged: expected at most {MOST_BETWEEN} bytes of no segment."
+            )
         # Pillow takes no notice of an end before the first scan, and nobody reads beyond one after it.
-        while found is not None and found[1] == _END and not scans:
-            found = _SEGMENT.search(data, found.end())
-        if found is None or found[1] == _END:
+        if found is None or (scans and found[1] == _END):
             return
         scans += found[1] == _SCAN
         if scans > MOST_SCANS:
             raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SCANS} scans.")
-        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        at = found.end()
+        if found[1] != _END and _SEGMENT.match(found[0]):
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
     raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SEGMENTS} segments.")
 
 

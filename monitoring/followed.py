@@ -6,8 +6,10 @@ watch a version that nobody is answered by, or none for as long as MLflow is dow
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic, TypeVar
 
+from blastwatch import history
 from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, RegistryError, SignatureInvalid
 from blastwatch.registry import Registry
@@ -20,10 +22,14 @@ class Followed(Generic[Taken]):
 
     Args:
         take: what is wanted of the version; called at every look, also where it is the same.
+        withdrawn: whether an action takes the alias away, as it does of a challenger. Of a champion none does, and
+            services go on without the alias.
     """
 
-    def __init__(self, registry: Registry, alias: str, take: Callable[[Entry], Taken]) -> None:
-        self._registry, self._alias, self._take = registry, alias, take
+    def __init__(
+        self, registry: Registry, alias: str, take: Callable[[Entry], Taken], *, withdrawn: bool = False
+    ) -> None:
+        self._registry, self._alias, self._take, self._withdrawn = registry, alias, take, withdrawn
         self._last: tuple[Entry, Taken] | None = None
         self._proven = False  # whether a trusted word stood for the last one
         self.problem = ""  # why the last look did not go by such a word, "" where it did
@@ -32,17 +38,16 @@ class Followed(Generic[Taken]):
         """Ask the registry once.
 
         Raises:
-            AliasNotSet: nothing carries the alias; what was taken is forgotten.
+            AliasNotSet: nothing carries the alias, and nothing was taken before or it was withdrawn.
             RegistryError, PackageError: as from the registry, where nothing was taken before.
         """
         self.problem = ""
         try:
             entry, proven = self._named()
             self._last, self._proven = (entry, self._take(entry)), proven
-        except AliasNotSet:
-            self._last, self._proven = None, False
-            raise
         except (RegistryError, PackageError) as error:
+            if isinstance(error, AliasNotSet) and self._withdrawn:
+                self._last, self._proven = None, False
             if self._last is None:
                 raise
             self.problem = f"{error} Version {self._last[0].version} is watched as before."
@@ -51,17 +56,39 @@ class Followed(Generic[Taken]):
     def _named(self) -> tuple[Entry, bool]:
         """The version, and whether a trusted word stands for it.
 
-        A machine without the keys that services trust proves none: it goes by the alias alone, and says so."""
+        Where nothing was proven before, an alias that was moved by hand counts for the version that the last word put
+        it on, which is the one that services serve. A machine without the keys that services trust proves none: it
+        goes by the alias alone. Either is said."""
         try:
             entry = self._registry.proven(self._alias)
             self._check_order(entry)
             return entry, True
-        except (AliasMoved, SignatureInvalid) as error:
+        except AliasMoved as error:
+            if self._proven:
+                raise
+            entry = self._named_by_word(error)
+            self.problem = f"{error} Version {entry.version} is watched, by that word."
+            return entry, True
+        except SignatureInvalid as error:
             if self._proven:
                 raise
             entry = self._registry.entry(self._alias)
             self.problem = f"{error} Version {entry.version} is watched, unproven, since the alias stands on it."
             return entry, False
+
+    def _named_by_word(self, moved: AliasMoved) -> Entry:
+        """The version that the last signed word puts the alias on. Raises `moved` where it is another package now."""
+        model = self._registry.store.model()
+        if model is None:
+            raise moved
+        word = self._registry.word(model, self._alias)
+        version = history.stands_on(word, self._alias)
+        if not version:
+            raise moved
+        entry = self._registry.entry(version)
+        if entry.digest != word.digest:
+            raise moved
+        return replace(entry, word=word.number)
 
     def _check_order(self, entry: Entry) -> None:
         """Raise `AliasMoved` for a word older than the one that was believed: somebody put both back."""

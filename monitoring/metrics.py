@@ -191,12 +191,8 @@ class MonitorMetrics:
 
     def watch_model(self, version: str, digest: str) -> None:
         """Another version is watched: forget what was said of the one before."""
-        self.watch_nothing()
-        self.model.labels(version, digest).set(1)
-
-    def watch_nothing(self) -> None:
-        """No version is watched: forget what was said of the last one."""
         self.model.clear()
+        self.model.labels(version, digest).set(1)
         self.no_verdict()
         self.patient_evidence.clear()
         self.patient_drift.set(0)

@@ -106,10 +106,6 @@ class Retraining:
                 "give the monitor's account the right to."
             ) from error
 
-    def forget(self) -> None:
-        """No version is watched: what stood of the last one begins anew."""
-        self._standing, self._version = {}, ""
-
     def document(self) -> dict[str, Any] | None:
         """For the page: the last start and whether it still runs; None where the policy names no command."""
         if not self._policy.command:

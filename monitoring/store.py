@@ -10,7 +10,7 @@ The service stores and never reads, so pandas is loaded where something is read.
 `patient` and `site` are whatever the caller hashed, or empty.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -195,10 +195,10 @@ class Store(Opened):
             ).scalar_one()
         return moment
 
-    def newest_of_others(self, *, model_digest: str, since: datetime | None) -> str | None:
-        """Number of the version of the newest prediction since a moment that this version did not make."""
+    def newest_of_others(self, digests: Collection[str], *, since: datetime | None) -> str | None:
+        """Number of the version of the newest prediction since a moment that none of these versions made."""
         key = (_predictions.c.model_digest, _predictions.c.time)  # what the index holds: no row of the table is read
-        others = _between(sa.select(*key), since, None, None).where(_predictions.c.model_digest != model_digest)
+        others = _between(sa.select(*key), since, None, None).where(_predictions.c.model_digest.not_in(digests))
         newest = others.order_by(_predictions.c.time.desc()).limit(1).subquery()
         query = sa.select(_predictions.c.model_version).where(sa.tuple_(*key) == sa.select(newest).scalar_subquery())
         with translated(), self._engine.connect() as connection:

@@ -66,7 +66,7 @@ class Monitor:
         self._registry = Registry(settings)
         self.status = Status(settings, self._registry)
         self._champion = Followed(self._registry, settings.model_alias, self._package_of)
-        self._challenger = Followed(self._registry, CHALLENGER, lambda entry: entry)
+        self._challenger = Followed(self._registry, CHALLENGER, lambda entry: entry, withdrawn=True)
         self._fetch = fetch or self._champion.look
         self._fetched: Fetched | None = None
         self._store: Store | None = None
@@ -82,7 +82,7 @@ class Monitor:
         """Compare the latest predictions with the reference, once.
 
         Raises:
-            AliasNotSet: no version serves; what was said of the last one is forgotten.
+            AliasNotSet: no version serves yet.
             BlastwatchError: registry, database or Evidently could not do their part.
         """
         self._problems = []
@@ -93,13 +93,13 @@ class Monitor:
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
         performance = self._tell_performance(self._store, fetched)
-        self._tell_shadow(fetched.entry)
+        challenger = self._tell_shadow(fetched.entry)
         patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, current)
         usage = self._retain()
         found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
         self._retrain(fetched.entry.version, found)
-        self._note_others(self._store, fetched, usage)
+        self._note_others(self._store, fetched, challenger, usage)
         look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
         self._tell_status(self._store, fetched, look, performance, usage)
         self._metrics.last_look.set(time.time())
@@ -112,14 +112,7 @@ class Monitor:
                 store.close()
 
     def _watched(self) -> Fetched:
-        try:
-            fetched = self._fetch()
-        except AliasNotSet:
-            self._fetched = self._window = self._patients = None
-            self._metrics.watch_nothing()
-            self._retraining.forget()
-            self._metrics.tell_retraining(self._retraining)
-            raise
+        fetched = self._fetch()
         self._problems.append(self._champion.problem)
         if self._fetched is None or fetched.package.digest != self._fetched.package.digest:
             self._window = self._patients = None
@@ -177,15 +170,17 @@ class Monitor:
             self._metrics.failures.inc()
             self._problems.append(str(error))
 
-    def _note_others(self, store: Store, fetched: Fetched, usage: Usage) -> None:
-        """Say where the newest predictions are of a version that is not watched: a service refuses the watched one, or
-        has not heard of it."""
+    def _note_others(self, store: Store, fetched: Fetched, challenger: Entry | None, usage: Usage) -> None:
+        """Say where the newest predictions are of a version that is not watched, but for a challenger, which answers in
+        a canary: a service refuses the watched one, or has not heard of it."""
         newest = store.newest(model_digest=fetched.package.digest)
         if usage.newest is None or (newest is not None and newest >= usage.newest):
             return
         promoted = fetched.entry.promoted_at
-        since = None if promoted is None else datetime.fromisoformat(promoted) + FOLLOWED_WITHIN
-        other = store.newest_of_others(model_digest=fetched.package.digest, since=since)
+        followed = None if promoted is None else datetime.fromisoformat(promoted) + FOLLOWED_WITHIN
+        since = max((moment for moment in (followed, newest) if moment is not None), default=None)
+        known = {fetched.package.digest} | ({challenger.digest} if challenger else set())
+        other = store.newest_of_others(known, since=since)
         if other is not None:
             self._problems.append(
                 f"The newest predictions are of version {other}, and version {fetched.entry.version} is watched. See "
@@ -240,19 +235,21 @@ class Monitor:
             problem=look.problem,
         )  # fmt: skip
 
-    def _tell_shadow(self, champion: Entry) -> None:
+    def _tell_shadow(self, champion: Entry) -> Entry | None:
+        """Returns the challenger, None where there is none or nobody has said yet who it is."""
         try:
             challenger = self._challenger.look()
         except AliasNotSet:
             self._metrics.tell_shadow(None)
-            return
-        except RegistryError as error:  # nobody has said yet who it is
+            return None
+        except RegistryError as error:
             self._problems.append(f"The challenger is not known: {error}")
-            return
+            return None
         if self._challenger.problem:
             self._problems.append(f"The challenger: {self._challenger.problem}")
         self._shadow_store = self._shadow_store or open_shadow_store(self._settings.predictions_url)
         self._metrics.tell_shadow(shadow_report(self._shadow_store, champion, challenger, at=datetime.now(UTC)))
+        return challenger
 
 
 def watch_once(settings: Settings) -> Look:

@@ -41,7 +41,7 @@ async def route(scope: Scope, receive: Receive, send: Send) -> None:
 @bentoml.asgi_app(route)
 @bentoml.service(
     name="blastwatch",
-    workers=load().workers,
+    workers=load().workers,  # here, since a bento is served by BentoML's own command, which knows no other place
     traffic={"timeout": TIMEOUT_SECONDS},
     tracing=UNTRACED,
     envs=[TWO_ARENAS, ONE_BLAS_THREAD],

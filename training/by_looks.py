@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.errors import DataError
-from training.dealing import Unit, quota
+from training.dealing import Unit, check_enough, quota
 
 
 def places_by_looks(rows: pd.DataFrame, statistics: pd.DataFrame) -> "pd.Series[float]":
@@ -51,9 +51,13 @@ def folds_by_looks(
 
     Args:
         units: by label, as `training.dealing.units_by_label` gives them. places: of `places_by_looks`.
+
+    Raises:
+        DataError: where a label has fewer groups than there are folds.
     """
     found: dict[str, int] = {}
-    for of_label in units.values():
+    for label, of_label in units.items():
+        check_enough(label, len(of_label), [str(fold) for fold in range(count)])
         order = sorted(of_label, key=lambda name: (places[name], name))
         shares = quota(len(order), [1 / count] * count)
         found |= dict(zip(order, np.repeat(np.arange(count), shares).tolist(), strict=True))

@@ -57,11 +57,7 @@ def deal_labels(
     """
     sides: dict[str, str] = {}
     for label, of_label in units.items():
-        if len(of_label) < len(fractions):
-            raise DataError(
-                f"Expected at least {len(fractions)} groups of patients with the label {label}, one for each side of "
-                f"the split ({', '.join(fractions)}), but got {len(of_label)}. Import more patients."
-            )
+        check_enough(label, len(of_label), list(fractions))
         known = {unit: side for unit, side in (kept or {}).items() if unit in of_label}
         dealt = deal(of_label, fractions, key=f"{key}:{label}", kept=known)
         if empty := [side for side in fractions if side not in dealt.values()]:
@@ -71,6 +67,15 @@ def deal_labels(
             )
         sides |= dealt
     return sides
+
+
+def check_enough(label: str, groups: int, sides: Sequence[str]) -> None:
+    """Raise `DataError` where a label has fewer groups of patients than there are sides, or folds, to deal them to."""
+    if groups < len(sides):
+        raise DataError(
+            f"Expected at least {len(sides)} groups of patients with the label {label}, one for each side of the split "
+            f"({', '.join(sides)}), but got {groups}. Import more patients."
+        )
 
 
 def deal(

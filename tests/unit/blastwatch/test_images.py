@@ -152,6 +152,34 @@ def test_a_jpeg_of_many_segments_is_refused_before_pillow_joins_them(picture, mo
     assert "at most 512 segments" in refused_unopened(data, monkeypatch)
 
 
+@pytest.mark.parametrize("piece", [b"\xff\xd9", b"\xff\xd0", b"\xff\xf0"], ids=lambda piece: piece.hex())
+def test_a_jpeg_of_markers_without_a_length_is_refused_unopened(picture, monkeypatch, piece):
+    jpeg = encode(picture, "JPEG")
+    assert "at most 512 segments" in refused_unopened(jpeg[:2] + 4_000_000 * piece + jpeg[2:], monkeypatch)
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"\x00", b"x"])
+@pytest.mark.parametrize("rest", [True, False])
+def test_a_jpeg_of_much_between_its_segments_is_refused_unopened(picture, monkeypatch, byte, rest):
+    jpeg = encode(picture, "JPEG")
+    first = 4 + int.from_bytes(jpeg[4:6], "big")  # behind the first segment
+
+    def filled(count):
+        return jpeg[:first] + count * byte + jpeg[first:] * rest
+
+    assert "bytes of no segment" in refused_unopened(filled(8_000_000), monkeypatch)
+    if rest:
+        assert np.array_equal(decode(filled(60_000)), decode(jpeg))
+
+
+def test_a_jpeg_of_as_many_segments_as_there_may_be_is_read(picture, monkeypatch):
+    jpeg = encode(picture, "JPEG")
+    own = 1 + sum(jpeg.count(bytes([0xFF, marker])) for marker in (0xE0, 0xDB, 0xC0, 0xC4))  # and the scan
+    comment = fuzz_images.segment(0xFE, b"x")
+    assert np.array_equal(decode(jpeg[:2] + (512 - own) * comment + jpeg[2:]), decode(jpeg))
+    assert "at most 512 segments" in refused_unopened(jpeg[:2] + (513 - own) * comment + jpeg[2:], monkeypatch)
+
+
 def test_a_jpeg_of_many_scans_is_refused_before_each_goes_through_the_picture(picture, monkeypatch):
     jpeg = encode(picture, "JPEG", progressive=True)
     last = jpeg.rindex(b"\xff\xda")

@@ -42,7 +42,13 @@ def followed(registry):
 
 @pytest.mark.parametrize(
     "error",
-    [AliasMoved("by hand"), SignatureInvalid("by nobody"), RegistryUnreachable("away"), PackageError("damaged")],
+    [
+        AliasMoved("by hand"),
+        SignatureInvalid("by nobody"),
+        RegistryUnreachable("away"),
+        PackageError("damaged"),
+        AliasNotSet("taken away by hand"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_was_proven_stays_until_another_version_is(registry, followed, error):
@@ -83,7 +89,8 @@ def test_without_the_trusted_keys_the_alias_is_followed_and_that_is_said(registr
     assert (followed.look(), followed.problem) == ("2", "away Version 2 is watched as before.")
 
 
-def test_nothing_known_is_an_error_and_no_alias_forgets(registry, followed):
+def test_nothing_known_is_an_error_and_a_withdrawal_forgets(registry):
+    followed = Followed(registry, "challenger", lambda entry: entry.version, withdrawn=True)
     registry.by_word = RegistryUnreachable("away")
     with pytest.raises(RegistryUnreachable):
         followed.look()
@@ -110,6 +117,10 @@ def test_an_alias_moved_by_hand_or_put_back_with_its_old_word_moves_nothing(sett
     assert (followed.look(), followed.problem) == ("1", "")
     client.set_registered_model_alias("blastwatch", "champion", "2")
     assert followed.look() == "1" and "blastwatch registry restore" in followed.problem
+    started = Followed(registry, "champion", lambda entry: entry.version)  # since then
+    assert started.look() == "1" and started.problem.endswith("Version 1 is watched, by that word.")
+    give_alias(registry, entries[0])
+    assert (started.look(), started.problem) == ("1", "")
     client.set_registered_model_alias("blastwatch", "champion", "1")
     give_alias(registry, entries[1])
     assert (followed.look(), followed.problem) == ("2", "")

@@ -192,7 +192,7 @@ def test_a_server_that_is_away(free_port):
 
 
 def test_the_newest_of_a_version_and_of_the_others(store):
-    assert store.newest(model_digest="d") is None and store.newest_of_others(model_digest="d", since=None) is None
+    assert store.newest(model_digest="d") is None and store.newest_of_others({"d"}, since=None) is None
     hour = timedelta(hours=1)
     made = [("a", "1", "d", 0), ("b", "2", "e", 1), ("c", "3", "f", 2), ("c2", "3", "f", 2), ("d", "1", "d", 3)]
     store.add([
@@ -200,7 +200,8 @@ def test_the_newest_of_a_version_and_of_the_others(store):
         for id_, version, digest, hours in made
     ])  # fmt: skip
     assert store.newest(model_digest="d") == NOON + 3 * hour
-    assert store.newest_of_others(model_digest="d", since=None) == "3"
-    assert store.newest_of_others(model_digest="d", since=NOON + 2 * hour) == "3"
-    assert store.newest_of_others(model_digest="f", since=NOON + 2 * hour) == "1"
-    assert store.newest_of_others(model_digest="d", since=NOON + 3 * hour) is None
+    assert store.newest_of_others({"d"}, since=None) == "3"
+    assert store.newest_of_others({"d"}, since=NOON + 2 * hour) == "3"
+    assert store.newest_of_others({"f"}, since=NOON + 2 * hour) == "1"
+    assert store.newest_of_others({"d"}, since=NOON + 3 * hour) is None
+    assert store.newest_of_others({"d", "f"}, since=None) == "2"

@@ -214,6 +214,11 @@ def test_predictions_of_another_version_than_the_watched_one_are_said(monitor, s
     assert monitor.status.document()["problem"] == look.problem
     answered("1", "d", START + 2 * LATER)
     assert monitor.look().problem == ""
+    monitor.says["challenger"] = entry("2", digest="f" * 64)
+    answered("2", "f", START + 3 * LATER)  # in a canary
+    assert monitor.look().problem == ""
+    answered("0", "e", START + 4 * LATER)
+    assert "are of version 0" in monitor.look().problem
 
 
 def test_a_workspace_that_fails_hides_no_drift_and_keeps_no_page_too_many(monitor, settings, monkeypatch):
@@ -258,12 +263,19 @@ def test_cells_that_are_forgotten_take_their_verdict_with_them(monitor, settings
     assert monitor.look().report is not None and detected(monitor) == (1, 2)
 
 
-def test_where_no_version_serves_any_more_nothing_is_said_of_the_last_one(monitor, store, cells):
+def test_an_alias_that_was_taken_away_ends_no_verdict(monitor, store, cells):
+    """Services go on with the version that they have."""
     store.add(cells)
     monitor.look()
-    monitor._metrics.patient_drift.set(1)
-    monitor._metrics.performance_fell.labels("estimated").set(1)
-    monitor._retraining._standing = {"drift": START}
+    monitor.says["champion"] = AliasNotSet("Nobody carries the alias.")
+    look = monitor.look()
+    assert look.problem == "Nobody carries the alias. Version 1 is watched as before."
+    assert detected(monitor) == (1, 2)
+    told = monitor.status.document()
+    assert (told["state"], told["problem"]) == ("drift", look.problem)
+
+
+def test_where_no_version_serves_yet_that_is_no_failure(monitor):
     monitor.says["champion"] = AliasNotSet("nobody carries the alias")
     stop, looked = threading.Event(), monitor.look
 
@@ -273,16 +285,9 @@ def test_where_no_version_serves_any_more_nothing_is_said_of_the_last_one(monito
 
     monitor.look = look
     _loop(monitor, monitor._metrics, 0.01, stop)
-    assert detected(monitor) == (0, None)
-    assert monitor.value("blastwatch_drift_model_info", {"version": "1", "digest": "d" * 64}) is None
-    assert monitor.value("blastwatch_patient_drift_detected") == 0
-    assert monitor.value("blastwatch_performance_fell", {"kind": "estimated"}) == 0
-    assert monitor._retraining._standing == {}
+    assert monitor.value("blastwatch_drift_failures_total") == 0
     told = monitor.status.document()
-    assert (told["state"], "model" in told) == ("waiting", False)
-    assert told["note"] == "Nothing to watch yet: nobody carries the alias"
-    monitor.says["champion"] = entry()
-    assert looked().report is not None and detected(monitor) == (1, 2)
+    assert (told["state"], told["note"]) == ("waiting", "Nothing to watch yet: nobody carries the alias")
 
 
 def test_the_interval_is_told():

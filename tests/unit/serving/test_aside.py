@@ -215,11 +215,11 @@ def test_a_slow_upload_is_answered_by_an_idle_service(served, tmp_path, monkeypa
     lines = ["POST /v1/predict HTTP/1.1", "Host: localhost", "Content-Type: multipart/form-data; boundary=B"]
     lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
     with (
-        front(served, tmp_path / "home", engine=Quick(), BLASTWATCH_MAX_LATENCY_MS="2000") as door,
+        front(served, tmp_path / "home", engine=Quick(), BLASTWATCH_MAX_LATENCY_MS="5000") as door,
         socket.create_connection(("127.0.0.1", int(door.url.rsplit(":", 1)[1])), 30) as line,
     ):
         line.sendall("\r\n".join(lines).encode() + body[:1000])
-        time.sleep(2.2)  # longer than a cell may wait
+        time.sleep(5.2)  # longer than a cell may wait
         line.sendall(body[1000:])
         assert line.recv(12) == b"HTTP/1.1 200"
 

@@ -12,7 +12,7 @@ from training.audit import audit_cells, read_statistics
 from training.by_looks import folds_by_looks, places_by_looks
 from training.dealing import Unit
 from training.folds import fold_splits
-from training.splitting import SplitParameters
+from training.splitting import SplitParameters, split_cells
 
 CAMERAS = {"old": ("1", "2", "3", "4", "H1", "H2", "H3", "H4"), "new": ("5", "6", "7", "8", "H5", "H6", "H7", "H8")}
 CELLS = 6
@@ -84,11 +84,13 @@ def test_folds_are_even_and_hold_neighbours(values, count):
 
 
 def test_what_cannot_be_is_told(tmp_path):
-    cells, _ = seen_by_two_cameras()
+    cells, measured = seen_by_two_cameras()
     with pytest.raises(UsageError, match=r"split\.folds_by to be one of balance, looks, .* got 'looks'"):
         SplitParameters(folds_by="looks")
     with pytest.raises(UsageError, match="got 'size'"):
         SplitParameters(folds=3, folds_by="size")
+    with pytest.raises(DataError, match="at least 9 groups of patients with the label (all|hem).* but got 8"):
+        split_cells(cells, audit_cells(cells, []), SplitParameters(folds=9, folds_by="looks"), measured)
     with pytest.raises(DataError, match="the statistics of an audit"):
         fold_splits(cells, audit_cells(cells, []), SplitParameters(folds=2, folds_by="looks"))
     with pytest.raises(DataError, match=r"Expected .*statistics\.parquet but it is missing"):
