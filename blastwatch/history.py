@@ -182,19 +182,33 @@ def until(records: Sequence[Record], at: datetime) -> list[Record]:
 
 
 def aliases(records: Sequence[Record]) -> dict[str, str]:
-    """Where the history says that each alias stands.
+    """Where the history says that each alias stands."""
+    standing = {alias: stands_on(word, alias) for alias, word in words(records).items()}
+    return {alias: version for alias, version in standing.items() if version}
+
+
+def words(records: Sequence[Record]) -> dict[str, Record]:
+    """The entry that last moved each alias, or took it away: its word."""
+    found: dict[str, Record] = {}
+    standing: dict[str, str] = {}
+    for record in records:
+        for alias in moved_by(record, standing):
+            found[alias], standing[alias] = record, stands_on(record, alias)
+    return found
+
+
+def moved_by(record: Record, standing: Mapping[str, str]) -> list[str]:
+    """The aliases that an entry moves or takes away.
 
     A version that becomes champion gives up being candidate and challenger.
+
+    Args:
+        standing: the version that each alias stands on before the entry.
     """
-    found: dict[str, str] = {}
-    for record in records:
-        if record.alias:
-            found[record.alias] = record.after
-        if record.alias == CHAMPION:
-            for other in (CANDIDATE, CHALLENGER):
-                if found.get(other) == record.after:
-                    del found[other]
-    return {alias: version for alias, version in found.items() if version}
+    moved = [record.alias] if record.alias else []
+    if record.alias == CHAMPION:
+        moved += [alias for alias in (CANDIDATE, CHALLENGER) if standing.get(alias) == record.after]
+    return moved
 
 
 def champions(records: Sequence[Record]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from blastwatch import history
 from blastwatch.entry import Entry
 from blastwatch.errors import HistoryBroken, RegistryError, SignatureInvalid, UsageError
-from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, NOTHING_BEFORE, Record, Row
+from blastwatch.history import ALIASES, NOTHING_BEFORE, Record, Row
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import Model, ModelStore
 from blastwatch.signing import Signer, TrustedKeys
@@ -182,39 +182,29 @@ class Writer:
         self._store.set_tag(HEAD_TAG, word)
 
     def _move_aliases(self, record: Record, model: Model | None) -> list[str]:
-        """The aliases that an entry moves or takes away."""
-        if not record.alias:
-            return []
+        """The aliases that an entry moves or takes away: where the history has them, and where MLflow does."""
         carried = dict(model.aliases) if model else {}
-        if record.after and self._store.has(record.after):
-            self._store.set_alias(record.alias, record.after)
-        elif record.alias in carried:
-            self._store.delete_alias(record.alias)
-        moved = [record.alias]
-        if record.alias == CHAMPION:
-            given_up = [alias for alias in (CANDIDATE, CHALLENGER) if self._gives_up(record, alias, carried)]
-            for alias in given_up:
-                if alias in carried:
-                    self._store.delete_alias(alias)
-            moved += given_up
+        past = history.aliases([earlier for earlier in self.records if earlier.number < record.number])
+        moved = list(dict.fromkeys(history.moved_by(record, past) + history.moved_by(record, carried)))
+        for alias in moved:
+            self._place(alias, history.stands_on(record, alias), carried)
         return moved
 
     def _put_back(self) -> None:
         model = self._store.model()
         carried = dict(model.aliases) if model else {}
-        expected = history.aliases(self.records)
+        expected, words = history.aliases(self.records), history.words(self.records)
         for alias in ALIASES:
-            if alias in expected and self._store.has(expected[alias]):
-                self._store.set_alias(alias, expected[alias])
-            elif alias in carried:
-                self._store.delete_alias(alias)
-            movers = [row for row in self._rows if row.record().alias == alias]
-            if movers:
-                self._store.set_tag(ALIAS_TAG + alias, _mirrored(movers[-1]))
+            self._place(alias, expected.get(alias, ""), carried)
+            if alias in words:
+                self._store.set_tag(ALIAS_TAG + alias, _mirrored(self._rows[self.records.index(words[alias])]))
 
-    def _gives_up(self, record: Record, alias: str, carried: Mapping[str, str]) -> bool:
-        past = [earlier for earlier in self.records if earlier.number < record.number]
-        return record.after in (history.aliases(past).get(alias), carried.get(alias))
+    def _place(self, alias: str, version: str, carried: Mapping[str, str]) -> None:
+        """Put an alias on a version, or take it away where that is "" or was deleted in MLflow."""
+        if version and self._store.has(version):
+            self._store.set_alias(alias, version)
+        elif alias in carried:
+            self._store.delete_alias(alias)
 
 
 def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:

@@ -123,11 +123,17 @@ class Registry:
     def _standing(self, model: Model, alias: str, entry: Entry) -> Record:
         """The signed word that puts an alias on a version. Raises `AliasMoved`, `SignatureInvalid`."""
         word = self.word(model, alias)
-        if history.stands_on(word, alias) != entry.version or word.digest != entry.digest:
+        said, stands = f"the last signed word ({word.who}, {word.time})", history.stands_on(word, alias)
+        if stands != entry.version:
             raise AliasMoved(
-                f"The alias {alias} of {self.name} stands on version {entry.version} but the last signed word "
-                f"({word.who}, {word.time}) put it on version {history.stands_on(word, alias) or 'none'}: it was moved "
-                "behind the registry's back. Put it back: blastwatch registry restore"
+                f"The alias {alias} of {self.name} stands on version {entry.version} but {said} put it on version "
+                f"{stands or 'none'}: it was moved behind the registry's back. Put it back: blastwatch registry restore"
+            )
+        if word.digest != entry.digest:
+            raise AliasMoved(
+                f"The alias {alias} of {self.name} stands on version {entry.version} as package {entry.digest[:12]} "
+                f"but {said} put it on package {word.digest[:12]}: the version was exchanged in MLflow. "
+                "Look with: blastwatch registry verify"
             )
         return word
 

@@ -123,14 +123,13 @@ def _mirror(registry: Registry, rows: Sequence[Row], model: Model | None) -> lis
 
 def _aliases(registry: Registry, records: Sequence[Record], model: Model | None) -> list[Fault]:
     carried = model.aliases if model else {}
-    expected = history.aliases(records)
+    expected, words = history.aliases(records), history.words(records)
     faults = []
     for alias in ALIASES:
         found, said = carried.get(alias, "none"), expected.get(alias, "none")
         if found != said:
-            movers = [record.number for record in records if record.alias == alias]
             text = f"the alias {alias} stands on version {found} but the history says {said}"
-            faults.append(Fault(entry=movers[-1] if movers else None, fault=text))
+            faults.append(Fault(entry=words[alias].number if alias in words else None, fault=text))
         elif model is not None and found != "none":
             faults += _word(registry, model, alias, found)
     return faults

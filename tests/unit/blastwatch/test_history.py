@@ -124,6 +124,8 @@ def test_aliases_follow_the_entries(keys):
     assert history.aliases(records[:5]) == {"champion": "2"}
     assert history.aliases(records) == {"champion": "1"}
     assert history.champions(records) == ["1"]
+    numbers = {alias: word.number for alias, word in history.words(records).items()}
+    assert numbers == {"candidate": 5, "champion": 6, "challenger": 5}, "the promotion took two aliases away"
 
 
 def test_a_rollback_takes_away_the_champions_that_it_stepped_over(keys):

@@ -142,6 +142,7 @@ def test_an_alias_that_a_promotion_took_away_is_not_set_again_by_hand(people, re
         promotion.challenge(pat, number, reason="")
         assert pat.proven("challenger").version == pat.proven("candidate").version == number
         promotion.promote(pat, number, reason="", cells=None).check()
+    took = pat.records()[-1].number
     promotion.rollback(pat, reason="")
     if restored:
         assert promotion.restore(pat, reason="to be sure") == {"champion": "1"}
@@ -149,8 +150,19 @@ def test_an_alias_that_a_promotion_took_away_is_not_set_again_by_hand(people, re
         client.set_registered_model_alias(NAME, alias, "2")
         with pytest.raises(AliasMoved, match="stands on version 2 but the last signed word .* on version none"):
             pat.proven(alias)
-        assert f"the alias {alias} stands on version 2 but the history says none" in faults(pat)
+        assert f"entry {took}: the alias {alias} stands on version 2 but the history says none" in faults(pat)
     assert pat.proven("champion").version == "1"
+
+
+def test_a_promotion_takes_away_what_was_set_by_hand_and_speaks_for_what_was_removed(people, register, client):
+    tom, pat = people
+    register(tom)
+    client.set_registered_model_alias(NAME, "challenger", "1")
+    client.delete_registered_model_alias(NAME, "candidate")
+    promotion.promote(pat, "1", reason="", cells=None).check()
+    model = pat.store.model()
+    assert model.aliases == {"champion": "1"} and faults(pat) == ""
+    assert pat.word(model, "candidate") == pat.word(model, "challenger") == pat.records()[-1]
 
 
 def test_a_restoration_mends_the_word_at_an_alias(people, register, client):
