@@ -18,15 +18,18 @@ import yaml
 from blastwatch import DISCLAIMER
 from blastwatch.addresses import encrypted
 from blastwatch.console import say
-from blastwatch.errors import BlastwatchError
+from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.manifest import SIDES, read_json, read_split
 from blastwatch.processes import Processes, free_port, mlflow_server, script
+from blastwatch.settings import load
 
 SEED = 7
 ASKED = 160  # held-out cells that are sent
 PATIENCE = 120  # seconds for the monitor to have looked at them
 STRENGTH = 2.0  # of the other stain: `blastwatch data restain --strength`
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity")
+MARK = ".blastwatch-demo"  # an empty file in a work folder: what is there is a demo's, and a later one may empty it
+UNMARKED = ("home", "dvc.yaml", "params.yaml", ".dvc/config")  # what a demo leaves in a folder without it
 
 GAUGE = re.compile(r"^(\w+) (\S+)$", re.MULTILINE)
 
@@ -92,9 +95,11 @@ class Demo:
         for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml", "deploy/demo/policy.yaml"):
             if not (self.checkout / name).is_file():
                 raise BlastwatchError(f"Expected {name} in {self.checkout}. Run the demo from the checkout: make demo")
+        check_emptied(self.folder, checkout=self.checkout, state=load().home)
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.home.mkdir(parents=True)
+        (self.folder / MARK).touch()
         shutil.copy(self.checkout / "dvc.yaml", self.folder)
         knobs = yaml.safe_load((self.checkout / "params.yaml").read_text())
         for section, values in yaml.safe_load((self.checkout / "deploy/demo/params.yaml").read_text()).items():
@@ -219,6 +224,42 @@ class Demo:
                 f"{DISCLAIMER} Took {time.monotonic() - self.started:.0f} s.",
             ]
         )
+
+
+def check_emptied(folder: Path, *, checkout: Path, state: Path) -> None:
+    """Refuse a work folder with anything in it that is not a demo's: a demo empties it first.
+
+    Args:
+        state: what BLASTWATCH_HOME names; the `home` of an earlier demo in the folder goes with that demo.
+
+    Raises:
+        UsageError: naming what would be lost.
+    """
+    place = folder.resolve()
+    dear = {"the checkout": checkout, "your home directory": Path.home()}
+    if state.resolve() != place / "home":
+        dear["the state of Blastwatch (BLASTWATCH_HOME)"] = state
+    for what, path in dear.items():
+        if path.resolve().is_relative_to(place):
+            raise UsageError(
+                f"Expected a work folder without {what} in it, since it is emptied first, but got {folder}, which "
+                f"holds {path}. Name another: --dir"
+            )
+    if folder.is_dir() and any(folder.iterdir()) and not _is_of_a_demo(folder):
+        raise UsageError(
+            f"Expected a work folder that is empty, not there yet, or of an earlier demo, since it is emptied first, "
+            f"but {folder} holds other things. Name another (--dir), or remove it."
+        )
+
+
+def _is_of_a_demo(folder: Path) -> bool:
+    """Whether a demo made it: by its mark, or by all of `UNMARKED`, with DVC in it as a demo sets it up."""
+    if (folder / MARK).is_file():
+        return True
+    if not all((folder / name).exists() for name in UNMARKED):
+        return False
+    set_up = (folder / ".dvc/config").read_text()
+    return "no_scm = True" in set_up and "remote = local" in set_up
 
 
 def _figure(name: str, row: dict[str, float]) -> str:

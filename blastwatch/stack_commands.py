@@ -86,7 +86,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
 @click.option("--cells", type=click.Path(path_type=Path, file_okay=False), help="A C-NMC download; default: synthetic.")
 @click.option(
     "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=".blastwatch/demo", show_default=True,
-    help="Work folder; emptied first.",
+    help="Work folder, new or an earlier demo's; emptied first.",
 )  # fmt: skip
 @click.option("--patients", type=click.IntRange(12), default=40, show_default=True, help="Synthetic patients.")
 @click.option("--cells-each", type=click.IntRange(1), default=20, show_default=True, help="Cells of each of them.")

@@ -24,8 +24,8 @@ import torch._dynamo
 from torch import Tensor, nn
 
 from blastwatch.errors import DataError
-from blastwatch.manifest import read_cells, read_split
-from blastwatch.network import save_weights
+from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
+from blastwatch.network import build, save_weights
 from tests.forkserver import forkserver
 from training import fitting, loop
 from training.augmentation import Draws
@@ -60,6 +60,23 @@ def still(count=1, **changed: Tensor) -> Draws:
         "erased": torch.zeros(count, 3),
     }
     return Draws(**plain | changed)
+
+
+def leave_untrained(data: Path, out: Path, **changed: object) -> dict[str, object]:
+    """Leave a ResNet-18 as it was drawn in `out`, as a training on a cohort at 32 px leaves one; returns its facts."""
+    torch.manual_seed(1)
+    out.mkdir()
+    save_weights(build("resnet18"), out / "weights.safetensors")
+    split = read_json(data / "split" / SPLIT_FACTS, made_by="")
+    facts = {
+        "architecture": "resnet18", "leaky": False, "synthetic": True, "run_id": "run-1", "created": "2026-01-01",
+        "best_epoch": 3, "epochs": 4, "data_digest": split["data_digest"], "split_digest": split["digest"],
+        "pack_digest": read_json(data / "pack" / "pack.json", made_by="")["digest"],
+        "image": {"crop": 320, "size": 32}, "git_commit": "", "lock_digest": "",
+        "parameters": {"epochs": 4, "weights": "scratch", "weights_file": ""},
+    } | changed  # fmt: skip
+    write_json(out / "train.json", facts)
+    return facts
 
 
 def parts_of(data: Path, balance: str = "subject"):

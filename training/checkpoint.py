@@ -2,10 +2,34 @@
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from blastwatch.errors import DataError
+from training.steps import held
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep other processes from a checkpoint, and from the run that goes on where it was.
+
+    Raises:
+        UsageError: where one is at the training that writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_suffix(".lock")
+    refusal = (
+        f"Another process is at this training, whose checkpoint is {path}: its parameters, split and pack are the "
+        "same. Wait for its end, or set another seed."
+    )
+    with held(lock, refusal):
+        try:
+            yield
+        finally:
+            # While it is held: who opened the file before finds it gone from the folder, and opens a new one.
+            lock.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

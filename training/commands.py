@@ -61,7 +61,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
 
     from blastwatch.manifest import IMPORT, SPLIT_FACTS, read_cells, read_json, write_json
     from blastwatch.package import REPORT
-    from training import evaluation, plots, report
+    from training import evaluation, evidence, plots, report
     from training.pack import open_pack
     from training.parameters import load_parameters
     from training.tracking import open_run
@@ -70,7 +70,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     summary.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, if at all
     metrics = evaluation.run_evaluation(parameters, **places)
     out = places["out"]
-    table = pd.read_parquet(out / evaluation.PREDICTIONS)
+    table = pd.read_parquet(out / evidence.PREDICTIONS)
     network, trained = evaluation.read_trained(places["trained"])
     packed = open_pack(places["pack"], read_cells(places["cells"]))
     pictures = plots.plot_all(table, metrics, packed, network, out)
@@ -82,6 +82,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     }
     shown = {name: out / f"{name}.png" for name in plots.PICTURES}
     page = report.write_report(metrics, facts, shown, out / REPORT)
+    metrics = evidence.write_metrics(metrics, out)  # the last one: without it nothing is packaged
     figures = evaluation.summary(metrics)
     write_json(summary, figures)
     with open_run(load(), run_id=trained["run_id"]):
@@ -90,7 +91,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
         mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})
         for picture in pictures:
             mlflow.log_artifact(str(picture), "plots")
-        mlflow.log_artifact(str(out / evaluation.METRICS))
+        mlflow.log_artifact(str(out / evidence.METRICS))
         mlflow.log_artifact(str(page))
     if as_json:
         print_json(metrics)

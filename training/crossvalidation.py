@@ -29,6 +29,7 @@ from training.audit import read_audit, read_statistics
 from training.baselines import BASELINES
 from training.fold_answers import (
     AIMED,
+    DRAWN,
     Answers,
     Folds,
     baseline_folds,
@@ -47,7 +48,6 @@ from training.steps import alone
 from training.tracking import flat, open_parent
 
 FIGURES, PREDICTIONS, PAGE = "crossvalidation.json", "predictions.parquet", "crossvalidation.html"
-SHARED = ("split", "image", "evaluate")
 
 
 def run_crossvalidation(
@@ -116,7 +116,11 @@ def run_crossvalidation(
                 "synthetic": manifest.synthetic,
                 "counts": _count(splits[0]),
                 "folds": [dict(counts(rows)) for rows in splits],
-                "parameters": {name: asdict(getattr(base, name)) for name in SHARED},
+                "parameters": {
+                    "split": asdict(base.split),
+                    "image": asdict(base.image),
+                    "evaluate": {name: getattr(base.evaluate, name) for name in DRAWN},
+                },
                 "reference": reference,
                 "recipes": figures,
                 "comparison": compare(tables, reference, base.evaluate),
@@ -166,7 +170,7 @@ def _figures(
     statistics: pd.DataFrame,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The pooled table and the figures of each recipe and baseline."""
-    parameters = {recipe.name: asdict(recipe.parameters.train) for recipe in recipes}
+    parameters = {recipe.name: _own(recipe) for recipe in recipes}
     tables, figures = {}, {}
     for name, by_fold in answers.items():
         tables[name] = pool({fold: part.table for fold, part in by_fold.items()}, name, manifest.rows["path"])
@@ -179,6 +183,30 @@ def _figures(
         kind = "baseline" if name in BASELINES else "network"
         figures[name] = {"kind": kind, "parameters": parameters.get(name, {}), **found}
     return tables, figures
+
+
+def _own(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What made the answers of a recipe: all but `DRAWN`, which shapes intervals and is the first recipe's for all."""
+    evaluate = asdict(recipe.parameters.evaluate)
+    return {
+        "train": asdict(recipe.parameters.train),
+        "evaluate": {name: value for name, value in evaluate.items() if name not in DRAWN},
+    }
+
+
+def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The keys of `train` and `evaluate` in which recipes differ, with the value of each recipe; of one recipe none.
+
+    Args:
+        recipes: as `crossvalidation.json` has them, with the baselines, which have no parameters.
+    """
+    told = {name: flat(recipe["parameters"]) for name, recipe in recipes.items() if recipe["parameters"]}
+    every = next(iter(told.values()))
+    return {
+        key: {name: values[key] for name, values in told.items()}
+        for key, value in every.items()
+        if any(values[key] != value for values in told.values())
+    }
 
 
 def _tags(digests: Mapping[str, str], *, synthetic: bool) -> dict[str, str]:
@@ -195,7 +223,7 @@ def _write(facts: dict[str, Any], out: Path) -> None:
     import mlflow
 
     write_json(out / FIGURES, facts)
-    (out / PAGE).write_text(render(PAGE, facts=facts, disclaimer=DISCLAIMER))
+    (out / PAGE).write_text(render(PAGE, facts=facts, differing=differing(facts["recipes"]), disclaimer=DISCLAIMER))
     for name, recipe in facts["recipes"].items():
         for part in ("cells", "patients"):
             mlflow.log_metrics({f"{name}.{part}.{metric}": row["value"] for metric, row in recipe[part].items()})

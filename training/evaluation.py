@@ -1,7 +1,7 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
 from blastwatch.digests import file_digest
-from blastwatch.errors import LeakFound, UsageError
+from blastwatch.errors import UsageError
 from blastwatch.intervals import as_interval, draw_patients
-from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
+from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
 from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.calibration import fit_temperature, patient_weights, reliability
 from training.conformal import Conformal, coverage_report, fit_conformal
+from training.evidence import (
+    BASELINE_PREDICTIONS,
+    CALIBRATION,
+    PREDICTIONS,
+    check_trained_on,
+    forget_evaluation,
+)
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
 from training.intervals import intervals, patients_behind
 from training.loop import predict_logits
@@ -34,8 +41,6 @@ from training.strata import breakdown, size_matched_auroc
 if TYPE_CHECKING:
     from torch import nn
 
-PREDICTIONS, METRICS, CALIBRATION = "test_predictions.parquet", "metrics.json", "calibration.json"
-BASELINE_PREDICTIONS = "baseline_predictions.parquet"  # the same columns, and `model`
 NETWORK = "network"  # its name among the models that are compared
 FLAT = ("temperature", "ece_before", "ece_after")  # of the calibration, in the summary
 Floats = NDArray[np.float64]
@@ -53,17 +58,22 @@ class Fitted:
 def run_evaluation(
     parameters: EvaluateParameters, *, cells: Path, split: Path, pack: Path, trained: Path, out: Path
 ) -> dict[str, Any]:
-    """Calibrate on calibration patients, measure on test patients, and write the evidence into `out`.
+    """Calibrate on calibration patients, measure on test patients, and write answers and tables into `out`.
+
+    What an earlier evaluation left there is removed first. Whoever writes the report then writes what is returned
+    (`training.evidence.write_metrics`).
 
     Raises:
         LeakFound: where the network was trained on another split, whose training patients may be tested here.
+        DataError: where it was trained on other cells or another pack.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)
     network, facts = read_trained(trained)
-    _check_split(split, facts["split_digest"], trained)
+    check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
+    forget_evaluation(out)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
     held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
     fitted = fit(held, held_logits, parameters, proven=proven)
@@ -74,9 +84,11 @@ def run_evaluation(
     baselines = {name: table.assign(probability=blast) for name, blast in answers.items()}
     measured = {name: _baseline(baseline, parameters) for name, baseline in baselines.items()}
     metrics = measure(table, fitted, parameters) | {
-        # Which network this is the evidence of: a package of another is refused.
+        # Which network this is the evidence of, and of which pixels: a package of others is refused.
         "run_id": facts.get("run_id"),
         "weights_sha256": file_digest(trained / WEIGHTS),
+        "pack_digest": packed.digest,
+        "parameters": asdict(parameters),
         "synthetic": manifest.synthetic,
         "leaky": facts["leaky"],
         "size_baseline": measured["sizes"]["cells"],
@@ -105,20 +117,10 @@ def run_evaluation(
     table.to_parquet(out / PREDICTIONS, index=False)
     told = [baseline.assign(model=name) for name, baseline in baselines.items()]
     pd.concat(told, ignore_index=True).to_parquet(out / BASELINE_PREDICTIONS, index=False)
-    write_json(out / METRICS, metrics)
     limits = fitted.conformal.thresholds
     write_json(out / CALIBRATION, {"temperature": fitted.temperature, "hem": limits.hem, "all": limits.all})
     write_tables(table, out)
     return metrics
-
-
-def _check_split(split: Path, trained_on: str, trained: Path) -> None:
-    own = read_json(split / SPLIT_FACTS, made_by="blastwatch data split")["digest"]
-    if own != trained_on:
-        raise LeakFound(
-            f"Expected the split that the network in {trained} was trained on ({trained_on[:12]}) but {split} is "
-            f"another ({own[:12]}): it may test patients who trained. Name that split, or train on this one."
-        )
 
 
 def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:

@@ -81,6 +81,10 @@ class Fit:
             trainer.restore(state.pop("trainer"))
             self.done = Progress(**state)
 
+    @property
+    def precision(self) -> Precision:
+        return self.trainer.precision
+
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
         """Train until the last epoch or until validation patients no longer gain.
 

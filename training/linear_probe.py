@@ -3,7 +3,7 @@
 For weights that know something, and few patients: minutes where training by gradients takes hours, and the
 solution is the best there is. How strongly it is regularised is chosen on patients of the training side that a
 part of the fits did not see. What another camera does to the numbers that it reads can be kept from it
-(`training.nuisances`).
+(`training.nuisances`), and what patients of one label differ in can be made smaller (`training.patient_directions`).
 
 Several networks beside each other are read by one last layer (feature-level fusion), or each by its own, whose log
 odds are averaged (score-level fusion; Kittler et al. 1998, doi:10.1109/34.667881). A mean of linear layers is a linear
@@ -32,6 +32,7 @@ from training.loop import TrainingDiverged
 from training.nuisances import CAMERAS, LOOKED_AT, Moves, directions, under_cameras
 from training.pack import Packed
 from training.parameters import TrainParameters
+from training.patient_directions import shrinkage
 from training.precision import choose_precision
 from training.sampling import Side, of_each_patient
 
@@ -72,6 +73,18 @@ class Known:
             return [replace(self, embeddings=part) for part in parts]
         moves = [replace(self.moves, differences=own) for own in np.split(self.moves.differences, places, axis=1)]
         return [replace(self, embeddings=part, moves=own) for part, own in zip(parts, moves, strict=True)]
+
+
+@dataclass(frozen=True)
+class Restraint:
+    """What a fit leans on less, or not at all. nuisances: main directions of the cells' moves in which it has no
+    weight; shrink_patients: of `training.patient_directions`, how much less along those in which patients differ."""
+
+    nuisances: int = 0
+    shrink_patients: float = 0.0
+
+
+FREE = Restraint()
 
 
 @dataclass(frozen=True)
@@ -146,13 +159,13 @@ class LinearProbe:
 
     def _fit(self, known: Known) -> tuple[Fitted, NDArray[np.float64], dict[str, float]]:
         """The last layer, logits of the known cells by fits that had not seen their patient, and figures."""
-        seed, nuisances = self.parameters.seed, self.parameters.nuisances
+        seed, kept = self.parameters.seed, Restraint(self.parameters.nuisances, self.parameters.shrink_patients)
         if self.parameters.fusion == "features":
-            chosen = choose(known, seed=seed, nuisances=nuisances)
+            chosen = choose(known, seed=seed, kept=kept)
             return chosen.fitted, chosen.held_out, {"strength": chosen.strength, "held_out_loss": chosen.loss}
         assert isinstance(self.network, StagePooling)
         names = READ_BY_STAGES[self.parameters.architecture]
-        members = [choose(part, seed=seed, nuisances=nuisances) for part in known.beside(self.network.widths)]
+        members = [choose(part, seed=seed, kept=kept) for part in known.beside(self.network.widths)]
         fitted, held_out = fuse(members, known)
         row = {"held_out_loss": best_loss(held_out, known)}
         for name, member in zip(names, members, strict=True):
@@ -189,19 +202,16 @@ class LinearProbe:
         return embeddings
 
 
-def choose(known: Known, *, seed: int, nuisances: int = 0) -> Chosen:
+def choose(known: Known, *, seed: int, kept: Restraint = FREE) -> Chosen:
     """Fit to all cells at the strength that answers held-out patients best.
-
-    Args:
-        nuisances: directions of the cells' moves in which a fit has no weight.
 
     Raises:
         DataError: where a label has fewer than two patients.
     """
-    held_out = out_of_fold(known, seed=seed, nuisances=nuisances)
+    held_out = out_of_fold(known, seed=seed, kept=kept)
     losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
     strength = min(losses, key=losses.__getitem__)
-    return Chosen(fit(known, strength, nuisances=nuisances), strength, held_out[strength], losses[strength])
+    return Chosen(fit(known, strength, kept=kept), strength, held_out[strength], losses[strength])
 
 
 def fuse(members: Sequence[Chosen], known: Known) -> tuple[Fitted, NDArray[np.float64]]:
@@ -225,17 +235,16 @@ def fuse(members: Sequence[Chosen], known: Known) -> tuple[Fitted, NDArray[np.fl
     return fitted, np.sum([share * one.held_out for share, one in weighed], axis=0)
 
 
-def fit(known: Known, strength: float, *, nuisances: int = 0) -> Fitted:
+def fit(known: Known, strength: float, *, kept: Restraint = FREE) -> Fitted:
     """`fits` at one strength."""
-    return fits(known, (strength,), nuisances=nuisances)[strength]
+    return fits(known, (strength,), kept=kept)[strength]
 
 
-def fits(known: Known, strengths: Sequence[float], *, nuisances: int = 0) -> dict[float, Fitted]:
+def fits(known: Known, strengths: Sequence[float], *, kept: Restraint = FREE) -> dict[float, Fitted]:
     """Logistic regression on standardised embeddings, each cell weighed; the penalty is on the squared weights.
 
     Args:
         strengths: a fit for each.
-        nuisances: directions of the cells' moves in which a fit has no weight.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -243,21 +252,28 @@ def fits(known: Known, strengths: Sequence[float], *, nuisances: int = 0) -> dic
     scaler = StandardScaler()
     standard = scaler.fit_transform(known.embeddings.astype(np.float64))
     nuisance = np.empty((standard.shape[1], 0))
-    if nuisances:
+    if kept.nuisances:
         assert known.moves is not None
-        nuisance = directions(known.moves.differences / scaler.scale_, nuisances)
+        nuisance = directions(known.moves.differences / scaler.scale_, kept.nuisances)
         standard -= standard @ nuisance @ nuisance.T
+    smaller = None
+    if kept.shrink_patients:
+        smaller = shrinkage(standard, known.labels, known.patients, kept.shrink_patients)
+        standard = smaller(standard)
     found = {}
     for strength in strengths:
         model = LogisticRegression(C=strength, max_iter=ITERATIONS)
         model.fit(standard, known.labels == POSITIVE, sample_weight=known.weights)
         weights = np.asarray(model.coef_[0])
+        weights = weights if smaller is None else smaller(weights)
         weights = weights - nuisance @ (nuisance.T @ weights)  # nothing is left there but rounding
         found[strength] = Fitted(scaler.mean_, scaler.scale_, weights, float(model.intercept_[0]))
     return found
 
 
-def out_of_fold(known: Known, *, seed: int, parts: int = PARTS, nuisances: int = 0) -> dict[float, NDArray[np.float64]]:
+def out_of_fold(
+    known: Known, *, seed: int, parts: int = PARTS, kept: Restraint = FREE
+) -> dict[float, NDArray[np.float64]]:
     """Of each of `STRENGTHS`, logits of all cells, shape (n, classes), by fits that had not seen their patient.
 
     Args:
@@ -277,7 +293,7 @@ def out_of_fold(known: Known, *, seed: int, parts: int = PARTS, nuisances: int =
     dealt = StratifiedGroupKFold(min(parts, fewest), shuffle=True, random_state=seed)
     log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
     for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
-        fitted = fits(known.part(fitted_on), STRENGTHS, nuisances=nuisances)
+        fitted = fits(known.part(fitted_on), STRENGTHS, kept=kept)
         for strength, found in log_odds.items():
             found[held] = fitted[strength].log_odds(known.embeddings[held])
     return {strength: logits_of(found) for strength, found in log_odds.items()}
@@ -308,8 +324,9 @@ def write_head(network: nn.Module, fitted: Fitted) -> None:
     assert isinstance(head, nn.Linear)
     weights, bias = fitted.weights, fitted.bias
     if isinstance(standardise := getattr(network, "standardise", None), Standardise):
-        standardise.mean.add_(standardise.spread * torch.from_numpy(fitted.mean).float())
-        standardise.spread.mul_(torch.from_numpy(fitted.spread).float())
+        # A network on a GPU takes no numbers that lie on the CPU.
+        standardise.mean.add_(standardise.spread * torch.from_numpy(fitted.mean).to(standardise.spread))
+        standardise.spread.mul_(torch.from_numpy(fitted.spread).to(standardise.spread))
     else:
         weights = weights / fitted.spread
         bias -= float(weights @ fitted.mean)

@@ -26,7 +26,7 @@ from training.feeding import Feeder
 from training.optimizing import first_blocks, hold, parameter_groups, probing, schedule
 from training.pack import Packed
 from training.parameters import TrainParameters
-from training.precision import choose_precision
+from training.precision import check_going_on, choose_precision
 from training.robust import GroupWeights
 from training.sampling import Side, epoch_order
 
@@ -98,9 +98,12 @@ class Trainer:
             "average": self.average.state_dict(),
             "scaler": self.scaler.state_dict(),
             "robust": self.robust.values,
+            "precision": self.precision.kind,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; raises `DataError` for one of another precision."""
+        check_going_on(state.get("precision"), self.precision, wanted=self.parameters.precision, key="train.precision")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

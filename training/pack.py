@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,24 @@ def check_image(packed: Packed, wanted: ImageParameters, folder: Path) -> None:
 def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[str, Any]:
     """Decode and crop every cell of the manifest; both cores, memory does not grow with the number of cells.
 
+    A pack that lies there stays as it is for those who have it open, and whole until this one is.
+
     Raises:
         DataError: where an image is no longer what the import read.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out, prefix=".pack-") as aside:
+        facts = _fill(Path(aside), cells, preprocessing)
+        for name in (CROPS, INDEX, FACTS):  # the facts last: until they are there, their digest tells
+            (Path(aside) / name).replace(out / name)
+    return facts
+
+
+def _fill(folder: Path, cells: Cells, preprocessing: Preprocessing) -> dict[str, Any]:
     rows = cells.rows.sort_values("path")
     size = preprocessing.size
     shape = (len(rows), size, size, 3)
-    crops = np.lib.format.open_memmap(out / CROPS, mode="w+", dtype=np.uint8, shape=shape)
+    crops = np.lib.format.open_memmap(folder / CROPS, mode="w+", dtype=np.uint8, shape=shape)
 
     def read(task: tuple[int, str, str]) -> None:
         row, path, expected = task
@@ -80,15 +91,15 @@ def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[st
         for _ in progress(pool.map(read, tasks), total=len(tasks), what="Packing"):
             pass
     crops.flush()
-    pd.DataFrame({"path": rows["path"]}).to_parquet(out / INDEX, index=False)
+    pd.DataFrame({"path": rows["path"]}).to_parquet(folder / INDEX, index=False)
     facts = {
-        "digest": file_digest(out / CROPS),
+        "digest": file_digest(folder / CROPS),
         "data_digest": cells.digest,
         "crop": preprocessing.crop,
         "size": size,
         "cells": len(rows),
     }
-    write_json(out / FACTS, facts)
+    write_json(folder / FACTS, facts)
     return facts
 
 

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from blastwatch import package as layout
 from blastwatch.console import say
 from blastwatch.decision import POSITIVE, Thresholds, decide, probabilities
-from blastwatch.digests import file_digest
 from blastwatch.engines import has_gpu, open_engine
-from blastwatch.errors import DataError
 from blastwatch.golden import write_golden
 from blastwatch.images import Pixels
 from blastwatch.inference import Engine, Outputs, in_batches
@@ -27,12 +25,14 @@ from blastwatch.package import ModelInfo, Package, Precision
 from monitoring.reference import Answers, build_reference, calibrate, quality_limits
 from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
+from training.audit import read_audit
 from training.card import model_card
+from training.evidence import CALIBRATION, METRICS, PREDICTIONS, check_evaluated, check_trained_on
 from training.export import export_onnx, fit_logits, quantize
 from training.initial_weights import recorded
 from training.memory import keep_freed_memory
 from training.ood import fit_ood
-from training.pack import Packed, check_image, open_pack
+from training.pack import Packed, open_pack
 from training.parameters import Parameters
 from training.projection import fit_projection, without_each
 from training.sampling import of_each_patient
@@ -62,15 +62,22 @@ def build_package(
     evaluate_folder: Path,
     out: Path,
 ) -> str:
-    """Make the package in `out` and return its digest. It appears there whole or not at all."""
+    """Make the package in `out` and return its digest. It appears there whole or not at all.
+
+    Raises:
+        LeakFound, DataError: where the folders are not of one training, or an evaluation did not come to its end.
+    """
     keep_freed_memory()
     cells = read_cells(cells_folder)
     rows = read_split(cells_folder, split_folder).sort_values("path", ignore_index=True)
     packed = open_pack(pack_folder, cells)
-    check_image(packed, parameters.image, pack_folder)
     facts = read_json(train_folder / "train.json", made_by="blastwatch train")
+    check_trained_on(facts, train_folder, cells=cells, split=split_folder, packed=packed, pack=pack_folder)
+    metrics = read_json(evaluate_folder / METRICS, made_by="blastwatch evaluate")
+    check_evaluated(metrics, facts, train_folder, evaluate_folder)
+    read_audit(audit_folder, cells)  # refused where it is of other cells
     evidence = {
-        "metrics": read_json(evaluate_folder / "metrics.json", made_by="blastwatch evaluate"),
+        "metrics": metrics,
         "audit": read_json(audit_folder / AUDIT, made_by=f"blastwatch data audit {cells_folder}"),
         # With the groups of each side: which patients a version was trained on is asked at every promotion.
         "split": read_json(split_folder / SPLIT_FACTS, made_by=f"blastwatch data split {cells_folder}")
@@ -78,11 +85,9 @@ def build_package(
         # Where the cells and the weights lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
         | {"initial_weights": recorded(facts)},
-        # How it was trained is what that training was told, whatever the parameters say today.
-        "params": parameters.to_dict() | {"train": _without_folders(facts["parameters"])},
+        "params": params_of(parameters, facts, metrics),
     }
-    _check_evaluated(evidence["metrics"], facts, train_folder, evaluate_folder)
-    fitted = read_json(evaluate_folder / "calibration.json", made_by="blastwatch evaluate")
+    fitted = read_json(evaluate_folder / CALIBRATION, made_by="blastwatch evaluate")
     info = ModelInfo(
         architecture=facts["architecture"],
         preprocessing=packed.preprocessing,
@@ -96,8 +101,8 @@ def build_package(
         folder = Path(scratch) / "package"
         (folder / "evidence").mkdir(parents=True)
         shutil.copy(train_folder / "weights.safetensors", folder / layout.WEIGHTS)
-        shutil.copy(evaluate_folder / "test_predictions.parquet", folder / layout.PREDICTIONS)
-        shutil.copy(_report(evaluate_folder), folder / layout.REPORT)
+        shutil.copy(evaluate_folder / PREDICTIONS, folder / layout.PREDICTIONS)
+        shutil.copy(evaluate_folder / layout.REPORT, folder / layout.REPORT)
         for name, value in evidence.items():
             write_json(folder / "evidence" / f"{name}.json", value)
         maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters, train_folder)
@@ -113,25 +118,15 @@ def build_package(
     return digest
 
 
-def _check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Path, evaluated: Path) -> None:
-    """Refuse evidence of other weights: a training since the evaluation leaves both folders as valid as before."""
-    weights = file_digest(trained / layout.WEIGHTS)
-    if metrics.get("weights_sha256") != weights:
-        raise DataError(
-            f"Expected the evaluation of the network in {trained} (run {facts['run_id']}, weights {weights[:12]}) but "
-            f"{evaluated} measured another (run {metrics.get('run_id')}). Measure it: blastwatch evaluate"
-        )
+def params_of(parameters: Parameters, facts: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """What `evidence/params.json` says: how it was trained and measured is what that training and that evaluation were
+    told, whatever the parameters say today.
 
-
-def _without_folders(train: dict[str, Any]) -> dict[str, Any]:
-    return train | {"weights_file": Path(train["weights_file"]).name}
-
-
-def _report(evaluate_folder: Path) -> Path:
-    path = evaluate_folder / layout.REPORT
-    if not path.is_file():
-        raise DataError(f"{path} is missing. Make it with: blastwatch evaluate")
-    return path
+    Args:
+        facts: what train.json says. metrics: what metrics.json says.
+    """
+    train = facts["parameters"] | {"weights_file": Path(facts["parameters"]["weights_file"]).name}  # and not where
+    return parameters.to_dict() | {"image": facts["image"], "train": train, "evaluate": metrics["parameters"]}
 
 
 class _Maker:

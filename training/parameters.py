@@ -60,10 +60,11 @@ class TrainParameters:
 
     weights: scratch, imagenet (`training.weights`) or file (`weights_file`, safetensors or a plain state dict).
     fit: gradient (the whole network, step by step) or logistic (the last layer alone, at once:
-    `training.linear_probe`); of the knobs that follow, logistic reads fusion, nuisances, balance, precision,
-    channels_last and seed. fusion: of several networks beside each other, features (one last layer
+    `training.linear_probe`); of the knobs that follow, logistic reads fusion, nuisances, shrink_patients, balance,
+    precision, channels_last and seed. fusion: of several networks beside each other, features (one last layer
     reads them all) or scores (each has its own, and their log odds are averaged). nuisances: with fit: logistic,
     directions along which simulated cameras move what the last layer reads, and in which it has no weight.
+    shrink_patients: with fit: logistic, how much less it leans on directions in which patients of one label differ.
     probe_epochs: at the start, in which the last layer alone learns; layer_decay: rate of a block over that of the
     next one; frozen: blocks next to the image that never learn. accumulate: pieces that a batch is cut into.
     warmup: share of the steps after the probe.
@@ -85,6 +86,7 @@ class TrainParameters:
     fit: str = "gradient"
     fusion: str = "features"
     nuisances: int = 0
+    shrink_patients: float = 0.0
     probe_epochs: int = 0
     epochs: int = 30
     batch_size: int = 32
@@ -130,6 +132,10 @@ class TrainParameters:
             raise UsageError(
                 f"train.nuisances={self.nuisances} is read by train.fit=logistic alone; with train.fit=gradient "
                 "train.augment makes a network bear other cameras. Set train.nuisances to 0."
+            )
+        if self.shrink_patients and self.fit != "logistic":
+            raise UsageError(
+                f"train.shrink_patients={self.shrink_patients} is read by train.fit=logistic alone. Set it to 0."
             )
         if self.fusion == "scores" and (self.fit != "logistic" or len(READ_BY_STAGES.get(self.architecture, ())) < 2):
             several = [name for name, bases in READ_BY_STAGES.items() if len(bases) > 1]
@@ -218,6 +224,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("image", "size"): (32, 1024),
     ("train", "probe_epochs"): (0, 10_000),
     ("train", "nuisances"): (0, 10_000),
+    ("train", "shrink_patients"): (0, 1e6),
     ("train", "layer_decay"): (0.01, 1),
     ("train", "frozen"): (0, 1000),
     ("train", "robust"): (0, 1),
@@ -229,6 +236,7 @@ RANGES: dict[tuple[str, str], tuple[float, float]] = {
     ("train", "label_smoothing"): (0, 0.5),
     ("train", "average"): (0, 0.99999),
     ("train", "augment"): (0, 3),
+    ("pretrain", "batch_size"): (2, float("inf")),  # batch normalisation cannot learn from a single cell
     ("pretrain", "weight_decay"): (0, 1),
     ("pretrain", "augment"): (0, 3),
     ("pretrain", "erase"): (0, 1),
@@ -284,8 +292,16 @@ def load_parameters(path: Path | None, overrides: Sequence[str] = ()) -> Paramet
         section, dot, name = key.partition(".")
         if not (mark and dot and name):
             raise UsageError(f"Expected SECTION.KEY=VALUE, such as train.epochs=3, but got {override!r}.")
-        document.setdefault(section, {})[name] = yaml.safe_load(text)
+        document.setdefault(section, {})[name] = read_value(key, text)
     return parse(document)
+
+
+def read_value(key: str, text: str) -> Any:
+    """A value as YAML reads it; raises `UsageError` where it is none, naming the key."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:  # such as of a date with a month 13
+        raise UsageError(f"Expected a value of {key} as YAML has it but got {text!r}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -293,7 +309,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} is missing: expected a YAML file of parameters. Name one with --params FILE.")
     try:
         document = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"Expected YAML in {path} but it cannot be read: {error}") from error
     if not isinstance(document, dict) or not all(isinstance(section, dict) for section in document.values()):
         raise UsageError(f"Expected sections of keys and values in {path} but got something else.")

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from blastwatch.errors import DataError
+
 KINDS = ("fp32", "bf16", "fp16")
 
 
@@ -37,3 +39,25 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     flags = Path("/proc/cpuinfo")
     computes = flags.is_file() and any(word in flags.read_text() for word in ("avx512_bf16", "amx_bf16"))
     return Precision("bf16" if computes else "fp32", device)
+
+
+def check_going_on(begun: str | None, now: Precision, *, wanted: str, key: str) -> None:
+    """Refuse to go on from a checkpoint in other numbers than it was trained in.
+
+    Args:
+        begun: kind that the checkpoint names, None where it names none. That one was trained in the kind that was asked
+            for, since another one asked for is another training; what `auto` took is not known.
+        wanted: what is asked for. key: the parameter that says so.
+
+    Raises:
+        DataError: naming the parameter.
+    """
+    if begun is None and wanted != "auto":
+        begun = wanted
+    if begun == now.kind:
+        return
+    told = f"was trained in {begun}" if begun else "does not say whether it was trained in float32 or in less"
+    raise DataError(
+        f"The checkpoint {told}, and {key}={wanted} is {now.kind} on this machine. Go on where it was begun, or begin "
+        f"anew: {key}={now.kind}."
+    )

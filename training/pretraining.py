@@ -25,7 +25,7 @@ from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, 
 from blastwatch.network import build, forward_with_embedding, save_weights
 from blastwatch.settings import Settings
 from training.augmentation import draw
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import alone_with, load_checkpoint, save_checkpoint
 from training.feeding import Feeder
 from training.initial_weights import facts_beside
 from training.loop import TrainingDiverged, alone, step_seed
@@ -33,7 +33,7 @@ from training.memory import keep_freed_memory
 from training.optimizing import schedule
 from training.pack import Packed, open_pack
 from training.parameters import Parameters, PretrainParameters
-from training.precision import choose_precision
+from training.precision import check_going_on, choose_precision
 
 WEIGHTS, FACTS = "weights.safetensors", "weights.json"
 LAMBDA = 5e-3  # weight of the off-diagonal terms, as in the paper
@@ -139,9 +139,14 @@ class Pretrainer:
             "parts": self.parts.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "precision": self.precision.kind,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; raises `DataError` for one of another precision."""
+        check_going_on(
+            state.get("precision"), self.precision, wanted=self.parameters.precision, key="pretrain.precision"
+        )
         self.parts.load_state_dict(state["parts"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -153,6 +158,10 @@ def run_pretraining(
     """Pretrain on the cells of the training side and write `weights.safetensors` and, beside it, `weights.json`.
 
     Goes on where a stopped pretraining was.
+
+    Raises:
+        UsageError: where another process is at the same pretraining.
+        DataError: where there are fewer cells than a batch takes, or a checkpoint is of another precision.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
@@ -171,15 +180,16 @@ def run_pretraining(
         "cells": len(shown),
     }
     checkpoint = settings.home / "checkpoints" / f"pretrain-{json_digest(facts)}.pt"
-    torch.manual_seed(parameters.pretrain.seed)
-    network = build(parameters.train.architecture)
-    trainer = Pretrainer(network, parameters.pretrain, packed, packed.rows_of(shown["path"].tolist()))
-    losses = _train(trainer, checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
-    save_weights(network, out / WEIGHTS)
-    facts |= {"losses": losses, "weights_digest": file_digest(out / WEIGHTS)}
-    write_json(out / FACTS, facts)
-    checkpoint.unlink(missing_ok=True)
+    with alone_with(checkpoint):
+        torch.manual_seed(parameters.pretrain.seed)
+        network = build(parameters.train.architecture)
+        trainer = Pretrainer(network, parameters.pretrain, packed, packed.rows_of(shown["path"].tolist()))
+        losses = _train(trainer, checkpoint)
+        out.mkdir(parents=True, exist_ok=True)
+        save_weights(network, out / WEIGHTS)
+        facts |= {"losses": losses, "weights_digest": file_digest(out / WEIGHTS)}
+        write_json(out / FACTS, facts)
+        checkpoint.unlink(missing_ok=True)
     return facts
 
 

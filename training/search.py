@@ -26,12 +26,13 @@ from blastwatch.settings import Settings
 from training.calibration import patient_weights
 from training.evaluation import read_trained
 from training.figures import plain, units_of
+from training.initial_weights import initial_weights
 from training.loop import TrainingDiverged, predict_logits
 from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters, load_parameters
 from training.search_space import Knob, Value, describe
 from training.steps import alone
-from training.tracking import NAME, flat, open_parent
+from training.tracking import NAME, PARENT, flat, open_parent
 from training.training_run import Row, Within, checkpoint_path, run_training
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ CURVES = {
     "loss": "validation_loss",
 }
 UNPRUNED = 5  # trials that are never stopped early; the median of those before is what a later one is held against
+STARTING = ("train.architecture", "train.weights", "train.weights_file")  # what initial weights depend on
 MOST_CORNERS = 256  # of the space, at which the parameters are tried before anything is trained
 CONTINUES, RUN, DIVERGED = "continues", "run_id", "diverged"  # what is noted with a trial
 
@@ -79,6 +81,16 @@ class Plan:
                 told = ", ".join(f"{key}={_short(value)}" for key, value in corner.items())
                 raise UsageError(f"These may be drawn together and do not go: {told}. {error}") from error
 
+    def starts(self) -> list[dict[str, Any]]:
+        """`training.initial_weights` of all that a trial may begin with.
+
+        Raises:
+            UsageError: where a file of weights is not there.
+        """
+        keys = [knob.key for knob in self.space]
+        tried = product(*(knob.ends if knob.key in STARTING else knob.ends[:1] for knob in self.space))
+        return [initial_weights(self.parameters(dict(zip(keys, values, strict=True))).train) for values in tried]
+
 
 def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
@@ -97,7 +109,7 @@ def run_search(plan: Plan, settings: Settings, *, cells: Path, split: Path, pack
         What `search.json` says: objective, space, every trial, and the best one.
 
     Raises:
-        UsageError: where Optuna is missing, or another process runs this search.
+        UsageError: where Optuna or a file of weights is missing, or another process runs this search.
         DataError: where no trial came to its end.
     """
     optuna = import_optuna()
@@ -112,7 +124,7 @@ def run_search(plan: Plan, settings: Settings, *, cells: Path, split: Path, pack
     fixed = {key: value for key, value in flat({"train": sections["train"]}).items() if key not in _keys(plan)}
     identity = {
         "data": manifest.digest, "split": split_digest(rows), "pack": packed.digest, "train": fixed,
-        "space": describe(plan.space), "objective": plan.objective, "seed": plan.seed,
+        "starts": plan.starts(), "space": describe(plan.space), "objective": plan.objective, "seed": plan.seed,
     }  # fmt: skip
     key = json_digest(identity)
     home = settings.home / "searches" / key
@@ -239,7 +251,10 @@ class _Turn:
             if trial.should_prune():
                 raise self.optuna.TrialPruned
 
-        labels = {NAME: f"trial {trial.number}", "blastwatch.trial": str(trial.number)}
+        parent = mlflow.active_run()
+        assert parent is not None, "called within the run of the search"
+        number, above = str(trial.number), parent.info.run_id
+        labels = {NAME: f"trial {number}", PARENT: above, "blastwatch.trial": number}
         within = Within(labels=labels, on_epoch=on_epoch)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch)

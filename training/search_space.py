@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
 from blastwatch.errors import UsageError
-from training.parameters import TrainParameters, checked
+from training.parameters import TrainParameters, checked, read_value
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -68,9 +69,11 @@ def read_space(file: Path | None, ranges: Sequence[str]) -> tuple[Knob, ...]:
 def _read(file: Path) -> Mapping[str, str]:
     try:
         document = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"Expected a YAML file of ranges at {file} but it cannot be read: {error}") from error
-    if not isinstance(document, dict) or not all(isinstance(text, str) for text in document.values()):
+    if not isinstance(document, dict) or not all(
+        isinstance(key, str) and isinstance(text, str) for key, text in document.items()
+    ):
         raise UsageError(f"Expected keys and ranges as text in {file}, such as train.learning_rate: 1e-4..3e-3:log.")
     return document
 
@@ -91,8 +94,9 @@ def read_knob(key: str, text: str) -> Knob:
 
 
 def _choices(key: str, text: str) -> Knob:
-    choices = tuple(yaml.safe_load(part) for part in text.split("|"))
-    if len(choices) < 2 or len(set(choices)) < len(choices) or None in choices:
+    choices = tuple(read_value(key, part) for part in text.split("|"))
+    same = any(one == other for one, other in combinations(choices, 2))  # not by a set: a list has no hash
+    if len(choices) < 2 or same or None in choices:
         raise UsageError(f"Expected {FORM} but got {key}={text!r}: choices are at least two, and different.")
     return Knob(key=key, choices=choices)
 

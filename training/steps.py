@@ -93,16 +93,26 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: where one is at work in it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = f"Another process is at work in {folder}. Wait for it, or name another folder: --out."
+    with held(folder / ".lock", refusal):
+        yield
+
+
+@contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file, whose folder is there.
+
+    Raises:
+        UsageError: with the text of `refusal`, where another process holds it.
+    """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UsageError(
-            f"Another process is at work in {folder}. Wait for it, or name another folder: --out."
-        ) from error
+        raise UsageError(refusal) from error
     try:
         yield
     finally:

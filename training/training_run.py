@@ -1,6 +1,7 @@
 """One training: from the split and the pack to weights, curves and a tracked run."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, 
 from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
 from blastwatch.settings import Settings
+from training.checkpoint import alone_with
 from training.distributed import World, world_of_torchrun
 from training.fitting import Fit, Progress
 from training.initial_weights import initial_weights
@@ -27,10 +29,11 @@ from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
 from training.sampling import side_of
 from training.splitting import check_leak
-from training.tracking import NAME, flat, git_commit, open_run, unfinished_run
+from training.tracking import NAME, PARENT, flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
 
 WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
+APART = (PARENT, "blastwatch.recipe")  # labels that part trainings of the same inputs from one another
 Row = dict[str, float]
 
 
@@ -38,7 +41,8 @@ Row = dict[str, float]
 class Within:
     """What a training that is one of many is given.
 
-    labels: further tags of its run. on_epoch: called with the row of the curves after each epoch; what it raises stops
+    labels: further tags of its run; with another value of one of `APART` it is another training, with a checkpoint and
+    a run of its own. on_epoch: called with the row of the curves after each epoch; what it raises stops
     the training and leaves the checkpoint.
     """
 
@@ -64,7 +68,9 @@ def run_training(
     Raises:
         LeakFound: where a patient stands on two sides of a split that claims to be by group, or pretrained weights
             have seen a held-out patient.
-        DataError: where the pack is of another crop or size than the parameters say.
+        UsageError: where another process is at the same training.
+        DataError: where the pack is of another crop or size than the parameters say, or a checkpoint of another
+            precision.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
@@ -78,22 +84,25 @@ def run_training(
     check_image(packed, parameters.image, pack)
     values = {name: section for name, section in parameters.to_dict().items() if name in ("image", "train")}
     start = initial_weights(parameters.train)
-    key = json_digest({"parameters": values, "split": split_facts["digest"], "pack": packed.digest, "start": start})
-    checkpoint = checkpoint_path(settings, key)
     within = within or Within()
+    inputs = {"parameters": values, "split": split_facts["digest"], "pack": packed.digest, "start": start}
+    key = json_digest(inputs | {label: within.labels[label] for label in APART if label in within.labels})
+    checkpoint = checkpoint_path(settings, key)
     project = Path(blastwatch.__file__).parents[1]
     facts: dict[str, Any] = {
         "data_digest": manifest.digest,
         "split_digest": split_facts["digest"],
+        "pack_digest": packed.digest,
         "git_commit": git_commit(project),
         "lock_digest": lock_digest(project),
         "synthetic": manifest.synthetic,
         "leaky": split_facts["leaky"],
         "architecture": parameters.train.architecture,
+        "image": asdict(parameters.image),
         "parameters": asdict(parameters.train),
         "initial_weights": start,
     }
-    with world_of_torchrun() as world:
+    with world_of_torchrun() as world, alone_with(checkpoint) if world.first else nullcontext():
         if not world.first:
             _fit(parameters.train, rows, packed, checkpoint, world).run(_say_nothing)
             return facts
@@ -120,6 +129,7 @@ def run_training(
                 "epochs": done.epoch,
                 "best_epoch": done.best_epoch,
                 "processes": world.size,
+                "precision": fit.precision.kind,
             }
             _write(done, facts, out)
             if isinstance(fit, LinearProbe):
@@ -127,7 +137,7 @@ def run_training(
             else:
                 (out / OUT_OF_FOLD).unlink(missing_ok=True)  # what a probe left here before
             _log_end(done, out, synthetic=manifest.synthetic)
-    checkpoint.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     return facts
 
 

@@ -18,8 +18,8 @@ from tests.forkserver import forkserver
 from tests.trainings import small_network
 from training import fold_answers
 from training.crossvalidation import FIGURES, PAGE, PREDICTIONS, run_crossvalidation
-from training.evaluation import PREDICTIONS as PREDICTIONS_OF_ONE
 from training.evaluation import run_evaluation
+from training.evidence import PREDICTIONS as PREDICTIONS_OF_ONE
 from training.experiment_commands import crossvalidate
 from training.loop import TrainingDiverged
 from training.parameters import EvaluateParameters
@@ -134,6 +134,7 @@ def test_every_cell_is_answered_once_by_a_network_that_never_saw_its_group(whole
     assert all(row["p_holm"] >= row["p"] for row in facts["comparison"])
     page = (work.out / PAGE).read_text()
     assert "synthetic: no patient" in page and "auroc within equal sizes" in page
+    assert "<tr><td>train.epochs</td><td>2</td></tr>" in page and "In which they differ" not in page
     matched = {name: recipe["size_matched"]["value"] for name, recipe in facts["recipes"].items()}
     assert matched["sizes"] < facts["recipes"]["sizes"]["cells"]["auroc"]["value"]  # drawn blasts are larger
 
@@ -260,6 +261,26 @@ def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
     with pytest.raises(DataError, match=r"image\.size=64"):
         work.run("image.size=64")
     assert not trained and not work.out.exists()
+
+
+def test_recipes_that_decide_in_their_own_ways_are_told_apart(make):
+    work = make()
+    recipes = read_recipes(
+        None, [*SMALL, "train.epochs=1", "train.keep=last"],
+        named=["plain", "lenient:evaluate.error=0.4,evaluate.resamples=30"],
+    )  # fmt: skip
+    places = {name: work.cohort / name for name in ("cells", "audit", "pack")}
+    facts = run_crossvalidation(recipes, work.settings, **places, out=work.out, reference="lenient")
+    plain, lenient = (facts["recipes"][name]["parameters"] for name in ("plain", "lenient"))
+    assert (plain["evaluate"]["error"], lenient["evaluate"]["error"]) == (0.1, 0.4)
+    assert plain["train"] == lenient["train"] and plain["train"]["epochs"] == 1
+    assert facts["parameters"]["evaluate"] == {"resamples": 20, "permutations": 100, "seed": 1}  # for both
+    assert "resamples" not in lenient["evaluate"]
+    assert facts["recipes"]["sizes"]["parameters"] == {}
+    page = (work.out / PAGE).read_text()
+    assert "<tr><td>evaluate.error</td><td>0.1</td><td>0.4</td></tr>" in page
+    assert "<tr><td>train.epochs</td><td>1</td></tr>" in page and page.count("<td>evaluate.error</td>") == 1
+    assert "drawn with evaluate.resamples 20, evaluate.permutations 100" in page and "calibrated as plain is" in page
 
 
 @pytest.fixture

@@ -149,6 +149,29 @@ def test_a_version_comes_back_from_a_folder_and_is_made_anew_alike(project, tmp_
     assert (manifest, split) == first[:2]
 
 
+FORCED = ("dvc", "repro", "--force", "--single-item", "train")
+
+
+def test_weights_that_were_replaced_under_their_name_are_trained_from_when_forced(commands, tmp_path):
+    """And what follows is made anew by the plain call after it."""
+    work = Work(tmp_path, commands)
+    (tmp_path / "params.yaml").write_text("train: {weights_file: weights}\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  train: {cmd: cp weights trained, params: [train], outs: [trained]}\n"
+        "  evaluate: {cmd: cp trained evaluated, deps: [trained], outs: [evaluated]}\n"
+    )
+    work.run("dvc", "init", "--no-scm", "--quiet")
+    for content in ("first", "second"):
+        (tmp_path / "weights").write_text(content)
+        work.run("dvc", "repro")
+        assert (tmp_path / "evaluated").read_text() == "first"
+    work.run(*FORCED)
+    assert (tmp_path / "evaluated").read_text() == "first"
+    work.run("dvc", "repro")
+    assert (tmp_path / "evaluated").read_text() == "second"
+
+
 def test_the_page_names_the_commands_that_are_tested():
     page = (ROOT / "docs/versions.md").read_text()
     for command in (
@@ -156,5 +179,6 @@ def test_the_page_names_the_commands_that_are_tested():
         "dvc push",
         "git checkout v1\ndvc pull\ndvc repro",
         "`split.keep`",
+        " ".join(FORCED),
     ):
         assert command in page

@@ -1,6 +1,5 @@
 """The figures against torchmetrics, the temperature, the intervals, and one evaluation from end to end."""
 
-import hashlib
 import json
 
 import numpy as np
@@ -8,17 +7,18 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.errors import DataError, LeakFound
+from blastwatch.errors import LeakFound
 from blastwatch.intervals import bounds, draw_patients
-from blastwatch.manifest import SPLIT_FACTS, read_cells
-from blastwatch.network import build, save_weights
+from blastwatch.manifest import read_cells
 from tests.answers import Spread, draw_answers, draw_models
+from tests.trainings import leave_untrained
 from training.calibration import fit_temperature, patient_weights, reliability
-from training.evaluation import PREDICTIONS, run_evaluation, summary
+from training.evaluation import run_evaluation, summary
+from training.evidence import PREDICTIONS, write_metrics
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
 from training.intervals import intervals
-from training.packaging import _check_evaluated, _without_folders
-from training.parameters import EvaluateParameters, UsageError, load_parameters
+from training.packaging import params_of
+from training.parameters import EvaluateParameters, Parameters, UsageError, load_parameters
 
 
 def test_ece_equals_torchmetrics():
@@ -129,46 +129,32 @@ PARAMETERS = EvaluateParameters(resamples=60, permutations=200)
 
 @pytest.fixture(scope="module")
 def evaluated(cohort, tmp_path_factory):
-    """An untrained network on the small cohort."""
-    import torch
-
-    torch.manual_seed(1)
+    """An untrained network on the small cohort, measured and reported."""
     work = tmp_path_factory.mktemp("evaluated")
-    (work / "trained").mkdir()
-    save_weights(build("resnet18"), work / "trained" / "weights.safetensors")
-    split = json.loads((cohort / "split" / SPLIT_FACTS).read_text())
-    facts = {"architecture": "resnet18", "leaky": False, "split_digest": split["digest"]}
-    (work / "trained" / "train.json").write_text(json.dumps(facts))
-    folders = {name: cohort / name for name in ("cells", "split", "pack")}
-    metrics = run_evaluation(PARAMETERS, **folders, trained=work / "trained", out=work / "out")
-    return metrics, work / "out"
+    leave_untrained(cohort, work / "trained")
+    return evaluate(cohort, work / "trained", work / "out"), work / "out"
+
+
+def evaluate(data, trained, out, parameters=PARAMETERS, **places):
+    """All of an evaluation but its pictures; returns what metrics.json says."""
+    folders = {name: data / name for name in ("cells", "split", "pack")} | places
+    metrics = run_evaluation(parameters, **folders, trained=trained, out=out)
+    (out / "report.html").write_text("a report")
+    return write_metrics(metrics, out)
 
 
 def test_a_network_of_another_split_is_not_tested(cohort, tmp_path):
     """It may have been trained on who is tested, and nobody would see it: exit code 3, and nothing is written."""
-    (tmp_path / "trained").mkdir()
-    save_weights(build("resnet18"), tmp_path / "trained" / "weights.safetensors")
-    facts = {"architecture": "resnet18", "leaky": False, "split_digest": "another" * 8}
-    (tmp_path / "trained" / "train.json").write_text(json.dumps(facts))
-    folders = {name: cohort / name for name in ("cells", "split", "pack")}
+    leave_untrained(cohort, tmp_path / "trained", split_digest="another" * 8)
     with pytest.raises(LeakFound, match=r"trained on \(anotherano\w+\) but .*split is another"):
-        run_evaluation(PARAMETERS, **folders, trained=tmp_path / "trained", out=tmp_path / "out")
+        evaluate(cohort, tmp_path / "trained", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_evaluation_of_other_weights_is_not_packaged(evaluated, tmp_path):
-    """A training since leaves its folder as whole as before; the evidence would be another network's."""
-    metrics, _ = evaluated
-    save_weights(build("resnet18"), tmp_path / "weights.safetensors")
-    with pytest.raises(DataError, match=r"network in .* \(run 7, weights .* measured another .*blastwatch evaluate"):
-        _check_evaluated(metrics, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
-    known = metrics | {"weights_sha256": hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()}
-    _check_evaluated(known, {"run_id": "7"}, tmp_path, tmp_path / "evaluate")
 
 
 def test_a_package_says_how_its_network_was_trained_and_not_where():
     trained = {"epochs": 3, "weights_file": "/home/somebody/weights.safetensors"}
-    assert _without_folders(trained) == {"epochs": 3, "weights_file": "weights.safetensors"}
+    said = params_of(Parameters(), {"parameters": trained, "image": {}}, {"parameters": {}})
+    assert said["train"] == {"epochs": 3, "weights_file": "weights.safetensors"}
 
 
 def test_an_evaluation_holds_everything_and_is_json(evaluated):
@@ -222,8 +208,7 @@ def test_nothing_is_chosen_on_test_patients(evaluated, cohort, tmp_path, monkeyp
     rows.loc[tested, "label"] = rows.loc[tested, "label"].map({"all": "hem", "hem": "all"})
     monkeypatch.setattr(evaluation, "read_split", lambda *_: rows)
     trained = evaluated[1].parent / "trained"
-    folders = {name: cohort / name for name in ("cells", "split", "pack")}
-    turned = run_evaluation(PARAMETERS, **folders, trained=trained, out=tmp_path)
+    turned = evaluate(cohort, trained, tmp_path)
     assert turned["operating"]["threshold"] == evaluated[0]["operating"]["threshold"]
     assert turned["cells"]["auroc"]["value"] == pytest.approx(1 - evaluated[0]["cells"]["auroc"]["value"])
     assert (tmp_path / "calibration.json").read_text() == (evaluated[1] / "calibration.json").read_text()

@@ -15,23 +15,22 @@ from sklearn.preprocessing import StandardScaler
 from blastwatch.errors import DataError, UsageError
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise
 from blastwatch.manifest import read_cells, read_json, read_split
-from blastwatch.network import build, forward_with_embedding
+from blastwatch.network import build
 from blastwatch.settings import load
 from monitoring.shifts import shift
 from training.distributed import World
 from training.evaluation import read_trained
 from training.linear_probe import (
     STRENGTHS,
-    Fitted,
     Known,
     LinearProbe,
+    Restraint,
     best_loss,
     choose,
     fit,
     fits,
     fuse,
     out_of_fold,
-    write_head,
 )
 from training.loop import TrainingDiverged, predict_logits
 from training.nuisances import Moves
@@ -126,26 +125,6 @@ def test_one_patient_of_a_label_is_too_few():
         held_out_losses(known)
 
 
-@pytest.mark.parametrize(("architecture", "fitted_before"), [("resnet18", False), (STAGES, False), (STAGES, True)])
-def test_the_network_then_says_what_was_fitted(architecture, fitted_before):
-    """In one with a place for mean and spread they go there, in another into the weights of the last layer."""
-    torch.manual_seed(4)
-    network = build(architecture).eval().requires_grad_(False)
-    cells = torch.randn(5, 3, 32, 32)
-    if fitted_before:
-        network.standardise.mean.fill_(0.2)
-        network.standardise.spread.fill_(0.5)
-    before = forward_with_embedding(network, cells)[1].numpy()
-    random = np.random.default_rng(5)
-    width = before.shape[1]
-    fitted = Fitted(before.mean(axis=0), before.std(axis=0) + 0.1, random.normal(size=width), 0.3)
-    write_head(network, fitted)
-    logits, embedding = (values.numpy() for values in forward_with_embedding(network, cells))
-    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], fitted.log_odds(before), rtol=1e-3, atol=1e-3)
-    if architecture == STAGES:
-        np.testing.assert_allclose(embedding, (before - fitted.mean) / fitted.spread, rtol=1e-3, atol=1e-3)
-
-
 def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
     places = {name: cohort / name for name in ("cells", "split", "pack")}
@@ -153,6 +132,8 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
         run_training(Parameters(image=ImageParameters(size=32), train=PROBE), load(), **places, out=tmp_path / out)
     facts = read_json(tmp_path / "one" / FACTS, made_by="a test")
     assert facts["parameters"]["fit"] == "logistic" and facts["initial_weights"]["source"] == "imagenet"
+    assert facts["pack_digest"] == open_pack(cohort / "pack", read_cells(cohort / "cells")).digest
+    assert facts["image"] == {"crop": 320, "size": 32} and facts["precision"] == "fp32"
     network, _ = read_trained(tmp_path / "one")
     again, _ = read_trained(tmp_path / "other")
     first = first_network(STAGES, "imagenet", "", seed=1)
@@ -187,7 +168,7 @@ def test_a_pack_of_another_size_than_the_parameters_say_is_not_trained_on(cohort
 def test_what_moves_along_a_nuisance_moves_no_answer():
     """The solution is the best of those that have no weight there, as a solver under constraints finds it."""
     known, along = with_moves(drawn(), spread=0.0)
-    found = fit(known, 1e-2, nuisances=2)
+    found = fit(known, 1e-2, kept=Restraint(nuisances=2))
     before = found.log_odds(known.embeddings)
     np.testing.assert_allclose(found.log_odds(known.embeddings + 10 * along[0] - 3 * along[1]), before, atol=1e-3)
     assert np.abs(fit(known, 1e-2).log_odds(known.embeddings + 10 * along[0]) - before).max() > 0.1
@@ -207,8 +188,8 @@ def test_what_moves_along_a_nuisance_moves_no_answer():
 
 def test_fits_at_all_strengths_are_the_fits_at_each():
     known, _ = with_moves(drawn())
-    for strength, fitted in fits(known, STRENGTHS, nuisances=2).items():
-        alone = fit(known, strength, nuisances=2)
+    for strength, fitted in fits(known, STRENGTHS, kept=Restraint(nuisances=2)).items():
+        alone = fit(known, strength, kept=Restraint(nuisances=2))
         np.testing.assert_array_equal(fitted.weights, alone.weights)
         assert fitted.bias == alone.bias
 
@@ -219,14 +200,16 @@ def test_who_is_held_out_moves_nothing():
     part = known.part(np.flatnonzero(known.patients != "P3"))
     assert "P3" not in part.moves.patients and len(part.moves.patients) == len(part.labels)
     expected = cross_val_like(known)
-    np.testing.assert_allclose(out_of_fold(known, seed=1, nuisances=2)[1e-2][:, 1], expected / 2, atol=1e-9)
+    np.testing.assert_allclose(
+        out_of_fold(known, seed=1, kept=Restraint(nuisances=2))[1e-2][:, 1], expected / 2, atol=1e-9
+    )
 
 
 def cross_val_like(known):
     odds = np.empty(len(known.labels))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=1)
     for fitted_on, held in folds.split(known.embeddings, known.labels, known.patients):
-        odds[held] = fit(known.part(fitted_on), 1e-2, nuisances=2).log_odds(known.embeddings[held])
+        odds[held] = fit(known.part(fitted_on), 1e-2, kept=Restraint(nuisances=2)).log_odds(known.embeddings[held])
     return odds
 
 
@@ -282,7 +265,7 @@ def test_nuisances_need_the_last_layer_alone():
 def test_as_many_nuisances_as_numbers_leave_nothing_to_read():
     known, _ = with_moves(drawn())
     with pytest.raises(UsageError, match=r"train\.nuisances to be fewer than the 6 numbers .* but got 6"):
-        fit(known, 1e-2, nuisances=6)
+        fit(known, 1e-2, kept=Restraint(nuisances=6))
 
 
 def test_scores_fused_are_the_mean_of_calibrated_log_odds():

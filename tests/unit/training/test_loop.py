@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from blastwatch.images import normalise, to_input
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.network import build, save_weights
 from tests.trainings import parts_of, small_network
-from training import fitting
+from training import fitting, loop
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting import Fit
 from training.loop import Trainer, TrainingDiverged, predict_logits
 from training.optimizing import schedule
 from training.pack import open_pack
 from training.parameters import TrainParameters
+from training.precision import Precision
 from training.splitting import check_leak
 from training.weights import first_network, read_state
 
@@ -78,6 +80,29 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(DataError, match=r"c\.pt cannot be read"):
         load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(("begun", "now"), [("fp32", "fp16"), ("fp16", "fp32"), ("bf16", "fp32"), ("fp32", "bf16")])
+def test_a_training_does_not_go_on_in_another_precision(parts, tmp_path, monkeypatch, begun, now):
+    """A checkpoint that another machine goes on from, where auto is another kind."""
+    whatever = replace(TINY, precision="auto", epochs=1)
+    path = tmp_path / "c.pt"
+    monkeypatch.setattr(loop, "choose_precision", lambda _, device: Precision(begun, device))
+    fit(trainer(parts, whatever), parts[2], path)
+    before = path.read_bytes()
+    monkeypatch.setattr(loop, "choose_precision", lambda _, device: Precision(now, device))
+    with pytest.raises(DataError, match=rf"trained in {begun}, and train\.precision=auto is {now}"):
+        fit(trainer(parts, whatever), parts[2], path)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_without_its_precision_goes_on_in_the_one_that_was_asked_for(parts):
+    named, auto = trainer(parts), trainer(parts, replace(TINY, precision="auto"))
+    state = named.state()
+    del state["precision"]
+    named.restore(state)
+    with pytest.raises(DataError, match=r"does not say .* train\.precision=auto"):
+        auto.restore(state)
 
 
 def test_a_patient_on_two_sides_stops_training(cohort):

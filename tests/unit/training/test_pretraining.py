@@ -8,13 +8,16 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from blastwatch.errors import DataError, LeakFound
+from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_split, write_json
+from blastwatch.settings import load
 from tests.trainings import parts_of, small_network
+from training import pretraining
 from training.commands import pretrain
 from training.initial_weights import initial_weights
-from training.parameters import PretrainParameters, TrainParameters
-from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss
+from training.parameters import Parameters, PretrainParameters, TrainParameters
+from training.precision import Precision
+from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss, run_pretraining
 from training.weights import first_network
 
 QUICK = PretrainParameters(epochs=2, batch_size=24, projector=32, precision="fp32")
@@ -47,6 +50,41 @@ def test_views_of_a_cell_come_nearer_and_a_stopped_run_goes_on(cohort):
     again = started()
     again.restore(cut.state())
     assert [again.train_one_epoch(epoch) for epoch in (1, 2)] == losses[1:3]
+
+
+def test_a_pretraining_does_not_go_on_in_another_precision(cohort, monkeypatch):
+    packed, train, _ = parts_of(cohort)
+    whatever = replace(QUICK, precision="auto")
+
+    def in_(kind):
+        monkeypatch.setattr(pretraining, "choose_precision", lambda _, device: Precision(kind, device))
+        return Pretrainer(small_network(), whatever, packed, train.rows)
+
+    state = in_("bf16").state()
+    in_("bf16").restore(state)
+    with pytest.raises(DataError, match=r"trained in bf16, and pretrain\.precision=auto is fp32"):
+        in_("fp32").restore(state)
+
+
+def test_two_pretrainings_from_the_same_inputs_do_not_meet(cohort, tmp_path, monkeypatch):
+    parameters = Parameters(train=TrainParameters(architecture="resnet18"), pretrain=QUICK)
+    settings, save = load({"BLASTWATCH_HOME": str(tmp_path / "home")}), pretraining.save_checkpoint
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    refused = []
+
+    def saved(path, state):
+        save(path, state)
+        with pytest.raises(UsageError, match="Another process is at this training"):
+            run_pretraining(parameters, settings, **places, out=tmp_path / "second")
+        refused.append(path)
+
+    monkeypatch.setattr(pretraining, "build", lambda _: small_network())
+    monkeypatch.setattr(pretraining, "save_checkpoint", saved)
+    facts = run_pretraining(parameters, settings, **places, out=tmp_path / "first")
+    assert len(refused) == len(facts["losses"]) == 2
+    assert not (tmp_path / "second").exists() and not refused[0].exists()
+    monkeypatch.setattr(pretraining, "save_checkpoint", save)
+    assert run_pretraining(parameters, settings, **places, out=tmp_path / "second") == facts
 
 
 def test_too_few_cells_are_refused(cohort):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blastwatch import DISCLAIMER
 from blastwatch.manifest import IMPORT, SPLIT_FACTS
-from blastwatch.network import build, save_weights
+from tests.trainings import leave_untrained
 from training.evaluation import run_evaluation
 from training.parameters import EvaluateParameters
 from training.plots import PICTURES
@@ -28,26 +28,15 @@ def pixel():
 @pytest.fixture(scope="module")
 def evaluated(cohort, tmp_path_factory):
     """Metrics and facts of an untrained network on the small cohort."""
-    import torch
-
-    torch.manual_seed(1)
     work = tmp_path_factory.mktemp("report")
-    (work / "trained").mkdir()
-    save_weights(build("resnet18"), work / "trained" / "weights.safetensors")
-    split = json.loads((cohort / "split" / SPLIT_FACTS).read_text())
-    training = {
-        "architecture": "resnet18", "leaky": False, "run_id": "run-1", "created": "2026-01-01", "best_epoch": 3,
-        "epochs": 4, "data_digest": "d" * 64, "split_digest": split["digest"], "git_commit": "", "lock_digest": "",
-        "parameters": {"epochs": 4, "weights_file": ""},
-    }  # fmt: skip
-    (work / "trained" / "train.json").write_text(json.dumps(training))
+    training = leave_untrained(cohort, work / "trained")
     folders = {name: cohort / name for name in ("cells", "split", "pack")}
     parameters = EvaluateParameters(resamples=40, permutations=100)
     metrics = run_evaluation(parameters, **folders, trained=work / "trained", out=work / "out")
     facts = {
         "training": training,
         "evaluation": {"resamples": 40, "error": 0.1, "sensitivity": 0.9},
-        "split": split,
+        "split": json.loads((cohort / "split" / SPLIT_FACTS).read_text()),
         "data": json.loads((cohort / "cells" / IMPORT).read_text()),
     }
     return metrics, facts

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from sklearn import metrics
 
+from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.settings import load
@@ -141,6 +143,37 @@ def test_ranges_are_tried_with_the_parameters_of_the_call(overrides, ranges, sai
         return
     with pytest.raises(UsageError, match=f"may be drawn together and do not go: .*{said}"):
         plan.check()
+
+
+def test_all_that_a_trial_may_begin_with_is_known_by_its_digest(tmp_path):
+    files = [tmp_path / name for name in ("a.pth", "b.pth")]
+    for seed, file in enumerate(files):
+        torch.save(small_network(seed).state_dict(), file)
+    plan = Plan(
+        params=None, overrides=["train.weights=file", f"train.weights_file={files[0]}"],
+        space=read_space(None, [f"train.weights_file={files[0]}|{files[1]}", *RANGES]), trials=1, objective="loss",
+        seed=1,
+    )  # fmt: skip
+    assert [start["digest"] for start in plan.starts()] == [file_digest(file) for file in files]
+    files[1].unlink()
+    with pytest.raises(UsageError, match="there is none"):
+        plan.starts()
+
+
+def test_a_search_from_other_weights_of_the_same_name_is_another_one(make, monkeypatch):
+    work = make()
+    path = work.place / "weights.pth"
+    work.overrides = (*SMALL, "train.weights=file", f"train.weights_file={path}")
+    studies = []
+    for seed in (1, 2):
+        torch.save(small_network(seed).state_dict(), path)
+        facts = work.run(1)
+        _, [child] = work.children(facts)
+        assert child.data.tags["blastwatch.initial_weights.digest"] == file_digest(path)
+        studies.append(facts["study"])
+    assert studies[0] != studies[1]
+    monkeypatch.setattr(search, "run_training", None)
+    assert work.run(1) == facts  # the same weights: it goes on, where nothing is left to do
 
 
 def test_no_cell_of_the_test_or_calibration_side_is_looked_at(whole, cohort):

@@ -39,6 +39,9 @@ def test_each_kind_of_range_and_the_call_over_the_file(tmp_path):
         ("train.label_smoothing=0..0.9", r"label_smoothing to lie from 0 to 0\.5"),
         ("train.balance=class|patient", "balance to be one of"),
         ("train.balance=class|class", "and different"),
+        ("train.balance=[class]|[subject]", r"train\.balance to be text but got \['class'\]"),
+        ("train.balance=[class]|[class]", "and different"),
+        ("train.balance=class|[subject", r"a value of train\.balance as YAML has it but got '\[subject'"),
         ("train.epoch=1..3", "to search but got 'train.epoch'"),
         ("image.size=64..128", "to search but got 'image.size'"),
         ("split.seed=1..9", "to search but got 'split.seed'"),
@@ -57,3 +60,9 @@ def test_an_empty_space_and_a_file_that_is_none_are_said(tmp_path):
     (tmp_path / "list.yaml").write_text("- train.augment")
     with pytest.raises(UsageError, match="keys and ranges as text"):
         read_space(tmp_path / "list.yaml", [])
+    (tmp_path / "number.yaml").write_text("1: 2..3")
+    with pytest.raises(UsageError, match="keys and ranges as text"):
+        read_space(tmp_path / "number.yaml", [])
+    (tmp_path / "latin.yaml").write_bytes("train.augment: 0..1 # gr\xf6\xdfer".encode("latin-1"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_space(tmp_path / "latin.yaml", [])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from blastwatch.errors import DataError, UsageError
-from training.steps import STATE, alone, take_once
+from training.steps import STATE, alone, held, take_once
 
 
 class Step:
@@ -86,4 +86,11 @@ def test_nobody_else_works_in_a_folder(tmp_path):
     with pytest.raises(RuntimeError), alone(tmp_path):
         raise RuntimeError("of the body passes through")
     with alone(tmp_path):
+        pass
+
+
+def test_who_finds_a_lock_held_is_told_what_its_holder_wants_told(tmp_path):
+    with held(tmp_path / "lock", "said"), pytest.raises(UsageError, match="^said$"), held(tmp_path / "lock", "said"):
+        pass
+    with held(tmp_path / "lock", "said"), held(tmp_path / "other", "said"):
         pass

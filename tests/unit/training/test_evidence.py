@@ -1,0 +1,192 @@
+"""What is packaged is of one training: its cells, its split, its pixels, and one whole evaluation of its weights."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from blastwatch.errors import DataError, LeakFound
+from blastwatch.images import Preprocessing
+from blastwatch.manifest import AUDIT, IMPORT, SPLIT, SPLIT_FACTS, read_cells, split_digest, write_json
+from blastwatch.network import build, save_weights
+from tests.trainings import leave_untrained
+from training import plots
+from training.commands import evaluate
+from training.evaluation import run_evaluation
+from training.evidence import NOTED, write_metrics
+from training.pack import write_pack
+from training.packaging import build_package
+from training.parameters import EvaluateParameters, Parameters, load_parameters
+
+MEASURED = EvaluateParameters(resamples=40, permutations=100, camera_cells=0, error=0.2)
+
+
+@pytest.fixture(scope="module")
+def whole(cohort, tmp_path_factory):
+    """Folders of a training and its evaluation beside the cohort, as `blastwatch package` takes them."""
+    work = tmp_path_factory.mktemp("whole")
+    leave_untrained(cohort, work / "train")
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    metrics = run_evaluation(MEASURED, **places, trained=work / "train", out=work / "evaluate")
+    (work / "evaluate/report.html").write_text("a report")
+    write_metrics(metrics, work / "evaluate")
+    return {**places, "audit": cohort / "audit", "train": work / "train", "evaluate": work / "evaluate"}
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """Gives a copy of one of the folders, and the folders with it."""
+
+    def copy(name):
+        folder = Path(shutil.copytree(whole[name], tmp_path / name))
+        return folder, whole | {name: folder}
+
+    return copy
+
+
+def refused(places, error, match):
+    """Packaging stops, with nothing made."""
+    out = places["train"].parent / "package"
+    with pytest.raises(error, match=match):
+        build_package(Parameters(), **{f"{name}_folder": folder for name, folder in places.items()}, out=out)
+    assert not out.exists()
+
+
+def edit(path, **changed):
+    write_json(path, json.loads(path.read_text()) | changed)
+
+
+class ReachedGraphs(Exception):
+    """Everything that was to be checked was found right, and the evidence is written."""
+
+
+def test_what_belongs_together_is_packaged_with_the_parameters_of_its_training_and_evaluation(
+    whole, tmp_path, monkeypatch
+):
+    from training import packaging
+
+    said = {}
+
+    def reached(maker):
+        said.update(maker.package.evidence("params"))
+        raise ReachedGraphs
+
+    monkeypatch.setattr(packaging._Maker, "write_graphs", reached)
+    today = load_parameters(None, ["image.crop=160", "evaluate.error=0.05", "evaluate.resamples=50", "train.epochs=9",
+                                   "package.golden_cells=4"])  # fmt: skip
+    with pytest.raises(ReachedGraphs):
+        build_package(today, **{f"{name}_folder": folder for name, folder in whole.items()}, out=tmp_path / "out")
+    assert said["image"] == {"crop": 320, "size": 32} and said["train"]["epochs"] == 4
+    assert said["evaluate"] == asdict(MEASURED)
+    assert said["package"]["golden_cells"] == 4
+
+
+@pytest.mark.parametrize("size", [{"crop": 160}, {"size": 48}])
+def test_cells_packed_with_another_crop_or_size_are_neither_measured_nor_packaged(whole, cohort, tmp_path, size):
+    shape = {"crop": 320, "size": 32} | size
+    write_pack(read_cells(cohort / "cells"), Preprocessing(**shape), tmp_path / "pack")
+    other = whole | {"pack": tmp_path / "pack"}
+    refused(other, DataError, r"image\.crop=320, image\.size=32, .* another \((160, 32|320, 48), ")
+    with pytest.raises(DataError, match=r"image\.crop=320"):
+        run_evaluation(
+            MEASURED, cells=other["cells"], split=other["split"], pack=other["pack"], trained=other["train"],
+            out=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pack_of_other_pixels_is_refused(copied):
+    _, places = copied("train")
+    edit(places["train"] / "train.json", pack_digest="a" * 64)
+    refused(places, DataError, r"image\.size=32, aaaaaaaaaaaa\) but .*pack is another \(320, 32, ")
+
+
+def test_a_pack_that_says_another_crop_of_the_same_pixels_is_refused(copied):
+    """A service would crop as the package says."""
+    folder, places = copied("pack")
+    edit(folder / "pack.json", crop=160)
+    refused(places, DataError, r"pack is another \(160, 32, ")
+
+
+def test_a_training_that_does_not_name_its_pack_is_refused(copied):
+    folder, places = copied("train")
+    facts = json.loads((folder / "train.json").read_text())
+    write_json(folder / "train.json", {name: value for name, value in facts.items() if name != "pack_digest"})
+    refused(places, DataError, "does not say which pack .*blastwatch train")
+
+
+def test_an_evaluation_on_other_pixels_is_refused(copied):
+    folder, places = copied("evaluate")
+    edit(folder / "metrics.json", pack_digest="b" * 64)
+    refused(places, DataError, r"evaluation on the pack of the training .* another \(bbbbbbbbbbbb\)")
+
+
+def test_another_split_is_refused(copied, cohort):
+    import pandas as pd
+
+    folder, places = copied("split")
+    rows = pd.read_parquet(folder / SPLIT)
+    rows["side"] = rows["side"].replace({"test": "train", "train": "test"})
+    rows.to_parquet(folder / SPLIT)
+    edit(folder / SPLIT_FACTS, digest=split_digest(rows))
+    refused(places, LeakFound, "split is another")
+
+
+def test_an_audit_of_other_cells_is_refused(copied):
+    folder, places = copied("audit")
+    edit(folder / AUDIT, data_digest="c" * 64)
+    refused(places, DataError, "made of another manifest")
+
+
+def test_other_cells_than_those_of_the_training_are_refused(copied, whole):
+    _, places = copied("train")
+    edit(places["train"] / "train.json", data_digest="d" * 64)
+    own = json.loads((whole["cells"] / IMPORT).read_text())["digest"][:12]
+    refused(places, DataError, rf"trained on \(dddddddddddd\) but .*cells holds others \({own}\)")
+
+
+def test_the_evaluation_of_other_weights_is_not_packaged(copied):
+    """A training since leaves its folder as whole as before; the evidence would be another network's."""
+    folder, places = copied("train")
+    save_weights(build("resnet18"), folder / "weights.safetensors")
+    refused(places, DataError, r"network in .* \(run run-1, weights .* measured another .*blastwatch evaluate")
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_a_file_of_another_evaluation_is_not_packaged(copied, name):
+    folder, places = copied("evaluate")
+    with (folder / name).open("ab") as file:
+        file.write(b" ")
+    refused(places, DataError, f"Expected {name} in .* as metrics.json")
+    (folder / name).unlink()
+    refused(places, DataError, f"Expected {name} in .* found none or others")
+
+
+def test_metrics_that_note_no_files_are_not_packaged(copied):
+    folder, places = copied("evaluate")
+    edit(folder / "metrics.json", files={})
+    refused(places, DataError, f"Expected {', '.join(NOTED)} in ")
+
+
+def test_an_evaluation_that_is_stopped_leaves_nothing_of_an_earlier_one(copied, monkeypatch):
+    """Not its report beside other answers, either."""
+    folder, places = copied("evaluate")
+
+    class Stopped(BaseException):
+        """Nothing catches it."""
+
+    def stop(*_):
+        assert not {"report.html", "metrics.json"} & {path.name for path in folder.iterdir()}
+        raise Stopped
+
+    monkeypatch.setattr(plots, "plot_all", stop)
+    call = [part for name in ("cells", "split", "pack") for part in (f"--{name}", str(places[name]))]
+    call += ["--params", str(folder / "params.yaml"), "--trained", str(places["train"]), "--out", str(folder)]
+    call += ["--summary", str(folder / "summary.json"), "--set", "evaluate.camera_cells=0"]
+    (folder / "params.yaml").write_text("evaluate: {resamples: 20, permutations: 100}")
+    with pytest.raises(Stopped):
+        CliRunner().invoke(evaluate, call, catch_exceptions=False)
+    refused(places, DataError, r"metrics\.json is missing\. Make it with: blastwatch evaluate")

@@ -1,0 +1,63 @@
+"""A pack that is made anew: whoever has the old one open keeps it, and it is usable until the new one is whole."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blastwatch.errors import DataError
+from blastwatch.images import Preprocessing
+from blastwatch.manifest import read_cells
+from training.pack import CROPS, FACTS, INDEX, open_pack, write_pack
+
+SMALL, LARGE = Preprocessing(crop=320, size=32), Preprocessing(crop=320, size=48)
+WHOLE = {CROPS, INDEX, FACTS}
+
+
+@pytest.fixture
+def cells(cohort):
+    return read_cells(cohort / "cells")
+
+
+@pytest.fixture
+def packed(cells, tmp_path):
+    write_pack(cells, SMALL, tmp_path)
+    return open_pack(tmp_path, cells)
+
+
+def test_who_has_a_pack_open_keeps_it(cells, packed, tmp_path):
+    before = np.array(packed.crops)
+    # Larger, since reading behind the end of a file that has shrunk ends a process.
+    facts = write_pack(cells, LARGE, tmp_path)
+    assert np.array_equal(packed.crops, before)
+    again = open_pack(tmp_path, cells)
+    assert again.preprocessing == LARGE and again.digest == facts["digest"] != packed.digest
+    assert {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
+def test_a_pack_that_fails_leaves_the_one_before(cells, packed, tmp_path):
+    wrong = cells.rows.sort_values("path").reset_index(drop=True)
+    wrong.loc[len(wrong) - 1, "pixel_sha256"] = "0" * 64
+    with pytest.raises(DataError, match="has other pixels"):
+        write_pack(replace(cells, rows=wrong), LARGE, tmp_path)
+    again = open_pack(tmp_path, cells)
+    assert again.preprocessing == SMALL and np.array_equal(again.crops, packed.crops)
+    assert {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
+@pytest.mark.parametrize("last", [INDEX, FACTS])
+def test_a_pack_that_is_half_in_place_is_no_pack(cells, packed, tmp_path, monkeypatch, last):
+    move = Path.replace
+
+    def stopped(self, target):
+        if Path(target).name == last:
+            raise OSError("no room")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(OSError, match="no room"):
+        write_pack(cells, LARGE, tmp_path)
+    with pytest.raises(DataError, match=r"crops\.npy is missing or was changed"):
+        open_pack(tmp_path, cells)
+    assert {path.name for path in tmp_path.iterdir()} == WHOLE

@@ -1,0 +1,31 @@
+"""What is no value of a parameter is said with the parameter's name."""
+
+import pytest
+
+from blastwatch.errors import UsageError
+from training.parameters import load_parameters
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epochs=[1", r"a value of train\.epochs as YAML has it but got '\[1'"),
+        ("train.epochs=2026-13-45", r"a value of train\.epochs as YAML has it but got '2026-13-45'"),
+        ("pretrain.batch_size=1", r"pretrain\.batch_size to lie from 2 to inf but got 1"),
+    ],
+)
+def test_what_is_no_value_is_said_with_its_key(override, said):
+    with pytest.raises(UsageError, match=said):
+        load_parameters(None, [override])
+
+
+@pytest.mark.parametrize("content", [b"train: {epochs: 2026-13-45}", "train: {} # größer".encode("latin-1")])
+def test_a_file_that_is_no_yaml_is_named(tmp_path, content):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"params\.yaml but it cannot be read"):
+        load_parameters(path)
+
+
+def test_the_smallest_batch_that_a_pretraining_learns_from():
+    assert load_parameters(None, ["pretrain.batch_size=2"]).pretrain.batch_size == 2

@@ -1,0 +1,102 @@
+"""What an evaluation leaves in its folder, and whether it belongs to the network that is packaged.
+
+Every stage can be run by hand, with any folders. So `train.json` notes by digest what was trained on, and
+`metrics.json`, which is written last, what was measured and what else the evaluation wrote.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from blastwatch.digests import file_digest
+from blastwatch.errors import DataError, LeakFound
+from blastwatch.manifest import SPLIT_FACTS, Cells, read_json, write_json
+from blastwatch.package import REPORT, WEIGHTS
+from training.pack import Packed
+from training.parameters import ImageParameters
+
+PREDICTIONS, METRICS, CALIBRATION = "test_predictions.parquet", "metrics.json", "calibration.json"
+BASELINE_PREDICTIONS = "baseline_predictions.parquet"  # the columns of PREDICTIONS, and `model`
+NOTED = (PREDICTIONS, CALIBRATION, REPORT)  # what travels in a package, or decides what stands in it
+
+
+def forget_evaluation(folder: Path) -> None:
+    """Remove what an earlier evaluation left: one that is stopped on its way must not pass with the rest of another."""
+    for name in (METRICS, BASELINE_PREDICTIONS, *NOTED):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_metrics(metrics: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The last step of an evaluation: write and return the metrics, with the SHA-256 of each of `NOTED` as `files`."""
+    noted = metrics | {"files": {name: file_digest(folder / name) for name in NOTED}}
+    write_json(folder / METRICS, noted)
+    return noted
+
+
+def check_trained_on(
+    facts: dict[str, Any], trained: Path, *, cells: Cells, split: Path, packed: Packed, pack: Path
+) -> None:
+    """Refuse cells, a split or a pack that are not those of a training.
+
+    Args:
+        facts: what train.json in `trained` says.
+
+    Raises:
+        LeakFound: where the split is another, which may test patients who trained.
+        DataError: where cells or pack are others, or train.json does not say which pack it was.
+    """
+    own, trained_on = read_json(split / SPLIT_FACTS, made_by="blastwatch data split")["digest"], facts["split_digest"]
+    if own != trained_on:
+        raise LeakFound(
+            f"Expected the split that the network in {trained} was trained on ({trained_on[:12]}) but {split} is "
+            f"another ({own[:12]}): it may test patients who trained. Name that split, or train on this one."
+        )
+    if cells.digest != facts["data_digest"]:
+        raise DataError(
+            f"Expected the cells that the network in {trained} was trained on ({facts['data_digest'][:12]}) but "
+            f"{cells.folder} holds others ({cells.digest[:12]}). Name those, or train on these."
+        )
+    if "pack_digest" not in facts or "image" not in facts:
+        raise DataError(
+            f"train.json in {trained} does not say which pack the network was trained on, so whether it was {pack} "
+            "is not known. Train again: blastwatch train"
+        )
+    known, found = ImageParameters(**facts["image"]), packed.preprocessing
+    if (found.crop, found.size) != (known.crop, known.size) or packed.digest != facts["pack_digest"]:
+        raise DataError(
+            f"Expected the pack that the network in {trained} was trained on (image.crop={known.crop}, "
+            f"image.size={known.size}, {facts['pack_digest'][:12]}) but {pack} is another ({found.crop}, {found.size}, "
+            f"{packed.digest[:12]}). Name that pack, or train on this one."
+        )
+
+
+def check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Path, evaluated: Path) -> None:
+    """Refuse evidence of other weights or pixels, or of which a part is another evaluation's: a training or a packing
+    since leaves the folders as valid as before.
+
+    Args:
+        metrics: what metrics.json in `evaluated` says. facts: what train.json in `trained` says.
+
+    Raises:
+        DataError: saying what is another's.
+    """
+    weights = file_digest(trained / WEIGHTS)
+    if metrics.get("weights_sha256") != weights:
+        raise DataError(
+            f"Expected the evaluation of the network in {trained} (run {facts['run_id']}, weights {weights[:12]}) but "
+            f"{evaluated} measured another (run {metrics.get('run_id')}). Measure it: blastwatch evaluate"
+        )
+    if metrics.get("pack_digest") != facts["pack_digest"]:
+        raise DataError(
+            f"Expected an evaluation on the pack of the training in {trained} ({facts['pack_digest'][:12]}) but "
+            f"{evaluated} measured another ({metrics.get('pack_digest', 'unknown')[:12]}). Measure it: blastwatch "
+            "evaluate"
+        )
+    noted = metrics.get("files", {})
+    others = [
+        name for name in NOTED if not (evaluated / name).is_file() or noted.get(name) != file_digest(evaluated / name)
+    ]
+    if others:
+        raise DataError(
+            f"Expected {', '.join(others)} in {evaluated} as {METRICS} there notes by digest but found none or others. "
+            "Measure again: blastwatch evaluate"
+        )
