@@ -56,15 +56,15 @@ class Followed(Generic[Taken]):
     def _named(self) -> tuple[Entry, bool]:
         """The version, and whether a trusted word stands for it.
 
-        Where nothing was proven before, an alias that was moved by hand counts for the version that the last word put
-        it on, which is the one that services serve. A machine without the keys that services trust proves none: it
-        goes by the alias alone. Either is said."""
+        Where nothing was proven before, an alias that was moved or taken away by hand counts for the version that the
+        last word put it on, which is the one that services serve. A machine without the keys that services trust proves
+        none: it goes by the alias alone. Either is said."""
         try:
             entry = self._registry.proven(self._alias)
             self._check_order(entry)
             return entry, True
-        except AliasMoved as error:
-            if self._proven:
+        except (AliasMoved, AliasNotSet) as error:
+            if self._proven or (isinstance(error, AliasNotSet) and self._withdrawn):
                 raise
             entry = self._named_by_word(error)
             self.problem = f"{error} Version {entry.version} is watched, by that word."
@@ -76,12 +76,16 @@ class Followed(Generic[Taken]):
             self.problem = f"{error} Version {entry.version} is watched, unproven, since the alias stands on it."
             return entry, False
 
-    def _named_by_word(self, moved: AliasMoved) -> Entry:
-        """The version that the last signed word puts the alias on. Raises `moved` where it is another package now."""
+    def _named_by_word(self, moved: AliasMoved | AliasNotSet) -> Entry:
+        """The version that the last signed word puts the alias on. Raises `moved` where there is no such word, or the
+        version is another package now."""
         model = self._registry.store.model()
         if model is None:
             raise moved
-        word = self._registry.word(model, self._alias)
+        try:
+            word = self._registry.word(model, self._alias)
+        except SignatureInvalid as error:
+            raise moved from error
         version = history.stands_on(word, self._alias)
         if not version:
             raise moved

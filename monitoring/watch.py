@@ -171,15 +171,16 @@ class Monitor:
             self._problems.append(str(error))
 
     def _note_others(self, store: Store, fetched: Fetched, challenger: Entry | None, usage: Usage) -> None:
-        """Say where the newest predictions are of a version that is not watched, but for a challenger, which answers in
-        a canary: a service refuses the watched one, or has not heard of it."""
+        """Say where the newest predictions are of a version that is not watched, but for a challenger which answers
+        beside it, in a canary: a service refuses the watched one, or has not heard of it."""
         newest = store.newest(model_digest=fetched.package.digest)
         if usage.newest is None or (newest is not None and newest >= usage.newest):
             return
         promoted = fetched.entry.promoted_at
         followed = None if promoted is None else datetime.fromisoformat(promoted) + FOLLOWED_WITHIN
         since = max((moment for moment in (followed, newest) if moment is not None), default=None)
-        known = {fetched.package.digest} | ({challenger.digest} if challenger else set())
+        beside = newest is not None and usage.newest - newest < FOLLOWED_WITHIN
+        known = {fetched.package.digest} | ({challenger.digest} if challenger and beside else set())
         other = store.newest_of_others(known, since=since)
         if other is not None:
             self._problems.append(

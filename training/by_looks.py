@@ -57,7 +57,7 @@ def folds_by_looks(
     """
     found: dict[str, int] = {}
     for label, of_label in units.items():
-        check_enough(label, len(of_label), [str(fold) for fold in range(count)])
+        check_enough(label, len(of_label), count, "fold")
         order = sorted(of_label, key=lambda name: (places[name], name))
         shares = quota(len(order), [1 / count] * count)
         found |= dict(zip(order, np.repeat(np.arange(count), shares).tolist(), strict=True))

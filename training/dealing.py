@@ -57,7 +57,7 @@ def deal_labels(
     """
     sides: dict[str, str] = {}
     for label, of_label in units.items():
-        check_enough(label, len(of_label), list(fractions))
+        check_enough(label, len(of_label), len(fractions), f"side of the split ({', '.join(fractions)})")
         known = {unit: side for unit, side in (kept or {}).items() if unit in of_label}
         dealt = deal(of_label, fractions, key=f"{key}:{label}", kept=known)
         if empty := [side for side in fractions if side not in dealt.values()]:
@@ -69,12 +69,12 @@ def deal_labels(
     return sides
 
 
-def check_enough(label: str, groups: int, sides: Sequence[str]) -> None:
+def check_enough(label: str, groups: int, needed: int, each: str) -> None:
     """Raise `DataError` where a label has fewer groups of patients than there are sides, or folds, to deal them to."""
-    if groups < len(sides):
+    if groups < needed:
         raise DataError(
-            f"Expected at least {len(sides)} groups of patients with the label {label}, one for each side of the split "
-            f"({', '.join(sides)}), but got {groups}. Import more patients."
+            f"Expected at least {needed} groups of patients with the label {label}, one for each {each}, but got "
+            f"{groups}. Import more patients."
         )
 
 

@@ -58,7 +58,7 @@ def check_trained_on(
     if "pack_digest" not in facts or "image" not in facts:
         raise DataError(
             f"train.json in {trained} does not say which pack the network was trained on, so whether it was {pack} "
-            "is not known. Train again: blastwatch train"
+            "is not known. Train again: blastwatch train, or dvc repro --force --single-item train"
         )
     known, found = ImageParameters(**facts["image"]), packed.preprocessing
     if (found.crop, found.size) != (known.crop, known.size) or packed.digest != facts["pack_digest"]:

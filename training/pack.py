@@ -1,6 +1,7 @@
 """Every cell decoded and cropped once, into one memory-mapped array that training and evaluation read."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from blastwatch.manifest import Cells, read_json, write_json
 from training.parameters import ImageParameters
 
 CROPS, INDEX, FACTS = "crops.npy", "index.parquet", "pack.json"
+ASIDE = ".pack-"  # begins the name of the folder that a new one is written in
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[st
         DataError: where an image is no longer what the import read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out, prefix=".pack-") as aside:
+    for left in out.glob(f"{ASIDE}*"):  # by one that was killed
+        shutil.rmtree(left)
+    with TemporaryDirectory(dir=out, prefix=ASIDE) as aside:
         facts = _fill(Path(aside), cells, preprocessing)
         for name in (CROPS, INDEX, FACTS):  # the facts last: until they are there, their digest tells
             (Path(aside) / name).replace(out / name)

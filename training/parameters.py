@@ -296,11 +296,15 @@ def load_parameters(path: Path | None, overrides: Sequence[str] = ()) -> Paramet
     return parse(document)
 
 
+NO_YAML = (yaml.YAMLError, ValueError, IndexError)
+"""What PyYAML raises: the second of a date with a month 13, the third of a number without a digit."""
+
+
 def read_value(key: str, text: str) -> Any:
     """A value as YAML reads it; raises `UsageError` where it is none, naming the key."""
     try:
         return yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:  # such as of a date with a month 13
+    except NO_YAML as error:
         raise UsageError(f"Expected a value of {key} as YAML has it but got {text!r}: {error}") from error
 
 
@@ -309,7 +313,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} is missing: expected a YAML file of parameters. Name one with --params FILE.")
     try:
         document = yaml.safe_load(path.read_text()) or {}
-    except (ValueError, yaml.YAMLError) as error:
+    except NO_YAML as error:
         raise UsageError(f"Expected YAML in {path} but it cannot be read: {error}") from error
     if not isinstance(document, dict) or not all(isinstance(section, dict) for section in document.values()):
         raise UsageError(f"Expected sections of keys and values in {path} but got something else.")

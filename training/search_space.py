@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 
 from blastwatch.errors import UsageError
-from training.parameters import TrainParameters, checked, read_value
+from training.parameters import NO_YAML, TrainParameters, checked, read_value
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -69,7 +69,7 @@ def read_space(file: Path | None, ranges: Sequence[str]) -> tuple[Knob, ...]:
 def _read(file: Path) -> Mapping[str, str]:
     try:
         document = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, *NO_YAML) as error:
         raise UsageError(f"Expected a YAML file of ranges at {file} but it cannot be read: {error}") from error
     if not isinstance(document, dict) or not all(
         isinstance(key, str) and isinstance(text, str) for key, text in document.items()

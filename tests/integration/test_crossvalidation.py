@@ -280,7 +280,10 @@ def test_recipes_that_decide_in_their_own_ways_are_told_apart(make):
     page = (work.out / PAGE).read_text()
     assert "<tr><td>evaluate.error</td><td>0.1</td><td>0.4</td></tr>" in page
     assert "<tr><td>train.epochs</td><td>1</td></tr>" in page and page.count("<td>evaluate.error</td>") == 1
-    assert "drawn with evaluate.resamples 20, evaluate.permutations 100" in page and "calibrated as plain is" in page
+    assert (
+        "drawn with evaluate.resamples 20, evaluate.permutations 100" in page
+        and "evaluate.conformal of plain and" in page
+    )
 
 
 @pytest.fixture

@@ -121,6 +121,13 @@ def test_an_alias_moved_by_hand_or_put_back_with_its_old_word_moves_nothing(sett
     assert started.look() == "1" and started.problem.endswith("Version 1 is watched, by that word.")
     give_alias(registry, entries[0])
     assert (started.look(), started.problem) == ("1", "")
+    client.delete_registered_model_alias("blastwatch", "champion")
+    started = Followed(registry, "champion", lambda entry: entry.version)
+    assert followed.look() == started.look() == "1" and started.problem.endswith("is watched, by that word.")
+    with pytest.raises(AliasNotSet):
+        Followed(registry, "champion", lambda entry: entry.version, withdrawn=True).look()
+    with pytest.raises(AliasNotSet):
+        Followed(registry, "challenger", lambda entry: entry.version).look()
     client.set_registered_model_alias("blastwatch", "champion", "1")
     give_alias(registry, entries[1])
     assert (followed.look(), followed.problem) == ("2", "")

@@ -109,18 +109,6 @@ def test_a_drift_without_a_verdict_left_stands_no_longer(watched):
     one.wait()
 
 
-def test_where_nothing_is_watched_any_more_a_finding_begins_anew(watched):
-    one = watched(3)
-    one.look(0)
-    one.retraining.forget()
-    assert one.look(3) is None and one.look(5) is not None
-    one.wait()
-    one.look(6)
-    assert one.gauges() == (0.0, 1.0)
-    one.retraining.forget()
-    assert one.gauges() == (0.0, 0.0)
-
-
 def test_two_monitors_of_one_home_start_one_command_together(watched):
     one, other = watched(), watched()
     for monitor in (one, other):

@@ -215,9 +215,13 @@ def test_predictions_of_another_version_than_the_watched_one_are_said(monitor, s
     answered("1", "d", START + 2 * LATER)
     assert monitor.look().problem == ""
     monitor.says["challenger"] = entry("2", digest="f" * 64)
-    answered("2", "f", START + 3 * LATER)  # in a canary
+    answered("1", "d", START + 3 * LATER)
+    answered("2", "f", START + 3 * LATER + timedelta(minutes=5))  # in a canary
     assert monitor.look().problem == ""
-    answered("0", "e", START + 4 * LATER)
+    answered("2", "f", START + 4 * LATER)  # instead of the champion
+    assert "are of version 2" in monitor.look().problem
+    answered("1", "d", START + 5 * LATER)
+    answered("0", "e", START + 5 * LATER + timedelta(minutes=5))
     assert "are of version 0" in monitor.look().problem
 
 

@@ -36,6 +36,13 @@ def test_who_has_a_pack_open_keeps_it(cells, packed, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == WHOLE
 
 
+def test_what_a_killed_one_left_is_removed(cells, packed, tmp_path):
+    (tmp_path / ".pack-killed").mkdir()
+    (tmp_path / ".pack-killed" / CROPS).write_bytes(b"half")
+    write_pack(cells, LARGE, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
 def test_a_pack_that_fails_leaves_the_one_before(cells, packed, tmp_path):
     wrong = cells.rows.sort_values("path").reset_index(drop=True)
     wrong.loc[len(wrong) - 1, "pixel_sha256"] = "0" * 64

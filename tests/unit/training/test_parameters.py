@@ -11,6 +11,7 @@ from training.parameters import load_parameters
     [
         ("train.epochs=[1", r"a value of train\.epochs as YAML has it but got '\[1'"),
         ("train.epochs=2026-13-45", r"a value of train\.epochs as YAML has it but got '2026-13-45'"),
+        ("train.epochs=!!int ''", r"a value of train\.epochs as YAML has it but got \"!!int ''\""),
         ("pretrain.batch_size=1", r"pretrain\.batch_size to lie from 2 to inf but got 1"),
     ],
 )
