@@ -14,11 +14,17 @@ def faults(registry):
     return " ".join(map(str, verify(registry).faults))
 
 
-def test_a_version_without_its_signature_is_not_rolled_back_to(people, register, client):
+def crown_one_after_another(people, register, versions):
+    """Each was champion, the last is; returns the promoter's registry."""
     tom, pat = people
-    for number in ("1", "2"):
+    for version in versions:
         register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
+        promotion.promote(pat, version, reason="", cells=None).check()
+    return pat
+
+
+def test_a_version_without_its_signature_is_not_rolled_back_to(people, register, client):
+    pat = crown_one_after_another(people, register, ("1", "2"))
     client.set_model_version_tag(NAME, "1", "blastwatch.signature", "AAAA")
     with pytest.raises(SignatureInvalid, match="Version 1 was not registered by anybody trusted"):
         promotion.rollback(pat, reason="")
@@ -74,10 +80,7 @@ def test_a_candidate_that_was_deleted_in_mlflow_stops_no_writer(people, register
 
 
 def test_from_a_champion_that_was_deleted_in_mlflow_there_is_a_way_back(people, register, client):
-    tom, pat = people
-    for number in ("1", "2"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
+    pat = crown_one_after_another(people, register, ("1", "2"))
     client.delete_model_version(NAME, "2")
     assert promotion.rollback(pat, reason="it is gone").version == "1"
     assert pat.proven("champion").version == "1"
@@ -101,10 +104,7 @@ def test_the_first_champion_that_was_deleted_is_followed_by_one_that_was_not_com
 
 
 def test_a_rollback_steps_over_champions_that_were_deleted_in_mlflow(people, register, client):
-    tom, pat = people
-    for number in ("1", "2", "3", "4", "5"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
+    pat = crown_one_after_another(people, register, ("1", "2", "3", "4", "5"))
     for number in ("3", "4"):
         client.delete_model_version(NAME, number)
     back = promotion.rollback(pat, reason="stain")
@@ -120,10 +120,7 @@ def test_a_rollback_steps_over_champions_that_were_deleted_in_mlflow(people, reg
 
 
 def test_where_every_earlier_champion_was_deleted_a_rollback_says_so(people, register, client):
-    tom, pat = people
-    for number in ("1", "2"):
-        register(tom, 0.9)
-        promotion.promote(pat, number, reason="", cells=None).check()
+    pat = crown_one_after_another(people, register, ("1", "2"))
     client.delete_model_version(NAME, "1")
     with pytest.raises(AliasNotSet, match="Every champion before version 2 was deleted in MLflow"):
         promotion.rollback(pat, reason="")
