@@ -40,6 +40,19 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) 
     return float(np.exp(found.x))
 
 
+def temperate_loss(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:
+    """The weighed cross-entropy at the temperature that suits the logits best, since one is fitted afterwards anyway:
+    what counts is what no temperature can mend (Berta et al. 2025, arXiv:2501.19195).
+
+    Args:
+        logits, labels, weights: as of `fit_temperature`.
+    """
+    from sklearn.metrics import log_loss
+
+    temperature = fit_temperature(logits, labels, weights)
+    return float(log_loss(labels, probabilities(logits, temperature), sample_weight=weights))
+
+
 def patient_weights(labels: NDArray[np.int64], groups: NDArray[Any]) -> NDArray[np.float64]:
     """Every patient weighs the same within its class, both classes the same; they add up to 1."""
     frame = pd.DataFrame({"label": labels, "group": groups})

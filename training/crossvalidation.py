@@ -5,6 +5,7 @@ A folder of a cross-validation holds
     folds/K/                the split whose test side is fold K
     recipes/NAME/K/train    weights, curves and facts of one training; beside it evaluate, its answers to fold K
     recipes/baselines/      the answers of `training.baselines`
+    embeddings/             what networks whose last layer alone is fitted make of each cell, for all recipes and folds
     predictions.parquet     every answer of every recipe, `training.pooled.POOLED_COLUMNS`
     crossvalidation.json    all figures; crossvalidation.html shows them
 
@@ -27,6 +28,7 @@ from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import read_audit, read_statistics
 from training.baselines import BASELINES
+from training.choosing import CHOSEN, check_choosing, chosen_answers
 from training.fold_answers import (
     AIMED,
     DRAWN,
@@ -59,27 +61,33 @@ def run_crossvalidation(
     pack: Path,
     out: Path,
     reference: str = "",
+    choose: bool = False,
     processes: int = 1,
 ) -> dict[str, Any]:
     """Train and test every recipe on every fold, pool the answers, compare, and write all of it into `out`.
 
     Args:
         recipes: with the same `split` and `image` parameters. reference: the recipe that claims to be better than the
-            others and the baselines; the first if not given.
+            others and the baselines; the first if not given, and with `choose` what the folds chose.
+        choose: whether each fold also chooses one of the recipes for itself (`training.choosing`).
         processes: trainings at a time.
 
     Returns:
         What `crossvalidation.json` says.
 
     Raises:
-        UsageError: where the folds do not fit the data set, weights are missing, or the reference is no recipe.
+        UsageError: where the folds do not fit the data set, weights are missing, the reference is no recipe, or the
+            recipes are none to choose from.
         LeakFound: where pretrained weights have seen a patient whom their fold holds out.
         DataError: where the pack is none of these parameters.
     """
-    reference = reference or recipes[0].name
-    if reference not in [recipe.name for recipe in recipes]:
-        told = ", ".join(recipe.name for recipe in recipes)
+    names = [*([CHOSEN] if choose else []), *(recipe.name for recipe in recipes)]
+    reference = reference or names[0]
+    if reference not in names:
+        told = ", ".join(names)
         raise UsageError(f"Expected the reference to be one of the recipes {told} but got {reference!r}.")
+    if choose:
+        check_choosing(recipes)
     base = recipes[0].parameters
     manifest = read_cells(cells)
     packed = open_pack(pack, manifest)
@@ -106,9 +114,13 @@ def run_crossvalidation(
                 splits=folders,
                 digests=digests,
                 out=out / "recipes",
+                kept=out / "embeddings",
                 run_id=run.info.run_id,
             )
-            answers = _networks(recipes, folds, settings, processes) | baseline_folds(base, folds)
+            answers = _networks(recipes, folds, settings, processes)
+            if choose:
+                answers = {CHOSEN: chosen_answers(recipes, answers, folds), **answers}
+            answers |= baseline_folds(base, folds)
             tables, figures = _figures(recipes, answers, manifest, measured_cells(folds))
             facts = {
                 "run_id": run.info.run_id,
@@ -180,7 +192,7 @@ def _figures(
             row |= by_fold[row["fold"]].facts
         errors = {fold: part.facts[AIMED] for fold, part in by_fold.items()}
         found["aimed_coverage"] = aimed_coverage(tables[name], errors)
-        kind = "baseline" if name in BASELINES else "network"
+        kind = CHOSEN if name == CHOSEN else "baseline" if name in BASELINES else "network"
         figures[name] = {"kind": kind, "parameters": parameters.get(name, {}), **found}
     return tables, figures
 

@@ -28,7 +28,7 @@ from training.evidence import (
 )
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
 from training.intervals import intervals, patients_behind
-from training.loop import predict_logits
+from training.loop import answering
 from training.memory import keep_freed_memory
 from training.operating import choose_threshold
 from training.out_of_fold import calibrating_cells
@@ -75,9 +75,10 @@ def run_evaluation(
     check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
     forget_evaluation(out)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
-    held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
+    answer = answering(network, packed)
+    held, held_logits, proven = calibrating_cells(answer, rows, trained, parameters.calibrate_on)
     fitted = fit(held, held_logits, parameters, proven=proven)
-    logits = predict_logits(network, packed, packed.rows_of(tested["path"].tolist()))
+    logits = answer(tested["path"].tolist())
     table = prediction_table(tested, logits, fitted.temperature)
     statistics = cell_statistics(rows.loc[rows["side"].isin(("train", "test")), "path"].tolist(), packed)
     answers = baseline_answers(rows, statistics, seed=parameters.seed)

@@ -17,8 +17,12 @@ OBJECTIVES = ("mean_accuracy", "worst_quarter_accuracy", "auroc", "loss")
 @click.option("--architectures", default="", metavar="NAME,NAME", help="A recipe for each; else train.architecture.")
 @click.option("--recipe", "named", multiple=True, metavar="NAME:KEY=VALUE,...", help="Such as strong:train.augment=2.")
 @click.option(
-    "--reference", default="", metavar="NAME", help="What is held against the others; the first if not given."
+    "--reference",
+    default="",
+    metavar="NAME",
+    help="What is held against the others; the first if not given, with --choose the chosen ones.",
 )
+@click.option("--choose", is_flag=True, help="Each fold also chooses a recipe by patients it does not test.")
 @click.option(
     "--processes", type=click.IntRange(1), default=1, show_default=True,
     help="Trainings at a time, for a GPU that one leaves waiting, or for many cores.",
@@ -30,6 +34,7 @@ def crossvalidate(
     architectures: str,
     named: tuple[str, ...],
     reference: str,
+    choose: bool,
     processes: int,
     params: Path,
     overrides: tuple[str, ...],
@@ -38,11 +43,13 @@ def crossvalidate(
 ) -> None:
     """Train and test recipes on every fold of patients (split.folds) and compare them; goes on where it stopped."""
     from training.baselines import BASELINES
+    from training.choosing import CHOSEN, times_taken
     from training.crossvalidation import PAGE, run_crossvalidation
     from training.recipes import read_recipes
 
-    recipes = read_recipes(params, overrides, architectures=architectures, named=named, taken=("baselines", *BASELINES))
-    facts = run_crossvalidation(recipes, load(), **places, reference=reference, processes=processes)
+    taken = ("baselines", CHOSEN, *BASELINES)
+    recipes = read_recipes(params, overrides, architectures=architectures, named=named, taken=taken)
+    facts = run_crossvalidation(recipes, load(), **places, reference=reference, choose=choose, processes=processes)
     if as_json:
         print_json(facts)
         return
@@ -56,6 +63,9 @@ def crossvalidate(
         if row := recipe["size_matched"]:
             told = "auroc within equal sizes"
             say(f"  {name:<20} {told:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+    if CHOSEN in facts["recipes"]:
+        counted = times_taken(facts["recipes"][CHOSEN]["folds"])
+        say("  chosen: " + ", ".join(f"{name} in {count}" for name, count in counted.items()) + " of the folds")
     _say_comparison(facts["reference"], facts["comparison"])
     say(f"All of it: {places['out'] / PAGE}")
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from blastwatch.decision import POSITIVE
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Trainer, TrainingDiverged, predict_logits
-from training.pack import Packed
 from training.precision import Precision
 from training.sampling import Side
 
@@ -39,17 +39,18 @@ class Progress:
     curves: list[dict[str, float]] = field(default_factory=list)
 
 
-def validate(network: nn.Module, packed: Packed, cells: Side, precision: Precision) -> dict[str, float]:
+def validate(logits: NDArray[Any], cells: Side) -> dict[str, float]:
     """Loss with every subject weighing the same, accuracy as the mean over subjects and over the worst quarter of
-    them, and AUROC over cells; in the numbers that the network is trained in.
+    them, and AUROC over cells.
+
+    Args:
+        logits: what a network answers to the cells, in the numbers that it is trained in, shape (n, classes).
 
     Raises:
         TrainingDiverged: where an answer is no number.
     """
     from sklearn.metrics import roc_auc_score
 
-    with precision.autocast():
-        logits = predict_logits(network, packed, cells.rows)
     if not np.isfinite(logits).all():
         raise TrainingDiverged(
             "The network answers to validation cells with values that are no numbers. Lower train.learning_rate or set "
@@ -118,7 +119,9 @@ class Fit:
         if not self.trainer.world.first:
             return {}
         trainer = self.trainer
-        return validate(trainer.judged, trainer.packed, self.validation, trainer.precision)
+        with trainer.precision.autocast():
+            logits = predict_logits(trainer.judged, trainer.packed, self.validation.rows)
+        return validate(logits, self.validation)
 
     def _keep(self, row: dict[str, float]) -> None:
         done = self.done

@@ -16,11 +16,13 @@ from blastwatch.manifest import SPLIT_FACTS, read_json, read_split, write_json
 from blastwatch.settings import Settings
 from training import evaluation
 from training.baselines import BASELINES, baseline_answers, cell_statistics
-from training.loop import predict_logits
+from training.embedding import Embedder
+from training.loop import Answer, answering
 from training.out_of_fold import calibrating_cells
 from training.pack import Packed
 from training.parameters import EvaluateParameters, Parameters
 from training.pooled import fold_figures
+from training.precision import Precision
 from training.recipes import Recipe
 from training.steps import take_once
 from training.tracking import NAME, PARENT, flat, open_run
@@ -51,7 +53,8 @@ class Folds:
     """What all recipes share.
 
     packed: the pack, open; splits: folder of each fold's split; digests: of data, split (all folds) and pack;
-    run_id: of the MLflow run above those of the folds.
+    out: folder of the recipes; kept: of what networks make of cells; run_id: of the MLflow run above those of the
+    folds.
     """
 
     cells: Path
@@ -60,6 +63,7 @@ class Folds:
     splits: list[Path]
     digests: Mapping[str, str]
     out: Path
+    kept: Path
     run_id: str
 
 
@@ -88,11 +92,11 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
 
     def train() -> None:
         labels = {NAME: what, PARENT: folds.run_id, RECIPE: recipe.name, FOLD: str(fold)}
-        facts = run_training(parameters, settings, Within(labels=labels), **places, out=trained)
+        facts = run_training(parameters, settings, Within(labels=labels, kept=folds.kept), **places, out=trained)
         _supersede(recipe.name, fold, parent=folds.run_id, kept=facts["run_id"])
 
     def evaluate() -> None:
-        found = network_table(trained, read_split(folds.cells, split), folds.packed, parameters.evaluate)
+        found = network_table(trained, read_split(folds.cells, split), folds.packed, parameters.evaluate, folds.kept)
         write_answers(evaluated, *found)
         figures = fold_figures(found[0], found[1].conformal.thresholds)
         with open_run(settings, run_id=read_json(trained / FACTS, made_by="blastwatch crossvalidate")["run_id"]):
@@ -115,20 +119,32 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
 
 
 def network_table(
-    trained: Path, rows: pd.DataFrame, packed: Packed, parameters: EvaluateParameters
+    trained: Path, rows: pd.DataFrame, packed: Packed, parameters: EvaluateParameters, kept: Path | None = None
 ) -> tuple[pd.DataFrame, evaluation.Fitted]:
     """What a trained network answers to the test side, and what was fitted on those that calibrate.
 
     Args:
         trained: folder that `run_training` wrote. rows: of `read_split`.
+        kept: where what the network makes of cells is kept, if only its last layer was fitted.
     """
-    network, _ = evaluation.read_trained(trained)
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    answer = _answering(trained, packed, kept)
     tested = rows[rows["side"] == "test"].sort_values("path")
-    held, held_logits, proven = calibrating_cells(network, packed, rows, trained, parameters.calibrate_on)
+    held, held_logits, proven = calibrating_cells(answer, rows, trained, parameters.calibrate_on)
     fitted = evaluation.fit(held, held_logits, parameters, proven=proven)
-    logits = predict_logits(network, packed, packed.rows_of(tested["path"].tolist()))
+    logits = answer(tested["path"].tolist())
     return evaluation.prediction_table(tested, logits, fitted.temperature), fitted
+
+
+def _answering(trained: Path, packed: Packed, kept: Path | None) -> Answer:
+    """The network in the folder of its training, in float32 as an evaluation asks it."""
+    network, facts = evaluation.read_trained(trained)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    made = facts["parameters"]
+    if kept is None or made["fit"] != "logistic":
+        return answering(network, packed)
+    embedder = Embedder(network, packed, Precision("fp32", device), channels_last=made["channels_last"], kept=kept)
+    return lambda paths: embedder.logits(packed.rows_of(paths))
 
 
 def write_answers(folder: Path, table: pd.DataFrame, fitted: evaluation.Fitted) -> None:

@@ -12,6 +12,7 @@ layer, so either is one network with one last layer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blastwatch.console import progress
-from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
+from blastwatch.decision import CLASS_NAMES, POSITIVE
 from blastwatch.errors import DataError, UsageError
-from blastwatch.images import Pixels, normalise
-from blastwatch.network import READ_BY_STAGES, forward_with_embedding, head_of
+from blastwatch.network import READ_BY_STAGES, head_of
 from blastwatch.stage_pooling import StagePooling, Standardise
-from training.calibration import fit_temperature
+from training.calibration import fit_temperature, temperate_loss
 from training.distributed import World
+from training.embedding import Embedder
 from training.fitting import Progress, validate
-from training.loop import TrainingDiverged
-from training.nuisances import CAMERAS, LOOKED_AT, Moves, directions, under_cameras
+from training.nuisances import Moves, directions
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.patient_directions import shrinkage
 from training.precision import choose_precision
-from training.sampling import Side, of_each_patient
+from training.sampling import Side
 
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """What is tried for `C` of scikit-learn: the loss of a cell of mean weight over the penalty."""
 
 PARTS = 5  # into which the patients of the training side are dealt
 ITERATIONS = 500
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Fitted:
 @dataclass(frozen=True)
 class Chosen:
     """A fit at the strength that answers patients best whom it had not seen. held_out: logits of the training cells by
-    fits that had not seen their patient, shape (n, classes); loss: of these, `best_loss`."""
+    fits that had not seen their patient, shape (n, classes); loss: of these, `temperate_loss`."""
 
     fitted: Fitted
     strength: float
@@ -123,18 +121,19 @@ class LinearProbe:
         cells: Side,
         validation: Side,
         world: World,
+        kept: Path | None = None,
     ) -> None:
-        """Raises `UsageError` where several processes were started."""
+        """`kept`: of `Embedder`. Raises `UsageError` where several processes were started."""
         if world.size > 1:
             raise UsageError(
                 f"Expected one process for train.fit=logistic but got {world.size}: run it without torchrun."
             )
-        self.format = torch.channels_last if parameters.channels_last else torch.contiguous_format
-        moved: Any = network.to(world.device).eval().requires_grad_(False)
-        self.network: nn.Module = moved.to(memory_format=self.format)
-        self.packed, self.cells, self.validation = packed, cells, validation
+        self.network = network.to(world.device).eval().requires_grad_(False)
+        self.cells, self.validation, self.parameters = cells, validation, parameters
         self.precision = choose_precision(parameters.precision, world.device)
-        self.parameters = parameters
+        self.embedder = Embedder(
+            self.network, packed, self.precision, channels_last=parameters.channels_last, kept=kept
+        )
         self.out_of_fold = np.empty((0, len(CLASS_NAMES)))
         """Logits of the training cells once it ran, shape (n, classes), by fits that had not seen their patient."""
 
@@ -146,13 +145,14 @@ class LinearProbe:
             UsageError: where there are as many nuisances as numbers.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
-        moves = self._moves() if self.parameters.nuisances else None
-        cells = Known(self._embeddings(), self.cells.labels, self.cells.weights, self.cells.patients, moves)
+        side = self.cells
+        moves = self.embedder.moves(side, seed=self.parameters.seed) if self.parameters.nuisances else None
+        cells = Known(self.embedder.cells(side.rows), side.labels, side.weights, side.patients, moves)
         fitted, self.out_of_fold, row = self._fit(cells)
         write_head(self.network, fitted)
         own = np.logaddexp(0, np.where(cells.labels == POSITIVE, -1, 1) * fitted.log_odds(cells.embeddings))
         row |= {"epoch": 1.0, "train_loss": float((cells.weights * own).mean())}
-        row |= validate(self.network, self.packed, self.validation, self.precision)
+        row |= validate(self.embedder.logits(self.validation.rows), self.validation)
         state = {name: tensor.cpu().clone() for name, tensor in self.network.state_dict().items()}
         on_epoch(row)
         return Progress(epoch=1, best_epoch=1, best_loss=row["validation_loss"], best_state=state, curves=[row])
@@ -167,39 +167,10 @@ class LinearProbe:
         names = READ_BY_STAGES[self.parameters.architecture]
         members = [choose(part, seed=seed, kept=kept) for part in known.beside(self.network.widths)]
         fitted, held_out = fuse(members, known)
-        row = {"held_out_loss": best_loss(held_out, known)}
+        row = {"held_out_loss": temperate_loss(held_out, known.labels, known.weights)}
         for name, member in zip(names, members, strict=True):
             row |= {f"strength_{name}": member.strength, f"held_out_loss_{name}": member.loss}
         return fitted, held_out, row
-
-    def _embeddings(self) -> NDArray[np.float32]:
-        """Of the training cells, float32 (n, d)."""
-        rows = self.cells.rows
-        starts = progress(range(0, len(rows), BATCH), total=-(-len(rows) // BATCH), what="Embedding")
-        return np.concatenate([self._embed(self.packed.crops[rows[start : start + BATCH]]) for start in starts])
-
-    def _moves(self) -> Moves:
-        """How cameras move some of the training cells."""
-        random = np.random.default_rng(self.parameters.seed)
-        places = of_each_patient(self.cells.patients, LOOKED_AT, random)
-        differences = []
-        for place in progress(places, total=len(places), what="Under other cameras"):
-            crop = np.asarray(self.packed.crops[self.cells.rows[place]])
-            plain, *moved = self._embed(under_cameras(crop, self.packed.preprocessing, random))
-            differences.append(np.stack(moved) - plain)
-        return Moves(np.concatenate(differences), np.repeat(self.cells.patients[places], len(CAMERAS)))
-
-    @torch.inference_mode()
-    def _embed(self, crops: Pixels) -> NDArray[np.float32]:
-        """What the last layer reads of crops, uint8 (n, s, s, 3)."""
-        device = next(self.network.parameters()).device
-        inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(device)
-        with self.precision.autocast():
-            found = forward_with_embedding(self.network, inputs.contiguous(memory_format=self.format))[1]
-        embeddings = np.asarray(found.float().cpu().numpy())
-        if not np.isfinite(embeddings).all():
-            raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
-        return embeddings
 
 
 def choose(known: Known, *, seed: int, kept: Restraint = FREE) -> Chosen:
@@ -209,7 +180,7 @@ def choose(known: Known, *, seed: int, kept: Restraint = FREE) -> Chosen:
         DataError: where a label has fewer than two patients.
     """
     held_out = out_of_fold(known, seed=seed, kept=kept)
-    losses = {strength: best_loss(logits, known) for strength, logits in held_out.items()}
+    losses = {strength: temperate_loss(logits, known.labels, known.weights) for strength, logits in held_out.items()}
     strength = min(losses, key=losses.__getitem__)
     return Chosen(fit(known, strength, kept=kept), strength, held_out[strength], losses[strength])
 
@@ -302,19 +273,6 @@ def out_of_fold(
 def logits_of(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logits, shape (n, classes), half of the log odds of a blast to each: softmax sees their difference alone."""
     return np.stack([-log_odds / 2, log_odds / 2], axis=1)
-
-
-def best_loss(logits: NDArray[np.float64], known: Known) -> float:
-    """The weighed cross-entropy at the temperature that suits the logits best, since one is fitted afterwards anyway:
-    what counts is what no temperature can mend (Berta et al. 2025, arXiv:2501.19195).
-
-    Args:
-        logits: of the cells, shape (n, classes).
-    """
-    from sklearn.metrics import log_loss
-
-    temperature = fit_temperature(logits, known.labels, known.weights)
-    return float(log_loss(known.labels, probabilities(logits, temperature), sample_weight=known.weights))
 
 
 def write_head(network: nn.Module, fitted: Fitted) -> None:

@@ -6,7 +6,7 @@ many processes as one likes share the same batches.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -29,6 +29,9 @@ from training.parameters import TrainParameters
 from training.precision import check_going_on, choose_precision
 from training.robust import GroupWeights
 from training.sampling import Side, epoch_order
+
+Answer = Callable[[Sequence[str]], NDArray[Any]]
+"""Logits of cells by their paths, in their order, shape (n, classes)."""
 
 LOOK = 20  # steps between two looks at the loss; each waits for a GPU
 HOPELESS = 20 * math.log(2)  # twenty times the loss of guessing
@@ -301,6 +304,11 @@ def predict_logits(network: nn.Module, packed: Packed, rows: NDArray[np.int64], 
     """Logits in float32 of cells of the pack, through the one normalisation; shape (n, classes)."""
     parts = (packed.crops[rows[start : start + batch]] for start in range(0, len(rows), batch))
     return np.concatenate([logits_of_crops(network, part, packed.preprocessing) for part in parts])
+
+
+def answering(network: nn.Module, packed: Packed) -> Answer:
+    """A network as what it answers to cells of the pack."""
+    return lambda paths: predict_logits(network, packed, packed.rows_of(paths))
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ those it was calibrated on (Barber et al. 2021, doi:10.1214/20-AOS1965, section 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,7 @@ from blastwatch.decision import POSITIVE
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_json
 from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, recorded
-from training.loop import predict_logits
-from training.pack import Packed
-
-if TYPE_CHECKING:
-    from torch import nn
+from training.loop import Answer
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of a training; the columns COLUMNS, a row a training cell
 COLUMNS = ("path", "logit_hem", "logit_all")
@@ -39,14 +35,14 @@ def write_out_of_fold(folder: Path, paths: Sequence[str], logits: NDArray[np.flo
 
 
 def calibrating_cells(
-    network: "nn.Module", packed: Packed, rows: pd.DataFrame, trained: Path, calibrate_on: str
+    answer: Answer, rows: pd.DataFrame, trained: Path, calibrate_on: str
 ) -> tuple[pd.DataFrame, NDArray[Any], bool]:
     """The cells that calibrate, logits of each by a fit that had not seen its patient, and whether what is proven of
     limits that are taken from them holds for the network.
 
     Args:
-        rows: of `read_split`. trained: folder of the training that made the network. calibrate_on: `calibration`, that
-            side, or `out-of-fold`, the training side with it.
+        answer: of the network. rows: of `read_split`. trained: folder of the training that made the network.
+        calibrate_on: `calibration`, that side, or `out-of-fold`, the training side with it.
 
     Returns:
         Rows of `rows`; logits in their order, shape (n, classes); and whether all are the network's own.
@@ -56,7 +52,7 @@ def calibrating_cells(
         LeakFound: where the network began with weights that have seen training patients, or may have.
     """
     held = rows[rows["side"] == "calibration"].sort_values("path")
-    logits = predict_logits(network, packed, packed.rows_of(held["path"].tolist()))
+    logits = answer(held["path"].tolist())
     if calibrate_on == "calibration":
         return held, logits, True
     known = rows[rows["side"] == "train"].sort_values("path")

@@ -275,7 +275,8 @@ class _Maker:
 
     def _of_each_patient(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
         """As many cells of each patient, `most` in all."""
-        return rows.iloc[of_each_patient(rows["group"].to_numpy(), most, self.random)].reset_index(drop=True)
+        drawn = self.random.permutation(len(rows))
+        return rows.iloc[of_each_patient(rows["group"].to_numpy(), most, drawn)].reset_index(drop=True)
 
     def _crops(self, rows: pd.DataFrame) -> Pixels:
         return self.packed.crops[self.packed.rows_of(rows["path"].tolist())]

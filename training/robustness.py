@@ -57,9 +57,8 @@ def camera_figures(
 
     if not parameters.camera_cells:
         return None
-    places = of_each_patient(
-        tested["group"].to_numpy(), parameters.camera_cells, np.random.default_rng(parameters.seed)
-    )
+    drawn = np.random.default_rng(parameters.seed).permutation(len(tested))
+    places = of_each_patient(tested["group"].to_numpy(), parameters.camera_cells, drawn)
     cells = tested.iloc[places].reset_index(drop=True)
     images = _as_taken([root / path for path in cells["path"]], preprocessing.crop)
     draws = draw_patients(cells, resamples=parameters.resamples, seed=parameters.seed)

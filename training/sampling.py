@@ -62,13 +62,12 @@ def balanced_weights(rows: pd.DataFrame, balance: str) -> NDArray[np.float32]:
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
-def of_each_patient(patients: NDArray[Any], most: int, random: np.random.Generator) -> NDArray[np.intp]:
+def of_each_patient(patients: NDArray[Any], most: int, drawn: NDArray[np.int64]) -> NDArray[np.intp]:
     """Places of as many cells of each patient, in order, `most` in all but one of each at least.
 
     Args:
-        patients: of each cell.
+        patients: of each cell. drawn: all places, in the order in which they are taken.
     """
-    drawn = random.permutation(len(patients))
     each = max(most // len(set(patients)), 1)
     return np.sort(drawn[pd.Series(patients[drawn]).groupby(patients[drawn]).cumcount() < each])
 

@@ -143,7 +143,7 @@ def run_search(plan: Plan, settings: Settings, *, cells: Path, split: Path, pack
             if known:
                 say(f"{known} of {plan.trials} trials were done before")
             while len(finished(study)) < plan.trials:
-                _Turn(optuna, study, plan, settings, packed, seen).take(places)
+                _Turn(optuna, study, plan, settings, packed, seen, home / "embeddings").take(places)
             facts = {"run_id": run.info.run_id, "study": key, **_facts(study, plan, identity)}
             _write(facts, out)
     return facts
@@ -202,9 +202,17 @@ class _Turn:
     """One trial: what is tried, trained, judged and told to the study."""
 
     def __init__(
-        self, optuna: "ModuleType", study: "Study", plan: Plan, settings: Settings, packed: Packed, seen: pd.DataFrame
+        self,
+        optuna: "ModuleType",
+        study: "Study",
+        plan: Plan,
+        settings: Settings,
+        packed: Packed,
+        seen: pd.DataFrame,
+        kept: Path,
     ) -> None:
         self.optuna, self.study, self.plan, self.settings, self.packed = optuna, study, plan, settings, packed
+        self.kept = kept
         self.validation = seen[seen["side"] == "validation"].sort_values("path", ignore_index=True)
         self.run_id, self.key = "", ""
 
@@ -255,7 +263,7 @@ class _Turn:
         assert parent is not None, "called within the run of the search"
         number, above = str(trial.number), parent.info.run_id
         labels = {NAME: f"trial {number}", PARENT: above, "blastwatch.trial": number}
-        within = Within(labels=labels, on_epoch=on_epoch)
+        within = Within(labels=labels, on_epoch=on_epoch, kept=self.kept)
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch)
             facts = run_training(self.plan.parameters(values), self.settings, within, **places, out=out)

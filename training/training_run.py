@@ -43,11 +43,13 @@ class Within:
 
     labels: further tags of its run; with another value of one of `APART` it is another training, with a checkpoint and
     a run of its own. on_epoch: called with the row of the curves after each epoch; what it raises stops
-    the training and leaves the checkpoint.
+    the training and leaves the checkpoint. kept: where those that fit a last layer alone keep what it reads
+    (`training.embedding.Embedder`), None where each computes it.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     on_epoch: Callable[[Row], None] = lambda row: None  # noqa: ARG005
+    kept: Path | None = None
 
 
 def run_training(
@@ -121,7 +123,7 @@ def run_training(
                 _tell(row, within.labels.get(NAME, ""))
                 within.on_epoch(row)
 
-            fit = _fit(parameters.train, rows, packed, checkpoint, world)
+            fit = _fit(parameters.train, rows, packed, checkpoint, world, within.kept)
             done = fit.run(told)
             facts |= {
                 "run_id": run.info.run_id,
@@ -147,13 +149,18 @@ def checkpoint_path(settings: Settings, key: str) -> Path:
 
 
 def _fit(
-    parameters: TrainParameters, rows: pd.DataFrame, packed: Packed, checkpoint: Path, world: World
+    parameters: TrainParameters,
+    rows: pd.DataFrame,
+    packed: Packed,
+    checkpoint: Path,
+    world: World,
+    kept: Path | None = None,
 ) -> Fit | LinearProbe:
     network = first_network(parameters.architecture, parameters.weights, parameters.weights_file, seed=parameters.seed)
     cells = side_of(rows, packed, "train", parameters.balance)
     validation = side_of(rows, packed, "validation", "subject")
     if parameters.fit == "logistic":
-        return LinearProbe(network, parameters, packed, cells, validation, world)
+        return LinearProbe(network, parameters, packed, cells, validation, world, kept)
     return Fit(Trainer(network, parameters, packed, cells, world), validation, checkpoint)
 
 

@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE
+from training.calibration import temperate_loss
 from training.evaluation import fit as calibrate
 from training.evaluation import prediction_table
 from training.figures import plain, units_of
-from training.linear_probe import PARTS, Known, best_loss, fit, logits_of, out_of_fold
+from training.linear_probe import PARTS, Known, fit, logits_of, out_of_fold
 from training.parameters import EvaluateParameters
 from training.sampling import balanced_weights
 
@@ -80,7 +81,7 @@ def answered(hand: Drawn, new: Drawn, *, kept: int, both: bool, parts: int) -> d
     held = hand.of(aside)
     known = training.known()
     by_strength = out_of_fold(known, seed=1, parts=parts)
-    strength = min(by_strength, key=lambda one: best_loss(by_strength[one], known))
+    strength = min(by_strength, key=lambda one: temperate_loss(by_strength[one], known.labels, known.weights))
     fitted = fit(known, strength)
     rows, logits = held.rows, logits_of(fitted.log_odds(held.embeddings))
     if both:

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,11 +10,10 @@ from click.testing import CliRunner
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.package import PREDICTION_COLUMNS
-from blastwatch.settings import load
+from tests.crossvalidations import SMALL, new_work, small_networks
 from tests.forkserver import forkserver
-from tests.trainings import small_network
 from training import fold_answers
-from training.crossvalidation import FIGURES, PAGE, PREDICTIONS, run_crossvalidation
+from training.crossvalidation import FIGURES, PAGE, run_crossvalidation
 from training.evaluation import run_evaluation
 from training.evidence import PREDICTIONS as PREDICTIONS_OF_ONE
 from training.experiment_commands import crossvalidate
@@ -26,8 +22,6 @@ from training.parameters import EvaluateParameters
 from training.recipes import read_recipes
 from training.training_run import Within
 
-SMALL = ["image.size=32", "split.folds=3", "train.epochs=2", "train.batch_size=64", "train.precision=fp32",
-         "evaluate.resamples=20", "evaluate.permutations=100"]  # fmt: skip
 NAMES = {"resnet18", "sizes", "boosted"}
 
 
@@ -35,49 +29,15 @@ class Killed(BaseException):
     """Nothing catches it, as nothing catches the end of a process."""
 
 
-@dataclass
-class Work:
-    """A home and a folder of results of their own over one cohort."""
-
-    cohort: Path
-    place: Path
-
-    @property
-    def settings(self):
-        return load({"BLASTWATCH_HOME": str(self.place / "home"), "BLASTWATCH_ACTOR": "tester"})
-
-    @property
-    def out(self):
-        return self.place / "out"
-
-    def run(self, *overrides, **given):
-        recipes = read_recipes(None, [*SMALL, *overrides], architectures="resnet18")
-        places = {name: self.cohort / name for name in ("cells", "audit", "pack")}
-        return run_crossvalidation(recipes, self.settings, **places, out=self.out, **given)
-
-    def answers(self):
-        return pd.read_parquet(self.out / PREDICTIONS)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def quick_networks():
-    """Every architecture is a network of a few thousand weights."""
-    from torchvision import models
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "get_model", lambda *_, **__: small_network())
+    with small_networks():
         yield
 
 
 @pytest.fixture(scope="module")
 def make(cohort, empty_store, tmp_path_factory):
-    def new():
-        place = tmp_path_factory.mktemp("work")
-        (place / "home").mkdir()
-        shutil.copy(empty_store, place / "home/mlflow.db")
-        return Work(cohort, place)
-
-    return new
+    return lambda: new_work(cohort, empty_store, tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ OF_HEAVY = (
     *(
         f"training.{name}"
         for name in (
-            "augmentation", "crossvalidation", "distributed", "evaluation", "feeding", "fitting", "fold_answers",
-            "linear_probe", "loop", "optimizing", "out_of_fold", "pooled", "precision", "pretraining", "robust",
-            "search", "side_by_side", "training_run",
+            "augmentation", "choosing", "crossvalidation", "distributed", "embedding", "evaluation", "feeding",
+            "fitting", "fold_answers", "linear_probe", "loop", "optimizing", "out_of_fold", "pooled", "precision",
+            "pretraining", "robust", "search", "side_by_side", "training_run",
         )
     ),
 )  # fmt: skip

@@ -18,6 +18,7 @@ from blastwatch.manifest import read_cells, read_json, read_split
 from blastwatch.network import build
 from blastwatch.settings import load
 from monitoring.shifts import shift
+from training.calibration import temperate_loss
 from training.distributed import World
 from training.evaluation import read_trained
 from training.linear_probe import (
@@ -25,7 +26,6 @@ from training.linear_probe import (
     Known,
     LinearProbe,
     Restraint,
-    best_loss,
     choose,
     fit,
     fits,
@@ -59,7 +59,10 @@ def drawn(*, cells=240, width=6, patients=12, seed=0):
 
 
 def held_out_losses(known):
-    return {strength: best_loss(logits, known) for strength, logits in out_of_fold(known, seed=1).items()}
+    return {
+        strength: temperate_loss(logits, known.labels, known.weights)
+        for strength, logits in out_of_fold(known, seed=1).items()
+    }
 
 
 def opened(cohort):

@@ -14,7 +14,7 @@ from blastwatch.settings import load
 from training.calibration import fit_temperature, patient_weights
 from training.evaluation import fit, read_trained, run_evaluation
 from training.fold_answers import network_table
-from training.loop import predict_logits
+from training.loop import answering, predict_logits
 from training.out_of_fold import OUT_OF_FOLD, calibrating_cells, out_of_fold_logits, write_out_of_fold
 from training.pack import open_pack
 from training.parameters import EvaluateParameters, ImageParameters, Parameters, TrainParameters
@@ -46,7 +46,8 @@ def asked(work, calibrate_on, trained=None):
     folder, places = work
     packed, rows = open_pack(places["pack"], read_cells(places["cells"])), read_split(places["cells"], places["split"])
     network, _ = read_trained(folder / "train")
-    return calibrating_cells(network, packed, rows, trained or folder / "train", calibrate_on), network, packed, rows
+    found = calibrating_cells(answering(network, packed), rows, trained or folder / "train", calibrate_on)
+    return found, network, packed, rows
 
 
 def test_calibration_cells_are_answered_by_the_network_and_training_cells_by_others(work):
