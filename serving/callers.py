@@ -20,9 +20,7 @@ def check_headers(scope: Scope) -> None:
     for name in (CALLER_HEADER, PATIENT_HEADER):
         length = len(Headers(scope=scope).get(name, ""))
         if length > LONGEST_HEADER:
-            raise Problem(
-                "header-too-long", f"Expected at most {LONGEST_HEADER} characters in {name} but got {length}."
-            )
+            raise Problem("header-too-long", f"Expected at most {LONGEST_HEADER} bytes in {name} but got {length}.")
 
 
 def caller_of(request: Request) -> str:

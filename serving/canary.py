@@ -4,7 +4,7 @@ import hashlib
 
 CALLER_HEADER = "Blastwatch-Caller"
 PATIENT_HEADER = "Blastwatch-Patient"
-LONGEST_HEADER = 1024  # characters of each
+LONGEST_HEADER = 1024  # bytes of each
 
 
 def position(*words: str) -> float:

@@ -16,7 +16,7 @@ from blastwatch.settings import Settings
 from serving.binding import asked_on_loopback
 from serving.keys import LABEL, PREDICT, READ, ApiKey, KeyFolder, KeysUnreadable, match
 from serving.live_folder import Mark, mark
-from serving.problems import Problem
+from serving.problems import RATE_LIMITED, Problem
 from serving.rate import RateLimiter, address_of
 
 GUARDED = "/v1/"
@@ -155,7 +155,7 @@ class Guard:
         if wait:
             seconds = math.ceil(wait)
             detail = f"Expected fewer cells or calls a second of one caller. Try again in {seconds} s."
-            raise Problem("rate-limited", detail, headers={"Retry-After": str(seconds)})
+            raise Problem(RATE_LIMITED, detail, headers={"Retry-After": str(seconds)})
 
 
 def open_guard(settings: Settings, *, keyless: bool, refused: Callable[[str], object]) -> Guard:

@@ -118,8 +118,9 @@ def _request_id(headers: Headers) -> str:
 
 
 def respond(problem: Problem, scope: Scope) -> JSONResponse:
-    """The HTTP answer for a problem, as application/problem+json."""
-    request_id = scope.get("state", {}).get("request_id", "")
+    """The HTTP answer for a problem, as application/problem+json; the request's state keeps the problem's name."""
+    state = scope.setdefault("state", {})
+    state["problem"], request_id = problem.kind.name, state.get("request_id", "")
     return JSONResponse(
         problem.document(instance=scope["path"], request_id=request_id),
         status_code=problem.kind.status,

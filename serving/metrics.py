@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from serving.gpus import open_gpus
 from serving.live_folder import REASONS
-from serving.problems import CALLER_GONE
+from serving.problems import CALLER_GONE, RATE_LIMITED
 
 if TYPE_CHECKING:
     from serving.lane import Lane
@@ -32,7 +32,8 @@ class ServiceMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.requests = Counter(
-            "blastwatch_requests", "Requests by route and outcome (ok, refused, overloaded, aborted, failed).",
+            "blastwatch_requests",
+            "Requests by route and outcome (ok, refused, limited, overloaded, aborted, failed).",
             ["route", "outcome"], registry=registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
@@ -128,8 +129,9 @@ class ServiceMetrics:
         self.batch_cells.observe(cells)
         self.step_seconds.labels("infer").observe(seconds)
 
-    def observe_request(self, route: str, status: int, seconds: float) -> None:
-        self.requests.labels(route, outcome(status)).inc()
+    def observe_request(self, route: str, status: int, seconds: float, *, problem: str = "") -> None:
+        """Count one answer; `problem` is the name of the problem that it told, "" where it told none."""
+        self.requests.labels(route, outcome(status, problem)).inc()
         self.request_seconds.labels(route).observe(seconds)
 
     def tell_model(self, new: "Lane", old: "Lane | None" = None) -> None:
@@ -195,11 +197,11 @@ def _info(lane: "Lane") -> tuple[str, str, str, str]:
     return lane.version, package.digest, lane.engine_name, str(package.info.synthetic).lower()
 
 
-def outcome(status: int) -> str:
-    """`ok`, `refused` (the caller's fault), `overloaded`, `aborted` (the caller went), or `failed` (ours).
-
-    Overloaded are all that are to come later, also of callers beyond their limit: `kept_out` counts these apart.
-    """
+def outcome(status: int, problem: str = "") -> str:
+    """`ok`, `refused` (the caller's fault), `limited` (the caller is beyond its own limit), `overloaded` (too many wait
+    here), `aborted` (the caller went), or `failed` (ours). Both that are to come later have one status, 429."""
+    if problem == RATE_LIMITED:
+        return "limited"
     if status == 429:
         return "overloaded"
     if status == CALLER_GONE:

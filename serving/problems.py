@@ -11,6 +11,8 @@ from blastwatch.errors import ImageRejected
 MEDIA_TYPE = "application/problem+json"
 CALLER_GONE = 499
 """Status of a request whose connection ended before its answer. No standard has one; nginx takes this number."""
+RATE_LIMITED = "rate-limited"
+"""Name of the problem of a caller beyond its own limit, which `overloaded` with the same status is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ TABLE: tuple[Kind, ...] = tuple(
         ("not-found", 404, "There is no such address", "The addresses are listed under /docs."),
         ("method-not-allowed", 405, "The method is not allowed here", "The methods are listed under /docs."),
         ("bad-request", 400, "The request cannot be read", "The requests are described under /docs."),
-        ("rate-limited", 429, "This caller sends too much", "Wait as long as Retry-After says and send it again."),
+        (RATE_LIMITED, 429, "This caller sends too much", "Wait as long as Retry-After says and send it again."),
         ("overloaded", 429, "The service is overloaded", "Wait as long as Retry-After says and send it again."),
         ("timeout", 504, "The answer took too long", "Send fewer images a call."),
         ("store-unavailable", 503, "The database of predictions is away", "Wait and send it again."),

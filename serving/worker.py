@@ -183,7 +183,7 @@ class Service:
         """Count a request that was answered, and write it into the audit log."""
         if PLACE in scope["state"]:
             scope["state"][PLACE].leave()
-        self.metrics.observe_request(route, status, seconds)
+        self.metrics.observe_request(route, status, seconds, problem=scope["state"].get("problem", ""))
         if self.traces is not None:
             self.traces.end(scope, route, status)
         if scope["path"].startswith(GUARDED):

@@ -7,7 +7,7 @@ function onKey(call) { keyListeners.push(call); }
 
 async function askWithKey(path, options = {}) {
   const key = sessionStorage.getItem(KEY_ITEM);
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
   const response = await fetch(path, { ...options, headers });
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
   return response;

@@ -2,16 +2,33 @@
 const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
 const DECISIONS = { all: "Decision: blast", hem: "Decision: normal cell", refer: "Decision: refer to a person" };
 const limits = {}; // of each version that answered: the probabilities at which it decides
+const UNPRINTABLE = /(?! )[\p{C}\p{Z}]/u; // what the Python clients send in no key of a patient either
+const waiting = []; // images that were not sent, since the key of their patient cannot be
 
-async function send(path, file) {
+class KeyRefused extends Error {} // the patient's
+
+// A header as the Python clients send it: fetch takes one character a byte, so these are the bytes of UTF-8.
+function naming(patient) {
+  if (!patient) return {};
+  const found = UNPRINTABLE.exec(patient);
+  if (found) {
+    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    throw new KeyRefused(`Expected printable text but got the character U+${code}. Write the pseudonym anew, without it.`);
+  }
+  const characters = Array.from(new TextEncoder().encode(patient), (byte) => String.fromCharCode(byte));
+  return { "Blastwatch-Patient": characters.join("") };
+}
+
+async function send(path, file, headers = {}) {
   const form = new FormData();
   form.append("image", file, file.name);
-  const response = await askWithKey(path, { method: "POST", body: form });
+  const response = await askWithKey(path, { method: "POST", body: form, headers });
   if (response.ok) return response;
   let words = `The service answered HTTP ${response.status}.`;
   if ((response.headers.get("content-type") || "").startsWith("application/problem+json")) {
     const problem = await response.json();
     words = `${problem.title}. ${problem.detail}`;
+    if (problem.type === "/problems/header-too-long") throw new KeyRefused(words); // this page sends no other that may be
   }
   throw new Error(words);
 }
@@ -105,32 +122,80 @@ function refuse(item, words) {
   const text = document.createElement("p");
   text.textContent = words;
   item.querySelector(".words").replaceChildren(text);
-  item.querySelector(".heat-caption").remove();
+  item.querySelector(".heat").closest("figure").remove();
+}
+
+function begin(file, patient) {
+  const item = byId("answer").content.firstElementChild.cloneNode(true);
+  item.querySelector("h3").textContent = file.name;
+  item.querySelector(".patient").textContent = patient && `of the patient ${patient}`;
+  const cell = item.querySelector(".cell");
+  cell.addEventListener("error", () => cell.closest("figure").remove()); // no image, or one this browser cannot show
+  show(cell, file);
+  cell.alt = `The image ${file.name}`;
+  byId("results").prepend(item);
+  byId("nothing").hidden = true;
+  return item;
+}
+
+function tellFault(words) {
+  byId("patient").ariaInvalid = words ? "true" : null;
+  byId("patient-fault").textContent = words;
+}
+
+// Whether the image was read; where its patient's key is refused nothing of it is shown.
+async function readOne(file, patient, headers) {
+  const item = begin(file, patient);
+  try {
+    fill(item, file, await (await send("v1/predict", file, headers)).json());
+    return true;
+  } catch (error) {
+    if (error instanceof KeyRefused) {
+      item.remove();
+      throw error;
+    }
+    refuse(item, error.message);
+    return false;
+  }
+}
+
+// Nothing that was chosen is lost: it is read when the pseudonym was corrected and somebody asks for it.
+function keepWaiting(files, words) {
+  waiting.push(...files);
+  const count = waiting.length;
+  byId("again").textContent = count === 1 ? "Read the image that waits" : `Read the ${count} images that wait`;
+  byId("again").hidden = false;
+  byId("status").textContent = `${count} ${count === 1 ? "image waits" : "images wait"} until the pseudonym is corrected.`;
+  byId("nothing").hidden = byId("results").childElementCount > 0;
+  tellFault(words);
+  byId("patient").focus();
 }
 
 async function ask(files) {
+  if (!files.length) return; // what was dropped is no file
+  const patient = byId("patient").value.trim(); // of all these images, whatever is written there meanwhile
   let done = 0, refused = 0;
-  byId("nothing").hidden = true;
-  for (const file of files) {
-    byId("status").textContent = `Reading ${done + 1} of ${files.length}: ${file.name}`;
-    const item = byId("answer").content.firstElementChild.cloneNode(true);
-    item.querySelector("h3").textContent = file.name;
-    const cell = item.querySelector(".cell");
-    cell.addEventListener("error", () => cell.closest("figure").remove()); // no image, or one this browser cannot show
-    show(cell, file);
-    cell.alt = `The image ${file.name}`;
-    byId("results").prepend(item);
-    try {
-      fill(item, file, await (await send("v1/predict", file)).json());
-    } catch (error) {
-      refuse(item, error.message);
-      refused += 1;
+  tellFault("");
+  try {
+    const headers = naming(patient);
+    for (const file of files) {
+      byId("status").textContent = `Reading ${done + 1} of ${files.length}: ${file.name}`;
+      refused += await readOne(file, patient, headers) ? 0 : 1;
+      done += 1;
     }
-    done += 1;
+    byId("status").textContent = `${done - refused} of ${done} read` + (refused ? `, ${refused} refused.` : ".");
+  } catch (error) {
+    if (!(error instanceof KeyRefused)) throw error;
+    keepWaiting(files.slice(done), error.message);
   }
-  byId("status").textContent = `${done - refused} of ${done} read` + (refused ? `, ${refused} refused.` : ".");
 }
 
+byId("whose").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (document.activeElement === byId("again")) byId("status").focus(); // it goes, and who works by keyboard goes on here
+  byId("again").hidden = true;
+  ask(waiting.splice(0));
+});
 byId("choose").addEventListener("change", (event) => {
   ask([...event.target.files]);
   event.target.value = "";
@@ -143,5 +208,9 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") ask([...event.dataTransfer.files]);
   });
 }
+for (const name of ["dragover", "drop"]) { // else the browser would leave for a file that was dropped beside the frame
+  addEventListener(name, (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
+}
+addEventListener("pagehide", () => { byId("patient").value = ""; }); // a browser may bring the page back later as it was
 onKey(showModel);
 showModel();

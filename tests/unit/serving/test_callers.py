@@ -23,7 +23,7 @@ def test_a_caller_is_its_header_else_its_address():
 @pytest.mark.parametrize("name", ["caller", "patient"])
 def test_a_header_longer_than_the_document_allows_is_refused(name):
     check_headers(request(**{name: "x" * 1024}).scope)
-    with pytest.raises(Problem, match=f"at most 1024 characters in Blastwatch-{name.title()} but got 1025"):
+    with pytest.raises(Problem, match=f"at most 1024 bytes in Blastwatch-{name.title()} but got 1025"):
         check_headers(request(**{name: "x" * 1025}).scope)
 
 

@@ -69,3 +69,45 @@ def test_the_heat_map_is_told_by_what_drew_it(page, door, version, label, words)
     answer.locator(".heat:not([hidden])").wait_for()
     assert answer.locator(".heat-words").inner_text() == words
     assert words.split('"')[1] in answer.locator(".heat").get_attribute("alt").lower()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1100])
+def test_the_pages_fit_the_window_and_a_refused_file_leaves_no_hole(door, browser, tmp_path, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.add_init_script(f"sessionStorage.setItem('blastwatch-key', '{door.key}')")
+    page.goto(door.url)
+    (tmp_path / "notes.bmp").write_text("no image")
+    page.get_by_label("Pseudonym of the patient (optional)").fill("P" * 1100)
+    page.set_input_files("#choose", door.cell)
+    page.get_by_text("1 image waits").wait_for()
+    page.get_by_label("Pseudonym of the patient (optional)").fill("P" * 1000)
+    page.set_input_files("#choose", [door.cell, tmp_path / "notes.bmp"])
+    page.get_by_text("1 of 2 read, 1 refused.").wait_for()
+    page.locator(".refused figure").wait_for(state="detached")
+    frame, words = (page.locator(name).bounding_box() for name in (".refused", ".refused .words"))
+    assert words["x"] - frame["x"] < 30
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / f"page-{width}-{scheme}.png", full_page=True)
+    page.goto(f"{door.url}/history")
+    page.get_by_text("The API key may not do this").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.browser
+def test_a_file_dropped_beside_the_frame_does_not_take_the_page_away(page, door):
+    """Else the browser opens it in place of the page, and the answers are gone."""
+    drop = """([where, file]) => {
+        const data = new DataTransfer();
+        if (file) data.items.add(new File([Uint8Array.from(file)], "cell.bmp"));
+        else data.setData("text/plain", "P-0417");
+        const event = (name) => new DragEvent(name, {dataTransfer: data, bubbles: true, cancelable: true});
+        return ["dragover", "drop"].map((name) => !document.querySelector(where).dispatchEvent(event(name)));
+    }"""
+    assert page.evaluate(drop, ["#answers", [1]]) == [True, True]
+    assert page.evaluate(drop, ["#patient", None]) == [False, False]  # words go where they are dropped
+    assert page.evaluate(drop, ["#drop", None]) == [True, True]
+    assert (page.locator(".answer").count(), page.inner_text("#status")) == (0, "")
+    assert page.evaluate(drop, ["#drop", list(door.cell.read_bytes())]) == [True, True]
+    page.get_by_text("1 of 1 read.").wait_for()

@@ -16,7 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from serving import rate as module
+from serving.drawing import MOST
 from serving.keys import KeyFolder
+from serving.problems import Overloaded
 from serving.rate import RateLimiter, address_of
 from tests.in_thread import front
 from tests.service_packages import write_cell
@@ -152,7 +154,36 @@ def test_real_requests_are_limited_by_key_and_guesses_by_address(served, tmp_pat
         assert [door.ask("/v1/model", "bw_guess").status_code for _ in range(4)] == [401, 401, 401, 429]
         assert [door.ask(path).status_code for path in ("/", "/metrics", "/docs.json")] == [200, 200, 200]
         assert door.count("blastwatch_kept_out_requests_total", problem="rate-limited") == 4
-        assert door.count("blastwatch_requests_total", route="/v1/model", outcome="overloaded") == 4
+        assert door.count("blastwatch_requests_total", route="/v1/model", outcome="limited") == 4
+        assert door.count("blastwatch_requests_total", outcome="overloaded") == 0
+
+
+def test_a_caller_beyond_its_limit_and_a_service_with_too_many_cells_are_counted_apart(served, tmp_path, monkeypatch):
+    """Both are told 429, and nothing else than the outcome says which."""
+
+    def full():
+        raise Overloaded(retry_after=2, waiting=9)
+
+    lab = KeyFolder(tmp_path / "home" / "api-keys").add("lab")
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="4") as door:
+        monkeypatch.setattr(door.service.lane.batcher, "check_room", full)
+        monkeypatch.setattr(door.service._drawing, "_asked", MOST)
+        cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+        paths = ("/v1/predict", "/v1/predict", "/v1/predict_batch", "/v1/explain", "/v1/predict", "/v1/explain")
+        answers = [door.ask(path, lab, files={"image": cell}) for path in paths]
+        assert {answer.status_code for answer in answers} == {429}
+        assert [answer.json()["type"].rpartition("/")[2] for answer in answers] == 4 * ["overloaded"] + 2 * [
+            "rate-limited"
+        ]
+        counted = {
+            (route, outcome): door.count("blastwatch_requests_total", route=f"/v1/{route}", outcome=outcome)
+            for route in ("predict", "predict_batch", "explain")
+            for outcome in ("overloaded", "limited", "refused", "failed", "ok")
+        }
+        assert {key: count for key, count in counted.items() if count} == {
+            ("predict", "overloaded"): 2, ("predict_batch", "overloaded"): 1, ("explain", "overloaded"): 1,
+            ("predict", "limited"): 1, ("explain", "limited"): 1,
+        }  # fmt: skip
 
 
 HOLD = """
