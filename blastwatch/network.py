@@ -18,16 +18,24 @@ ARCHITECTURES = (
     "convnext_tiny",
     "efficientnet_lite0",
     "efficientnet_lite0_stages",
+    "efficientnet_lite0_early",
     "efficientnet_lite2",
     "efficientnet_lite2_stages",
+    "efficientnet_lite2_early",
     "efficientnet_lite0_lite2_stages",
+    "efficientnet_lite0_lite2_early",
 )
 READ_BY_STAGES = {
     "efficientnet_lite0_stages": ("efficientnet_lite0",),
     "efficientnet_lite2_stages": ("efficientnet_lite2",),
     "efficientnet_lite0_lite2_stages": ("efficientnet_lite0", "efficientnet_lite2"),
+    "efficientnet_lite0_early": ("efficientnet_lite0",),
+    "efficientnet_lite2_early": ("efficientnet_lite2",),
+    "efficientnet_lite0_lite2_early": ("efficientnet_lite0", "efficientnet_lite2"),
 }
-"""Networks whose last layer reads every stage: the ones that they are made of, beside each other."""
+"""Networks whose last layer reads many stages: the ones that they are made of, beside each other. What ends in `_early`
+reads the stem and the five stages behind it, and has no others; what ends in `_stages` reads the six behind the first.
+"""
 
 
 def check_architecture(name: str) -> str:
@@ -41,10 +49,12 @@ def build(architecture: str, classes: int = 2) -> "nn.Module":
     """A network of torchvision or of its parts, freshly drawn; its last layer (`head_of`) has `classes` outputs."""
     if check_architecture(architecture).startswith("efficientnet_lite"):
         from blastwatch.efficientnet_lite import efficientnet_lite
-        from blastwatch.stage_pooling import StagePooling
+        from blastwatch.stage_pooling import EARLY, MIDDLE, StagePooling
 
         bases = READ_BY_STAGES.get(architecture)
-        return StagePooling(bases, classes) if bases else efficientnet_lite(architecture, classes)
+        if bases is None:
+            return efficientnet_lite(architecture, classes)
+        return StagePooling(bases, classes, read=EARLY if architecture.endswith("_early") else MIDDLE)
     from torchvision import models
 
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=classes)

@@ -1,8 +1,9 @@
-"""An EfficientNet-Lite whose last layer reads every stage: the mean and the spread of each channel over the image.
+"""An EfficientNet-Lite whose last layer reads many stages: the mean and the spread of each channel over the image.
 
 What pretrained weights know of texture and colour stands in the early stages; the last one, which a classifier usually
 reads alone, knows dogs from cats. A linear layer over all stages is often better on few data of another kind (Evci et
-al. 2022, arXiv:2201.03529, `Head2Toe`). Mean and spread of the channels are what images of one style share (Huang &
+al. 2022, arXiv:2201.03529, `Head2Toe`), and on medical images the early ones are what carries over (Raghu et al. 2019,
+arXiv:1902.07208). Mean and spread of the channels are what images of one style share (Huang &
 Belongie 2017, arXiv:1703.06868).
 """
 
@@ -14,7 +15,10 @@ from torch.nn.functional import interpolate
 
 from blastwatch.efficientnet_lite import efficientnet_lite, stages_of
 
-FIRST_READ = 2  # of `features`: the stem and the stage behind it know edges alone
+MIDDLE = range(
+    2, 8
+)  # of `features`, the stem first: all but the stem, the stage behind it, and the widening at the end
+EARLY = range(6)  # the stem and five stages, to a sixteenth of the side; those behind are not even computed
 EPSILON = 1e-6  # added to a variance, so that a map without any has a gradient
 
 
@@ -41,13 +45,14 @@ class StagePooling(nn.Module):
 
     Args:
         bases: names of `blastwatch.efficientnet_lite.SCALES`.
+        read: which parts of `features` are read; those behind the last of them are left out of the network.
     """
 
-    def __init__(self, bases: Sequence[str], classes: int) -> None:
+    def __init__(self, bases: Sequence[str], classes: int, read: range = MIDDLE) -> None:
         super().__init__()
-        first, *others = (_features(base, classes) for base in bases)
-        self.features, self.beside = first, nn.ModuleList(others)
-        self.widths = tuple(2 * sum(stage[4] for stage in stages_of(base)[FIRST_READ - 1 :]) for base in bases)
+        first, *others = (_features(base, classes, read.stop) for base in bases)
+        self.features, self.beside, self.read = first, nn.ModuleList(others), read
+        self.widths = tuple(2 * sum(_channels(base)[number] for number in read) for base in bases)
         self.standardise = Standardise(sum(self.widths))
         self.classifier = nn.Linear(sum(self.widths), classes)
 
@@ -62,7 +67,7 @@ class StagePooling(nn.Module):
             maps = images
             for number, stage in enumerate(features):
                 maps = stage(maps)
-                if number >= FIRST_READ:
+                if number in self.read:
                     yield maps
 
     def activation(self, images: Tensor) -> Tensor:
@@ -87,9 +92,15 @@ class StagePooling(nn.Module):
         return total
 
 
-def _features(base: str, classes: int) -> nn.Sequential:
-    """The stages of a network without the last one, which only widens what its classifier reads."""
-    return nn.Sequential(*list(efficientnet_lite(base, classes).get_submodule("features").children())[:-1])
+def _features(base: str, classes: int, count: int) -> nn.Sequential:
+    """The first parts of a network, from the stem on."""
+    return nn.Sequential(*list(efficientnet_lite(base, classes).get_submodule("features").children())[:count])
+
+
+def _channels(base: str) -> list[int]:
+    """Of the maps that the stem and each stage behind it put out."""
+    stages = stages_of(base)
+    return [stages[0][3], *(stage[4] for stage in stages)]
 
 
 def pooled(maps: Tensor) -> list[Tensor]:

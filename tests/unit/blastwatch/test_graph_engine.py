@@ -48,6 +48,7 @@ def engine():
 @pytest.mark.parametrize(("architecture", "left", "joined"), [
     ("resnet18", 0, 17), ("densenet121", 62, 59), ("mobilenet_v3_large", 0, 13), ("convnext_tiny", 0, 0),
     ("efficientnet_lite0", 0, 0), ("efficientnet_lite0_stages", 0, 0), ("efficientnet_lite0_lite2_stages", 0, 0),
+    ("efficientnet_lite0_lite2_early", 0, 0),
 ])  # fmt: skip
 def test_a_folded_network_says_the_same(architecture, left, joined):
     network = lived_in(architecture)

@@ -39,7 +39,9 @@ def exported(core, architecture, folder):
     return core.read_model(graph)
 
 
-@pytest.mark.parametrize("architecture", ["resnet50", "efficientnet_lite0_lite2_stages", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "architecture", ["resnet50", "efficientnet_lite0_lite2_stages", "efficientnet_lite0_lite2_early", "convnext_tiny"]
+)
 def test_multiplications_are_counted_as_torch_counts_them(core, architecture, tmp_path):
     """Plain convolutions, convolutions in groups, and linear layers over a map with the channels last."""
     network = build(architecture).eval()

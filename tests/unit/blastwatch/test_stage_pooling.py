@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import arrays
 
 from blastwatch.explanation import heat_map
 from blastwatch.network import READ_BY_STAGES, build, forward_with_embedding
-from blastwatch.stage_pooling import FIRST_READ, pooled
+from blastwatch.stage_pooling import pooled
 
-CHANNELS = (24, 40, 80, 112, 192, 320)  # of the published network's stages, without the first
+CHANNELS = (32, 16, 24, 40, 80, 112, 192, 320)  # of the published network's stem and stages
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,10 @@ def test_mean_and_spread_are_those_of_numpy(maps):
     np.testing.assert_allclose(spread, expected, rtol=1e-3)
 
 
-def test_the_last_layer_reads_the_stages_of_efficientnet_lite0(network):
+@pytest.mark.parametrize(("ending", "read"), [("stages", range(2, 8)), ("early", range(6))])
+def test_the_last_layer_reads_the_stages_of_efficientnet_lite0(ending, read):
+    torch.manual_seed(1)
+    network = build(f"efficientnet_lite0_{ending}").eval().requires_grad_(False)
     torch.manual_seed(2)
     whole = build("efficientnet_lite0").eval().requires_grad_(False)
     whole.load_state_dict(network.state_dict(), strict=False)  # by their names
@@ -37,10 +40,11 @@ def test_the_last_layer_reads_the_stages_of_efficientnet_lite0(network):
     maps, expected = images, []
     for number, stage in enumerate(list(whole.features)[:-1]):
         maps = stage(maps)
-        if number >= FIRST_READ:
+        if number in read:
             expected += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
     logits, embedding = forward_with_embedding(network, images)
-    assert embedding.shape == (2, 2 * sum(CHANNELS))
+    assert embedding.shape == (2, 2 * sum(CHANNELS[number] for number in read))
+    assert len(network.features) == read.stop  # what nobody reads is not computed
     torch.testing.assert_close(embedding, torch.cat(expected, dim=1), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits, network.classifier(embedding))
 
@@ -63,7 +67,8 @@ def test_what_the_places_add_is_the_answer(architecture, side):
     network = build(architecture).eval().requires_grad_(False)
     images = torch.randn(2, 3, side, side)
     found = network.activation(images)
-    assert found.shape == (2, 2, side // 4, side // 4)  # the first stage that is read has a quarter of the side
+    finest = 2 if architecture.endswith("_early") else 4
+    assert found.shape == (2, 2, side // finest, side // finest)  # of the first stage that is read
     torch.testing.assert_close(found.mean(dim=(2, 3)) + network.classifier.bias, network(images), rtol=1e-4, atol=1e-4)
 
 

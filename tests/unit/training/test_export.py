@@ -143,7 +143,8 @@ def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("architecture", "networks"), [("efficientnet_lite0", 1), ("efficientnet_lite0_lite2_stages", 2)]
+    ("architecture", "networks"),
+    [("efficientnet_lite0", 1), ("efficientnet_lite0_lite2_stages", 2), ("efficientnet_lite0_early", 1)],
 )
 def test_a_padding_that_differs_from_side_to_side_is_exported_and_quantized(tmp_path, architecture, networks):
     """EfficientNet-Lite has it before its first layer; a warning would be an error here."""
