@@ -1,5 +1,6 @@
-"""Addresses: what one says of the connection, and whether it is free."""
+"""Addresses: what one says of the connection, how it is shown, and whether it is free."""
 
+import re
 import socket
 
 from blastwatch.errors import BlastwatchError
@@ -12,6 +13,22 @@ def encrypted(address: str) -> bool:
     there is no TLS.
     """
     return not address.lower().startswith("http://")
+
+
+# An account before the host: NAME:PASSWORD, also with a stroke or an @ in the password (but no port), or all before @.
+_ACCOUNT = re.compile(r"(?<=[^/]//)(?:[^\s/?#:]*:(?!\d+(?:/|$))\S*|[^\s/?#]*)@")
+_PARAMETER = re.compile(r"(?<=password=)[^\s&]+", re.IGNORECASE)
+
+
+def shown(text: str) -> str:
+    """An address, or a text with addresses in it, as a person may see it: without account and password.
+
+    >>> shown("No server answers at http://pat:s3cret@127.0.0.1:5000/mlflow")
+    'No server answers at http://127.0.0.1:5000/mlflow'
+    >>> shown("postgresql://db/history?user=pat&password=s3cret")
+    'postgresql://db/history?user=pat&password=***'
+    """
+    return _PARAMETER.sub("***", _ACCOUNT.sub("", text))
 
 
 def bound(host: str, port: int, variable: str) -> socket.socket:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
+from blastwatch.addresses import shown
 from blastwatch.errors import BlastwatchError, SettingsError
 
 BUSY_SECONDS = 5  # how long SQLite waits for another process's write
@@ -44,12 +45,12 @@ def create(
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise SettingsError(f"{hint}{url!r}.") from error
-    shown = repr(parsed.render_as_string(hide_password=True))
+        raise SettingsError(f"{hint}{shown(url)!r}.") from error
+    safe = repr(parsed.render_as_string(hide_password=True))
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise SettingsError(f"{hint}{shown}.")
+        raise SettingsError(f"{hint}{safe}.")
     try:
         if parsed.drivername == "postgresql+psycopg":
             engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
@@ -59,7 +60,7 @@ def create(
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
     except (NoSuchModuleError, ImportError) as error:
-        raise SettingsError(f"{hint}{shown}: its driver is not installed ({error}).") from error
+        raise SettingsError(f"{hint}{safe}: its driver is not installed ({error}).") from error
     except OSError as error:
         raise unavailable(f"The folder of {parsed.database} cannot be made: {error}.") from error
     sa.event.listen(engine, "connect", _tuner(pragmas))

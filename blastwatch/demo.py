@@ -218,6 +218,8 @@ class Demo:
                 f"Answered  {_counts(clean.answers)}; in another stain: {_counts(other.answers)}",
                 f"Drift     held-out cells: {_verdict(clean)}",
                 f"          another stain:  {_verdict(other)}",
+                f"Try       {clean.answers[0]['path']}",
+                "          (held out: cells that the network was trained on may be referred as unlike new ones)",
                 f"Open      {other.report['report']}",
                 f"          {self.folder / 'results' / 'evaluate'} and {self.folder / 'results/package/card.md'}",
                 f"          all pages: BLASTWATCH_HOME={self.home} BLASTWATCH_DRIFT_WINDOW={window} blastwatch up",

@@ -6,6 +6,7 @@ and a service that are started together on a new machine.
 
 from functools import cache
 
+from blastwatch.addresses import shown
 from blastwatch.errors import RegistryError
 from blastwatch.settings import Settings
 
@@ -33,4 +34,5 @@ def _open(tracking_uri: str, settings: Settings) -> None:
         try:
             MlflowClient(tracking_uri, tracking_uri).search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
-            raise RegistryError(f"MLflow cannot open its store {tracking_uri}: {error}") from error
+            said = shown(f"MLflow cannot open its store {tracking_uri}: {error}")
+            raise RegistryError(said) from error

@@ -5,7 +5,7 @@ import time
 
 from blastwatch.engines import open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
-from blastwatch.gate import OFF, Gate
+from blastwatch.gate import AT_MOST, OFF, Gate, at_most
 from blastwatch.golden import check_golden, golden_tolerance, read_golden
 from blastwatch.inference import Engine
 from blastwatch.package import Package
@@ -27,7 +27,7 @@ def engine_gates(package: Package, policy: Policy, name: str, *, threads: int | 
     try:
         engine = open_engine(package, name, threads=threads)
     except PackageError as error:
-        slow = _unmeasured(OFF) if limit is None else Gate(name="latency", passed=False, value=str(error), limit=limit)
+        slow = _unmeasured(OFF) if limit is None else _unmeasurable(error, limit)
         return slow, _golden_failure(error, "an engine that opens") if policy.engine.golden_cells else off
     latency = _unmeasured(OFF) if limit is None else latency_gate(package, engine, limit)
     return latency, golden_gate(package, engine) if policy.engine.golden_cells else off
@@ -38,9 +38,9 @@ def latency_gate(package: Package, engine: Engine, limit: float) -> Gate:
     try:
         value = median_latency(package, engine)
     except PackageError as error:
-        return Gate(name="latency", passed=False, value=str(error), limit=limit)
-    note = f"ms, median of {RUNS} golden cells one by one, {engine.name} on this machine"
-    return Gate(name="latency", passed=value <= limit, value=value, limit=limit, note=note)
+        return _unmeasurable(error, limit)
+    note = f"median of {RUNS} golden cells one by one, {engine.name} on this machine"
+    return at_most("latency", value, limit, note, unit="ms")
 
 
 def median_latency(package: Package, engine: Engine) -> float:
@@ -69,11 +69,15 @@ def golden_gate(package: Package, engine: Engine) -> Gate:
     except PackageError as error:
         return _golden_failure(error, "a golden file that can be read")
     note = f"largest difference of a probability, {engine.name}"
-    return Gate(name="golden", passed=True, value=value, limit=limit, note=note)
+    return Gate(name="golden", passed=True, value=value, limit=limit, note=note, bound=AT_MOST)
 
 
 def _unmeasured(limit: str) -> Gate:
     return Gate(name="latency", passed=True, value="not measured", limit=limit)
+
+
+def _unmeasurable(error: PackageError, limit: float) -> Gate:
+    return Gate(name="latency", passed=False, value=str(error), limit=limit, bound=AT_MOST)
 
 
 def _golden_failure(error: PackageError, limit: str) -> Gate:

@@ -17,6 +17,8 @@ class Entry:
     """One model version as the registry knows it.
 
     overridden: gates that it failed when it was promoted all the same.
+    moved: aliases that it carries in MLflow though the history has them elsewhere, with the version there, "" for none:
+        no service follows such an alias.
     word: number of the entry of the history that moved an alias here, where `proven` was asked; else 0.
     """
 
@@ -31,6 +33,7 @@ class Entry:
     promoted_by: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     overridden: list[str] = field(default_factory=list)
+    moved: dict[str, str] = field(default_factory=dict)
     data_digest: str = ""
     split_digest: str = ""
     git_commit: str = ""
@@ -40,9 +43,12 @@ class Entry:
         return asdict(self)
 
 
-def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry:
-    """What the registry says of a version, from MLflow's tags and the history."""
+def entry_of(version: Version, model: Model, records: Sequence[Record] | None) -> Entry:
+    """What the registry says of a version, from MLflow's tags and the history; None where the history is not asked."""
     tags, number = version.tags, version.number
+    aliases = sorted(alias for alias, target in model.aliases.items() if target == number)
+    moved = {} if records is None else _moved(aliases, number, records)
+    records = records or []
     crowned, registered = history.crowned(records, number), history.registered(records, number)
     evidence = history.promoted(records, number)
     return Entry(
@@ -52,15 +58,22 @@ def entry_of(version: Version, model: Model, records: Sequence[Record]) -> Entry
         created=tags.get("blastwatch.created", ""),
         synthetic=tags.get("blastwatch.synthetic") == "true",
         registered_by=registered.who if registered else tags.get("blastwatch.registered_by", ""),
-        aliases=sorted(alias for alias, target in model.aliases.items() if target == number),
+        aliases=aliases,
         promoted_at=crowned.time if crowned else None,
         promoted_by=crowned.who if crowned else None,
         metrics=_metrics(tags),
         overridden=evidence.overridden if evidence else [],
+        moved=moved,
         data_digest=tags.get("blastwatch.data_digest", ""),
         split_digest=tags.get("blastwatch.split_digest", ""),
         git_commit=tags.get("blastwatch.git_commit", ""),
     )
+
+
+def _moved(aliases: Sequence[str], number: str, records: Sequence[Record]) -> dict[str, str]:
+    """The aliases of a version that the history has elsewhere, and where; other aliases than ours it does not know."""
+    said = {alias: history.aliases(records).get(alias, "") for alias in aliases if alias in history.ALIASES}
+    return {alias: version for alias, version in said.items() if version != number}
 
 
 def _metrics(tags: Mapping[str, str]) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """Gates that read what a package says of itself: its files were checked, so nobody changed it since it was made."""
 
-import math
 import re
 from itertools import combinations
 from typing import Any
 
 from blastwatch import DISCLAIMER
+from blastwatch.baseline import number_of, size_difference
 from blastwatch.errors import PackageError
-from blastwatch.gate import MISSING, OFF, Gate, at_least, at_most
+from blastwatch.gate import AT_MOST, MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
 from blastwatch.package import Package
 from blastwatch.patients import read_patients
@@ -51,7 +51,7 @@ def groups_gate(package: Package) -> Gate:
     try:
         patients = read_patients(package)
     except PackageError as error:
-        return Gate(name="groups", passed=False, value=str(error), limit=0.0)
+        return Gate(name="groups", passed=False, value=str(error), limit=0.0, bound=AT_MOST)
     groups, subjects = patients.groups, {side: patients.subjects(side) for side in SIDES}
     shared: set[str] = set()
     for one, two in combinations(SIDES, 2):
@@ -67,7 +67,7 @@ def groups_gate(package: Package) -> Gate:
     note = f"stands on several sides, or where the split does not have it: {', '.join(wrong[:5])}" if wrong else (
         f"{len(subjects['test'])} test subjects, none of them among {len(subjects['train'])} trained on"
     )  # fmt: skip
-    return Gate(name="groups", passed=not wrong, value=float(len(wrong)), limit=0.0, note=note)
+    return at_most("groups", float(len(wrong)), 0.0, note, unit="patients")
 
 
 def initial_weights_gate(package: Package) -> Gate:
@@ -96,29 +96,38 @@ def floor_gates(package: Package, policy: Policy) -> list[Gate]:
     """Sensitivity and specificity on test patients, every patient weighing the same."""
     patients = package.metrics().get("patients") or {}
     rows = (
-        ("sensitivity", "sensitivity_over_ill", policy.floors.sensitivity),
-        ("specificity", "specificity_over_healthy", policy.floors.specificity),
+        ("sensitivity", "sensitivity_over_ill", policy.floors.sensitivity, "of the blasts"),
+        ("specificity", "specificity_over_healthy", policy.floors.specificity, "of the normal cells"),
     )
-    return [at_least(name, _number(patients.get(key), "value"), limit, _interval(patients.get(key)))
-            for name, key, limit in rows]  # fmt: skip
+    return [at_least(name, number_of(patients.get(key), "value"), limit, _interval(patients.get(key)), unit=unit)
+            for name, key, limit, unit in rows]  # fmt: skip
 
 
 def calibration_gate(package: Package, policy: Policy) -> Gate:
     """Probabilities mean what they say: expected calibration error after temperature scaling, on test cells."""
-    value = _number(package.metrics().get("calibration"), "ece_after")
-    return at_most("calibration", value, policy.calibration.largest_ece)
+    value = number_of(package.metrics().get("calibration"), "ece_after")
+    return at_most("calibration", value, policy.calibration.largest_ece, unit="ECE")
 
 
 def cameras_gate(package: Package, policy: Policy) -> Gate:
     """It is not lost where the camera changes: the worst loss of mean accuracy over patients under a simulated one."""
     found = package.metrics().get("cameras")
     rows = found.get("rows") if isinstance(found, dict) else None
-    losses = {row.get("name"): _number(row.get("change"), "value") for row in rows or []}
+    losses = {row.get("name"): number_of(row.get("change"), "value") for row in rows or []}
     known = {name: -change for name, change in losses.items() if change is not None}
     worst = max(known, key=known.__getitem__) if known and len(known) == len(losses) else None
     note = f"under {str(worst).replace('_', ' ')}" if worst is not None else ""
     value = None if worst is None else known[worst]
-    return at_most("cameras", value, policy.cameras.largest_loss, note)
+    return at_most("cameras", value, policy.cameras.largest_loss, note, unit="of mean accuracy lost")
+
+
+def baseline_gate(package: Package, policy: Policy) -> Gate:
+    """The network is worth more than three size numbers: the lower end of the interval of its AUROC less theirs."""
+    found, limit = size_difference(package.metrics()), policy.baseline.least_difference
+    if found is None:
+        note = "an evaluation of old has no such comparison; evaluate and package anew to have it"
+        return at_least("baseline", None, limit, note)
+    return at_least("baseline", found.low, limit, f"lower end of the 95 % interval; {found}", unit="AUROC")
 
 
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:
@@ -129,8 +138,8 @@ def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     cells, groups = (float(len(answered)), float(answered["group"].nunique())) if usable else (None, None)
     note = "" if usable else "drift.json has no thresholds for this reference"
     return [
-        at_least("reference-cells", cells, limits.least_cells, note),
-        at_least("reference-groups", groups, limits.least_groups, note),
+        at_least("reference-cells", cells, limits.least_cells, note, unit="cells"),
+        at_least("reference-groups", groups, limits.least_groups, note, unit="patients"),
     ]
 
 
@@ -149,16 +158,8 @@ def card_gate(text: str, policy: Policy) -> Gate:
     return Gate(name="card", passed=not missing, value=value, limit=limit)
 
 
-def _number(row: Any, key: str) -> float | None:
-    """A finite number of the evidence; None for anything else, so that NaN passes no gate."""
-    value = row.get(key) if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def _interval(row: Any) -> str:
-    low, high = _number(row, "low"), _number(row, "high")
+    low, high = number_of(row, "low"), number_of(row, "high")
     return "" if low is None or high is None else f"mean over patients, 95 % interval {low:.3f} to {high:.3f}"
 
 

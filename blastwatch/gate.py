@@ -1,6 +1,8 @@
 """One condition on a version that shall become champion, and the names of all of them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 GATES = (
     "digests",
@@ -13,6 +15,7 @@ GATES = (
     "specificity",
     "calibration",
     "cameras",
+    "baseline",
     "parity",
     "latency",
     "reference-cells",
@@ -29,6 +32,7 @@ NEVER_OVERRIDDEN = ("digests", "signature")
 
 OFF = "off by policy"
 MISSING = "not in the evidence"
+AT_LEAST, AT_MOST = "at least", "at most"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class Gate:
     """What was found, what was allowed, and the verdict.
 
     value, limit: numbers where there is one, else words. note: what the figure is of, or why there is none.
+    unit: of both, where they are numbers of one; bound: `AT_LEAST` or `AT_MOST` before a limit that is a number.
     overridden: a promoter took the version in spite of a failure; whoever promotes sets it, `evaluate` never does.
     """
 
@@ -45,6 +50,33 @@ class Gate:
     limit: float | str
     note: str = ""
     overridden: bool = False
+    unit: str = ""
+    bound: str = ""
+
+    @classmethod
+    def stored(cls, row: Mapping[str, Any]) -> "Gate":
+        """A gate out of the report of an entry; what a later Blastwatch reports beside it is left."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    @property
+    def off(self) -> bool:
+        """True where the policy does not judge it: its figure, if it has one, is reported and nothing more."""
+        return self.limit == OFF
+
+    @property
+    def verdict(self) -> str:
+        """In one word; a gate that is off was not passed."""
+        if self.off:
+            return "off"
+        return "passed" if self.passed else ("OVERRIDDEN" if self.overridden else "FAILED")
+
+    @property
+    def told(self) -> str:
+        """Its name, what was found and what was allowed."""
+        limit = OFF if self.off else f"limit: {' '.join(part for part in (self.bound, _figure(self.limit)) if part)}"
+        unit = f" {self.unit}" if self.unit and not isinstance(self.value, str) else ""
+        return f"{self.name}: {_figure(self.value)}{unit} ({limit}){f'; {self.note}' if self.note else ''}"
 
     @property
     def stands(self) -> bool:
@@ -52,23 +84,30 @@ class Gate:
         return self.passed or self.overridden
 
     def __str__(self) -> str:
-        value, limit = (f"{part:.4f}" if isinstance(part, float) else part for part in (self.value, self.limit))
-        verdict = "passed" if self.passed else ("OVERRIDDEN" if self.overridden else "FAILED")
-        note = f"; {self.note}" if self.note else ""
-        return f"{verdict}  {self.name}: {value} (limit: {limit}){note}"
+        return f"{self.verdict}  {self.told}"
 
 
-def at_least(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+def table_of(gates: Sequence[Gate]) -> str:
+    """The report of the gates for a person, one a line."""
+    width = max((len(gate.verdict) for gate in gates), default=0)
+    return "\n".join(f"{gate.verdict:<{width}}  {gate.told}" for gate in gates)
+
+
+def at_least(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:
     """A figure that must not be below its limit; None as limit switches the gate off, None as value fails it."""
-    return _judged(name, value, limit, value is not None and limit is not None and value >= limit, note)
+    passed = value is not None and limit is not None and value >= limit
+    return _judged(name, value, limit, passed, note, unit, AT_LEAST)
 
 
-def at_most(name: str, value: float | None, limit: float | None, note: str = "") -> Gate:
+def at_most(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:
     """A figure that must not be above its limit; as `at_least`."""
-    return _judged(name, value, limit, value is not None and limit is not None and value <= limit, note)
+    passed = value is not None and limit is not None and value <= limit
+    return _judged(name, value, limit, passed, note, unit, AT_MOST)
 
 
-def _judged(name: str, value: float | None, limit: float | None, passed: bool, note: str) -> Gate:
+def _judged(
+    name: str, value: float | None, limit: float | None, passed: bool, note: str, unit: str, bound: str
+) -> Gate:
     """A figure that is not there fails, unless the gate is off."""
     off = limit is None
     return Gate(
@@ -77,4 +116,13 @@ def _judged(name: str, value: float | None, limit: float | None, passed: bool, n
         value=MISSING if value is None else value,
         limit=OFF if limit is None else float(limit),
         note=note,
+        unit=unit,
+        bound=bound,
     )
+
+
+def _figure(value: float | str) -> str:
+    """A number with as many digits as it is read with; words as they are."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"

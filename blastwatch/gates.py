@@ -13,6 +13,7 @@ from blastwatch.entry import Entry
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, PackageError, SignatureInvalid
 from blastwatch.evidence_gates import (
     audit_gate,
+    baseline_gate,
     calibration_gate,
     cameras_gate,
     card_gate,
@@ -22,7 +23,7 @@ from blastwatch.evidence_gates import (
     reference_gates,
     split_gate,
 )
-from blastwatch.gate import GATES, OFF, Gate
+from blastwatch.gate import AT_LEAST, GATES, OFF, Gate
 from blastwatch.manifest import read_cells
 from blastwatch.package import CARD, Package
 from blastwatch.parity import parity_gate
@@ -63,6 +64,7 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         *floor_gates(package, policy),
         calibration_gate(package, policy),
         cameras_gate(package, policy),
+        baseline_gate(package, policy),
         parity_gate(package, policy, engine),
         latency,
         *reference_gates(package, policy),
@@ -102,7 +104,7 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
     except AliasNotSet as error:
         if CHAMPION in history.aliases(registry.records()):
             return _incomparable(error, margin)  # it was deleted in MLflow, or its alias was
-        return Gate(name=name, passed=True, value="no champion yet", limit=-margin)
+        return Gate(name=name, passed=True, value="no champion yet", limit=-margin, bound=AT_LEAST)
     except PackageError as error:
         return _incomparable(error, margin)
     try:
@@ -123,12 +125,14 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
         judged = noninferiority.compare_by_patient(*columns, confidence=policy.confidence)
     if judged is None:
         value = f"cannot be judged: {told} patients, {policy.least_patients} of each are needed"
-        return Gate(name=name, passed=False, value=value, limit=-margin, note=note)
+        return Gate(name=name, passed=False, value=value, limit=-margin, note=note, bound=AT_LEAST)
     figure = f"lower bound at {policy.confidence:.0%} of a difference of {judged.difference:+.4f} in balanced accuracy"
     return Gate(
-        name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}"
+        name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}",
+        bound=AT_LEAST,
     )  # fmt: skip
 
 
 def _incomparable(error: BlastwatchError, margin: float) -> Gate:
-    return Gate(name="non-inferiority", passed=False, value=f"cannot be compared: {error}", limit=-margin)
+    value = f"cannot be compared: {error}"
+    return Gate(name="non-inferiority", passed=False, value=value, limit=-margin, bound=AT_LEAST)

@@ -283,9 +283,21 @@ def _gates(rows: Sequence[Row], number: int) -> Any:
                 return json.loads(row.gates)
             except ValueError:
                 break
-    raise HistoryBroken(
+    raise _no_report(number)
+
+
+def _no_report(number: int) -> HistoryBroken:
+    return HistoryBroken(
         f"The gates' report of entry {number} of the history cannot be read. Look with: blastwatch registry verify"
     )
+
+
+def failed_gates(row: Row) -> list[str]:
+    """Names of the gates that an entry's report has as failed and not overridden. Raises `HistoryBroken`."""
+    try:
+        return [gate["name"] for gate in _gates([row], row.number) if not (gate["passed"] or gate.get("overridden"))]
+    except (TypeError, KeyError) as error:
+        raise _no_report(row.number) from error
 
 
 def stands_on(record: Record, alias: str) -> str:

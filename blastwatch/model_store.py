@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastwatch.addresses import encrypted
+from blastwatch.addresses import encrypted, shown
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
 from blastwatch.package import Package
@@ -117,7 +117,7 @@ class ModelStore:
                 where = str(scratch) if scratch else None
                 return Path(mlflow.artifacts.download_artifacts(artifact_uri=self._uri(number), dst_path=where))
             except OSError as error:
-                raise RegistryError(f"The files of version {number} cannot be read: {error}.") from error
+                raise RegistryError(f"The files of version {number} cannot be read: {shown(str(error))}.") from error
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class ModelStore:
                 if error.error_code in _DENIED:
                     raise
                 raise RegistryError(
-                    f"Expected the training run {info.run_id} of this package in {self.settings.tracking_uri} but it "
+                    f"Expected the training run {info.run_id} of this package in {self.settings.tracking_shown} but it "
                     "is not there. Register with the MLFLOW_TRACKING_URI that the training used."
                 ) from error
             with mlflow.start_run(run_id=info.run_id, log_system_metrics=False), warnings.catch_warnings():
@@ -207,14 +207,14 @@ class ModelStore:
             raise self._ours(error) from error
 
     def _ours(self, error: "MlflowException") -> RegistryError:
-        where = self.settings.tracking_uri
+        where = self.settings.tracking_shown
         if error.error_code in _DENIED:
             account = os.environ.get("MLFLOW_TRACKING_USERNAME") or "a caller without an account"
             return NotPermitted(
                 f"MLflow at {where} does not let {account} do this. Ask whoever keeps its accounts, or set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of an account that may."
             )
-        return RegistryError(f"MLflow at {where} refused: {error.message} ({error.error_code}).")
+        return RegistryError(f"MLflow at {where} refused: {shown(error.message)} ({error.error_code}).")
 
 
 def check_reachable(settings: Settings) -> None:
@@ -235,14 +235,14 @@ def check_reachable(settings: Settings) -> None:
         health = f"{tracking_uri.rstrip('/')}/health"
         answer = httpx.get(health, timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri))
     except httpx.HTTPError as error:
-        raise _away(tracking_uri, str(error)) from error
+        raise _away(settings, str(error)) from error
     if answer.is_server_error:
-        raise _away(tracking_uri, f"HTTP {answer.status_code}")
+        raise _away(settings, f"HTTP {answer.status_code}")
 
 
-def _away(tracking_uri: str, why: str) -> RegistryUnreachable:
+def _away(settings: Settings, why: str) -> RegistryUnreachable:
     return RegistryUnreachable(
-        f"No MLflow server answers at {tracking_uri} ({why}). "
+        f"No MLflow server answers at {settings.tracking_shown} ({shown(why)}). "
         "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
     )
 

@@ -45,8 +45,10 @@ class OodScore:
         """The reason to refer an image of this score; None where it is like the known cells."""
         if score <= self.limit:
             return None
+        # Not "unlike all that the network has seen": cells that it learnt from lie beyond the limit as well.
         return (
-            "the network has seen nothing like it: another kind of image, stain or scanner (out-of-distribution score "
+            "it lies farther out than nearly all cells of the patients who set the limit: another kind of image, stain "
+            "or scanner, or a cell that the network was trained on (out-of-distribution score "
             f"{score:.4g}, expected at most {self.limit:.4g})"
         )
 

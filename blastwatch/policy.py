@@ -47,6 +47,13 @@ class Cameras:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """least_difference: lower end of the interval of the network's AUROC less that of three size numbers."""
+
+    least_difference: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """Of the engine that serves here: flips against float32, median of one cell, and whether golden cells are asked."""
 
@@ -88,10 +95,12 @@ class Policy:
     floors: Floors
     calibration: Calibration
     cameras: Cameras
+    baseline: Baseline
     engine: EngineLimits
     drift_reference: DriftReference
     card: Card
     two_person: bool
+    require_reason: bool
     overridable: tuple[str, ...]
     retraining: RetrainingPolicy
     serve_moved_alias: bool
@@ -109,6 +118,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "floors.specificity": (0, 1),
     "calibration.largest_ece": (0, 1),
     "cameras.largest_loss": (0, 1),
+    "baseline.least_difference": (-1, 1),
     "engine.largest_flip_rate": (0, 1),
     "engine.largest_latency_ms": (0.001, 1e9),
     "drift_reference.least_cells": (1, 1_000_000_000),

@@ -40,6 +40,41 @@ class Promotion:
             raise PromotionRefused(f"Version {self.version} was not promoted. " + "; ".join(failed))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What `registry check --json` prints: whether a version passes every gate, now and on this machine."""
+
+    version: str
+    passed: bool
+    gates: list[Gate]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self) -> None:
+        """Raise `PromotionRefused` naming the gates that failed."""
+        if not self.passed:
+            failed = "; ".join(gate.told for gate in self.gates if not gate.stands)
+            raise PromotionRefused(f"Version {self.version} does not pass. {failed}")
+
+
+def judge(registry: Registry, ref: str, *, cells: Path | None) -> Judgement:
+    """Ask every gate about a version and write nothing: no entry, no alias, and no key is needed.
+
+    A version that is champion already is asked too; it is compared with itself then.
+
+    Args:
+        cells: imported data set, for test cells that the champion was never tested on.
+
+    Raises:
+        AliasMoved: the champion's alias was moved behind the registry's back, so what to compare with is not known.
+    """
+    policy, entry = load_policy(registry.settings.policy), registry.entry(ref)
+    check_alias(registry, registry.records())
+    gates = evaluate(registry, entry, policy, cells, registry.settings.actor)
+    return Judgement(version=entry.version, passed=all(gate.stands for gate in gates), gates=gates)
+
+
 def promote(
     registry: Registry, ref: str, *, reason: str, cells: Path | None, override: Iterable[str] = ()
 ) -> Promotion:
@@ -50,7 +85,7 @@ def promote(
         override: gates that may fail this once; stands in the history for ever.
 
     Raises:
-        UsageError: the version serves already, or a gate may not be overridden, or is without a reason.
+        UsageError: the version serves already, a gate may not be overridden, or the reason that is needed is missing.
         AliasMoved: the alias was moved behind the registry's back, or by somebody else since this was asked for.
         NotPermitted: the key or the account may not promote.
     """
@@ -58,12 +93,13 @@ def promote(
     if waived and not reason.strip():
         raise UsageError("Expected --reason TEXT beside --override: it stands in the history for ever.")
     _check_waived(waived, policy)
+    _check_reason(reason, policy)
     asked_of = _named(registry, ref)
     with registry.writing(PROMOTER) as writer:
         resumed = _resumed(writer, parse_ref(ref, registry.name))
         if resumed is not None:
             return resumed
-        check_alias(registry, writer)
+        check_alias(registry, writer.records)
         entry = _asked(registry, ref, asked_of)
         if CHAMPION in entry.aliases:
             raise UsageError(f"Version {entry.version} already is the champion.")
@@ -112,7 +148,7 @@ def _resumed(writer: Writer, ref: str) -> Promotion | None:
     before = history.aliases([record for record in writer.records if record.number < done.number])
     if before.get(ref, ref) != done.version:
         return None
-    gates = [Gate(**gate) for gate in json.loads(writer.row(done.number).gates)]
+    gates = [Gate.stored(gate) for gate in json.loads(writer.row(done.number).gates)]
     return Promotion(version=done.version, promoted=True, gates=gates, resumed=True)
 
 
@@ -124,6 +160,15 @@ def _check_waived(names: tuple[str, ...], policy: Policy) -> None:
         if name not in policy.overridable:
             allowed = ", ".join(policy.overridable) or "none"
             raise UsageError(f"The policy lets nobody override the gate {name!r}; it allows: {allowed}.")
+
+
+def _check_reason(reason: str, policy: Policy) -> None:
+    """Raise `UsageError` where the policy wants one and none was given."""
+    if policy.require_reason and not reason.strip():
+        raise UsageError(
+            "Expected --reason TEXT: the policy says require_reason, so whoever moves an alias says why. It stands in "
+            "the history for ever."
+        )
 
 
 def _waive(gates: list[Gate], names: tuple[str, ...]) -> list[Gate]:
@@ -160,17 +205,19 @@ def rollback(registry: Registry, *, reason: str) -> Rollback:
     What that version was promoted with in spite of a gate it keeps.
 
     Raises:
+        UsageError: the reason that the policy wants is missing.
         AliasNotSet: where there is no champion, or none before it.
         AliasMoved: the alias was moved behind the registry's back, or by somebody else since this was asked for.
         PackageError, SignatureInvalid: that version is not what was promoted.
     """
+    _check_reason(reason, load_policy(registry.settings.policy))
     asked_of = history.aliases(registry.records()).get(CHAMPION, "")
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
         if done is not None and done.action == "rollback":  # an interrupted one, finished just now
             past = history.champions([record for record in writer.records if record.number < done.number])
             return Rollback(entry=registry.entry(done.version), stepped_over=_between(past, done.version))
-        check_alias(registry, writer)
+        check_alias(registry, writer.records)
         current, stack = history.aliases(writer.records).get(CHAMPION, ""), history.champions(writer.records)
         _check_unmoved(CHAMPION, asked_of, current)
         if not current:
@@ -212,10 +259,11 @@ def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
     Its files and its signature are checked; the gates are not, since their evidence is what a challenger is for.
 
     Raises:
-        UsageError: the version is champion or challenger already.
+        UsageError: the version is champion or challenger already, or the reason that the policy wants is missing.
         AliasMoved: somebody else moved the alias since this was asked for.
         PackageError, SignatureInvalid: it is not what was registered.
     """
+    _check_reason(reason, load_policy(registry.settings.policy))
     asked_of = _named(registry, ref)
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
@@ -234,6 +282,7 @@ def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
 def withdraw(registry: Registry, *, reason: str) -> Entry:
     """Take the alias challenger away. Raises `AliasNotSet` where there is none, `AliasMoved` where somebody else moved
     it since this was asked for."""
+    _check_reason(reason, load_policy(registry.settings.policy))
     asked_of = _named(registry, CHALLENGER)
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
@@ -244,9 +293,22 @@ def withdraw(registry: Registry, *, reason: str) -> Entry:
     return registry.entry(entry.version)
 
 
-def restore(registry: Registry, *, reason: str) -> dict[str, str]:
-    """Put every alias back to where the history says; returns them. One whose version was deleted in MLflow is taken
-    away. MLflow is told of the history's end anew where it lost it. Raises `AliasNotSet` with an empty history."""
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """Where every alias stands. `done`: whether anything had to be put back; else nothing was written."""
+
+    aliases: dict[str, str]
+    done: bool
+
+
+def restore(registry: Registry, *, reason: str) -> Restoration:
+    """Put every alias back to where the history says. One whose version was deleted in MLflow is taken away. MLflow is
+    told of the history's end anew where it lost it. Where all of that stands already, no entry is written.
+
+    Raises:
+        UsageError: the reason that the policy wants is missing.
+        AliasNotSet: with an empty history.
+    """
     with registry.writing(PROMOTER, mend=True) as writer:
         expected = history.aliases(writer.records)
         if not expected:
@@ -256,16 +318,19 @@ def restore(registry: Registry, *, reason: str) -> dict[str, str]:
         entry = registry.entry(named) if named else next(iter(registry.entries()), None)
         if entry is None:
             raise AliasNotSet("MLflow has no version any more; there is nothing to restore.")
+        if writer.stands:
+            return Restoration(aliases=there, done=writer.finished is not None)
+        _check_reason(reason, load_policy(registry.settings.policy))
         writer.restore(entry, why=reason)
-    return there
+    return Restoration(aliases=there, done=True)
 
 
-def check_alias(registry: Registry, writer: Writer) -> None:
+def check_alias(registry: Registry, records: Sequence[history.Record]) -> None:
     """Raise `AliasMoved` where the champion's alias is not what the history says; but a champion that was deleted in
     MLflow cannot carry it."""
     model = registry.store.model()
     found = model.aliases.get(CHAMPION, "") if model else ""
-    expected = history.aliases(writer.records).get(CHAMPION, "")
+    expected = history.aliases(records).get(CHAMPION, "")
     if found != expected and (found or registry.store.has(expected)):
         raise AliasMoved(
             f"The alias champion stands on version {found or 'none'} but the history says {expected or 'none'}: it was "

@@ -111,6 +111,18 @@ class Writer:
         """Add an entry that puts every alias back to where the history says."""
         return self._add("restore", "", entry, after="", why=why)
 
+    @property
+    def stands(self) -> bool:
+        """Whether MLflow has every alias, the word about it and the head of the history as the history says."""
+        model = self._store.model()
+        carried, tags = (model.aliases, model.tags) if model else ({}, {})
+        ours = {alias: version for alias, version in carried.items() if alias in ALIASES}
+        expected = history.aliases(self.records)
+        there = {alias: version for alias, version in expected.items() if self._store.has(version)}
+        words = {ALIAS_TAG + alias: record.number for alias, record in history.words(self.records).items()}
+        said = {name: _mirrored(self.row(number)) for name, number in (words | {HEAD_TAG: len(self._rows)}).items()}
+        return ours == there and said.items() <= tags.items()
+
     def note(self, action: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves nothing."""
         return self._add(action, "", entry, after="", **facts)

@@ -88,7 +88,7 @@ class Registry:
         known = ", ".join(entry.version for entry in self.entries()) or "none"
         if wanted.isdigit():
             raise VersionNotFound(f"There is no version {wanted} of {self.name}; there are: {known}.")
-        raise AliasNotSet(_not_set(wanted, self.name, known, self.settings.tracking_uri))
+        raise AliasNotSet(_not_set(wanted, self.name, known, self.settings.tracking_shown))
 
     def records(self) -> list[Record]:
         """The history, oldest first."""
@@ -108,9 +108,9 @@ class Registry:
         number = model.aliases.get(alias) if model else None
         if model is None or number is None:
             known = ", ".join(sorted(version.number for version in self.store.versions())) if model else "none"
-            raise AliasNotSet(_not_set(alias, self.name, known or "none", self.settings.tracking_uri))
+            raise AliasNotSet(_not_set(alias, self.name, known or "none", self.settings.tracking_shown))
         version = self.store.version(number)
-        entry = entry_of(version, model, [])
+        entry = entry_of(version, model, None)
         self._check_signature(version)
         try:
             word = self._standing(model, alias, entry)

@@ -1,5 +1,6 @@
 """`blastwatch registry`: register, look, promote, roll back, and tell what served when."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +9,19 @@ import click
 from blastwatch import history
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import UsageError
-from blastwatch.gate import OFF
+from blastwatch.gate import OFF, Gate, table_of
 from blastwatch.settings import load
 
 if TYPE_CHECKING:
     from blastwatch.entry import Entry
     from blastwatch.registry import Registry
+
+
+cells_option = click.option(
+    "--cells",
+    type=click.Path(path_type=Path),
+    help="Imported data set, for test cells on which the champion was never measured.",
+)
 
 
 def _registry() -> "Registry":
@@ -22,11 +30,31 @@ def _registry() -> "Registry":
     return Registry(load())
 
 
+def _aliases(entry: "Entry") -> str:
+    """The aliases of a version; one that was moved behind the registry's back is no service's champion."""
+    marks = {alias: f" (the history says {said or 'none'}: restore)" for alias, said in entry.moved.items()}
+    return ", ".join(alias + marks.get(alias, "") for alias in entry.aliases) or "-"
+
+
 def _line(entry: "Entry") -> str:
-    figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(entry.metrics.items()))
-    aliases = ", ".join(entry.aliases) or "-"
+    figures = _figures(entry.metrics)
+    aliases = _aliases(entry)
     data = "synthetic cells" if entry.synthetic else "real cells"
     return f"{entry.version:>4}  {aliases:<22} {entry.digest[:12]}  {data:<16} {figures}"
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in sorted(metrics.items()))
+
+
+def _rows(entry: "Entry") -> dict[str, str]:
+    """An entry for a person, by the names of its fields."""
+    facts = entry.to_dict()
+    for name in ("moved", "word"):  # the first stands at its alias; the second is for a service that asks for proof
+        del facts[name]
+    told = {name: "yes" if value is True else "no" if value is False else value for name, value in facts.items()}
+    told |= {"aliases": _aliases(entry), "metrics": _figures(entry.metrics), "overridden": ", ".join(entry.overridden)}
+    return {name: str(value or "-") for name, value in told.items()}
 
 
 @click.group()
@@ -68,18 +96,32 @@ def show(ref: str, as_json: bool) -> None:
     if as_json:
         print_json(entry.to_dict())
         return
-    for name, value in entry.to_dict().items():
+    for name, value in _rows(entry).items():
         click.echo(f"{name:<14} {value}")
 
 
 @registry.command()
 @click.argument("ref")
+@cells_option
+@json_option
+def check(ref: str, cells: Path | None, as_json: bool) -> None:
+    """Ask every gate about REF as promote does, and write nothing; exit code 3 if one fails."""
+    from blastwatch import promotion
+
+    result = promotion.judge(_registry(), ref, cells=cells)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        click.echo(table_of(result.gates))
+    result.check()
+    judged = sum(not gate.off for gate in result.gates)
+    say(f"Version {result.version} passes all {judged} gates that the policy judges. Nothing was written.")
+
+
+@registry.command()
+@click.argument("ref")
 @click.option("--reason", default="", help="Why; stands in the history.")
-@click.option(
-    "--cells",
-    type=click.Path(path_type=Path),
-    help="Imported data set, for test cells on which the champion was never measured.",
-)
+@cells_option
 @click.option("--override", multiple=True, metavar="GATE", help="A gate that may fail this once; needs --reason.")
 @json_option
 def promote(ref: str, reason: str, cells: Path | None, override: tuple[str, ...], as_json: bool) -> None:
@@ -90,7 +132,7 @@ def promote(ref: str, reason: str, cells: Path | None, override: tuple[str, ...]
     if as_json:
         print_json(result.to_dict())
     else:
-        click.echo("\n".join(str(gate) for gate in result.gates))
+        click.echo(table_of(result.gates))
     result.check()
     done = "An interrupted promotion was finished: version" if result.resumed else "Version"
     say(f"{done} {result.version} is the champion. Services that follow it serve it within seconds.")
@@ -139,11 +181,13 @@ def restore(reason: str, as_json: bool) -> None:
     """Put aliases that were moved behind the registry's back where the history says they stand."""
     from blastwatch import promotion
 
-    aliases = promotion.restore(_registry(), reason=reason)
+    result = promotion.restore(_registry(), reason=reason)
     if as_json:
-        print_json(aliases)
+        print_json(result.aliases)
     else:
-        click.echo("\n".join(f"{alias}: version {version}" for alias, version in sorted(aliases.items())))
+        click.echo("\n".join(f"{alias}: version {version}" for alias, version in sorted(result.aliases.items())))
+    if not result.done:
+        say("Nothing to restore: every alias stands where the history says. Nothing was written.")
 
 
 @registry.command("history")
@@ -163,15 +207,16 @@ def show_history(at: str | None, as_json: bool) -> None:
     if as_json:
         print_json([record.to_dict() for record in records])
         return
-    for record in records:
-        click.echo(_record_line(record))
+    for row, record in zip(rows, records, strict=True):
+        click.echo(_record_line(record, history.failed_gates(row) if record.action == "refuse" else []))
     if not records:
         say("Nothing has happened yet. Register a version: blastwatch registry register PACKAGE")
 
 
-def _record_line(record: history.Record) -> str:
+def _record_line(record: history.Record, failed: Sequence[str] = ()) -> str:
     moved = f"{record.alias} {record.before or 'none'} -> {record.after or 'none'}" if record.alias else ""
     overridden = f"OVERRIDDEN: {', '.join(record.overridden)}" if record.overridden else ""
+    refused = f"failed: {', '.join(failed)}" if failed else ""
     why = f'"{record.why}"' if record.why else ""
     parts = (
         f"{record.number:>4}",
@@ -180,6 +225,7 @@ def _record_line(record: history.Record) -> str:
         f"{record.action} {record.version}",
         moved,
         overridden,
+        refused,
         why,
     )
     return "  ".join(part for part in parts if part)
@@ -188,9 +234,9 @@ def _record_line(record: history.Record) -> str:
 def _told(told: dict[str, Any]) -> list[str]:
     if not told["version"]:
         return [f"Nothing served at {told['at']}: no version was champion yet."]
-    promoted, failed = told["promoted"], [gate for gate in told["gates"] if not gate["passed"]]
-    off = [gate["name"] for gate in told["gates"] if gate["passed"] and gate["limit"] == OFF]
-    judged = len(told["gates"]) - len(off)
+    promoted, gates = told["promoted"], [Gate.stored(gate) for gate in told["gates"]]
+    failed, off = [gate for gate in gates if not gate.passed], [gate.name for gate in gates if gate.off]
+    judged = len(gates) - len(off)
     lines = [
         f"At {told['at']} version {told['version']} served, package {told['digest']}.",
         f"Since     {told['since']}, {told['action']} by {told['by']}" + (f': "{told["why"]}"' if told["why"] else ""),
@@ -201,7 +247,7 @@ def _told(told: dict[str, Any]) -> list[str]:
         f"Gates     {judged - len(failed)} of {judged} passed" + (f"; {OFF}: {', '.join(off)}" if off else ""),
         f"Override  {', '.join(told['overridden']) or 'nothing was overridden'}",
     ]
-    return lines + [f"          {gate['name']}: {gate['value']} (limit: {gate['limit']})" for gate in failed]
+    return lines + [f"          {gate.told}" for gate in failed]
 
 
 @registry.command()

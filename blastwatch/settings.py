@@ -3,6 +3,7 @@
 What shapes a model stands in `params.yaml` instead, under DVC.
 """
 
+import difflib
 import getpass
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from blastwatch.addresses import shown
 from blastwatch.errors import SettingsError
 
 
@@ -21,43 +23,57 @@ def _optional_path(text: str) -> Path | None:
     return _path(text) if text else None
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number is needed") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number is needed") from None
+
+
 def _port(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 < value < 65536:
         raise ValueError("a port lies between 1 and 65535")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise ValueError("at least 1 is needed")
     return value
 
 
 def _count_or_none(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise ValueError("0 or more is needed")
     return value
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise ValueError("a positive number is needed")
     return value
 
 
 def _not_negative(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < float("inf"):
         raise ValueError("0 or a positive number is needed")
     return value
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise ValueError("a number from 0 to 1 is needed")
     return value
@@ -103,6 +119,13 @@ class Setting:
 
 IMAGE_POLICIES = KEEP_NEVER, KEEP_SAMPLED, KEEP_REFERRED = "never", "sampled", "referred"
 UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
+PREFIX = "BLASTWATCH_"
+NO_SETTINGS = (
+    "BLASTWATCH_FINDING", "BLASTWATCH_KEYLESS", "BLASTWATCH_LIVE", "BLASTWATCH_SETTLED",
+    "BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD",
+)  # fmt: skip
+"""What else may stand in the environment: what one of our processes tells another, and what deploy/compose.yaml reads."""
+
 ENGINES = (
     "auto", "openvino-f32", "openvino-bf16", "openvino-int8", "torch-f32", "torch-bf16", "torch-bf16-graphs",
     "torch-f16-graphs",
@@ -254,6 +277,11 @@ class Settings:
         return self.home / "drift"
 
     @property
+    def tracking_shown(self) -> str:
+        """`tracking_uri` as a message or a page may show it: without account and password."""
+        return shown(self.tracking_uri)
+
+    @property
     def embedded_registry(self) -> bool:
         """True where MLflow is the file under `home` and not a server."""
         return self.tracking_uri == _embedded(self.home, "mlflow.db")
@@ -261,7 +289,7 @@ class Settings:
 
 def _shown(setting: Setting, text: str) -> str:
     """A value as an error may show it: a key that was mistyped is a secret still."""
-    return "(not shown)" if setting.parse is _api_key else repr(text)
+    return "(not shown)" if setting.parse is _api_key else repr(shown(text))
 
 
 def _embedded(home: Path, name: str) -> str:
@@ -272,9 +300,10 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: naming the variable, the value and what was expected.
+        SettingsError: naming the variable, the value and what was expected, or a variable that is no setting.
     """
     source = os.environ if environment is None else environment
+    _check_known(source)
     values: dict[str, Any] = {}
     for setting in TABLE:
         text = source.get(setting.variable, setting.default)
@@ -282,7 +311,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
             values[setting.name] = setting.parse(text)
         except ValueError as error:
             raise SettingsError(
-                f"{setting.variable}={_shown(setting, text)} cannot be used: {error}. It is the {setting.help}."
+                f"{setting.variable}={_shown(setting, text)} cannot be used: {error}. What it sets: {setting.help}."
             ) from error
     home: Path = values["home"]
     values["tracking_uri"] = values["tracking_uri"] or _embedded(home, "mlflow.db")
@@ -299,6 +328,23 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             raise SettingsError(f"BLASTWATCH_THREADS={values['threads']!r} cannot be used: {error}.") from error
     return Settings(**values)
+
+
+def _check_known(source: Mapping[str, str]) -> None:
+    """Raise `SettingsError` for a name that is no setting: one that was mistyped would be as if it were not set."""
+    known = [setting.variable for setting in TABLE]
+    unknown = sorted(name for name in source if name.startswith(PREFIX) and name not in (*known, *NO_SETTINGS))
+    if unknown:
+        told = ", ".join(name + _meant(name.removeprefix(PREFIX)) for name in unknown)
+        raise SettingsError(
+            f"Expected every {PREFIX} variable to be a setting of docs/settings.md but got {told}. Rename or unset it."
+        )
+
+
+def _meant(rest: str) -> str:
+    """The setting that a mistyped one is near to, as a question; `rest` is its name without the prefix."""
+    names = [setting.variable.removeprefix(PREFIX) for setting in TABLE if setting.variable.startswith(PREFIX)]
+    return "".join(f" (is {PREFIX}{name} meant?)" for name in difflib.get_close_matches(rest, names, n=1))
 
 
 def markdown_table() -> str:

@@ -67,7 +67,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
         children.start("mlflow", mlflow_server(settings.home, settings.artifacts, settings.mlflow_port))
         addresses["mlflow"] = f"http://{HOST}:{settings.mlflow_port}"
     else:
-        addresses["mlflow"] = settings.tracking_uri
+        addresses["mlflow"] = settings.tracking_shown
     children.start("service", [script("blastwatch"), "serve"])
     children.start("monitor", [script("blastwatch"), "drift", "watch"])
     children.start("evidently", evidently_pages(workspace, settings.evidently_port))

@@ -13,6 +13,7 @@ from blastwatch.model_store import Model
 from blastwatch.recording import HEAD_TAG, lost_head, mirrored_number, read_word
 from blastwatch.registry import Registry
 
+RESTORE = "blastwatch registry restore"
 _LOOKS, _PAUSE = 5, 0.5  # at the registry until it stands still, and seconds between two
 
 
@@ -45,7 +46,36 @@ class Verification:
     def check(self) -> None:
         """Raise `HistoryBroken` naming every fault."""
         if self.faults:
-            raise HistoryBroken("The registry is not what its history says: " + "; ".join(map(str, self.faults)))
+            raise HistoryBroken("The registry is not what its history says:\n  " + "\n  ".join(_lines(self.faults)))
+
+
+def _lines(faults: Sequence[Fault]) -> list[str]:
+    """A line for each that is wrong, in the order of the first: where many entries show the same, such as one key that
+    is not trusted, they are named together."""
+    numbers: dict[str, list[int | None]] = {}
+    for fault in faults:
+        numbers.setdefault(fault.fault, []).append(fault.entry)
+    return [_line(text, [number for number in found if number is not None]) for text, found in numbers.items()]
+
+
+def _line(text: str, numbers: Sequence[int]) -> str:
+    if not numbers:
+        return text
+    return f"{'entry' if len(numbers) == 1 else 'entries'} {_ranges(numbers)}: {text}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """
+    >>> _ranges([1, 2, 3, 7, 9, 10])
+    '1 to 3, 7, 9, 10'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def verify(registry: Registry, *, files: bool = True) -> Verification:
@@ -88,7 +118,7 @@ def _under_way(rows: Sequence[Row], model: Model | None, entries: Sequence[Entry
 
 def _entries(registry: Registry, model: Model | None) -> list[Entry]:
     """The versions, with what MLflow alone says of them: the history may be unreadable."""
-    found = [entry_of(version, model, []) for version in registry.store.versions()] if model else []
+    found = [entry_of(version, model, None) for version in registry.store.versions()] if model else []
     return sorted(found, key=lambda entry: int(entry.version))
 
 
@@ -128,7 +158,7 @@ def _aliases(registry: Registry, records: Sequence[Record], model: Model | None)
     for alias in ALIASES:
         found, said = carried.get(alias, "none"), expected.get(alias, "none")
         if found != said:
-            text = f"the alias {alias} stands on version {found} but the history says {said}"
+            text = f"the alias {alias} stands on version {found} but the history says {said}. Put it back: {RESTORE}"
             faults.append(Fault(entry=words[alias].number if alias in words else None, fault=text))
         elif model is not None and found != "none":
             faults += _word(registry, model, alias, found)

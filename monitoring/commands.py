@@ -9,8 +9,6 @@ from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.settings import load
 
-LEFT_OUT = {"waiting": "not complete yet", "few": "with too few cells"}  # of the patients who came
-
 
 class Moment(click.ParamType[datetime]):
     """A time in ISO 8601; one without a time zone is UTC."""
@@ -200,11 +198,8 @@ def _print_report(document: dict[str, Any]) -> None:
 
 
 def _print_patients(found: dict[str, Any]) -> None:
-    less = [f"{found[name]} {words}" for name, words in LEFT_OUT.items() if found[name]]
-    click.echo(
-        f"Version {found['version']}: {found['entered']} patients came, {found['known']} are known"
-        + (f" ({', '.join(less)})" if less else "")
-    )
+    for line in _who_came(found):
+        click.echo(line)
     rows = [["column", "evidence", "before", "between", "now", "since", ""]]
     rows += [
         [
@@ -218,6 +213,22 @@ def _print_patients(found: dict[str, Any]) -> None:
     _print_causes(found["causes"])
     say("Other patients than before." if found["drifted"] else "No change of patients is shown.")
     say(DISCLAIMER)
+
+
+def _who_came(found: dict[str, Any]) -> list[str]:
+    """Of the patients who came, who counts and who does not yet, or not at all."""
+    lines = [f"Version {found['version']}: {_people(found['entered'], 'counts', 'count')}, {found['known']} are known"]
+    if found["waiting"]:
+        here = _people(found["waiting"], "is here and", "are here; each")
+        lines.append(f"{here} counts {found['minutes']:g} minutes after the first cell.")
+    if found["few"]:
+        few = _people(found["few"], "had", "had")
+        lines.append(f"{few} fewer than {found['fewest_cells']} cells in that time, which is too few to count.")
+    return lines
+
+
+def _people(count: int, one: str, many: str) -> str:
+    return f"1 patient {one}" if count == 1 else f"{count} patients {many}"
 
 
 def _print_causes(causes: list[dict[str, str]]) -> None:

@@ -20,6 +20,7 @@ from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import DriftReference, Package
 from monitoring.calibration import thresholds_for
 from monitoring.directions import DIRECTIONS, with_directions
+from monitoring.report_page import arranged
 from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 MOST_COMPARED = 2000
 """Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
 (57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
+
+
+PAGES = "drift-*.html"
+"""Evidently's pages of the reports, in the folder of the reports; they sort by the time they were made."""
 
 
 class TooFewPredictions(DataError):
@@ -121,6 +126,7 @@ def compare(
         "report": str(stem.with_name(f"{stem.name}.html")),
     }
     with _refusals():
+        snapshot = arranged(snapshot, document, digest=package.digest, synthetic=package.info.synthetic)
         snapshot.save_html(document["report"])
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     return DriftReport(document, snapshot)

@@ -13,7 +13,15 @@ from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.settings import load
 from monitoring.commands import Moment, check_span, print_table
-from monitoring.performance import FIGURES
+from monitoring.performance import ASSUMES, CONFIRMED, FIGURES, OPEN, PATIENT, UNCHECKED, UNTRUSTED
+
+SAID = {
+    UNCHECKED: "no label has come yet",
+    OPEN: "the labels so far neither confirm nor refute it",
+    CONFIRMED: "the labels confirm it within the tolerance",
+    UNTRUSTED: "the labels refute it, so do not trust it",
+}
+"""Of a state of the estimate, in words."""
 
 
 @click.group()
@@ -160,14 +168,18 @@ def _write_new(file: Path, text: str) -> None:
 
 def _print_report(found: dict[str, Any]) -> None:
     latest, labelled, check = found["now"]["latest"], found["now"]["labelled"], found["now"]["labelled"]["check"]
-    click.echo(f"Version {found['version']}, intervals by {latest['unit']}: {latest['assumes']}.")
+    click.echo(f"Version {found['version']}")
     rows = [["figure", "estimated", "realised", "on the reference"]]
     parts = (latest["estimated"], labelled["realised"], found["reference"]["realised"])
     rows += [[name, *(_interval(part.get(name)) for part in parts)] for name in FIGURES]
     rows.append(["cells", str(latest["cells"]), str(labelled["cells"]), str(found["reference"]["cells"])])
+    rows.append(["intervals by", latest["unit"], labelled["unit"], PATIENT])
     print_table(rows)
-    click.echo(f"Realised minus expected accuracy: {_interval(check['difference'])}; the estimate is {check['state']}.")
-    rows = [["since", "cells", "estimated accuracy", "labelled", "realised accuracy", "the estimate"]]
+    click.echo(
+        f"Realised minus expected accuracy: {_interval(check['difference'])}, tolerance {check['tolerance']:g}; "
+        f"the estimate is {check['state']}: {SAID[check['state']]}."
+    )
+    rows = [["since", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
     rows += [
         [
             window["since"][:10],
@@ -175,11 +187,14 @@ def _print_report(found: dict[str, Any]) -> None:
             _interval(window["estimated"].get("accuracy")),
             str(window["labelled"]),
             _interval(window["realised"].get("accuracy")),
+            window["unit"],
             window["check"]["state"],
         ]
         for window in found["windows"]
     ]
     print_table(rows)
+    for unit in sorted({part["unit"] for part in (latest, labelled, *found["windows"])}):
+        click.echo(f"Intervals by {unit}: {ASSUMES[unit]}.")
     if found["truncated"]:
         say("The latest predictions only: name a span with --since and --until for others.")
     say(DISCLAIMER)

@@ -1,5 +1,5 @@
-"""The monitor's own port on the loopback address: `/drift` for a person, with example cells where pictures are kept,
-`/metrics` for Prometheus, `/livez`.
+"""The monitor's own port on the loopback address: `/drift` for a person, with example cells where pictures are kept and
+the report behind the verdict, `/metrics` for Prometheus, `/livez`.
 
 A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own.
 """
@@ -34,6 +34,12 @@ FILES = SHARED | {
     "/examples.js": PAGES / "examples.js",
     "/patients.js": PAGES / "patients.js",
 }
+OF_EVIDENTLY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What a browser may do with Evidently's pages, whose scripts stand in the page: they reach nothing, the monitor's own
+pages and port included."""
 
 
 class _Secured:
@@ -64,6 +70,7 @@ def build_app(registry: "CollectorRegistry", status: Status) -> ASGIApp:
         Route("/", _to_the_page, methods=["GET"]),
         Route("/drift.json", functools.partial(_status, status), methods=["GET"]),
         Route("/cells/{identity}.png", functools.partial(_picture, status), methods=["GET"]),
+        Route("/reports/{name}", functools.partial(_report, status), methods=["GET"]),
         Route("/metrics", functools.partial(_metrics, registry), methods=["GET"]),
         Route("/livez", _alive, methods=["GET"]),
         *(Route(path, functools.partial(_file, file), methods=["GET"]) for path, file in FILES.items()),
@@ -84,6 +91,13 @@ async def _picture(status: Status, request: Request) -> Response:
     if png is None:
         return PlainTextResponse("This is no example cell of now.\n", status_code=404)
     return Response(png, media_type="image/png")
+
+
+async def _report(status: Status, request: Request) -> Response:
+    path = status.report(request.path_params["name"])
+    if path is None:
+        return PlainTextResponse("There is no such report, or only its JSON file is kept.\n", status_code=404)
+    return FileResponse(path, headers={"Content-Security-Policy": OF_EVIDENTLY})
 
 
 async def _metrics(registry: "CollectorRegistry", request: Request) -> Response:

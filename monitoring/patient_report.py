@@ -17,7 +17,7 @@ from monitoring.patient_drift import (
     courses,
     patient_means,
 )
-from monitoring.patients import MOST_CELLS, Came, Patients
+from monitoring.patients import FEWEST_CELLS, MOST_CELLS, Came, Patients
 from monitoring.scores import PROBABILITY
 from monitoring.signatures import name_causes
 from monitoring.statistics import STATISTICS
@@ -28,8 +28,8 @@ class PatientWatch:
     """Holds the patients of one version against its reference; works only where somebody came since the last look."""
 
     def __init__(self, store: Store, package: Package, *, version: str, settings: Settings) -> None:
-        settle = timedelta(minutes=settings.drift_patient_minutes)
-        self._patients = Patients(store, model_digest=package.digest, settle=settle)
+        self._settle = timedelta(minutes=settings.drift_patient_minutes)
+        self._patients = Patients(store, model_digest=package.digest, settle=self._settle)
         self._known = patient_means(package.reference().cells, MOST_CELLS)
         self._signatures = package.drift().get("signatures")
         self._version = version
@@ -41,13 +41,15 @@ class PatientWatch:
         Returns:
             version; known, answered: patients of the reference, and those of them with answers; entered, waiting, few:
             patients who came, who are not complete yet, and who had too few cells; stated_patients: one false alarm in
-            so many at most; drifted; columns: the most evidence first; causes: of what stands, the likeliest first;
-            changes: every alarm, oldest first.
+            so many at most; minutes, fewest_cells: when a patient is complete, and how many cells it takes to count;
+            drifted; columns: the most evidence first; causes: of what stands, the likeliest first; changes: every
+            alarm, oldest first.
         """
         came = self._patients.look(at)
         counts = _counts(came)
         if self._last is None or self._last[0] != counts:
-            self._last = counts, told(self._known, came, self._signatures, version=self._version)
+            found = told(self._known, came, self._signatures, version=self._version, settle=self._settle)
+            self._last = counts, found
         return self._last[1]
 
 
@@ -56,11 +58,14 @@ def _counts(came: Came) -> tuple[object, ...]:
     return (came.waiting, came.few, *came.first)
 
 
-def told(known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, version: str) -> dict[str, Any]:
+def told(
+    known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, version: str, settle: timedelta
+) -> dict[str, Any]:
     """The document of `PatientWatch.look`.
 
     Args:
         known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
+        settle: of `monitoring.patients.Patients`.
     """
     known, rows = with_directions_of_patients(known, came.rows, signatures)
     came = replace(came, rows=rows)
@@ -73,6 +78,8 @@ def told(known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, 
         "entered": len(came.rows),
         "waiting": came.waiting,
         "few": came.few,
+        "minutes": settle / timedelta(minutes=1),
+        "fewest_cells": FEWEST_CELLS,
         "stated_patients": PATIENTS_PER_FALSE_ALARM,
         "drifted": any(column["drifted"] for column in columns),
         "columns": sorted(columns, key=lambda row: -row["evidence"]),

@@ -1,6 +1,7 @@
 """What the monitor knows, as one document for its page: written by the looks, read by the server's thread."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from blastwatch import DISCLAIMER
@@ -8,7 +9,9 @@ from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
+from monitoring.drift import PAGES
 from monitoring.examples import Examples
+from monitoring.report_page import by_distance
 from monitoring.retention import Usage
 from monitoring.timeline import Timeline, before, since, thinned
 
@@ -24,15 +27,17 @@ class Status:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
-        self._pictures: dict[str, bytes] = {}
-        self._known: dict[str, Any] | None = None
+        self._folder = settings.drift
         self._timeline = Timeline(settings.drift)
         self._interval = settings.drift_interval
         self.begin("The monitor has not looked yet.")
 
     def begin(self, note: str) -> None:
         """Nothing is watched: forget what was known, and say why."""
-        self._pictures, self._known = {}, None
+        self._version = ""
+        self._known: dict[str, Any] | None = None
+        self._found: dict[str, Any] = {}
+        self._pictures: dict[str, bytes] = {}
         self._document: dict[str, Any] = {
             "state": WAITING,
             "looked_at": None,
@@ -42,6 +47,46 @@ class Status:
             "disclaimer": DISCLAIMER,
         }
 
+    def watch(self, fetched: Fetched) -> None:
+        """Another version is watched: what was said of the one before says nothing of it."""
+        self.begin("The first look at it is not over.")
+        self._version = fetched.entry.version
+        self._found = {
+            "model": {
+                "version": fetched.entry.version,
+                "digest": fetched.package.digest,
+                "synthetic": fetched.package.info.synthetic,
+            },
+            "patients": None,
+            "performance": None,
+            "examples": None,
+            "promotions": self._promotions(),
+        }
+        self.judge(None)
+        self._document = self._document | self._found
+
+    def judge(self, report: dict[str, Any] | None) -> None:
+        """What is known from now on, as the gauges are told it.
+
+        Args:
+            report: the document of a report on the watched version, the last that was made; None: nothing is known, or
+                no longer.
+        """
+        self._timeline.refresh()
+        self._known = report
+        nothing: dict[str, Any] = {"since": None, "window": None, "columns": [], "causes": [], "report": None}
+        said = nothing if report is None else self._said(report)
+        self._found = self._found | said | {"timeline": thinned(self._timeline.points())}
+
+    def see(self, **parts: dict[str, Any]) -> None:
+        """What a look has found so far, told to the gauges as well.
+
+        Args:
+            parts: `patients`, from `monitoring.patient_report`; `performance`, from
+                `monitoring.performance_report.report`.
+        """
+        self._found = self._found | parts
+
     def document(self) -> dict[str, Any]:
         return self._document
 
@@ -49,71 +94,70 @@ class Status:
         """PNG of an example cell; None for any other."""
         return self._pictures.get(identity)
 
-    def refresh(self, version: str, *, verdict: bool = True) -> tuple[dict[str, Any] | None, str | None]:
-        """Read the reports that came since.
+    def report(self, name: str) -> Path | None:
+        """Evidently's page of a report of that name; None where there is none, or no longer."""
+        return {path.name: path for path in self._folder.glob(PAGES)}.get(name)
 
-        Args:
-            verdict: False: too few cells are left for one, so that of the last report no longer stands.
-
-        Returns:
-            The document of the last report, where it is on this version, and until when the one before said otherwise.
-        """
-        self._timeline.refresh()
-        # What is said of another version says nothing of the one that is watched now.
-        report = self._timeline.last
-        self._known = report if verdict and report is not None and report["version"] == version else None
-        return self._known, before(self._timeline.points())
+    def standing(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The document of the last report on the watched version, None where no verdict stands, and until when the last
+        one that said otherwise was."""
+        return self._known, before(self._timeline.made(), self._version)
 
     def fail(self, problem: str) -> None:
-        """A look failed: what was known stays, and the reason stands beside it."""
-        self._document = self._document | {"problem": problem}
+        """A look failed: the reason stands beside what was known, and beside what the look had found before."""
+        self._document = self._document | self._found | {"state": self._state(), "problem": problem}
 
     def tell(
         self,
-        fetched: Fetched,
         note: str,
-        patients: dict[str, Any],
-        performance: dict[str, Any],
         usage: Usage,
         retraining: dict[str, Any] | None,
         examples: Examples,
         *,
         problem: str = "",
     ) -> None:
-        """A look worked; `refresh` was called before.
+        """A look worked; what it found was told before, to `judge` and `see`.
 
         Args:
             note: in a few words why it made no report, "" where it made one.
-            patients: from `monitoring.patient_report`.
-            performance: from `monitoring.performance_report.report`.
             retraining: from `monitoring.retraining.Retraining.document`.
             problem: what hindered it all the same, "" for nothing.
         """
-        known, points = self._known, self._timeline.points()
-        self._pictures = examples.pictures
-        self._document = self._document | {
-            "state": _state(known, patients),
-            "looked_at": datetime.now(UTC).isoformat(),
-            "problem": problem or None,
-            "note": note,
-            "model": {
-                "version": fetched.entry.version,
-                "digest": fetched.package.digest,
-                "synthetic": fetched.package.info.synthetic,
-            },
-            "since": None if known is None else since(points),
-            "window": None if known is None else known["window"],
-            "columns": [] if known is None else _columns(known),
-            # A report of an earlier release names none.
-            "causes": [] if known is None else known.get("causes", []),
+        self._found = self._found | {
             "examples": examples.document,
-            "timeline": thinned(points),
             "promotions": self._promotions(),
-            "patients": patients,
-            "performance": performance,
             "retraining": retraining,
             "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
         }
+        self._pictures = examples.pictures
+        self._document = self._document | self._found | {
+            "state": self._state(),
+            "looked_at": datetime.now(UTC).isoformat(),
+            "problem": problem or None,
+            "note": note,
+        }  # fmt: skip
+
+    def _state(self) -> str:
+        if self._known is not None and self._known["drifted"]:
+            return DRIFT
+        if (self._found.get("patients") or {}).get("drifted"):
+            return PATIENTS
+        return WAITING if self._known is None else CALM
+
+    def _said(self, report: dict[str, Any]) -> dict[str, Any]:
+        """What a report says."""
+        return {
+            "since": since(self._timeline.made(), self._version),
+            "window": report["window"],
+            "columns": by_distance(report["columns"])[:MOST_COLUMNS],
+            "causes": report["causes"],
+            "report": self._page(report),
+        }
+
+    def _page(self, report: dict[str, Any]) -> str | None:
+        """Where the monitor serves Evidently's page of a report, beside `/drift`; of old ones only the JSON is kept."""
+        name = Path(report["report"]).name
+        return f"reports/{name}" if self.report(name) else None
 
     def _promotions(self) -> list[dict[str, str]] | None:
         """Every move of the champion, oldest first; None where the history cannot be read."""
@@ -127,26 +171,3 @@ class Status:
             for record in records
             if record.alias == CHAMPION and record.after != record.before
         ]  # fmt: skip
-
-
-def _state(known: dict[str, Any] | None, patients: dict[str, Any]) -> str:
-    if known is not None and known["drifted"]:
-        return DRIFT
-    if patients["drifted"]:
-        return PATIENTS
-    return WAITING if known is None else CALM
-
-
-def _columns(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The columns by how near they are to their threshold, the farthest beyond it first."""
-    rows = [
-        {
-            "name": column["name"],
-            "score": column["score"],
-            "threshold": column["threshold"],
-            "ratio": column["score"] / column["threshold"],
-            "drifted": column["drifted"],
-        }
-        for column in report["columns"]
-    ]
-    return sorted(rows, key=lambda row: -row["ratio"])[:MOST_COLUMNS]

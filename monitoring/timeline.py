@@ -5,6 +5,7 @@ Each is read once. Those that a person asked for, of a version and a window of t
 interrupt what the monitor saw of the version that serves.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +36,6 @@ class Timeline:
         self._folder = folder
         self._points: dict[str, Point] = {}
         self._passed: set[str] = set()
-        self._last: dict[str, Any] | None = None
-        self._newest = ""
 
     def refresh(self) -> None:
         """Read the reports that came since."""
@@ -50,20 +49,18 @@ class Timeline:
             if document.get("on_request"):
                 self._passed.add(path.name)
                 continue
-            point = self._points[path.name] = _point(document)
-            if point.at >= self._newest:  # one on request may be of a window long past, and was not always marked
-                self._last, self._newest = document, point.at
+            self._points[path.name] = _point(document)
         for name in sorted(self._points)[:-LATEST]:
             del self._points[name]
-
-    @property
-    def last(self) -> dict[str, Any] | None:
-        """The document of the report on the newest predictions; None where there was none."""
-        return self._last
 
     def points(self) -> list[Point]:
         """All points, by the time of their predictions, oldest first."""
         return [self._points[name] for name in sorted(self._points, key=lambda name: (self._points[name].at, name))]
+
+    def made(self) -> list[Point]:
+        """All points in the order in which their reports were made: the last one on a version is what is known of it,
+        also where the cells of an earlier one were newer and have been deleted, or another version came between."""
+        return [self._points[name] for name in sorted(self._points)]
 
 
 def _point(document: dict[str, Any]) -> Point:
@@ -79,31 +76,30 @@ def _point(document: dict[str, Any]) -> Point:
     )
 
 
-def since(points: Sequence[Point]) -> dict[str, Any] | None:
-    """Since when the newest verdict on its version holds: time of the first report of the unbroken row that ends now,
-    and whether that is the first report there is, so that it may have been so before. None without a report."""
-    if not points:
-        return None
-    row = _row(points)
-    return {"at": points[-row].at, "at_least": row == len(points), "reports": row}
+def since(made: Sequence[Point], version: str) -> dict[str, Any] | None:
+    """Since when the last verdict on a version holds: time of the first report of the unbroken row that ends with it,
+    and whether that is the first report there is, so that it may have been so before. What was said of other versions
+    meanwhile is passed over. None without a report on it.
+
+    Args:
+        made: of `Timeline.made`.
+    """
+    row = _row(made, version)
+    return {"at": row[0].at, "at_least": row[0] is made[0], "reports": len(row)} if row else None
 
 
-def before(points: Sequence[Point]) -> str | None:
+def before(made: Sequence[Point], version: str) -> str | None:
     """Time of the newest prediction in the last report on this version that said otherwise; None where none did."""
-    if not points:
-        return None
-    earlier = points[: -_row(points)]
-    return earlier[-1].at if earlier and earlier[-1].version == points[-1].version else None
+    own = [point for point in made if point.version == version]
+    earlier = own[: len(own) - len(_row(made, version))]
+    return earlier[-1].at if earlier else None
 
 
-def _row(points: Sequence[Point]) -> int:
-    """How many reports, up to the newest, say the same of the same version."""
-    now, row = points[-1], 0
-    for point in reversed(points):
-        if (point.version, point.drifted) != (now.version, now.drifted):
-            break
-        row += 1
-    return row
+def _row(made: Sequence[Point], version: str) -> list[Point]:
+    """The reports on a version, up to the last, that say the same of it."""
+    own = [point for point in made if point.version == version]
+    row = itertools.takewhile(lambda point: point.drifted == own[-1].drifted, reversed(own))
+    return list(row)[::-1]
 
 
 def thinned(points: Sequence[Point], most: int = SHOWN) -> list[dict[str, Any]]:

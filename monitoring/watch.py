@@ -19,7 +19,7 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
 from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
-from monitoring.drift import DriftReport, TooFewPredictions, compare
+from monitoring.drift import PAGES, DriftReport, TooFewPredictions, compare
 from monitoring.examples import ExampleCells
 from monitoring.followed import Followed
 from monitoring.metrics import MonitorMetrics
@@ -33,6 +33,7 @@ from monitoring.status import Status
 from monitoring.store import Store, open_store
 
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
+NO_VERSION = "no version serves. See blastwatch registry list, and promote one: blastwatch registry promote REF"
 FOLLOWED_WITHIN = timedelta(minutes=15)  # of a promotion, services have loaded the version or refused it
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
@@ -101,7 +102,7 @@ class Monitor:
         self._retrain(fetched.entry.version, found)
         self._note_others(self._store, fetched, challenger, usage)
         look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
-        self._tell_status(self._store, fetched, look, performance, usage)
+        self._tell_status(self._store, fetched, look, usage)
         self._metrics.last_look.set(time.time())
         return look
 
@@ -114,9 +115,10 @@ class Monitor:
     def _watched(self) -> Fetched:
         fetched = self._fetch()
         self._problems.append(self._champion.problem)
-        if self._fetched is None or fetched.package.digest != self._fetched.package.digest:
+        if self._fetched is None or _which(fetched) != _which(self._fetched):
             self._window = self._patients = None
-            self._metrics.watch_model(fetched.entry.version, fetched.package.digest)
+            self._metrics.watch_model(*_which(fetched))
+            self.status.watch(fetched)
         self._fetched = fetched
         return fetched
 
@@ -143,6 +145,7 @@ class Monitor:
         except TooFewPredictions as error:  # cells behind an earlier verdict may have been deleted
             self._window = None
             self._metrics.no_verdict()
+            self.status.judge(None)
             return Look(None, str(error), verdict=False)
         self._window = window
         self._tell(report, time.monotonic() - started)
@@ -155,6 +158,7 @@ class Monitor:
             self._metrics.score.labels(column["name"]).set(column["score"])
             self._metrics.threshold.labels(column["name"]).set(column["threshold"])
         self._metrics.detected.set(report.drifted)
+        self.status.judge(report.document)
         self._metrics.report_seconds.set(seconds)
         self._metrics.window_end.set(datetime.fromisoformat(report.document["window"]["until"]).timestamp())
         self._metrics.last_report.set(datetime.now(UTC).timestamp())
@@ -199,12 +203,14 @@ class Monitor:
             self._patients = PatientWatch(store, fetched.package, version=version, settings=self._settings)
         found = self._patients.look(datetime.now(UTC))
         self._metrics.tell_patients(found)
+        self.status.see(patients=found)
         return found
 
     def _tell_performance(self, store: Store, fetched: Fetched) -> dict[str, Any]:
         version = fetched.entry.version
         found = performance_report(store, fetched.package, version=version, settings=self._settings)
         self._metrics.tell_performance(found)
+        self.status.see(performance=found)
         return found
 
     def _retain(self) -> Usage:
@@ -221,20 +227,10 @@ class Monitor:
             self._metrics.retraining_started.labels(started.finding).inc()
         self._metrics.tell_retraining(self._retraining)
 
-    def _tell_status(
-        self,
-        store: Store,
-        fetched: Fetched,
-        look: Look,
-        performance: dict[str, Any],
-        usage: Usage,
-    ) -> None:
-        known, calm_until = self.status.refresh(fetched.entry.version, verdict=look.verdict)
+    def _tell_status(self, store: Store, fetched: Fetched, look: Look, usage: Usage) -> None:
+        known, calm_until = self.status.standing()
         examples = self._examples.choose(store, fetched.package, known, calm_until=calm_until)
-        self.status.tell(
-            fetched, look.reason, look.patients, performance, usage, self._retraining.document(), examples,
-            problem=look.problem,
-        )  # fmt: skip
+        self.status.tell(look.reason, usage, self._retraining.document(), examples, problem=look.problem)
 
     def _tell_shadow(self, champion: Entry) -> Entry | None:
         """Returns the challenger, None where there is none or nobody has said yet who it is."""
@@ -251,6 +247,11 @@ class Monitor:
         self._shadow_store = self._shadow_store or open_shadow_store(self._settings.predictions_url)
         self._metrics.tell_shadow(shadow_report(self._shadow_store, champion, challenger, at=datetime.now(UTC)))
         return challenger
+
+
+def _which(fetched: Fetched) -> tuple[str, str]:
+    """Version and digest."""
+    return fetched.entry.version, fetched.package.digest
 
 
 def watch_once(settings: Settings) -> Look:
@@ -295,8 +296,8 @@ def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
 
 
 def prune(folder: Path) -> None:
-    """Remove all but the newest pages; their names sort by time."""
-    for page in sorted(folder.glob("drift-*.html"))[:-KEEP_PAGES]:
+    """Remove all but the newest pages."""
+    for page in sorted(folder.glob(PAGES))[:-KEEP_PAGES]:
         page.unlink(missing_ok=True)
 
 
@@ -313,7 +314,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
         except AliasNotSet as error:
             metrics.last_look.set(time.time())
             line = f"{NOTHING_YET}: {error}"
-            monitor.status.begin(line)
+            monitor.status.begin(f"{NOTHING_YET}: {NO_VERSION}")  # for the page, without an address
         except (BlastwatchError, OSError) as error:  # the second where the disk of the reports is full
             metrics.failures.inc()
             line = f"This look failed and will be tried again: {error}"
@@ -333,7 +334,10 @@ def _sentence(document: dict[str, Any]) -> str:
 
 
 def patient_sentence(patients: dict[str, Any]) -> list[str]:
-    """What a line of the log says of `monitoring.patient_report`: nothing where no alarm stands."""
+    """What a line of the log says of `monitoring.patient_report`: nothing where no alarm stands, or nobody was looked
+    at, as without a version to watch."""
+    if not patients:
+        return []
     moved = [f"{column['name']} since {column['since']}" for column in patients["columns"] if column["drifted"]]
     causes = ", ".join(cause["cause"] for cause in patients["causes"])
     return [f"Other patients: {', '.join(moved)}; probable cause: {causes}."] if moved else []

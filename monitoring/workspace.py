@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING, Any
 from blastwatch import DISCLAIMER
 from blastwatch.errors import BlastwatchError
 from monitoring.directions import DIRECTIONS
-from monitoring.scores import EMBEDDING_SCORE, LABEL, METHODS, PROBABILITY
+from monitoring.report_page import SCORE_OVER_THRESHOLD, THRESHOLD
+from monitoring.scores import EMBEDDING_SCORE, LABEL, PROBABILITY
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
 
 PROJECT = "Blastwatch drift"
-SNAPSHOTS = "snapshots"  # the folder of runs inside a project's, as Evidently names it
+SNAPSHOTS, DASHBOARD = "snapshots", "dashboard.json"  # the runs and panels inside a project, as Evidently names them
 KEEP_RUNS = 200  # 0.9 MB each, and the dashboard reads every run; older ones live on as JSON reports
 
-_PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Answers", "Probability of a blast, and the share of each label", (PROBABILITY, LABEL)),
-    ("Stain and light", "Optical density, brightness", ("od_red", "od_green", "od_blue", "brightness")),
-    ("Shape", "Size and outline of the cells", ("cell_area", "cell_height", "cell_width", "elongation")),
-    ("Sharpness", "Detail within the cells", ("focus", "contrast", "dark_share")),
-    (
-        "Known causes",
-        "Along the directions in which changes of stain, light and others move cells",
-        DIRECTIONS,
-    ),
+ABOUT = (
+    "Drift scores over their thresholds, of every report: from 1 upwards it is drift. Each version has thresholds of "
+    "its own, and so lines of its own. What a report compared stands in it, under Reports."
 )
+PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("the answers", "probability of a blast, label, embedding", (PROBABILITY, LABEL, EMBEDDING_SCORE)),
+    ("stain and light", "optical density, brightness", ("od_red", "od_green", "od_blue", "brightness")),
+    ("shape", "size and outline of the cells", ("cell_area", "cell_height", "cell_width", "elongation")),
+    (
+        "sharpness",
+        "detail within the cells, and what a camera adds",
+        ("chroma_noise", "focus", "contrast", "dark_share"),
+    ),
+    ("known causes", "along the directions in which changes of stain, light and others move cells", DIRECTIONS),
+)
+"""Of what, in more words, and the columns."""
 
 
 class WorkspaceFailed(BlastwatchError):
@@ -86,37 +92,50 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 def _project(path: Path) -> tuple[Any, Any]:
-    """The workspace and its project, which is made aside and moved in whole."""
+    """The workspace and its project, which is made aside and moved in whole; so is the dashboard of a project that an
+    earlier Blastwatch made."""
     from evidently.ui.workspace import Workspace
 
     workspace = Workspace.create(str(path))
     found = workspace.search_project(PROJECT)
-    if found:
+    if found and _drawn(found[0].dashboard.model().panels) == _drawn(_panels()):
         return workspace, found[0]
     with TemporaryDirectory(dir=path.parent) as aside:
         made = _make_project(Workspace.create(aside))
-        Path(aside, str(made.id), SNAPSHOTS).mkdir()
-        Path(aside, str(made.id)).replace(path / str(made.id))
+        if found:
+            Path(aside, str(made.id), DASHBOARD).replace(path / str(found[0].id) / DASHBOARD)
+        else:
+            Path(aside, str(made.id), SNAPSHOTS).mkdir()
+            Path(aside, str(made.id)).replace(path / str(made.id))
     workspace = Workspace.create(str(path))
     return workspace, workspace.search_project(PROJECT)[0]
 
 
 def _make_project(workspace: Any) -> Any:
-    from evidently.sdk.models import PanelMetric
-    from evidently.sdk.panels import line_plot_panel
-
     project = workspace.create_project(
         PROJECT, description=f"Predictions against each version's reference cells. {DISCLAIMER}"
     )
-    for title, subtitle, columns in _PANELS:
-        values = [
-            PanelMetric(legend=name, metric="ValueDrift", metric_labels={"column": name})
-            for name in columns
-            if name in METHODS
-        ]
-        project.dashboard.add_panel(line_plot_panel(title=title, description=subtitle, values=values, size="half"))
-    embedding = [PanelMetric(legend=EMBEDDING_SCORE, metric="EmbeddingsDrift")]
-    project.dashboard.add_panel(
-        line_plot_panel(title="Embedding", description="Maximum mean discrepancy", values=embedding, size="full")
-    )
+    for panel in _panels():
+        project.dashboard.add_panel(panel)
     return project
+
+
+def _panels() -> list[Any]:
+    from evidently.sdk.models import PanelMetric
+    from evidently.sdk.panels import line_plot_panel, text_panel
+
+    def line(column: str, legend: str) -> Any:
+        return PanelMetric(legend=legend, metric=SCORE_OVER_THRESHOLD, metric_labels={"column": column})
+
+    panels = [text_panel(title=DISCLAIMER, description=ABOUT)]
+    for title, words, columns in PANELS:
+        values = [line(name, "{{column}}, version {{version}}") for name in columns]
+        values.append(line(THRESHOLD, THRESHOLD))
+        title = f"Drift score of {title}, over its threshold"
+        panels.append(line_plot_panel(title=title, description=words.capitalize(), values=values, size="full"))
+    return panels
+
+
+def _drawn(panels: list[Any]) -> list[dict[str, Any]]:
+    """What panels show, without the identities that Evidently gives them."""
+    return [panel.dict(exclude={"id"}) for panel in panels]

@@ -70,6 +70,7 @@ async def _model(service: "Service", _request: Request) -> Response:
             "following": service.following.facts() if service.following else None,
             "challenger": service.contest.facts() if service.contest else None,
             "metrics": served.entry.metrics,
+            "intervals": lane.intervals,
             "run_id": info.run_id,
             "architecture": info.architecture,
             "engine": lane.engine_name,

@@ -1,6 +1,10 @@
 """The routes of the service as one Starlette application, which BentoML mounts."""
 
+from collections.abc import Mapping
+
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
 from serving.about_routes import about_routes
@@ -9,7 +13,7 @@ from serving.cell_routes import cell_routes
 from serving.handlers import HANDLERS
 from serving.limits import SMALL_BODY, Limits
 from serving.page_routes import page_routes
-from serving.problems import Overloaded
+from serving.problems import Overloaded, no_address, no_method
 from serving.worker import PLACE, Service
 
 ANSWERED_BY_THE_ENGINE = ("/v1/predict", "/v1/predict_batch")
@@ -20,7 +24,7 @@ def build_app(service: Service) -> ASGIApp:
     """The whole application: routes, problems, limits."""
     routes = [*cell_routes(service), *about_routes(service), *page_routes()]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
-    known = {route.path for route in routes}
+    known = {route.path: route for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
     limits = {
         "/v1/predict": one,
@@ -32,6 +36,7 @@ def build_app(service: Service) -> ASGIApp:
         if service.traces is not None:
             service.traces.begin(scope)
         service.guard.admit(scope)
+        _check_address(scope, known)
         if scope["path"] in limits:
             check_headers(scope)
         if scope["path"] in ANSWERED_BY_THE_ENGINE:
@@ -50,3 +55,20 @@ def build_app(service: Service) -> ASGIApp:
         ),
         admit=admit,
     )
+
+
+def _check_address(scope: Scope, known: Mapping[str, Route]) -> None:
+    """Keep out a body that nobody takes, or its size would be refused before anybody hears that the address is wrong.
+
+    A request without a body is told so by the application itself.
+    """
+    headers = Headers(scope=scope)
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    path, method = scope["path"], scope["method"]
+    route = known.get(path) or next((one for one in known.values() if one.matches(scope)[0] != Match.NONE), None)
+    if route is not None and route.methods is not None and method in route.methods:
+        return
+    problem = no_address(path) if route is None else no_method(method, ", ".join(sorted(route.methods or ())))
+    problem.headers["Connection"] = "close"  # the body is not read, so the connection cannot be used again
+    raise problem

@@ -22,6 +22,7 @@ from serving.calls import (
     Image,
     Retries,
     check_positive,
+    check_several,
     connection,
     file_part,
     named,
@@ -71,10 +72,11 @@ class AsyncClient:
             caller: as of `predict`.
 
         Raises:
-            ValueError: as `predict`.
+            TypeError, ValueError: as `predict`; `images` is a single one.
             ServiceUnreachable: no connection.
         """
         check_positive(at_once=at_once)
+        check_several(images)
         headers = named(patient=patient, caller=caller)
         asked: deque[asyncio.Task[Answer | ServiceError | DataError]] = deque()
         try:
@@ -91,6 +93,7 @@ class AsyncClient:
 
     async def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
         """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        check_several(images)
         headers = named(patient=patient, caller=caller)
         parts = [("images", await _read(image)) for image in images]
         answer = await self._json("POST", "/v1/predict_batch", files=parts, headers=headers)

@@ -1,7 +1,9 @@
 """What the two clients share: what is sent, what an answer means, and when to try again. Nothing here waits."""
 
+import io
 import os
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,39 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
     """Name, bytes and media type of one part of the form.
 
     Raises:
+        TypeError: it is neither bytes nor a path.
         DataError: the path cannot be read.
     """
     if isinstance(image, bytes):
         return "image", image, "application/octet-stream"
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(
+            f"Expected `image` to be the bytes of an image file or its path but got {_kind_of(image)}. Of an open file "
+            "send what read() gives; write an array or a picture in memory as PNG first"
+        )
     path = Path(image)
     try:
         name = path.name.encode("utf-8", "replace").decode()  # one that is not in UTF-8 has halves of letters
         return name, path.read_bytes(), "application/octet-stream"
     except OSError as error:
         raise DataError(f"Expected an image file but {path} cannot be read: {error.strerror or error}.") from error
+
+
+def check_several(images: Iterable[Image]) -> None:
+    """Raises `TypeError` for one image in place of several, whose letters or bytes would be taken for images."""
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, io.IOBase)) or not isinstance(
+        images, Iterable
+    ):
+        raise TypeError(
+            f"Expected `images` to be several images, such as a list of them, but got {_kind_of(images)}. Ask for one "
+            "with predict(image), or give [image]"
+        )
+
+
+def _kind_of(value: object) -> str:
+    """The name of its type, as it stands in an import."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class Retries:
@@ -106,10 +131,13 @@ def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
     """The headers that say whose cells these are and who asks; none for "".
 
     Raises:
+        TypeError: for what is no text.
         ValueError: for what no header can carry, or longer than the service takes. It does not repeat the key.
     """
     headers = {}
     for argument, name, key in (("patient", PATIENT_HEADER, patient), ("caller", CALLER_HEADER, caller)):
+        if not isinstance(key, str):
+            raise TypeError(f"Expected `{argument}` to be a str but got {_kind_of(key)}. For none leave it out")
         if not key.isprintable() or key != key.strip() or len(key.encode()) > LONGEST_HEADER:
             raise ValueError(
                 f"Expected `{argument}` to be one line of printable text without spaces around it, of at most "
@@ -171,6 +199,7 @@ def _words(response: httpx.Response) -> str:
     try:
         problem = response.json()
         title, detail = str(problem["title"]), str(problem["detail"])
-        return f"{title}. {detail} (HTTP {response.status_code}, request {problem.get('request_id', 'unknown')})"
+        words = detail if detail.startswith(title) else f"{title}. {detail}"
+        return f"{words} (HTTP {response.status_code}, request {problem.get('request_id', 'unknown')})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"The service at {response.url} answered HTTP {response.status_code} without saying why."

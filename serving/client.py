@@ -26,6 +26,7 @@ from serving.calls import (
     Image,
     Retries,
     check_positive,
+    check_several,
     connection,
     file_part,
     named,
@@ -76,6 +77,7 @@ class Client:
             caller: who asks, which decides who is in the canary; without it the address does.
 
         Raises:
+            TypeError: `image` is neither bytes nor a path, `patient` or `caller` no str.
             ValueError: `patient` or `caller` is longer than 1024 bytes, or nothing that a header can carry.
             DataError: the path cannot be read.
             ServiceError: the service refused, with its words and the HTTP status, or did not answer in time (504).
@@ -98,10 +100,11 @@ class Client:
             caller: as of `predict`.
 
         Raises:
-            ValueError: as `predict`.
+            TypeError, ValueError: as `predict`; `images` is a single one.
             ServiceUnreachable: no connection.
         """
         check_positive(at_once=at_once)
+        check_several(images)
         headers = named(patient=patient, caller=caller)
         left = threading.Event()
         self._left.add(left)
@@ -122,6 +125,7 @@ class Client:
 
     def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
         """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        check_several(images)
         parts = [("images", file_part(image)) for image in images]
         answer = self._json("POST", "/v1/predict_batch", files=parts, headers=named(patient=patient, caller=caller))
         results: list[Answer] = answer["results"]

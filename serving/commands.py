@@ -9,9 +9,13 @@ from typing import Any, TextIO
 
 import click
 
+from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, progress, say
 from blastwatch.errors import BlastwatchError, DataError, ServiceError
 from blastwatch.settings import Settings, load
+
+SHUT_OUT = (401, 403)
+"""HTTP statuses by which a service refuses the caller, whatever it sends."""
 
 
 @click.command()
@@ -35,10 +39,14 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     # BentoML empties the folder of metrics at its start, of another service on this port as well.
     check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     served, variables = settle(settings, environment)
-    kind = "trained on synthetic cells" if served.package.info.synthetic else "trained on real cells"
+    kind = _trained_on(served.package.info.synthetic)
     say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
     say(f"Page: http://{settings.host}:{settings.port}/  Description: http://{settings.host}:{settings.port}/docs")
     _become_server(settings, {**environment, **variables})
+
+
+def _trained_on(synthetic: bool) -> str:
+    return f"trained on {'synthetic' if synthetic else 'real'} cells"
 
 
 def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
@@ -74,33 +82,55 @@ def predict(images: tuple[Path, ...], url: str | None, patient_file: TextIO | No
     """Ask the service about IMAGES, one cell a file.
 
     An image that is refused is named with the reason; the others are answered, and the exit code is 1. Where the
-    service wants a key it is the one in BLASTWATCH_API_KEY. A patient's key is no argument, since other users of the
-    machine see what a command was called with; the service stores a salted pseudonym of it.
+    service wants a key it is the one in BLASTWATCH_API_KEY; where that is not let in, the first refusal ends the call.
+    A patient's key is no argument, since other users of the machine see what a command was called with; the service
+    stores a salted pseudonym of it.
     """
     from serving.client import Client
 
     results: list[dict[str, Any]] = []
-    refused = 0
+    shut_out: ServiceError | None = None
     patient = _patient(patient_file) if patient_file else ""
     settings = load()
     with Client(url or settings.service_url, api_key=settings.api_key) as client:
         answers = zip(images, client.predict_many(images, patient=patient), strict=True)
         for path, answer in progress(answers, total=len(images), what="Asking"):
             if isinstance(answer, (ServiceError, DataError)):
-                refused += 1
-                say(f"{path}: {answer}")
                 results.append({"path": str(path), "error": str(answer)})
+                if isinstance(answer, ServiceError) and answer.status in SHUT_OUT:
+                    shut_out = answer
+                    break
+                say(f"{path}: {answer}")
                 continue
             results.append({"path": str(path), **answer})
             if not as_json:
                 click.echo(_line(path, answer))
-    if as_json:
-        print_json(results)
-    elif refused < len(results):
-        answer = next(row for row in reversed(results) if "model" in row)
-        say(f"Model version {answer['model']['version']}. {answer['disclaimer']}")
+    _conclude(results, as_json=as_json)
+    if shut_out is not None:
+        where = results[-1]["path"]
+        raise ServiceError(f"Stopped at {where}: {shut_out} {_remedy(settings)}", status=shut_out.status)
+    refused = sum("error" in row for row in results)
     if refused:
         raise BlastwatchError(f"{refused} of {len(images)} images got no answer.")
+
+
+def _conclude(results: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print the results as JSON, or which versions answered and what they are not."""
+    if as_json:
+        print_json(results)
+        return
+    answers = [row for row in results if "model" in row]
+    for model in {row["model"]["version"]: row["model"] for row in answers}.values():
+        say(f"Model version {model['version']}, {_trained_on(model['synthetic'])}. {DISCLAIMER}")
+
+
+def _remedy(settings: Settings) -> str:
+    """What to do where the service lets the caller not in."""
+    given = "the key in BLASTWATCH_API_KEY is not the one it needs" if settings.api_key else "none was sent"
+    return (
+        f"Every image needs a key that may `predict`, and {given}: set BLASTWATCH_API_KEY to what "
+        "`blastwatch keys add NAME` printed."
+    )
 
 
 def _patient(file: TextIO) -> str:
@@ -118,8 +148,8 @@ def _patient(file: TextIO) -> str:
 
 
 def _line(path: Path, answer: dict[str, Any]) -> str:
-    concerns = "; ".join(answer["quality"]["concerns"])
-    decision = answer["decision"] + (f" ({concerns})" if concerns else "")
+    reasons = "; ".join(answer["reasons"])
+    decision = answer["decision"] + (f" ({reasons})" if reasons else "")
     return f"{path}  {decision}  probability of a blast {answer['probability']:.3f}, more probable: {answer['label']}"
 
 
@@ -167,11 +197,13 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
                 "model_version": served.entry.version,
                 "synthetic": served.package.info.synthetic,
                 "refused": [asdict(row) for row in refused],
+                "disclaimer": DISCLAIMER,
             }
         )
     else:
         counted = ", ".join(f"{name} {count}" for name, count in sorted(decisions.items()))
         say(f"Version {served.entry.version} scored {len(rows)} images ({counted}), refused {len(refused)}: {out}")
+        say(f"It was {_trained_on(served.package.info.synthetic)}. {DISCLAIMER}")
     if refused:
         raise BlastwatchError(f"{len(refused)} of {len(rows) + len(refused)} images have no row in {out}.")
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.limits import respond
-from serving.problems import CALLER_GONE, Overloaded, Problem
+from serving.problems import CALLER_GONE, Overloaded, Problem, no_address, no_method
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -23,13 +23,10 @@ async def on_overload(request: Request, error: Overloaded) -> Response:
 
 
 async def on_http(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
     if error.status_code == 404:
-        return respond(Problem("not-found", f"There is nothing at {request.url.path[:128]}."), request.scope)
+        return respond(no_address(request.url.path), request.scope)
     if error.status_code == 405:
-        allowed = headers.get("Allow", "")
-        detail = f"Expected {allowed or 'another method'} but got {request.method}."
-        return respond(Problem("method-not-allowed", detail, headers=headers), request.scope)
+        return respond(no_method(request.method, (error.headers or {}).get("Allow", "")), request.scope)
     return respond(Problem("bad-request", "The request cannot be read."), request.scope)
 
 

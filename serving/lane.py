@@ -42,6 +42,7 @@ class Lane:
     ) -> None:
         self.served = live.served
         self.since = now()
+        self.intervals = live.served.intervals()
         self.engine_name = live.engine.name
         self.predictor = Predictor(live.served, model_name=settings.model_name, engine=live.engine.name)
         self.explainer = Explainer(live.served.package)

@@ -79,6 +79,12 @@ class Served:
             "synthetic": self.package.info.synthetic,
         }
 
+    def intervals(self) -> dict[str, dict[str, float]]:
+        """Low and high end of each of the entry's figures, by the package's evidence: 95 % intervals by patient."""
+        cells = self.package.metrics()["cells"]
+        found = {name: cells[name] for name in self.entry.metrics if name in cells}
+        return {name: {"low": row["low"], "high": row["high"]} for name, row in found.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiveModel:

@@ -5,7 +5,7 @@ from typing import Any
 from blastwatch import DISCLAIMER, __version__
 from blastwatch.decision import CLASS_NAMES, DECISIONS
 from blastwatch.settings import IMAGE_POLICIES, Settings
-from monitoring.statistics import STATISTICS
+from monitoring.statistics import TABLE
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 from serving.guard import GUARDED, NEEDED, SIGNED
 from serving.keys import READ
@@ -66,6 +66,11 @@ def _schemas() -> Json:
                 },
                 "following": {"anyOf": [_reference("Following"), {"type": "null"}]},
                 "metrics": {"type": "object", "additionalProperties": _NUMBER},
+                "intervals": {
+                    "type": "object",
+                    "additionalProperties": _object({"low": _NUMBER, "high": _NUMBER}),
+                    "description": "Of the metrics: 95 % intervals by patient, from the evidence of the package.",
+                },
                 "run_id": _TEXT,
                 "architecture": _TEXT,
                 "engine": _TEXT,
@@ -123,10 +128,16 @@ def _schemas() -> Json:
                     "enum": list(DECISIONS),
                     "description": "`refer`: too uncertain, or not this kind of image; show it to a person.",
                 },
+                "reasons": {
+                    "type": "array",
+                    "items": _TEXT,
+                    "description": "Why the decision is `refer`: the concerns, and the limits between which the "
+                    "probability lies. Empty for the other decisions.",
+                },
                 "model": _reference("Model"),
                 "quality": _object(
                     {
-                        "statistics": _object(dict.fromkeys(STATISTICS, _NUMBER)),
+                        "statistics": _object({row.name: _NUMBER | {"description": row.unit} for row in TABLE}),
                         "concerns": {"type": "array", "items": _TEXT},
                         "ood_score": _OOD | {"description": "How unlike the known cells the embedding is, about 1."},
                         "ood_limit": _OOD | {"description": "Above it the cell is referred; null for old packages."},

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastwatch import DISCLAIMER
-from blastwatch.decision import CLASS_NAMES, POSITIVE, decide, label, probabilities
+from blastwatch.decision import CLASS_NAMES, POSITIVE, REFER, decide, label, probabilities
 from blastwatch.errors import ImageRejected
 from blastwatch.images import MAX_PIXELS, Pixels, crop_cell, decode, pixel_digest
 from blastwatch.ood import read_ood
@@ -51,7 +51,8 @@ class Cell(NamedTuple):
 class Conclusion:
     """What the model says of one cell. `probability` is that of a blast, calibrated.
 
-    concerns: reasons to refer, of the image and of its embedding; ood_score: see `blastwatch.ood`, None where the
+    concerns: reasons to refer, of the image and of its embedding; reasons: these and that the probability lies between
+    the version's thresholds, empty where the decision is none to refer; ood_score: see `blastwatch.ood`, None where the
     package is of a format without it.
     """
 
@@ -60,6 +61,7 @@ class Conclusion:
     label: str
     decision: str
     concerns: list[str]
+    reasons: list[str]
     ood_score: float | None
 
 
@@ -107,6 +109,8 @@ class Judge:
 
     def __init__(self, package: Package) -> None:
         self._info = package.info
+        limits = package.info.thresholds
+        self._uncertain = f"too uncertain: between {limits.hem:.3f} and {limits.all:.3f}"  # the same for every cell
         self.ood = read_ood(package)
 
     def __call__(self, prepared: Prepared, logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Conclusion:
@@ -114,17 +118,19 @@ class Judge:
         embedding (d,), is referred."""
         values = probabilities(logits[None], self._info.temperature)[0]
         blast = float(values[POSITIVE])
-        reasons, score = list(prepared.concerns), None
+        doubts, score = list(prepared.concerns), None
         if self.ood is not None:
             score = float(self.ood(embedding[None])[0])
             unlike = self.ood.concern(score)
-            reasons += [unlike] if unlike else []
+            doubts += [unlike] if unlike else []
+        undecided = decide(blast, self._info.thresholds) == REFER
         return Conclusion(
             probability=blast,
             probabilities={name: float(value) for name, value in zip(CLASS_NAMES, values, strict=True)},
             label=label(blast),
-            decision=decide(blast, self._info.thresholds, concerns=bool(reasons)),
-            concerns=reasons,
+            decision=decide(blast, self._info.thresholds, concerns=bool(doubts)),
+            concerns=doubts,
+            reasons=[*doubts, self._uncertain] if undecided else doubts,
             ood_score=score,
         )
 
@@ -164,6 +170,7 @@ class Predictor:
             "probability": said.probability,
             "probabilities": said.probabilities,
             "decision": said.decision,
+            "reasons": said.reasons,
             "model": self.model,
             "quality": {
                 "statistics": prepared.statistics,

@@ -117,6 +117,17 @@ def of_image(error: ImageRejected) -> Problem:
     return Problem(f"image-{error.reason}", str(error))
 
 
+def no_address(path: str) -> Problem:
+    """The problem of an address that is none of the service's."""
+    return Problem("not-found", f"There is nothing at {path[:128]}.")
+
+
+def no_method(method: str, allowed: str) -> Problem:
+    """The problem of a method that an address does not take; `allowed` are those it takes, with commas, or ""."""
+    detail = f"Expected {allowed or 'another method'} but got {method}."
+    return Problem("method-not-allowed", detail, headers={"Allow": allowed} if allowed else {})
+
+
 class Overloaded(Exception):
     """More cells wait than can be answered in time; `retry_after` in whole seconds."""
 

@@ -18,7 +18,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Beside the reasons of `ImageRejected`:
 UNREADABLE = "unreadable"  # no right to read, or gone meanwhile
 NO_ANSWER = "no-answer"  # the model's outputs for it are no numbers
-COLUMNS = ("path", "probability", "label", "decision", "model_version")
+COLUMNS = ("path", "probability", "label", "decision", "model_version", "reasons")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def score(
         watched: goes around the loop over batches, for a progress bar.
 
     Returns:
-        One row an image with `COLUMNS` (path relative to the folder), and the images that were refused.
+        One row an image with `COLUMNS` (path relative to the folder; reasons of a decision to refer, else ""), and the
+        images that were refused.
     """
     package = live.served.package
     judge = Judge(package)
@@ -99,6 +100,7 @@ def score(
                         "label": said.label,
                         "decision": said.decision,
                         "model_version": live.served.entry.version,
+                        "reasons": "; ".join(said.reasons),
                     }
                 )
     return pd.DataFrame(rows, columns=list(COLUMNS)), refused

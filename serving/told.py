@@ -1,11 +1,13 @@
 """`GET /v1/history`: what served at a time and who made it so, read from the signed history beside the registry."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from blastwatch import history
 from blastwatch.errors import HistoryBroken, RegistryError, SettingsError, UsageError
+from blastwatch.gate import Gate
 from blastwatch.ledger import Ledger
 from blastwatch.settings import Settings
 from blastwatch.signing import open_trusted
@@ -37,6 +39,8 @@ class Told:
             rows = ledger.rows()
             faults = history.faults(rows, open_trusted(self._settings))
             told = history.told(rows, moment)
+            if told["version"]:
+                told["gates"] = _with_verdicts(told["gates"])
             records = history.until([row.record() for row in rows], moment)
         except HistoryBroken as error:
             number, text = faults[0]
@@ -55,3 +59,13 @@ class Told:
         """An embedded history that is not there must not be made by looking for it."""
         url = self._settings.history_url
         return not url.startswith("sqlite") or Path(url.split("///", 1)[-1]).is_file()
+
+
+def _with_verdicts(gates: Any) -> list[dict[str, Any]]:
+    """The report of the gates, with the verdict of each in one word. Raises `HistoryBroken` where it is no report."""
+    known = {field.name for field in fields(Gate)}  # a later Blastwatch may report more of a gate
+    try:
+        made = [Gate(**{name: value for name, value in gate.items() if name in known}) for gate in gates]
+    except (TypeError, AttributeError) as error:
+        raise HistoryBroken("The report of the gates cannot be read.") from error
+    return [gate | {"verdict": one.verdict.lower()} for gate, one in zip(gates, made, strict=True)]

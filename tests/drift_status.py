@@ -63,7 +63,9 @@ def report(moment: datetime, version: str, ratios: dict[str, float]) -> dict[str
     ]
     window = {"since": (moment - timedelta(hours=8)).isoformat(), "until": moment.isoformat(), "cells": 500}
     drifted = any(column["drifted"] for column in columns)
-    return {"version": version, "window": window, "drifted": drifted, "columns": columns, "report": ""}
+    return {
+        "version": version, "window": window, "drifted": drifted, "columns": columns, "causes": [], "report": ""
+    }  # fmt: skip
 
 
 def write_reports(folder: Path, *, stained: bool = True, every: timedelta = timedelta(hours=8)) -> None:
@@ -148,7 +150,7 @@ def drawn_patients(*, others: bool) -> dict[str, object]:
     days = [timedelta(days=DAYS * n / len(came)) for n in range(len(came))]
     first = pd.Series(pd.to_datetime([NOW - timedelta(days=DAYS) + day for day in days], utc=True))
     entered = Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1)
-    return told(known, entered, None, version="2")
+    return told(known, entered, None, version="2", settle=timedelta(hours=1))
 
 
 def drawn_status(
@@ -172,9 +174,10 @@ def drawn_status(
     last = {"finding": "drift", "version": "2", "started_at": (NOW - timedelta(days=1)).isoformat(), "problem": "",
             "exit_code": 0, "running": False, "log": "retraining/20261123T120000Z.log"}  # fmt: skip
     retraining = {"findings": ["drift"], "last": last} if stained else None
-    status.refresh("2")
-    patients = drawn_patients(others=others)
-    status.tell(fetched, "", patients, drawn_performance(sure=sure), usage, retraining, drawn_examples(stained=stained))
+    status.watch(fetched)
+    status.judge(json.loads(max(settings.drift.glob("drift-*.json")).read_text()))
+    status.see(patients=drawn_patients(others=others), performance=drawn_performance(sure=sure))
+    status.tell("", usage, retraining, drawn_examples(stained=stained))
     return status
 
 

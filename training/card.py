@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blastwatch import DISCLAIMER
+from blastwatch.baseline import ALIKE, BEATEN, BEATS, size_difference
 from blastwatch.manifest import SIDES
 from blastwatch.network import READ_BY_STAGES
 from blastwatch.package import ModelInfo
@@ -23,6 +24,12 @@ LEVELS = {
 }
 UNREAD = {False: " that nothing before had read", True: ", some of whom were trained on"}
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "accuracy", "brier", "ece", "referred")
+
+ADVISED = {
+    BEATS: "{}.",
+    BEATEN: "**{}: do not use it.**",
+    ALIKE: "**{}: nothing shows that it sees more than they do.**",
+}
 
 
 def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict[str, Any]) -> str:
@@ -184,16 +191,24 @@ def _results(metrics: dict[str, Any]) -> str:
     matched = metrics["size_matched"]["network"]
     if matched is not None:
         rows.append(_row("AUROC within quarters of cell area", matched))
-    beaten = metrics["cells"]["auroc"]["value"] > bar["value"]
-    verdict = (
-        "The network beats a logistic regression on three size numbers."
-        if beaten
-        else "**The network does not beat a logistic regression on three size numbers: do not use it.**"
-    )
     return (
-        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients{UNREAD[metrics['leaky']]}. {verdict}"
-        "\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
+        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients{UNREAD[metrics['leaky']]}. "
+        f"{against_sizes(metrics)}\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
+
+
+def against_sizes(metrics: dict[str, Any]) -> str:
+    """Whether the network is worth more than three size numbers, by the interval of the difference: two values alone
+    may differ by chance."""
+    found = size_difference(metrics)
+    if found is None:
+        return "**Whether the network beats a logistic regression on three size numbers is not known.**"
+    figures = change_told({"value": found.difference, "low": found.low, "high": found.high})
+    said = (
+        f"The network {found.verdict} a logistic regression on three size numbers (AUROC {figures}, 95 % interval by "
+        "patient)"
+    )
+    return ADVISED[found.verdict].format(said)
 
 
 def _cameras(metrics: dict[str, Any]) -> str:

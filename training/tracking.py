@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blastwatch.addresses import shown
 from blastwatch.errors import RegistryError
 from blastwatch.registry import check_reachable
 from blastwatch.settings import Settings
@@ -47,7 +48,9 @@ def open_run(
             run_id=run_id, tags=tags, nested=parent is not None, log_system_metrics=machine and run_id is None
         )
     except MlflowException as error:
-        raise RegistryError(f"MLflow at {settings.tracking_uri} cannot open the run: {error.message}") from error
+        raise RegistryError(
+            f"MLflow at {settings.tracking_shown} cannot open the run: {shown(error.message)}"
+        ) from error
     with run:
         yield run
 

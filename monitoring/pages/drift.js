@@ -49,16 +49,19 @@ function showNow() {
   const stale = age > STALE * told.interval_seconds
     ? `The monitor has not managed a look for ${Math.round(age / 60)} minutes; what stands here is old.` : "";
   byId("problem").textContent = [stale, told.problem].filter(Boolean).join(" ");
-  if (!told.model) return;
-  byId("synthetic").hidden = !told.model.synthetic;
-  const facts = [["version", told.model.version], ["package", told.model.digest]];
+  byId("whole").hidden = !told.report;
+  byId("whole").firstChild.href = told.report || "";
+  byId("synthetic").hidden = !told.model || !told.model.synthetic;
+  const facts = !told.model ? [] : [["version", told.model.version], ["package", told.model.digest]];
   if (told.window) {
     facts.push(["window", `${told.window.cells} cells, ${local(told.window.since)} to ${local(told.window.until)}`]);
     facts.push(["reports alike", String(told.since.reports)]);
   }
-  facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
-  const pictures = told.stored.images ? `${told.stored.images} pictures, ` : "";
-  facts.push(["stored", `${told.stored.predictions} predictions, ${pictures}${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
+  if (told.looked_at) facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
+  if (told.stored) {
+    const pictures = told.stored.images ? `${told.stored.images} pictures, ` : "";
+    facts.push(["stored", `${told.stored.predictions} predictions, ${pictures}${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
+  }
   if (told.retraining) facts.push(["retraining", retraining(told.retraining.last)]);
   pairs(byId("facts"), facts);
 }
@@ -134,22 +137,25 @@ function showPerformance() {
     ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
       interval(labelled.realised[name]), interval(reference.realised[name])])),
     row(["cells", String(latest.cells), String(labelled.cells), String(reference.cells)]),
+    row(["intervals by", latest.unit, labelled.unit, "patient"]),
   ]);
-  byId("assumes").textContent = `Intervals are by ${latest.unit}: ${latest.assumes}.`;
+  const units = new Map([latest, labelled, ...told.performance.windows].map((part) => [part.unit, part.assumes]));
+  byId("assumes").textContent = [...units].map(([unit, assumes]) => `Intervals by ${unit}: ${assumes}.`).join(" ");
   fill("window-rows", told.performance.windows.map((window) => row([day(window.since), String(window.cells),
     interval(window.estimated.accuracy), String(window.labelled), interval(window.realised.accuracy),
-    window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
+    window.unit, window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
   drawWindows(byId("windows"), told.performance.windows);
 }
 
+// Nothing is shown of what is not known: before the first champion, and before the first look at another version.
 function show() {
   showNow();
-  if (!told.model) return;
-  showColumns();
-  showPatients(told.patients);
-  showExamples(told);
-  showTimeline();
-  showPerformance();
+  const parts = [["which", told.model, showColumns], ["who", told.patients, showPatients],
+    ["cells", told.examples, showExamples], ["over", told.model, showTimeline], ["well", told.performance, showPerformance]];
+  for (const [heading, known, draw] of parts) {
+    byId(heading).parentElement.hidden = !known;
+    if (known) draw();
+  }
 }
 
 async function ask() {
@@ -163,6 +169,9 @@ async function ask() {
   }
 }
 
-window.addEventListener("resize", () => { if (told && told.model) { showTimeline(); showPerformance(); } });
+window.addEventListener("resize", () => {
+  if (told && told.model) showTimeline();
+  if (told && told.performance) showPerformance();
+});
 setInterval(ask, 30000);
 ask();

@@ -31,7 +31,7 @@ function exampleRow(name, cells, statistic) {
   return row;
 }
 
-function showExamples(told) {
+function showExamples() {
   const { policy, statistic, ...spans } = told.examples;
   const shown = Object.keys(SPANS).filter((span) => spans[span]);
   const lines = [shown.length ? CHOSEN : NONE[policy === "never"]];

@@ -2,20 +2,31 @@
 // Drift over patients: what the patients say who came one after another, and no window of a few of them could.
 const number = (value) => value === null ? "unknown" : value.toPrecision(3);
 
-function patientSentence(patients) {
-  if (!patients.entered) {
-    return "No patient has been counted yet: callers give a patient key with each cell (docs/drift.md says how they count).";
+const people = (count) => count === 1 ? "1 patient" : `${count} patients`;
+
+// Of those who came, who counts and who does not yet, or not at all.
+function whoCame({ entered, waiting, few, known, minutes, fewest_cells: fewest }) {
+  if (!entered && !waiting && !few) {
+    return ["No patient has been counted yet: callers give a patient key with each cell (docs/drift.md says how they count)."];
   }
-  const who = `${patients.entered} patients came, and ${patients.known} are known to the version.`;
-  const moved = patients.columns.filter((column) => column.drifted);
-  if (moved.length) {
-    return `${who} ${moved.map((column) => `${column.name} is other since ${local(column.since)}`).join("; ")}.`;
-  }
-  const most = patients.columns[0];
-  return most ? `${who} No column says that they are other; ${most.name} has most evidence, ${most.evidence.toFixed(2)} of what is needed.` : who;
+  const words = [];
+  if (entered) words.push(`${people(entered)} ${entered === 1 ? "counts" : "count"}, and ${known} are known to the version.`);
+  if (waiting) words.push(`${people(waiting)} ${waiting === 1 ? "is here and" : "are here; each"} counts ${minutes} minutes after the first cell.`);
+  if (few) words.push(`${people(few)} had fewer than ${fewest} cells in that time, which is too few to count.`);
+  return words;
 }
 
-function showPatients(patients) {
+function patientSentence(patients) {
+  const words = whoCame(patients), moved = patients.columns.filter((column) => column.drifted), most = patients.columns[0];
+  if (moved.length) words.push(`${moved.map((column) => `${column.name} is other since ${local(column.since)}`).join("; ")}.`);
+  else if (most && patients.entered) {
+    words.push(`No column says that they are other; ${most.name} has most evidence, ${most.evidence.toFixed(2)} of what is needed.`);
+  }
+  return words.join(" ");
+}
+
+function showPatients() {
+  const { patients } = told;
   byId("patient-words").textContent = patientSentence(patients);
   showCauses("patient-causes", patients.causes);
   const rows = patients.columns.map((column) => row([

@@ -1,13 +1,24 @@
 "use strict";
 const short = (digest) => (digest ? digest.slice(0, 12) : "unknown");
 const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const figure = (value) => (typeof value === "number" ? value.toFixed(4) : value);
+const whole = (value) => typeof value !== "number" || Number.isInteger(value);
+const figure = (value) => String(whole(value) ? value : Number(value.toPrecision(4)));
 
-function row(cells, kind) {
-  const line = document.createElement("tr");
-  for (const text of cells) line.appendChild(document.createElement("td")).textContent = text;
-  if (kind) line.className = kind;
-  return line;
+// A table's rows. On a narrow screen each is a card, whose lines are named by the heads of the columns.
+function fill(body, rows) {
+  const heads = [...body.closest("table").querySelectorAll("th")].map((head) => head.textContent);
+  body.replaceChildren(...rows.map(({ cells, kind }) => {
+    const line = document.createElement("tr");
+    line.setAttribute("role", "row"); // as a card it would be none to a reader of the screen
+    for (const [at, text] of cells.entries()) {
+      const cell = line.appendChild(document.createElement("td"));
+      cell.setAttribute("role", "cell");
+      cell.dataset.head = heads[at];
+      cell.textContent = text;
+    }
+    if (kind) line.className = kind;
+    return line;
+  }));
 }
 
 function quoted(who, why) { return why ? `${who}: “${why}”` : who; }
@@ -30,10 +41,11 @@ function showServed(told) {
     ["code", told.git_commit || "unknown"],
     ["overridden", told.overridden.join(", ") || "nothing"],
   ]);
-  byId("gates").replaceChildren(...told.gates.map((gate) => {
-    const off = gate.limit === "off by policy";
-    const verdict = off ? "off" : gate.passed ? "passed" : gate.overridden ? "overridden" : "failed";
-    return row([gate.name, verdict, figure(gate.value), figure(gate.limit)], gate.passed ? "" : "is-refer");
+  fill(byId("gates"), told.gates.map((gate) => {
+    const unit = typeof gate.value === "number" && gate.unit ? ` ${gate.unit}` : "";
+    const bound = typeof gate.limit === "number" && gate.bound ? `${gate.bound} ` : ""; // neither stands in older reports
+    const cells = [gate.name, gate.verdict, figure(gate.value) + unit, bound + figure(gate.limit), gate.note];
+    return { cells, kind: gate.passed ? "" : "is-refer" };
   }));
 }
 
@@ -42,11 +54,14 @@ function showEntries(entries, check) {
     ? `All ${check.entries} entries are what was signed.`
     : `The history is not what was signed. ${check.faults.join(" ")}`;
   byId("check").className = check.intact ? "" : "is-all";
-  byId("entries").replaceChildren(...entries.map((entry) => row([
-    entry.number, local(entry.time), entry.who, entry.action, entry.version,
-    entry.alias ? `${entry.alias}: ${entry.before || "none"} → ${entry.after || "none"}` : "",
-    entry.overridden.length ? `${entry.why} (overridden: ${entry.overridden.join(", ")})` : entry.why,
-  ], entry.action === "refuse" || entry.overridden.length ? "is-refer" : "")));
+  fill(byId("entries"), entries.map((entry) => ({
+    cells: [
+      entry.number, local(entry.time), entry.who, entry.action, entry.version,
+      entry.alias ? `${entry.alias}: ${entry.before || "none"} → ${entry.after || "none"}` : "",
+      entry.overridden.length ? `${entry.why} (overridden: ${entry.overridden.join(", ")})` : entry.why,
+    ],
+    kind: entry.action === "refuse" || entry.overridden.length ? "is-refer" : "",
+  })));
 }
 
 async function tell(at) {
@@ -54,17 +69,14 @@ async function tell(at) {
   try {
     await ask(at);
   } catch (error) {
-    byId("status").textContent = `The service did not answer: ${error.message}`;
+    byId("status").textContent = error.message;
   }
 }
 
 async function ask(at) {
   const response = await askWithKey(at ? `v1/history?at=${encodeURIComponent(at)}` : "v1/history");
+  if (!response.ok) throw new Error((await refusalOf(response)).words);
   const answer = await response.json();
-  if (!response.ok) {
-    byId("status").textContent = `${answer.title}. ${answer.detail}`;
-    return;
-  }
   byId("status").textContent = "";
   showServed(answer.told);
   showEntries(answer.entries, answer.check);

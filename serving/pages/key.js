@@ -8,9 +8,20 @@ function onKey(call) { keyListeners.push(call); }
 async function askWithKey(path, options = {}) {
   const key = sessionStorage.getItem(KEY_ITEM);
   const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(path, { ...options, headers }).catch((error) => {
+    throw new Error("The service does not answer: it is stopped or out of reach. Try again when it runs.", { cause: error });
+  });
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
   return response;
+}
+
+// What a refusal says, and its type, "" where it is no problem document.
+async function refusalOf(response) {
+  if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) {
+    return { words: `The service answered HTTP ${response.status}.`, type: "" };
+  }
+  const { title, detail, type } = await response.json();
+  return { words: detail.startsWith(title) ? detail : `${title}. ${detail}`, type }; // some details begin with their title
 }
 
 function showKeyForm(words) {

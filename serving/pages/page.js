@@ -1,7 +1,9 @@
 "use strict";
 const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
 const DECISIONS = { all: "Decision: blast", hem: "Decision: normal cell", refer: "Decision: refer to a person" };
-const limits = {}; // of each version that answered: the probabilities at which it decides
+const NONE = { version: "", digest: "", alias: "" };
+let serving = NONE; // the model that the page tells of, or may not ask for; of none the next answer makes it ask
+let units; // of the statistics, once they were asked for
 const UNPRINTABLE = /(?! )[\p{C}\p{Z}]/u; // what the Python clients send in no key of a patient either
 const waiting = []; // images that were not sent, since the key of their patient cannot be
 
@@ -20,70 +22,108 @@ function naming(patient) {
 }
 
 async function send(path, file, headers = {}) {
+  await file.slice(0, 1).arrayBuffer().catch((error) => { // else the browser says of it what it says of a service that is gone
+    throw new Error("The file cannot be read: it is a folder, or was moved or changed since it was chosen.", { cause: error });
+  });
   const form = new FormData();
   form.append("image", file, file.name);
   const response = await askWithKey(path, { method: "POST", body: form, headers });
   if (response.ok) return response;
-  let words = `The service answered HTTP ${response.status}.`;
-  if ((response.headers.get("content-type") || "").startsWith("application/problem+json")) {
-    const problem = await response.json();
-    words = `${problem.title}. ${problem.detail}`;
-    if (problem.type === "/problems/header-too-long") throw new KeyRefused(words); // this page sends no other that may be
-  }
+  const { words, type } = await refusalOf(response);
+  if (type === "/problems/header-too-long") throw new KeyRefused(words); // this page sends no other that may be
   throw new Error(words);
 }
 
 async function showModel() {
-  const response = await askWithKey("v1/model");
-  if (!response.ok) return;
-  const model = await response.json();
-  limits[model.version] = model.thresholds;
+  let fault = "";
+  try {
+    const response = await askWithKey("v1/model");
+    if (response.ok) tellModel(await response.json());
+    else fault = response.status === 401 ? "It needs a key." : (await refusalOf(response)).words;
+    if (!response.ok && response.status !== 403) serving = NONE;
+  } catch (error) {
+    serving = NONE;
+    fault = error.message;
+  }
+  if (fault) pairs(byId("facts"), []); // what stands there may serve no more
+  byId("model-fault").textContent = fault && `What serves is not shown. ${fault}`;
+}
+
+function tellModel(model) {
+  serving = model;
   tellSynthetic(model);
-  const figures = Object.entries(model.metrics).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ");
   pairs(byId("facts"), [
     ["name and version", `${model.name}, version ${model.version} (${model.alias})`],
     ["digest", model.digest],
     ["promoted", model.promoted_at ? `${model.promoted_at} by ${model.promoted_by}` : "never"],
     ["network", `${model.architecture}, ${model.input.size} px, ${model.engine}`],
     ["trained on", trainedOn(model)],
-    ["test cells", figures || "no figures"],
+    ["test cells", figures(model) || "no figures"],
     ["decides", `normal cell up to a probability of ${model.thresholds.hem.toFixed(3)}, blast from ${model.thresholds.all.toFixed(3)}`],
   ]);
+}
+
+function figures(model) {
+  const told = Object.entries(model.metrics).map(([name, value]) => {
+    const interval = model.intervals[name];
+    const reach = interval ? ` (${interval.low.toFixed(3)} to ${interval.high.toFixed(3)})` : "";
+    return `${name} ${value.toFixed(3)}${reach}`;
+  });
+  return told.join(", ") + (Object.keys(model.intervals).length ? "; 95 % intervals by patient" : "");
+}
+
+// Another version answers than the page tells of. A caller of the canary is answered by one that does not serve.
+function follow(model) {
+  if (model.version === serving.version && model.digest === serving.digest) return;
+  if (serving.alias && model.alias !== serving.alias) return;
+  serving = model;
+  showModel();
 }
 
 function tellSynthetic(model) { byId("synthetic").hidden = !model.synthetic; }
 
 function trainedOn(model) { return model.synthetic ? "synthetic cells" : "real cells"; }
 
-function reasons(answer) {
-  const found = [...answer.quality.concerns], known = limits[answer.model.version];
-  if (answer.decision === "refer" && !found.length) {
-    found.push("too uncertain" + (known
-      ? `: this version decides up to ${known.hem.toFixed(3)} (normal cell) and from ${known.all.toFixed(3)} (blast)` : ""));
+// The names of the statistics and what each is measured in, as the description of the interface has them.
+async function askUnits() {
+  const response = await askWithKey("docs.json");
+  if (!response.ok) throw new Error((await refusalOf(response)).words);
+  const described = (await response.json()).components.schemas.Prediction.properties.quality.properties.statistics.properties;
+  return Object.fromEntries(Object.entries(described).map(([name, schema]) => [name, schema.description]));
+}
+
+async function tellMore(list, answer) {
+  const rows = [
+    ["id", answer.id],
+    ["model", `${answer.model.name}, version ${answer.model.version}`],
+    ["model digest", answer.model.digest],
+    ["trained on", trainedOn(answer.model)],
+  ];
+  const statistics = Object.entries(answer.quality.statistics).map(([name, value]) => [name, String(Number(value.toPrecision(4)))]);
+  pairs(list, [...rows, ...statistics]);
+  try {
+    units ??= await askUnits();
+    pairs(list, [...rows, ...statistics.map(([name, figure]) => [name, `${figure} (${units[name]})`])]);
+  } catch (error) {
+    pairs(list, [...rows, ...statistics, ["units", `not known. ${error.message}`]]);
   }
-  return found;
 }
 
 function fill(item, file, answer) {
   const find = (name) => item.querySelector("." + name);
-  tellSynthetic(answer.model); // GET v1/model may be forbidden, and another version may serve since
+  tellSynthetic(answer.model); // GET v1/model may be forbidden
+  follow(answer.model);
   find("probable").textContent = `more probable: ${LABELS[answer.label].toLowerCase()}`;
   find("decision").textContent = DECISIONS[answer.decision];
   find("decision").classList.add("is-" + answer.decision);
   find("number").textContent = answer.probability.toFixed(3);
   item.querySelector("meter").value = answer.probability;
-  for (const concern of reasons(answer)) {
+  for (const concern of answer.reasons) {
     const row = document.createElement("li");
     row.textContent = concern;
     find("concerns").append(row);
   }
-  pairs(find("more"), [
-    ["id", answer.id],
-    ["model", `${answer.model.name}, version ${answer.model.version}`],
-    ["model digest", answer.model.digest],
-    ["trained on", trainedOn(answer.model)],
-    ...Object.entries(answer.quality.statistics).map(([name, value]) => [name, value.toPrecision(4)]),
-  ]);
+  tellMore(find("more"), answer);
   find("explain").addEventListener("click", () => explain(item, file, answer));
 }
 

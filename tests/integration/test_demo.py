@@ -27,6 +27,13 @@ def test_the_summary_says_what_happened(demo):
         assert word in demo.said
 
 
+def test_the_summary_names_a_held_out_cell_to_try(demo):
+    rows = read_split(demo.folder / "data/cells", demo.folder / "data/split")
+    named = re.search(r"^Try +(\S+)$", demo.said, re.MULTILINE)[1]
+    [side] = [row.side for row in rows.itertuples() if named.endswith(f"/{row.path}")]
+    assert side == "test"
+
+
 def processes_of(folder):
     """Command lines of the running processes that name a folder, or hold a file open in it, as each does its log."""
     found = []

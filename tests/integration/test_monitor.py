@@ -194,7 +194,7 @@ def test_another_mix_of_patients_is_found_told_and_called(settings, champion, co
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == told
     done = blastwatch("drift", "patients")
-    assert "60 patients came, 12 are known" in done.stdout and "Other patients than before." in done.stderr
+    assert "60 patients count, 12 are known" in done.stdout and "Other patients than before." in done.stderr
     assert "Probable cause: unknown" in done.stdout
     done = blastwatch("drift", "watch", "--once")
     assert "Other patients: " in done.stderr and f"probability since {column['since']}" in done.stderr
@@ -269,5 +269,8 @@ def test_labels_are_asked_for_added_and_told(settings, champion, cohort, monkeyp
     right = np.mean([called[id_] == "all" for id_ in asked["id"][:35]])
     assert found["now"]["labelled"]["realised"]["accuracy"]["value"] == pytest.approx(right)
     lines = run("report").output
-    assert "intervals by cell" in lines and f"the estimate is {found['now']['labelled']['check']['state']}" in lines
+    assert (
+        "Intervals by cell: cells are independent, which" in lines
+        and f"the estimate is {found['now']['labelled']['check']['state']}" in lines
+    )
     assert run("report", "--until", "2020-01-01").output.count("unknown") == 7

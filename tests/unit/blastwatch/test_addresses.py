@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from blastwatch.addresses import bound, check_free, encrypted
+from blastwatch.addresses import bound, check_free, encrypted, shown
 from blastwatch.errors import BlastwatchError
 
 
@@ -41,3 +41,25 @@ def test_a_connection_that_was_closed_keeps_no_port():
             accepted.shutdown(socket.SHUT_RDWR)
             assert caller.recv(1) == b""
     check_free("127.0.0.1", port, "BLASTWATCH_PORT")
+
+
+@pytest.mark.parametrize(("address", "seen"), [
+    ("http://pat:s3cret@127.0.0.1:15000/mlflow", "http://127.0.0.1:15000/mlflow"),
+    ("https://token@registry.lab", "https://registry.lab"),
+    ("http://pat:a/b@c@registry.lab:5000/x", "http://registry.lab:5000/x"),  # what should have been encoded
+    ("postgresql+psycopg://pat:s3/cret@db.lab/mlflow", "postgresql+psycopg://db.lab/mlflow"),
+    ("postgresql://db.lab/mlflow?user=pat&password=s3cret&sslmode=require",
+     "postgresql://db.lab/mlflow?user=pat&password=***&sslmode=require"),
+    ("postgres//pat:s3cret@db.lab", "postgres//db.lab"),
+    ("both http://a:b@c/d and (http://e:f@g)", "both http://c/d and (http://g)"),
+])  # fmt: skip
+def test_an_address_is_shown_without_its_account(address, seen):
+    assert shown(address) == seen
+
+
+@pytest.mark.parametrize("address", [
+    "http://127.0.0.1:5000", "http://registry.lab:5000/models/x@champion", "http://registry.lab/x@y",
+    "sqlite:////home/pat@lab/mlflow.db", "sqlite:///pat@lab/mlflow.db", "models:/blastwatch@champion", "",
+])  # fmt: skip
+def test_an_address_without_an_account_is_shown_as_it_is(address):
+    assert shown(address) == address

@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from blastwatch.database import create, translated
-from blastwatch.errors import DataError, RegistryUnreachable
+from blastwatch.errors import DataError, RegistryUnreachable, SettingsError
 
 
 def refused_by(path, statement):
@@ -39,3 +39,10 @@ def test_a_value_that_a_sound_file_does_not_take_is_refused(tmp_path):
         opened.execute(sa.text("CREATE TABLE one (word TEXT NOT NULL)"))
     engine.dispose()
     assert isinstance(refused_by(path, "INSERT INTO one VALUES (NULL)"), DataError)
+
+
+@pytest.mark.parametrize("url", ["postgres//pat:s3cret@db.lab", "postgresql://pat:s3cret@db.lab:port/x"])
+def test_a_mistyped_address_is_shown_without_its_password(url):
+    with pytest.raises(SettingsError, match=r"Expected BLASTWATCH_HISTORY_URL as .* but got .*db\.lab") as said:
+        create(url, "BLASTWATCH_HISTORY_URL", unavailable=RegistryUnreachable)
+    assert "s3cret" not in str(said.value)

@@ -1,5 +1,6 @@
 """The demo empties its work folder first: only one that a demo made, and nothing that anyone would miss."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from blastwatch import demo as module
-from blastwatch.demo import MARK, Demo
+from blastwatch.demo import MARK, Asked, Demo
 from blastwatch.errors import UsageError
 from blastwatch.stack_commands import demo
 
@@ -106,3 +107,22 @@ def test_a_folder_of_a_demo_is_emptied_and_marked(checkout, monkeypatch, left):
     assert {path.name for path in folder.iterdir()} == {MARK, "home", "dvc.yaml", "params.yaml"}
     assert not list((folder / "home").iterdir())
     assert (checkout / ".blastwatch" / "mlflow.db").read_text() == "dear"
+
+
+def test_the_summary_names_a_cell_to_try_that_was_held_out(checkout, tmp_path):
+    """The first file of the cells is one of those that were trained on, most of which are referred."""
+    interval = {"value": 0.9, "low": 0.8, "high": 1.0}
+    metrics = {
+        "synthetic": True, "counts": {"cells": 2, "groups": 1}, "cells": dict.fromkeys(module.SHOWN, interval),
+        "size_baseline": {"auroc": interval},
+    }  # fmt: skip
+    sides = {side: {"all": {"groups": 1}} for side in module.SIDES}
+    for name, content in (("results/evaluate/metrics.json", metrics), ("data/split/split.json", {"sides": sides})):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    demo = Demo(checkout, tmp_path, cells=None, patients=1, each=1)
+    demo.environment["BLASTWATCH_DRIFT_WINDOW"] = "2"
+    answers = [{"decision": "hem", "path": f"/cells/{name}.bmp"} for name in "ab"]
+    asked = Asked(answers, {"columns": [], "report": ""}, gauge=False)
+    said = demo._summary({"version": "1", "digest": "0" * 64}, asked, asked)
+    assert "Try       /cells/a.bmp\n          (held out: " in said

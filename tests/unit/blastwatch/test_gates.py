@@ -13,6 +13,7 @@ from blastwatch.engine_gates import engine_gates
 from blastwatch.errors import SignatureInvalid
 from blastwatch.evidence_gates import (
     audit_gate,
+    baseline_gate,
     calibration_gate,
     cameras_gate,
     card_gate,
@@ -22,7 +23,7 @@ from blastwatch.evidence_gates import (
     reference_gates,
     split_gate,
 )
-from blastwatch.gate import GATES, MISSING, OFF, Gate
+from blastwatch.gate import GATES, MISSING, OFF, Gate, at_least, at_most, table_of
 from blastwatch.gates import evaluate
 from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, TRAINED, Package, Precision, open_package
 from blastwatch.parity import parity_gate
@@ -227,6 +228,32 @@ def test_the_worst_camera_is_judged_where_the_policy_says_so(package, tmp_path, 
     assert (gate.passed, gate.value, gate.limit) == (isinstance(value, float) and value <= 0.3, value, 0.3)
 
 
+def compared(low, high, **changed):
+    return {"baseline": "sizes", "metric": "auroc", "difference": 0.022, "low": low, "high": high} | changed
+
+
+@pytest.mark.parametrize(("rows", "value", "said"), [
+    ([compared(0.004, 0.2)], 0.004, "the network beats three size numbers: +0.022 (+0.004 to +0.200)"),
+    ([compared(-0.106, 0.211)], -0.106, "cannot be told apart from three size numbers: +0.022 (-0.106 to +0.211)"),
+    ([compared(0.0, 0.0)], 0.0, "cannot be told apart"),
+    ([compared(-0.2, -0.01)], -0.2, "the network does not beat three size numbers"),
+    ([compared(0.5, 0.6, metric="weighted_f1"), compared(0.3, 0.4, baseline="boosted"), compared(-0.1, 0.2)], -0.1,
+     "cannot be told apart"),
+    ([compared(0.5, 0.6, metric="weighted_f1")], MISSING, "evaluate and package anew"),
+    ([compared(float("nan"), 0.1)], MISSING, "evaluate and package anew"), ([compared(None, None)], MISSING, "anew"),
+    ([], MISSING, "anew"), (None, MISSING, "anew"), ("none", MISSING, "anew"), (["none"], MISSING, "anew"),
+])  # fmt: skip
+def test_what_the_network_is_worth_is_reported_and_judged_where_the_policy_says_so(
+    package, tmp_path, rows, value, said
+):
+    edit(package, METRICS, comparisons=rows)
+    gate = baseline_gate(package, DEFAULT)
+    assert (gate.passed, gate.value, gate.limit) == (True, value, OFF) and said in gate.note
+    strict = load_policy(lenient(tmp_path, baseline={"least_difference": 0}))
+    gate = baseline_gate(package, strict)
+    assert (gate.passed, gate.limit) == (isinstance(value, float) and value >= 0, 0.0) and said in gate.note
+
+
 @pytest.mark.parametrize(("engine", "value", "passed"), [
     ("openvino-f32", 0.0, True), ("torch-f32", 0.0, True), ("openvino-int8", 0.03, False),
     ("openvino-bf16", 0.002, True), ("torch-bf16", "not in the evidence", False),
@@ -282,11 +309,13 @@ def test_every_gate_that_is_off_says_so(package, tmp_path):
     policy = load_policy(lenient(tmp_path))
     found = [
         *floor_gates(package, policy), calibration_gate(package, policy), cameras_gate(package, policy),
-        parity_gate(package, policy, "torch-bf16"),
+        baseline_gate(package, policy), parity_gate(package, policy, "torch-bf16"),
         *engine_gates(package, policy, "openvino-f32", threads=1), *reference_gates(package, policy),
         card_gate("", policy),
     ]  # fmt: skip
-    assert [(gate.passed, gate.limit) for gate in found] == [(True, OFF)] * 10
+    assert [(gate.passed, gate.limit) for gate in found] == [(True, OFF)] * 11
+    assert {gate.verdict for gate in found} == {"off"}, "what was not judged was not passed"
+    assert [line.split("  ")[0].strip() for line in table_of(found).splitlines()] == ["off"] * 11
 
 
 def test_latency_and_golden_cells_are_measured_on_the_engine(tmp_path):
@@ -313,9 +342,40 @@ def test_an_engine_that_gives_other_answers_or_none(tmp_path, package):
     (True, False, True, "passed"), (False, False, False, "FAILED"), (False, True, True, "OVERRIDDEN"),
 ])  # fmt: skip
 def test_a_gate_in_words(passed, overridden, stands, said):
-    gate = Gate(name="latency", passed=passed, value=61.5, limit=250.0, note="ms", overridden=overridden)
-    assert gate.stands is stands
-    assert str(gate).split(maxsplit=1) == [said, "latency: 61.5000 (limit: 250.0000); ms"]
+    gate = Gate(
+        name="latency", passed=passed, value=61.5, limit=250.0, note="of 25 cells", overridden=overridden, unit="ms",
+        bound="at most",
+    )  # fmt: skip
+    assert gate.stands is stands and gate.verdict == said
+    assert str(gate).split(maxsplit=1) == [said, "latency: 61.5 ms (limit: at most 250); of 25 cells"]
+
+
+@pytest.mark.parametrize(("gate", "line"), [
+    (at_least("reference-cells", 200.0, 300, unit="cells"), "FAILED  reference-cells: 200 cells (limit: at least 300)"),
+    (at_most("calibration", 0.13081, 0.1, unit="ECE"), "FAILED  calibration: 0.1308 ECE (limit: at most 0.1)"),
+    (at_most("latency", 1234.5, None, unit="ms"), "off  latency: 1234 ms (off by policy)"),
+    (at_most("golden", 3.1e-7, 1e-3), "passed  golden: 3.1e-07 (limit: at most 0.001)"),
+    (at_least("non-inferiority", -0.0312, -0.05), "passed  non-inferiority: -0.0312 (limit: at least -0.05)"),
+    (at_least("sensitivity", None, 0.8, "why", unit="of the blasts"),
+     "FAILED  sensitivity: not in the evidence (limit: at least 0.8); why"),
+    (Gate(name="latency", passed=True, value="not measured", limit=OFF), "off  latency: not measured (off by policy)"),
+    (Gate(name="card", passed=False, value="none", limit="a card"), "FAILED  card: none (limit: a card)"),
+])  # fmt: skip
+def test_a_gate_says_its_unit_and_which_way_its_limit_goes(gate, line):
+    assert str(gate) == line
+
+
+def test_every_figure_with_a_limit_says_which_way_it_goes(tmp_path):
+    """Of a package that answers, under the defaults and every limit that these leave away."""
+    strict = {"cameras": {"largest_loss": 0.3}, "baseline": {"least_difference": 0.0}}
+    (tmp_path / "policy.yaml").write_text(json.dumps(strict))
+    policy, servable = load_policy(tmp_path / "policy.yaml"), open_package(make_servable(tmp_path / "servable"))
+    found = [
+        groups_gate(servable), *floor_gates(servable, policy), calibration_gate(servable, policy),
+        cameras_gate(servable, policy), baseline_gate(servable, policy), parity_gate(servable, policy, "openvino-bf16"),
+        *engine_gates(servable, policy, "openvino-f32", threads=1), *reference_gates(servable, policy),
+    ]  # fmt: skip
+    assert all(gate.bound for gate in found if isinstance(gate.limit, float)) and len(found) == 11
 
 
 # -- through the registry ----------------------------------------------------------------------------------------

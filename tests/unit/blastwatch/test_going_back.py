@@ -3,9 +3,10 @@
 import pytest
 
 from blastwatch import history, promotion
-from blastwatch.errors import AliasMoved, AliasNotSet, SignatureInvalid
+from blastwatch.errors import AliasMoved, AliasNotSet, SignatureInvalid, UsageError
 from blastwatch.registry import Registry
 from blastwatch.verification import verify
+from tests.policies import lenient
 
 NAME = "blastwatch"
 
@@ -73,7 +74,7 @@ def test_a_candidate_that_was_deleted_in_mlflow_stops_no_writer(people, register
     register(tom)
     client.delete_model_version(NAME, "2")
     assert "version 2 is no longer in MLflow" in faults(pat)
-    assert promotion.restore(pat, reason="") == {"champion": "1"}
+    assert promotion.restore(pat, reason="").aliases == {"champion": "1"}
     assert register(tom).version == "3"
     promotion.promote(pat, "3", reason="", cells=None).check()
     assert promotion.rollback(pat, reason="").version == "1"
@@ -137,3 +138,29 @@ def test_the_champion_that_a_rollback_steps_down_to_is_checked(people, register,
     with pytest.raises(SignatureInvalid, match="Version 1 was not registered by anybody trusted"):
         promotion.rollback(pat, reason="")
     assert pat.proven("champion").version == "3"
+
+
+REASONED = {
+    "promote": lambda pat, reason: promotion.promote(pat, "3", reason=reason, cells=None).check(),
+    "rollback": lambda pat, reason: promotion.rollback(pat, reason=reason),
+    "challenge": lambda pat, reason: promotion.challenge(pat, "3", reason=reason),
+    "withdraw": lambda pat, reason: promotion.withdraw(pat, reason=reason),
+    "restore": lambda pat, reason: promotion.restore(pat, reason=reason),
+}
+
+
+def test_where_the_policy_wants_a_reason_no_alias_moves_without_one(people, register, client, tmp_path):
+    pat = crown_one_after_another(people, register, ("1", "2"))
+    register(people[0])
+    lenient(tmp_path, require_reason=True)
+    for number, action in enumerate(("challenge", "withdraw", "promote", "rollback", "restore"), start=6):
+        if action == "restore":
+            client.delete_registered_model_alias(NAME, "champion")
+        before = len(pat.records())
+        for reason in ("", "  "):
+            with pytest.raises(UsageError, match=r"Expected --reason TEXT: the policy says require_reason"):
+                REASONED[action](pat, reason)
+        assert len(pat.records()) == before == number - 1
+        REASONED[action](pat, "as was agreed")
+        assert (pat.records()[-1].action, pat.records()[-1].why) == (action, "as was agreed")
+    assert pat.proven("champion").version == "2" and not promotion.restore(pat, reason="").done

@@ -5,8 +5,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from blastwatch.errors import RegistryUnreachable
-from blastwatch.model_store import check_reachable
+from blastwatch import model_store
+from blastwatch.embedded_store import open_embedded
+from blastwatch.errors import RegistryError, RegistryUnreachable
+from blastwatch.model_store import ModelStore, check_reachable
+from blastwatch.registry import Registry
 from blastwatch.settings import load
 
 
@@ -58,3 +61,58 @@ def test_nobody_at_all(tmp_path, free_port):
     settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": address})
     with pytest.raises(RegistryUnreachable, match=rf"No MLflow server answers at {address} \(.+\)\. Start it"):
         check_reachable(settings)
+
+
+# -- an account in the address is no part of any message ----------------------------------------------------------
+
+
+def test_a_server_that_is_away_is_named_without_its_account(tmp_path, free_port):
+    address = f"127.0.0.1:{free_port()}"
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"http://pat:s3cret@{address}"})
+    assert settings.tracking_shown == f"http://{address}"
+    with pytest.raises(RegistryUnreachable, match=f"No MLflow server answers at http://{address} ") as said:
+        Registry(settings).entries()
+    assert "pat" not in str(said.value) and "s3cret" not in str(said.value)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda store: store.model(), lambda store: store.version("1"), lambda store: store.download("1", None),
+    lambda store: store.set_alias("champion", "1"), lambda store: store.size("1"),
+], ids=["model", "version", "download", "alias", "size"])  # fmt: skip
+def test_what_mlflow_itself_says_is_shown_without_the_account(tmp_path, free_port, monkeypatch, ask):
+    """Its own errors name the address that it asked, with all that stands in it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(model_store, "check_reachable", lambda _: None)  # it went away just after it had answered
+    address = f"127.0.0.1:{free_port()}"
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"http://pat:s3cret@{address}"})
+    with pytest.raises(RegistryError, match=f"MLflow at http://{address} refused: API request to http://") as said:
+        ask(ModelStore(settings))
+    assert "pat" not in str(said.value) and "s3cret" not in str(said.value)
+
+
+def test_who_may_not_is_told_where_without_the_account(tmp_path):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "http://pat:s3cret@mlflow.lab"})
+    said = str(ModelStore(settings)._ours(MlflowException("no", PERMISSION_DENIED)))
+    assert said.startswith("MLflow at http://mlflow.lab does not let ") and "s3cret" not in said
+
+
+def test_a_database_without_a_champion_is_named_without_its_account(tmp_path, monkeypatch):
+    uri = "postgresql://pat:s3cret@db.lab/mlflow"
+    registry = Registry(load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": uri}))
+    monkeypatch.setattr(registry.store, "model", lambda: None)
+    for ask in (registry.entry, registry.proven):
+        for alias in ("champion", "challenger"):
+            with pytest.raises(RegistryError, match="postgresql://db.lab/mlflow") as said:
+                ask(alias)
+            assert "pat" not in str(said.value) and "s3cret" not in str(said.value)
+
+
+def test_a_store_that_cannot_be_opened_is_named_without_an_account(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 0)  # fifteen of them take 100 s
+    uri = "postgresql://pat:s3cret@127.0.0.1:9/mlflow?connect_timeout=1"
+    with pytest.raises(RegistryError, match="cannot open its store postgresql://127.0.0.1:9/mlflow") as said:
+        open_embedded(load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": uri}))
+    assert "s3cret" not in str(said.value)

@@ -232,7 +232,7 @@ def test_a_lost_head_is_no_interrupted_action_and_is_told_anew_by_a_restoration(
         with pytest.raises(HistoryBroken, match="history has 4 entries but the last that MLflow was told of is"):
             action()
     assert moved == [], "no entry is told again, so no service follows a champion of old"
-    assert promotion.restore(registry, reason="somebody took the tag away") == {"champion": "2"}
+    assert promotion.restore(registry, reason="somebody took the tag away").aliases == {"champion": "2"}
     assert moved == [("champion", "2")] and verify(registry).faults == []
     with registry.writing(PROMOTER) as writer:
         assert writer.finished is None
@@ -281,3 +281,25 @@ def test_a_clock_that_went_back_puts_no_entry_before_the_one_it_follows(two_vers
     assert history.told(rows, moment)["version"] == "2"
     assert history.told(rows, moment - timedelta(microseconds=1))["version"] == "1"
     assert verify(registry).faults == []
+
+
+def test_what_stands_as_the_history_says_is_not_restored(two_versions):
+    registry = Registry(two_versions)
+    before = registry.ledger.rows(), registry.store.model()
+    found = promotion.restore(registry, reason="to be sure")
+    assert (found.aliases, found.done) == ({"candidate": "2", "champion": "1"}, False)
+    assert (registry.ledger.rows(), registry.store.model()) == before
+    registry.store.set_alias("staging", "2")  # an alias of somebody's own
+    assert not promotion.restore(registry, reason="to be sure").done
+
+
+@pytest.mark.parametrize("harm", [
+    lambda store: store.set_alias("champion", "2"), lambda store: store.delete_alias("candidate"),
+    lambda store: store.set_alias("challenger", "1"), lambda store: store.set_tag("blastwatch.alias.champion", "x"),
+    lambda store: store.set_tag("blastwatch.alias.candidate", store.model().tags["blastwatch.alias.champion"]),
+], ids=["moved", "deleted", "set", "word", "another word"])  # fmt: skip
+def test_what_does_not_stand_is_restored_and_written_down(two_versions, harm):
+    registry = Registry(two_versions)
+    harm(registry.store)
+    assert promotion.restore(registry, reason="by hand").done and registry.records()[-1].action == "restore"
+    assert verify(registry).faults == [] and not promotion.restore(registry, reason="").done

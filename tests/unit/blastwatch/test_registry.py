@@ -170,7 +170,7 @@ def test_an_alias_moved_behind_the_back_is_reported_and_put_back(lenient_setting
         with pytest.raises(AliasMoved, match="blastwatch registry restore"):
             action()
     client.delete_registered_model_alias("blastwatch", "candidate")
-    assert promotion.restore(registry, reason="found at night") == {"champion": "1", "candidate": "2"}
+    assert promotion.restore(registry, reason="found at night").aliases == {"champion": "1", "candidate": "2"}
     assert registry.proven("champion").version == "1" and verify(registry).faults == []
     assert registry.records()[-1].action == "restore"
 

@@ -3,18 +3,21 @@
 import gc
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from blastwatch import cli, promotion
 from blastwatch.entry import Entry
-from blastwatch.gate import OFF
+from blastwatch.gate import GATES, OFF
 from blastwatch.registry import Registry
 from blastwatch.registry_commands import _told, registry
 from blastwatch.signing import pem_of
 from blastwatch.verification import verify
+from tests.keys import add_key, private_of
 from tests.packages import make_package
+from tests.policies import lenient
 
 TOLD = {
     "at": "2026-11-29T00:00:00+00:00", "version": "4", "digest": "a", "since": "2026-11-28", "action": "promote",
@@ -32,6 +35,10 @@ FAILED = {"name": "card", "passed": False, "value": "missing", "limit": "there"}
         ([PASSED, PASSED], "Gates     2 of 2 passed"),
         ([PASSED, UNASKED, UNASKED], "Gates     1 of 1 passed; off by policy: sensitivity, sensitivity"),
         ([PASSED, UNASKED, FAILED], "Gates     1 of 2 passed; off by policy: sensitivity"),
+        (
+            [FAILED | {"value": 0.1308, "limit": 0.1, "unit": "ECE", "bound": "at most", "note": "of 80"}],
+            "          card: 0.1308 ECE (limit: at most 0.1); of 80",
+        ),
     ],
 )
 def test_a_gate_that_is_off_was_not_passed(gates, said):
@@ -142,8 +149,119 @@ def test_a_restoration_prints_where_the_aliases_are(run, versions):
     assert run("verify", "--no-files")[0] == 3
     assert run("restore", "--reason", "by hand")[:2] == (0, "candidate: version 2\nchampion: version 1\n")
     assert versions.records()[-1].why == "by hand" and verify(versions).intact
-    code, out, _ = run("restore", "--json")
+    code, out, err = run("restore", "--json")
     assert code == 0 and json.loads(out) == {"champion": "1", "candidate": "2"}
+    assert "Nothing to restore" in err and len(versions.records()) == 4, "the second one had nothing to do"
+
+
+def left(registry):
+    """All that a command could have written."""
+    model = registry.store.model()
+    return registry.ledger.rows(), model.aliases, model.tags, [version.tags for version in registry.store.versions()]
+
+
+def test_the_gates_are_seen_without_a_move(run, versions):
+    before = left(versions)
+    code, out, err = run("check", "candidate")
+    assert code == 3 and "Error: Version 2 does not pass. non-inferiority: " in err
+    assert [line for line in out.splitlines() if line.startswith("FAILED")] == [
+        line for line in out.splitlines() if "non-inferiority: " in line
+    ]
+    code, printed, _ = run("check", "2", "--json")
+    found = json.loads(printed)
+    assert code == 3 and (found["version"], found["passed"], len(found["gates"])) == ("2", False, len(GATES))
+    assert left(versions) == before
+    assert run("promote", "2")[1] == out, "the table is that of a promotion"
+
+
+def test_a_version_that_passes_is_not_promoted_by_a_check(run, versions, lenient_settings, tmp_path):
+    """The champion itself is asked too; and a policy is tried on a version before it is promoted under it."""
+    before = left(versions)
+    code, out, err = run("check", "1")
+    assert code == 0 and "FAILED" not in out and "Version 1 passes all 7 gates that the policy judges. Nothing" in err
+    lenient(tmp_path, non_inferiority={"margin": None})
+    code, printed, err = run("check", "models:/blastwatch@candidate", "--json")
+    assert code == 0 and json.loads(printed)["passed"] and "passes all 6 gates" in err
+    assert left(versions) == before
+
+
+def test_a_check_knows_no_version_that_is_not_there(run, versions):
+    assert run("check", "7")[0] == 1 and run("check", "production")[0] == 2
+
+
+def test_a_check_beside_a_forged_champion_is_none(run, versions):
+    """It would be held against the wrong one."""
+    versions.store.set_alias("champion", "2")
+    code, out, err = run("check", "2")
+    assert (code, out) == (1, "") and "behind the registry's back. Put it back: blastwatch registry restore" in err
+
+
+def test_the_history_names_the_gates_that_a_refusal_failed(run, versions):
+    run("promote", "2", "--reason", "it looks good")
+    lines = run("history")[1].splitlines()
+    assert lines[-1].endswith('refuse 2  failed: non-inferiority  "it looks good"')
+    assert not [line for line in lines[:-1] if "failed" in line]
+
+
+@pytest.mark.parametrize("report", ["x", "[1]", '[{"name": "card"}]', "1"])
+def test_a_refusal_whose_report_was_changed_names_what_to_do(run, versions, report):
+    run("promote", "2")
+    with versions.ledger._engine.begin() as connection:
+        connection.exec_driver_sql("update history set gates = ? where number = 4", (report,))
+    code, _, err = run("history")
+    assert code == 3 and "report of entry 4 of the history cannot be read" in err and "registry verify" in err
+
+
+def test_a_champion_that_was_moved_behind_the_back_is_marked(run, versions):
+    plain = run("list")[1]
+    assert "the history says" not in plain + run("show", "champion")[1]
+    assert json.loads(run("show", "champion", "--json")[1])["moved"] == {}
+    versions.store.set_alias("champion", "2")
+    marked = "candidate, champion (the history says 1: restore)"
+    assert marked in run("list")[1] and f"aliases        {marked}\n" in run("show", "champion")[1]
+    assert json.loads(run("show", "champion", "--json")[1])["moved"] == {"champion": "1"}
+    assert "Put it back: blastwatch registry restore" in run("verify", "--no-files")[2]
+    versions.store.set_alias("challenger", "1")
+    assert "challenger (the history says none: restore)" in run("show", "1")[1]
+    run("restore")
+    assert run("list")[1] == plain
+
+
+def test_a_version_is_shown_in_words(run, versions):
+    lines = dict(line.split(maxsplit=1) for line in run("show", "1")[1].splitlines())
+    assert (lines["aliases"], lines["metrics"], lines["synthetic"]) == ("champion", "weighted_f1 0.900", "yes")
+    assert (lines["overridden"], lines["git_commit"]) == ("-", "-")
+    assert not {"word", "moved"} & lines.keys() and not {"[", "{", "None"} & set(" ".join(lines.values()).split())
+
+
+def test_a_key_that_is_not_trusted_is_one_line(run, versions, lenient_settings):
+    """As on the day when a team brings its own keys and leaves the embedded one out."""
+    (lenient_settings.keys / "promoter" / "embedded.pem").unlink()
+    add_key(lenient_settings.keys, "promoter", "pat")
+    said = run("verify", "--no-files")[2].partition("Error: The registry is not what its history says:\n")[2]
+    first, *others = said.splitlines()
+    assert first.startswith("  entries 1 to 3: Signed by the key ") and first.endswith("there as ROLE/NAME.pem.")
+    assert others and not [line for line in others if "entries" in line or first.partition(": ")[2] == line.strip()]
+    found = json.loads(run("verify", "--no-files", "--json")[1])
+    assert [fault["entry"] for fault in found["faults"][:3]] == [1, 2, 3], "where a program reads, one by one"
+
+
+def test_a_team_trusts_what_was_signed_before_by_the_key_of_old(versions, lenient_settings, tmp_path):
+    """The way of docs/promotion.md from one machine to several persons."""
+    trusted = tmp_path / "trusted"
+    add_key(trusted, "promoter", "pat")
+    team = Registry(replace(lenient_settings, trusted_keys=trusted, signing_key=private_of(trusted, "pat")))
+
+    def signed(ref):
+        return next(gate for gate in promotion.judge(team, ref, cells=None).gates if gate.name == "signature").passed
+
+    assert not verify(team, files=False).intact and not signed("2")
+    embedded = (lenient_settings.keys / "promoter" / "embedded.pem").read_bytes()
+    (trusted / "promoter" / "before.pem").write_bytes(embedded)
+    (lenient_settings.keys / "signing.pem").unlink()
+    assert verify(team, files=False).intact and signed("2") and team.proven("champion").version == "1"
+    promotion.promote(team, "2", reason="ours", cells=None, override=["non-inferiority"]).check()
+    assert verify(team).intact
 
 
 def test_a_new_key_is_made_once(run, tmp_path):

@@ -1,7 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from blastwatch.errors import SettingsError
-from blastwatch.settings import TABLE, load, markdown_table
+from blastwatch.settings import NO_SETTINGS, TABLE, load, markdown_table
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_defaults_are_embedded(tmp_path, monkeypatch):
@@ -41,7 +46,54 @@ def test_names_and_variables_are_unique():
 
 
 def test_the_documented_table_is_the_real_one():
-    from pathlib import Path
-
-    text = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+    text = (ROOT / "docs" / "settings.md").read_text()
     assert markdown_table() in text, "docs/settings.md is out of date"
+
+
+@pytest.mark.parametrize(("variable", "value", "said"), [
+    ("BLASTWATCH_PORT", "http", "a whole number is needed"),
+    ("BLASTWATCH_WORKERS", "2.5", "a whole number is needed"),
+    ("BLASTWATCH_THREADS", "many", "a whole number is needed"),
+    ("BLASTWATCH_ANSWER_CACHE", "all", "a whole number is needed"),
+    ("BLASTWATCH_DRIFT_INTERVAL", "often", "a number is needed"),
+    ("BLASTWATCH_KEEP_SHARE", "half", "a number is needed"),
+    ("BLASTWATCH_RATE_LIMIT", "none", "a number is needed"),
+])  # fmt: skip
+def test_what_is_no_number_is_said_in_words(variable, value, said):
+    with pytest.raises(SettingsError, match=f"^{variable}='{value}' cannot be used: {said}\\.") as error:
+        load({variable: value})
+    assert "literal" not in str(error.value) and "convert" not in str(error.value)
+
+
+def test_a_wrong_value_comes_with_what_it_sets():
+    with pytest.raises(SettingsError, match=r"is needed\. What it sets: which pictures of answered cells are stored: "):
+        load({"BLASTWATCH_KEEP_IMAGES": "always"})
+
+
+def test_an_address_that_cannot_be_used_is_shown_without_its_account():
+    with pytest.raises(SettingsError, match="BLASTWATCH_TRACES='ftp://spans.lab' cannot be used"):
+        load({"BLASTWATCH_TRACES": "ftp://pat:s3cret@spans.lab"})
+
+
+@pytest.mark.parametrize(("names", "said"), [
+    (["BLASTWATCH_PROT"], "but got BLASTWATCH_PROT (is BLASTWATCH_PORT meant?). Rename or unset it."),
+    (["BLASTWATCH_XYZZY"], "but got BLASTWATCH_XYZZY. Rename"),
+    (["BLASTWATCH_XYZZY", "BLASTWATCH_DRIFT_WINDOWS"], "(is BLASTWATCH_DRIFT_WINDOW meant?), BLASTWATCH_XYZZY. Rename"),
+])  # fmt: skip
+def test_a_name_that_is_no_setting_is_said_and_its_value_is_not(names, said):
+    with pytest.raises(SettingsError, match=re.escape(said)) as error:
+        load(dict.fromkeys(names, "s3cret"))
+    assert "s3cret" not in str(error.value)
+
+
+def test_what_is_set_for_others_is_no_mistake():
+    load(dict.fromkeys(NO_SETTINGS, "1") | {"BLASTWATCH": "1", "blastwatch_port": "1"})
+
+
+def test_every_variable_of_the_sources_is_a_setting_or_named_as_none():
+    """What one of our processes tells another must not stop the other's start."""
+    folders = [ROOT / name for name in ("blastwatch", "monitoring", "serving", "training", "deploy")]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".yaml", "")]
+    texts = [path.read_text() for path in paths if path.is_file()]
+    named = {name for text in texts for name in re.findall(r"\bBLASTWATCH_[A-Z_]*[A-Z]", text)}
+    assert named - {setting.variable for setting in TABLE} == {*NO_SETTINGS}

@@ -145,7 +145,7 @@ def test_an_alias_that_a_promotion_took_away_is_not_set_again_by_hand(people, re
     took = pat.records()[-1].number
     promotion.rollback(pat, reason="")
     if restored:
-        assert promotion.restore(pat, reason="to be sure") == {"champion": "1"}
+        assert promotion.restore(pat, reason="to be sure").aliases == {"champion": "1"}
     for alias in ("candidate", "challenger"):
         client.set_registered_model_alias(NAME, alias, "2")
         with pytest.raises(AliasMoved, match="stands on version 2 but the last signed word .* on version none"):

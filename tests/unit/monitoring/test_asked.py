@@ -6,9 +6,14 @@ import pytest
 from click.testing import CliRunner
 
 from blastwatch.errors import DataError
-from monitoring.commands import drift
-from monitoring.label_commands import labels
+from monitoring.commands import _print_patients, drift
+from monitoring.label_commands import SAID, labels
+from monitoring.label_commands import _print_report as _print_performance
+from monitoring.performance import STATES
+from monitoring.watch import patient_sentence
+from tests.drift_status import drawn_patients, drawn_performance
 
+FEW = "1 patient had fewer than 10 cells in that time, which is too few to count."
 REVERSED = ["--since", "2026-11-29T08:00", "--until", "2026-11-29T07:00"]
 
 
@@ -39,3 +44,46 @@ def test_a_file_of_labels_in_another_form(run, tmp_path, text, said):
 def test_one_look_where_no_version_serves_yet(run):
     found = run(drift, "watch", "--once", "--json")
     assert found.exit_code == 0 and json.loads(found.stdout)["reason"].startswith("Nothing to watch yet: There is no")
+    found = run(drift, "watch", "--once")
+    assert (found.exit_code, found.stdout) == (0, "") and found.stderr.startswith("Nothing to watch yet: There is no")
+    assert len(found.stderr.splitlines()) == 1
+    assert patient_sentence({}) == []
+
+
+@pytest.mark.parametrize(
+    ("entered", "waiting", "few", "said"),
+    [
+        (0, 8, 0, "0 patients count|8 patients are here; each counts 60 minutes after the first cell."),
+        (56, 1, 1, f"56 patients count|1 patient is here and counts 60 minutes after the first cell.|{FEW}"),
+        (1, 0, 0, "1 patient counts"),
+    ],
+)
+def test_patients_who_came_and_do_not_count_yet_are_said(entered, waiting, few, said, capsys):
+    _print_patients(drawn_patients(others=False) | {"entered": entered, "waiting": waiting, "few": few})
+    lines, (first, *others) = capsys.readouterr().out.splitlines(), said.split("|")
+    assert lines[: len(others) + 1] == [f"Version 2: {first}, 36 are known", *others]
+    assert lines[len(others) + 1].startswith("column")
+
+
+def test_every_state_of_the_estimate_is_explained():
+    assert sorted(SAID) == sorted(STATES)
+
+
+def test_each_figure_of_a_report_says_by_what_its_interval_is(capsys):
+    found = drawn_performance() | {"version": "2", "truncated": False}
+    _print_performance(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("intervals by")).split()[2:] == ["patient"] * 3
+    assert [line for line in lines if line.startswith("Intervals by")] == [
+        "Intervals by patient: patients are independent; cells without a patient key are left out."
+    ]
+    assert "tolerance 0.02; the estimate is open: the labels so far neither confirm nor refute it." in "\n".join(lines)
+    found["now"]["labelled"] |= {"unit": "cell"}
+    found["windows"][1] |= {"unit": "cell"}
+    _print_performance(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("intervals by")).split()[2:] == ["patient", "cell", "patient"]
+    assert [line.split()[-2] for line in lines if line[:2] == "20"] == ["patient", "cell", *["patient"] * 3]
+    assert [line.split(":")[0] for line in lines if line.startswith("Intervals by")] == [
+        "Intervals by cell", "Intervals by patient",
+    ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The drift page over real requests and in a browser: what it says, what it loads, who can use it."""
 
+import json
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from blastwatch.errors import BlastwatchError
 from blastwatch.settings import load
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import FILES, PageServer, build_app
+from monitoring.performance import ASSUMES
 from monitoring.status import Status
 from tests.drift_status import Told, drawn_status
 from tests.running import get, post
@@ -91,6 +93,36 @@ def test_the_pictures_of_the_example_cells_and_no_others_are_given(serve, status
     assert get(f"{serve('new')}/cells/{cells[0]['id']}.png").status_code == 404
 
 
+def test_the_report_behind_the_verdict_is_given_and_its_scripts_reach_nothing(tmp_path, free_port):
+    settings = load({"BLASTWATCH_HOME": str(tmp_path)})
+    status, page = drawn_status(settings), settings.drift / "drift-20261124T120000.000000Z-v2.html"
+    assert status.document()["report"] is None  # of old reports only the JSON is kept
+    page.write_text("<script>document.title = 'drawn'</script>")
+    (tmp_path / "drift-outside.html").write_text("")
+    report = json.loads(page.with_suffix(".json").read_text()) | {"report": str(page)}
+    status.judge(report)
+    status.fail("")
+    server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), port := free_port())
+    url = f"http://127.0.0.1:{port}"
+    try:
+        told = get(f"{url}/drift.json").json()
+        answer = get(f"{url}/{told['report']}")
+        assert (answer.status_code, answer.text) == (200, page.read_text())
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("sandbox allow-scripts; default-src 'none'") and "'self'" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        for name in (
+            page.with_suffix(".json").name,
+            "..%2fdrift-outside.html",
+            "drift-outside.html",
+            "*",
+            "drift-*.html",
+        ):
+            assert get(f"{url}/reports/{name}").status_code == 404, name
+    finally:
+        server.close()
+
+
 def test_a_failed_look_keeps_what_was_known_and_says_why(statuses, tmp_path):
     status = drawn_status(load({"BLASTWATCH_HOME": str(tmp_path)}))
     status.fail("the database is away")
@@ -122,7 +154,7 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     assert "4 of 24 are beyond their threshold, toward_stain farthest." in words
     assert "The cells have drifted, and" in words and "before cells since then have labels" in words
     assert "by drift of version 2: it ended well: look for a candidate to promote" in words
-    assert "neither confirmed nor refuted" in words and "Intervals are by patient" in words
+    assert "neither confirmed nor refuted" in words and "Intervals by patient: patients are independent;" in words
     assert "od_red moved most among the image statistics; nine of ten known cells lie between 0.207 and 0.281" in words
     cells = page.locator(".cells[role=group]").all()
     assert [row.get_attribute("aria-label") for row in cells] == [
@@ -156,16 +188,73 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     words = page.inner_text("body")
     assert "do not rely on it" not in words and "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES)" in words
     assert "Do not trust the estimate" in words and "history of the registry cannot be read" in words
-    assert "56 patients came, and 36 are known to the version. No column says that they are other" in words
+    assert "56 patients count, and 36 are known to the version. 1 patient is here and counts 60 minutes after" in words
+    assert "which is too few to count. No column says that they are other" in words
     page.goto(f"{serve('patients')}/drift")
     page.get_by_text("Other patients since 15 Nov 2026, 12:00: no drift in the latest window, but").wait_for()
     page.screenshot(path=tmp_path / "patients.png", full_page=True)
     words = page.inner_text("body")
-    assert "are known to the version. probability is other since 15 Nov 2026" in words
+    assert "which is too few to count. probability is other since 15 Nov 2026" in words
     assert "The patients are others, and the estimate takes for granted that the probabilities still hold" in words
     page.get_by_text("Every change that was found").press("Enter")
     assert "it stands" in page.get_by_role("region", name="Changes of patients").inner_text()
     page.goto(f"{serve('new')}/drift")
     page.get_by_text("The monitor has not looked yet.").wait_for()
+    assert page.get_by_role("heading", level=2).all_inner_texts() == ["Now"]
     assert not faults
     assert all(address.startswith(("http://127.0.0.1:", "data:")) for address in asked)
+
+
+@pytest.mark.browser
+def test_before_the_first_champion_nothing_is_shown_of_it_and_nothing_runs_out_of_a_small_screen(
+    browser, free_port, tmp_path
+):
+    status = Status(load({"BLASTWATCH_HOME": str(tmp_path)}), Told())
+    server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), port := free_port())
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    try:
+        status.begin(f"Nothing to watch yet: sqlite:////{'a' * 60}/mlflow.db")
+        status.fail(f"This look failed: http://{'b' * 60}.example")
+        page.goto(f"http://127.0.0.1:{port}/drift")
+        page.get_by_text("Nothing to watch yet").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert page.get_by_role("heading", level=2).all_inner_texts() == ["Now"]
+        assert page.get_by_role("table").count() == 0 and page.get_by_role("link", name="The whole report").count() == 0
+    finally:
+        server.close()
+
+
+@pytest.mark.browser
+def test_patients_who_do_not_count_yet_and_intervals_by_cell_are_said(browser, free_port, tmp_path):
+    status = drawn_status(load({"BLASTWATCH_HOME": str(tmp_path)}), stained=False, others=False)
+    server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), port := free_port())
+    page = browser.new_page()
+    patients, told = status.document()["patients"], status.document()["performance"]
+    by_cell = [told["windows"][0] | {"unit": "cell", "assumes": ASSUMES["cell"]}, *told["windows"][1:]]
+
+    def shown(entered, waiting, few):
+        status.see(
+            patients=patients | {"entered": entered, "waiting": waiting, "few": few},
+            performance=told | {"windows": by_cell},
+        )
+        status.fail("")
+        page.goto(f"http://127.0.0.1:{port}/drift")
+        page.locator("#patient-words:not(:empty)").wait_for()
+        return page.inner_text("#patient-words")
+
+    try:
+        assert shown(0, 8, 0) == "8 patients are here; each counts 60 minutes after the first cell."
+        assert shown(0, 0, 2) == "2 patients had fewer than 10 cells in that time, which is too few to count."
+        assert shown(0, 0, 0).startswith("No patient has been counted yet: callers give a patient key")
+        assert shown(1, 0, 0).startswith("1 patient counts, and 36 are known to the version. No column says")
+        words = page.inner_text("#assumes")
+        assert "Intervals by patient: " in words and "Intervals by cell: cells are independent, which cells" in words
+        page.get_by_text("The windows as a table").press("Enter")
+        table = page.get_by_role("region", name="Performance by window")
+        assert table.locator("thead th").all_inner_texts()[5] == "intervals by"
+        units = [row.locator("td").nth(4).inner_text() for row in table.locator("tbody tr").all()]
+        assert units == ["patient"] * (len(by_cell) - 1) + ["cell"]
+        now = page.get_by_role("region", name="Performance now").locator("tbody tr").last
+        assert now.inner_text().split() == ["intervals", "by", "patient", "patient", "patient"]
+    finally:
+        server.close()

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from monitoring.timeline import Point, Timeline, since, thinned
+from monitoring.timeline import Point, Timeline, before, since, thinned
 from tests.drift_status import NOW, report, write_reports
 
 
@@ -19,7 +19,7 @@ def test_reports_are_read_once_and_a_half_written_one_later(tmp_path):
     timeline.refresh()
     points = timeline.points()
     assert len(points) == len(list(tmp_path.glob("*.json"))) and points[-1].at == NOW.isoformat()
-    assert timeline.last["version"] == "2" and points[-1].column == "toward_stain" and points[-1].score > 1
+    assert points[-1].version == "2" and points[-1].column == "toward_stain" and points[-1].score > 1
     for path in tmp_path.glob("*.json"):
         path.unlink()
     later = NOW + timedelta(hours=1)
@@ -40,7 +40,8 @@ def test_a_report_on_request_of_a_window_long_past_is_not_the_present(tmp_path):
     (tmp_path / "drift-20261125T000000.000000Z-v1.json").write_text(json.dumps(past))
     timeline = Timeline(tmp_path)
     timeline.refresh()
-    assert timeline.last["window"]["until"] == NOW.isoformat() and timeline.points()[-1].version == "2"
+    assert timeline.points()[-1].at == NOW.isoformat() and timeline.points()[-1].version == "2"
+    assert since(timeline.made(), "2")["at"] == (NOW - timedelta(days=2)).isoformat()
 
 
 def test_reports_that_a_person_asked_for_interrupt_nothing(tmp_path):
@@ -53,17 +54,27 @@ def test_reports_that_a_person_asked_for_interrupt_nothing(tmp_path):
     timeline = Timeline(tmp_path)
     for _ in range(2):
         timeline.refresh()
-        assert timeline.points() == alone.points() and timeline.last == alone.last
+        assert timeline.points() == alone.points() and timeline.made() == alone.made()
 
 
 def test_since_when():
-    assert since([]) is None
+    assert since([], "1") is None and before([], "1") is None
     calm = [point(n) for n in range(3)]
-    assert since(calm) == {"at": "0000", "at_least": True, "reports": 3}
-    assert since([*calm, point(3, drifted=True), point(4, drifted=True)]) == {
-        "at": "0003", "at_least": False, "reports": 2,
-    }  # fmt: skip
-    assert since([*calm, point(3, version="2")]) == {"at": "0003", "at_least": False, "reports": 1}
+    assert since(calm, "2") is None and before(calm, "1") is None
+    assert since(calm, "1") == {"at": "0000", "at_least": True, "reports": 3}
+    drifted = [*calm, point(3, drifted=True), point(4, drifted=True)]
+    assert since(drifted, "1") == {"at": "0003", "at_least": False, "reports": 2} and before(drifted, "1") == "0002"
+    other = [*calm, point(3, version="2")]
+    assert since(other, "2") == {"at": "0003", "at_least": False, "reports": 1} and before(other, "2") is None
+
+
+def test_what_is_said_of_a_version_goes_on_where_it_comes_back():
+    """After a rollback and a new promotion; its first report is of cells from before the rollback."""
+    made = [point(0), point(1, drifted=True), point(2, version="2"), point(1, drifted=True), point(3, drifted=True)]
+    for end in (4, 5):
+        assert since(made[:end], "1") == {"at": "0001", "at_least": False, "reports": end - 2}
+        assert before(made[:end], "1") == "0000"
+    assert since(made, "2") == {"at": "0002", "at_least": False, "reports": 1}
 
 
 def test_thinning_keeps_every_peak_and_every_version():

@@ -83,8 +83,9 @@ def test_another_version_has_patients_of_its_own(settings):
 
     def fetched():
         return SimpleNamespace(
-            entry=SimpleNamespace(version=said[-1]), package=SimpleNamespace(digest=said[-1] * 64)
-        )  # fmt: skip
+            entry=SimpleNamespace(version=said[-1]),
+            package=SimpleNamespace(digest=said[-1] * 64, info=SimpleNamespace(synthetic=True)),
+        )
 
     monitor = Monitor(settings, MonitorMetrics(CollectorRegistry()), fetch=fetched)
     monitor._watched()
@@ -279,8 +280,8 @@ def test_an_alias_that_was_taken_away_ends_no_verdict(monitor, store, cells):
     assert (told["state"], told["problem"]) == ("drift", look.problem)
 
 
-def test_where_no_version_serves_yet_that_is_no_failure(monitor):
-    monitor.says["champion"] = AliasNotSet("nobody carries the alias")
+def test_where_no_version_serves_yet_that_is_no_failure(monitor, capsys):
+    monitor.says["champion"] = AliasNotSet("nobody carries the alias in sqlite:///mlflow.db")
     stop, looked = threading.Event(), monitor.look
 
     def look():
@@ -291,7 +292,9 @@ def test_where_no_version_serves_yet_that_is_no_failure(monitor):
     _loop(monitor, monitor._metrics, 0.01, stop)
     assert monitor.value("blastwatch_drift_failures_total") == 0
     told = monitor.status.document()
-    assert (told["state"], told["note"]) == ("waiting", "Nothing to watch yet: nobody carries the alias")
+    assert told["state"] == "waiting" and told["note"].startswith("Nothing to watch yet: no version serves.")
+    assert "mlflow.db" not in told["note"]  # a page shows no address; the log does
+    assert "Nothing to watch yet: nobody carries the alias in sqlite:///mlflow.db" in capsys.readouterr().err
 
 
 def test_the_interval_is_told():

@@ -1,5 +1,7 @@
 """Evidently's workspace under several writers and a reader."""
 
+import asyncio
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -8,8 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from blastwatch import DISCLAIMER
 from monitoring import workspace as module
-from monitoring.workspace import PROJECT, WorkspaceFailed, add_run
+from monitoring.report_page import arranged
+from monitoring.scores import METHODS
+from monitoring.workspace import PANELS, PROJECT, WorkspaceFailed, add_run
 
 WRITERS, RUNS = 4, 5
 
@@ -79,6 +84,73 @@ def test_the_oldest_runs_are_dropped(tmp_path, snapshot, monkeypatch):
         add_run(tmp_path / "workspace", snapshot, name=str(number))
     [project] = Workspace.create(str(tmp_path / "workspace")).list_projects()
     assert sorted(run.name for run in _runs(tmp_path / "workspace", project)) == ["2", "3", "4"]
+
+
+def test_every_column_that_is_compared_stands_in_one_panel():
+    drawn = [column for _, _, columns in PANELS for column in columns]
+    assert sorted(drawn) == sorted(METHODS)
+
+
+def test_a_line_of_the_dashboard_is_one_column_of_one_version(tmp_path, snapshot):
+    """Whatever the thresholds, which are others for a window of another size: what Evidently's pages draw."""
+    for version, threshold in (("1", 0.5), ("1", 2.0), ("2", 4.0)):
+        score = snapshot.dict()["metrics"][0]["value"]
+        column = {"name": "brightness", "score": score, "threshold": threshold, "drifted": score >= threshold}
+        window = {"since": "2026-11-01", "until": "2026-11-02", "cells": 40}
+        document = {"version": version, "window": window, "compared": 40, "columns": [column], "causes": []}
+        add_run(tmp_path / "workspace", arranged(snapshot, document, digest="d" * 64, synthetic=True), name=version)
+    about, *panels = _dashboard(tmp_path / "workspace").panels
+    assert about.title == DISCLAIMER and "from 1 upwards it is drift" in about.subtitle
+    assert [panel.title for panel in panels][1] == "Drift score of stain and light, over its threshold"
+    found = {name: values for panel in panels for name, values in _lines(tmp_path / "workspace", panel)}
+    assert found == {
+        "brightness, version 1": [score / 0.5, score / 2.0],
+        "brightness, version 2": [None, None, score / 4.0],
+        "threshold": [1.0, 1.0, 1.0],
+    }
+
+
+def test_a_project_of_an_earlier_release_gets_the_dashboard_and_keeps_its_runs(tmp_path, snapshot):
+    from evidently.sdk.panels import text_panel
+
+    path = tmp_path / "workspace"
+    add_run(path, snapshot, name="first")
+    now = _dashboard(path)
+    with pytest.MonkeyPatch.context() as earlier:
+        earlier.setattr(module, "_panels", lambda: [text_panel(title="Answers")])
+        add_run(path, snapshot, name="second")
+        assert [panel.title for panel in _dashboard(path).panels] == ["Answers"]
+    add_run(path, snapshot, name="third")
+    again = _dashboard(path)
+    assert [panel.title for panel in again.panels] == [panel.title for panel in now.panels]
+    add_run(path, snapshot, name="fourth")
+    assert _dashboard(path) == again  # written once
+    [project] = path.iterdir()
+    assert len(list((project / "snapshots").iterdir())) == 4
+
+
+def _dashboard(path):
+    from evidently.ui.workspace import Workspace
+
+    [project] = Workspace.create(str(path)).list_projects()
+    return project.dashboard.model()
+
+
+def _lines(path, panel):
+    """Legend and values of each line of a panel, read and named as Evidently's pages do."""
+    from evidently.ui.service.base import SeriesFilter
+    from evidently.ui.service.storage.local.base import InMemoryDataStorage
+    from evidently.ui.workspace import Workspace
+
+    [project] = Workspace.create(str(path)).list_projects()
+    wanted = [
+        SeriesFilter(tags=one.tags, metadata=one.metadata, metric=one.metric, metric_labels=one.metric_labels)
+        for one in panel.values
+    ]
+    found = asyncio.run(InMemoryDataStorage(str(path)).get_data_series(project.id, wanted, None, None))
+    for series in found.series:
+        legend = panel.values[series.filter_index].legend
+        yield re.sub(r"{{(\w+)}}", lambda name, given=series.params: given[name[1]], legend), series.values
 
 
 def _runs(path, project):

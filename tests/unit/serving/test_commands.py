@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 from click import BadParameter
 from click.testing import CliRunner
+from PIL import Image
 
+from blastwatch import DISCLAIMER
 from blastwatch.addresses import bound
 from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceError, ServiceUnreachable, UsageError
 from serving.bento import build_bento, pinned
@@ -48,12 +50,26 @@ def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_pa
     said = json.loads(printed)
     assert error == f"1 of 3 images have no row in {tmp_path / 'new' / 'out.parquet'}."
     rows = pd.read_parquet(tmp_path / "new" / "out.parquet")
-    assert list(rows.columns) == ["path", "probability", "label", "decision", "model_version"]
+    assert list(rows.columns) == ["path", "probability", "label", "decision", "model_version", "reasons"]
     assert rows["path"].tolist() == ["a.bmp", "deep/b.png"]
     assert set(rows["model_version"]) == {"7"}
     assert rows["probability"].between(0, 1).all()
     assert (said["images"], [row["path"] for row in said["refused"]]) == (2, ["broken.bmp"])
-    assert said["synthetic"] is True
+    assert (said["synthetic"], said["disclaimer"]) == (True, DISCLAIMER)
+
+
+def test_score_says_why_a_cell_is_referred_and_what_its_model_is_not(environment, tmp_path):
+    (tmp_path / "cells").mkdir()
+    for seed in range(3):
+        write_cell(tmp_path / "cells" / f"{seed}.bmp", seed)
+    Image.new("RGB", (450, 450), (200, 180, 210)).save(tmp_path / "cells" / "field.png")
+    result = CliRunner().invoke(score, [str(tmp_path / "cells"), "--out", str(tmp_path / "out.parquet")])
+    assert result.exit_code == 0, result.output
+    assert f"It was trained on synthetic cells. {DISCLAIMER}" in result.stderr
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    assert ((rows["reasons"] != "") == (rows["decision"] == "refer")).all()
+    (field,) = rows["reasons"][rows["path"] == "field.png"]
+    assert "not a single segmented cell" in field and "; " in field
 
 
 def test_score_of_a_folder_without_images(environment, tmp_path):
@@ -111,6 +127,66 @@ def test_predict_takes_one_key_of_a_patient(told, tmp_path, content, words):
     with pytest.raises(BadParameter, match=words):
         run(predict, "a.bmp", "--patient-file", tmp_path / "key")
     assert told == []
+
+
+def answer(decision, *reasons, version="7", synthetic=True):
+    """One of the service, as far as `predict` shows it."""
+    model = {"version": version, "synthetic": synthetic}
+    return {"label": "hem", "probability": 0.467, "decision": decision, "reasons": list(reasons), "model": model}
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """Gives what the service says to images, in their order; `asked` are the images."""
+    asked = []
+
+    def give(*answers):
+        def predict_many(_self, images, **_named):
+            for path, said in zip(images, answers, strict=True):
+                asked.append(path.name)
+                yield said
+
+        monkeypatch.setattr("serving.client.Client.predict_many", predict_many)
+        return asked
+
+    return give
+
+
+def test_predict_says_why_and_by_which_models_once_each(answered):
+    uncertain, odd = "too uncertain: between 0.451 and 0.713", "the cell is blurred"
+    newer = answer("hem", version="8", synthetic=False)
+    answered(answer("refer", uncertain), answer("refer", odd, uncertain), answer("all"), newer)
+    result = CliRunner().invoke(predict, ["a.bmp", "b.bmp", "c.bmp", "d.bmp"])
+    assert result.stdout.splitlines() == [
+        f"a.bmp  refer ({uncertain})  probability of a blast 0.467, more probable: hem",
+        f"b.bmp  refer ({odd}; {uncertain})  probability of a blast 0.467, more probable: hem",
+        "c.bmp  all  probability of a blast 0.467, more probable: hem",
+        "d.bmp  hem  probability of a blast 0.467, more probable: hem",
+    ]
+    assert result.stderr.splitlines() == [
+        f"Model version 7, trained on synthetic cells. {DISCLAIMER}",
+        f"Model version 8, trained on real cells. {DISCLAIMER}",
+    ]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(("key", "words"), [("", "none was sent"), ("bw_x", "is not the one it needs")])
+def test_predict_ends_with_the_first_refusal_of_the_caller(answered, monkeypatch, status, key, words):
+    """Each further image would get the same answer."""
+    monkeypatch.setenv("BLASTWATCH_API_KEY", key)
+    asked = answered(answer("hem"), ServiceError("An API key is needed.", status=status), answer("hem"))
+    result = CliRunner().invoke(predict, ["a.bmp", "b.bmp", "c.bmp", "--json"], standalone_mode=False)
+    assert asked == ["a.bmp", "b.bmp"]
+    assert isinstance(result.exception, ServiceError) and result.exception.status == status
+    assert str(result.exception).startswith("Stopped at b.bmp: An API key is needed.")
+    assert words in str(result.exception) and "set BLASTWATCH_API_KEY" in str(result.exception)
+    assert [row.get("error") for row in json.loads(result.stdout)] == [None, "An API key is needed."]
+
+
+def test_predict_goes_on_after_an_image_that_is_refused(answered):
+    asked = answered(ServiceError("The image is too small.", status=422), answer("hem"))
+    _, error = refused_some(predict, "a.bmp", "b.bmp")
+    assert error == "1 of 2 images got no answer." and len(asked) == 2
 
 
 def test_predict_of_missing_files_only(tmp_path):

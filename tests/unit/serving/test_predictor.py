@@ -8,7 +8,9 @@ import pytest
 from blastwatch.engines import open_engine
 from blastwatch.errors import ImageRejected
 from blastwatch.images import decode, normalise, pixel_digest, to_input
+from blastwatch.settings import load
 from monitoring.statistics import STATISTICS
+from serving.openapi import document
 from serving.predictor import Judge, Predictor, prepare, reading_threads
 
 WIDE = np.ones(512, np.float32)
@@ -43,6 +45,8 @@ def test_an_answer_has_what_the_design_names(served, cell):
     assert answer["probabilities"]["all"] == answer["probability"] == record.probability
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert set(answer["quality"]["statistics"]) == set(STATISTICS)
+    assert answer["reasons"] == (["too uncertain: between 0.300 and 0.700"] if answer["decision"] == "refer" else [])
+    assert set(answer) == set(document(load({}), keyed=False)["components"]["schemas"]["Prediction"]["required"])
     assert answer["disclaimer"] == "Research software, not a medical device."
     assert (record.id, record.latency_ms, record.model_digest) == (answer["id"], 250, served.package.digest)
     assert record.embedding.shape == (32,)
@@ -69,6 +73,21 @@ def test_sure_logits_are_decided(package, cell):
     assert judge(prepared, np.array([9, -9], np.float32), WIDE).decision == "hem"
 
 
+def test_a_decision_to_refer_says_between_which_limits_the_cell_lies(package, cell):
+    """An uncertain cell has no concern, and its caller would see `refer` without a word."""
+    prepared = prepare(cell.read_bytes(), package)
+    limits = package.info.thresholds
+    words = f"too uncertain: between {limits.hem:.3f} and {limits.all:.3f}"
+    judge, middle = Judge(package), np.zeros(2, np.float32)
+    said = judge(prepared, middle, WIDE)
+    assert (said.decision, said.concerns, said.reasons) == ("refer", [], [words])
+    for logits in ([-9, 9], [9, -9]):
+        assert judge(prepared, np.array(logits, np.float32), WIDE).reasons == []
+    odd = replace(prepared, concerns=["the cell is blurred"])
+    assert judge(odd, middle, WIDE).reasons == ["the cell is blurred", words]
+    assert judge(odd, np.array([-9, 9], np.float32), WIDE).reasons == ["the cell is blurred"]
+
+
 def test_a_cell_whose_embedding_is_unlike_any_known_one_is_referred_with_the_reason(package, cell):
     prepared = prepare(cell.read_bytes(), package)
     judge = Judge(package)
@@ -80,6 +99,9 @@ def test_a_cell_whose_embedding_is_unlike_any_known_one_is_referred_with_the_rea
     (reason,) = said.concerns
     assert "out-of-distribution score" in reason
     assert "expected at most 1)" in reason
+    # It may be a cell that the network learnt from, which it has seen indeed.
+    assert reason.startswith("it lies farther out than nearly all cells of the patients who set the limit")
+    assert said.reasons == said.concerns
     assert prepared.concerns == []
 
 

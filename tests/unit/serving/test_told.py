@@ -1,10 +1,13 @@
 """What /v1/history says where all is well, where nothing is at hand, and where somebody changed it."""
 
+import json
 import shutil
 import sqlite3
+from dataclasses import asdict
 
 import pytest
 
+from blastwatch.gate import OFF, Gate
 from blastwatch.settings import load
 from serving.problems import Problem
 from serving.told import Told
@@ -61,6 +64,9 @@ def test_an_entry_that_cannot_be_read_is_a_problem(told, crowned_settings):
     "change_made",
     [
         "set gates = 'x'",
+        "set gates = '5'",
+        "set gates = '[5]'",
+        """set gates = '[{"name": "parity"}]'""",
         'set body = replace(body, \'"time":"20\', \'"time":"x20\')',
         "set body = replace(body, '+00:00', '')",
     ],
@@ -79,6 +85,24 @@ def test_an_entry_that_was_removed_leaves_the_gates_of_the_others_theirs(told, c
     assert answer["told"]["gates"] == before["gates"] and not answer["check"]["intact"]
     change(crowned_settings, "delete from history")
     assert told.answer(None)["told"]["version"] == ""
+
+
+def test_each_gate_comes_with_its_verdict(told, crowned_settings):
+    """One that the policy does not ask for was not passed."""
+    gates = [
+        Gate(name="parity", passed=True, value=0.001, limit=0.01),
+        Gate(name="latency", passed=True, value="not measured", limit=OFF),
+        Gate(name="reference-cells", passed=False, value=200.0, limit=300.0, overridden=True),
+        Gate(name="card", passed=False, value="incomplete", limit="complete"),
+    ]
+    report = [asdict(gate) | {"of_a_later_version": 1} for gate in gates]
+    change(crowned_settings, f"update history set gates = '{json.dumps(report)}' where number = 2")
+    answer = told.answer(None)
+    verdicts = ("passed", "off", "overridden", "failed")
+    assert answer["told"]["gates"] == [
+        row | {"verdict": verdict} for row, verdict in zip(report, verdicts, strict=True)
+    ]
+    assert not answer["check"]["intact"]
 
 
 def test_without_a_history_none_is_made(settings):

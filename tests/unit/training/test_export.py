@@ -304,9 +304,25 @@ def test_card_warns_where_too_few_patients_were_tested_for_an_interval(patients,
     assert ("**Too few test patients**" in card) is warned
 
 
-def test_card_says_plainly_whether_size_alone_does_as_well():
-    assert "The network beats" in model_card(facts(), evidence(auroc=0.9), DRIFT)
-    assert "does not beat" in model_card(facts(), evidence(auroc=0.8), DRIFT)
+SIZE_NUMBERS = "a logistic regression on three size numbers (AUROC"
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (0.01, 0.2, f" The network beats {SIZE_NUMBERS} +0.100 (+0.010 to +0.200), 95 % interval by patient)."),
+    (-0.02, 0.2, f"**The network cannot be told apart from {SIZE_NUMBERS} +0.100 (-0.020 to +0.200), 95 % interval by "
+     "patient): nothing shows that it sees more than they do.**"),
+    (-0.2, -0.01, f"**The network does not beat {SIZE_NUMBERS} +0.100 (-0.200 to -0.010), 95 % interval by patient): "
+     "do not use it.**"),
+])  # fmt: skip
+def test_card_says_plainly_whether_size_alone_does_as_well(low, high, said):
+    """Of 0.9 and 0.8 alone nobody can tell: the interval of their difference says it."""
+    known = evidence(auroc=0.9)
+    [row] = known["metrics"]["comparisons"]
+    row |= {"low": low, "high": high}
+    card = model_card(facts(), known, DRIFT)
+    assert said in card and card.count("three size numbers (AUROC") == 1
+    del known["metrics"]["comparisons"][0]
+    assert "beats a logistic regression on three size numbers is not known.**" in model_card(facts(), known, DRIFT)
 
 
 @pytest.mark.parametrize(

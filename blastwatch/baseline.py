@@ -1,0 +1,55 @@
+"""Is a network worth more than three size numbers? By the paired interval of its evaluation, not by two values alone.
+
+`training.significance` holds the network against a logistic regression on area, height and width on the same test
+cells, and the interval of the difference is by patient. The model card and the gate `baseline` say the same of it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SIZES, METRIC = "sizes", "auroc"
+BEATS, BEATEN, ALIKE = "beats", "does not beat", "cannot be told apart from"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeDifference:
+    """AUROC of the network less that of the size numbers; low, high: its 95 % interval by patient."""
+
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """`BEATS`, `BEATEN` or `ALIKE`: zero lies below, above or within the interval."""
+        return BEATS if self.low > 0 else BEATEN if self.high < 0 else ALIKE
+
+    def __str__(self) -> str:
+        figures = f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return f"the network {self.verdict} three size numbers: {figures}"
+
+
+def size_difference(metrics: Mapping[str, Any]) -> SizeDifference | None:
+    """What an evaluation's `metrics.json` says of it; None where it does not, as those of old.
+
+    >>> row = {"baseline": "sizes", "metric": "auroc", "difference": 0.022, "low": -0.106, "high": 0.211}
+    >>> print(size_difference({"comparisons": [row]}))
+    the network cannot be told apart from three size numbers: +0.022 (-0.106 to +0.211)
+    """
+    rows = metrics.get("comparisons")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and (row.get("baseline"), row.get("metric")) == (SIZES, METRIC):
+            difference, low, high = (number_of(row, key) for key in ("difference", "low", "high"))
+            if difference is not None and low is not None and high is not None:
+                return SizeDifference(difference=difference, low=low, high=high)
+    return None
+
+
+def number_of(row: Any, key: str) -> float | None:
+    """A finite number of the evidence; None for anything else, so that NaN passes no gate."""
+    value = row.get(key) if isinstance(row, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

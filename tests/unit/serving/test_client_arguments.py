@@ -1,0 +1,68 @@
+"""What both clients say to arguments of another kind than they take, before anything is sent."""
+
+import asyncio
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from blastwatch.errors import ServiceError
+from serving.async_client import AsyncClient
+from tests.unit.serving.test_client import client
+
+
+@pytest.mark.parametrize("key", [4711, None, b"4711"])
+def test_a_key_that_is_no_text_is_refused_by_its_argument(key):
+    talk, seen = client()
+    kind = type(key).__name__
+    for argument in ("patient", "caller"):
+        with pytest.raises(TypeError, match=f"Expected `{argument}` to be a str but got {kind}") as caught:
+            talk.predict(b"x", **{argument: key})
+        assert "4711" not in str(caught.value)
+    assert seen == []
+
+
+@pytest.mark.parametrize(("image", "kind"), [
+    (Image.new("RGB", (2, 2)), "PIL.Image.Image"), (np.zeros((2, 2)), "numpy.ndarray"), (None, "NoneType"),
+    (io.BytesIO(b"x"), "_io.BytesIO"),
+])  # fmt: skip
+def test_what_is_no_image_file_is_refused_with_what_to_send(image, kind):
+    talk, seen = client()
+    words = f"Expected `image` to be the bytes of an image file or its path but got {kind}"
+    for call in (talk.predict, talk.explain, lambda one: talk.predict_batch([one])):
+        with pytest.raises(TypeError, match=words):
+            call(image)
+    with pytest.raises(TypeError, match=words):
+        list(talk.predict_many([image]))
+    assert seen == []
+
+
+@pytest.mark.parametrize("images", ["cell.bmp", b"BM", Path("cell.bmp"), io.BytesIO(b"BM"), None])
+def test_one_image_in_place_of_several_is_refused(images):
+    """Else each letter would be the path of an image."""
+    talk, seen = client()
+    words = "Expected `images` to be several images, such as a list of them, but got .*predict"
+    for call in (talk.predict_batch, lambda given: list(talk.predict_many(given))):
+        with pytest.raises(TypeError, match=words):
+            call(images)
+
+    async def asked():
+        async with AsyncClient("http://service") as other:
+            with pytest.raises(TypeError, match=words):
+                await other.predict_batch(images)
+            with pytest.raises(TypeError, match=words):
+                await anext(other.predict_many(images))
+
+    asyncio.run(asked())
+    assert seen == []
+
+
+def test_a_problem_that_repeats_its_title_is_told_once():
+    said = {"title": "The image is damaged", "detail": "The image is damaged: half a file.", "request_id": "r1"}
+    talk, _ = client(httpx.Response(422, json=said))
+    with pytest.raises(ServiceError) as caught:
+        talk.predict(b"x")
+    assert str(caught.value) == "The image is damaged: half a file. (HTTP 422, request r1)"

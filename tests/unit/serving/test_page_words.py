@@ -1,0 +1,218 @@
+"""What the pages say: which version serves now, why a cell is referred, what a figure is, and what went wrong."""
+
+import pytest
+from playwright.sync_api import expect
+
+from monitoring.statistics import TABLE
+from serving.keys import PREDICT, READ, KeyFolder
+from tests.in_thread import front
+from tests.service_packages import write_cell
+
+GONE = "The service does not answer: it is stopped or out of reach. Try again when it runs."
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def door(served, tmp_path_factory):
+    """A service, a key that may predict and read, one that may not read, and a cell."""
+    home = tmp_path_factory.mktemp("page")
+    keys = KeyFolder(home / "api-keys")
+    with front(served, home) as service:
+        service.key, service.blind = keys.add("lab", may=(PREDICT, READ)), keys.add("blind", may=(PREDICT,))
+        service.cell = write_cell(home / "cell.bmp")
+        service.model = service.ask("/v1/model", service.key).json()
+        service.answer = service.predict(service.key, service.cell.read_bytes()).json()
+        yield service
+
+
+def always(json):
+    """A route that answers this."""
+    return lambda route: route.fulfill(json=json)
+
+
+@pytest.fixture
+def opened(door, browser):
+    """Opens the page with a key, at an address and a width."""
+
+    def call(key=door.key, path="/", width=1100, **answers):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.add_init_script(f"sessionStorage.setItem('blastwatch-key', '{key}')")
+        for route, json in answers.items():
+            page.route(f"**/v1/{route}*", always(json))
+        page.goto(door.url + path)
+        return page
+
+    return call
+
+
+def read(page, door):
+    count = page.locator(".answer").count()
+    page.set_input_files("#choose", door.cell)
+    expect(page.locator(".answer")).to_have_count(count + 1)
+    page.locator("#status:text-matches('1 of 1 read|refused')").wait_for()
+    return page.locator(".answer").first
+
+
+def said(page, name):
+    """What stands beside a name in the section of the model."""
+    return page.locator(f"#facts dt:text-is('{name}') + dd")
+
+
+def test_an_answer_of_another_version_makes_the_page_ask_what_serves(door, opened):
+    """Else a tab that is open for days tells of a version that was rolled back long ago."""
+    page = opened()
+    expect(said(page, "name and version")).to_contain_text("version 7 (champion)")
+    newer, model = door.answer | {"model": door.answer["model"] | {"version": "8"}}, door.model | {"version": "8"}
+    asked = []
+    page.route("**/v1/predict", always(newer))
+    page.route("**/v1/model", lambda route: (asked.append(1), route.fulfill(json=model)))
+    for _ in range(2):
+        read(page, door)
+        expect(said(page, "name and version")).to_contain_text("version 8 (champion)")
+    assert len(asked) == 1
+    canary = newer | {"model": newer["model"] | {"version": "9", "alias": "challenger"}}
+    page.route("**/v1/predict", always(canary))
+    read(page, door)
+    expect(said(page, "name and version")).to_contain_text("version 8 (champion)")
+    assert len(asked) == 1
+
+
+def test_a_service_that_is_gone_is_called_so_and_asked_again(door, opened):
+    page = opened()
+    page.route("**/v1/*", lambda route: route.abort())
+    page.evaluate("showModel()")
+    expect(page.locator("#model-fault")).to_have_text(f"What serves is not shown. {GONE}")
+    assert page.locator("#facts dd").count() == 0  # nothing stale
+    expect(read(page, door).locator(".words")).to_have_text(GONE)
+    page.unroute("**/v1/*")
+    read(page, door)
+    expect(said(page, "name and version")).to_contain_text("version 7 (champion)")
+    expect(page.locator("#model-fault")).to_be_hidden()
+
+
+def test_a_key_that_may_not_read_leaves_no_section_without_a_word(door, opened):
+    page = opened(door.blind)
+    words = "What serves is not shown. The API key may not do this. Expected a key with the permission `read`"
+    expect(page.locator("#model-fault")).to_contain_text(words)
+    with page.expect_response("**/v1/model"):
+        read(page, door)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    read(page, door)
+    assert not [url for url in asked if url.endswith("/v1/model")]  # one refusal more is enough
+    expect(page.locator("#model-fault")).to_contain_text(words)
+
+
+def test_until_a_key_is_given_the_section_says_that_it_needs_one(door, opened):
+    page = opened("bw_wrong")
+    expect(page.locator("#model-fault")).to_have_text("What serves is not shown. It needs a key.")
+    page.get_by_label("This service needs an API key").fill(door.key)
+    page.keyboard.press("Enter")
+    expect(said(page, "name and version")).to_contain_text("version 7 (champion)")
+    expect(page.locator("#model-fault")).to_be_hidden()
+
+
+def test_the_reasons_are_the_words_of_the_service(door, opened):
+    reasons = ["the cell is blurred (focus 1, expected at least 2)", "too uncertain: between 0.451 and 0.713"]
+    page = opened(predict=door.answer | {"decision": "refer", "reasons": reasons})
+    assert read(page, door).locator(".concerns li").all_inner_texts() == reasons
+
+
+def test_a_damaged_file_and_one_that_is_gone_are_told_once_and_plainly(door, opened, tmp_path):
+    page = opened()
+    cut = tmp_path / "cut.bmp"
+    cut.write_bytes(door.cell.read_bytes()[:5000])
+    page.set_input_files("#choose", cut)
+    expect(page.locator(".refused .words")).to_contain_text("The image is incomplete or damaged: ")
+    assert page.inner_text(".refused .words").count("The image is incomplete or damaged") == 1
+    moved = tmp_path / "moved.bmp"
+    moved.write_bytes(door.cell.read_bytes())
+    page.set_input_files("#choose", moved)
+    page.get_by_text("1 of 1 read.").wait_for()
+    moved.unlink()
+    page.get_by_role("button", name="Show where the network looked").click()
+    expect(page.locator(".answer .heat-words").first).to_contain_text("The file cannot be read")
+
+
+def test_statistics_have_units_and_figures_have_intervals(door, opened):
+    page = opened()
+    more = read(page, door).locator(".more")
+    for row in TABLE:
+        value = float(f"{door.answer['quality']['statistics'][row.name]:.4g}")
+        expect(more.locator(f"dt:text-is('{row.name}') + dd")).to_have_text(f"{value:.10g} ({row.unit})")
+    assert "e+" not in more.text_content()
+    expect(said(page, "test cells")).to_have_text("weighted_f1 0.900 (0.850 to 0.950); 95 % intervals by patient")
+
+
+def test_where_the_units_are_not_at_hand_the_page_says_so(door, opened):
+    page = opened()
+    page.route("**/docs.json", lambda route: route.abort())
+    expect(read(page, door).locator(".more")).to_contain_text(f"not known. {GONE}")
+
+
+GATES = [
+    {"name": name, "passed": verdict != "overridden", "verdict": verdict, "value": value, "limit": limit, "note": note}
+    | more
+    for name, verdict, value, limit, note, more in (
+        ("parity", "passed", 0.00123456, 0.01, "openvino-int8", {"bound": "at most", "unit": ""}),
+        ("latency", "off", "not measured", "off by policy", "", {"bound": "at most", "unit": "ms"}),
+        ("reference-cells", "overridden", 200.0, 300.0, "under uneven", {"bound": "at least", "unit": "cells"}),
+        ("calibration", "passed", 0.1, 0.2, "", {}),  # as reports were before they had a bound and a unit
+    )
+]
+WHY = "better on the same patients, and the stain of ward 3 is among those that it was trained on by now"
+
+
+LINES = """cell => {
+    const words = document.createRange();
+    words.selectNodeContents(cell);
+    return new Set([...words.getClientRects()].map((box) => box.top)).size;
+}"""
+
+
+def history():
+    """What /v1/history says of three champions."""
+    times = [f"2026-11-{day}T14:05:07.123456+00:00" for day in (17, 24, 28)]
+    entries = [
+        {
+            "number": 9 - at, "time": time, "who": "mia.wallenstein", "action": "promote", "version": str(9 - at),
+            "alias": "champion", "before": str(8 - at), "after": str(9 - at), "why": WHY,
+            "overridden": ["reference-cells"],
+        }
+        for at, time in enumerate(reversed(times))
+    ]  # fmt: skip
+    told = {
+        "at": times[2], "version": "9", "since": times[2], "action": "promote", "by": "mia.wallenstein", "why": WHY,
+        "promoted": {"time": times[2], "by": "mia.wallenstein", "why": WHY}, "overridden": ["reference-cells"],
+        "digest": "d" * 64, "data_digest": "e" * 64, "split_digest": "f" * 64, "git_commit": "a" * 40, "gates": GATES,
+    }  # fmt: skip
+    return {"told": told, "entries": entries, "check": {"intact": True, "entries": 3, "faults": []}}
+
+
+@pytest.mark.parametrize("width", [400, 1100])
+def test_the_history_can_be_read_on_a_telephone(door, opened, width, tmp_path):
+    page = opened(path="/history", width=width, history=history())
+    page.get_by_text("Version 9 served at").wait_for()
+    page.locator("#report summary").click()
+    page.screenshot(path=tmp_path / f"history-{width}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    rows = page.get_by_role("row").filter(has_text="champion: 8")
+    expect(rows).to_have_count(1)  # a row still, to a reader of the screen
+    cells = rows.get_by_role("cell").all()
+    for cell in (cells[1], cells[2], cells[5]):  # time, who, moved: each on one line
+        assert cell.evaluate(LINES) == 1
+    why = cells[6].bounding_box()
+    assert why["x"] + why["width"] <= width and why["width"] > 200
+
+
+def test_the_history_tells_of_each_gate_what_its_report_has(opened):
+    page = opened(path="/history", history=history())
+    page.locator("#report summary").click()
+    rows = [[cell.inner_text() for cell in row.get_by_role("cell").all()] for row in page.locator("#gates tr").all()]
+    assert rows == [
+        ["parity", "passed", "0.001235", "at most 0.01", "openvino-int8"],
+        ["latency", "off", "not measured", "off by policy", ""],
+        ["reference-cells", "overridden", "200 cells", "at least 300", "under uneven"],
+        ["calibration", "passed", "0.1", "0.2", ""],
+    ]
