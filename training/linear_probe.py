@@ -40,6 +40,9 @@ STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 PARTS = 5  # into which the patients of the training side are dealt
 ITERATIONS = 500
+FLAT = 1e-4
+"""Share of its mean below which the spread of a number over cells is rounding: a channel that says the same of every
+cell. Divided by it, that rounding would weigh as much as what cells differ in, and every engine rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -220,12 +223,14 @@ def fits(known: Known, strengths: Sequence[float], *, kept: Restraint = FREE) ->
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler()
-    standard = scaler.fit_transform(known.embeddings.astype(np.float64))
+    scaler = StandardScaler().fit(known.embeddings.astype(np.float64))
+    flat = scaler.scale_ < FLAT * np.abs(scaler.mean_)
+    spread = np.where(flat, 1.0, scaler.scale_)
+    standard = np.where(flat, 0.0, (known.embeddings - scaler.mean_) / spread)
     nuisance = np.empty((standard.shape[1], 0))
     if kept.nuisances:
         assert known.moves is not None
-        nuisance = directions(known.moves.differences / scaler.scale_, kept.nuisances)
+        nuisance = directions(np.where(flat, 0.0, known.moves.differences / spread), kept.nuisances)
         standard -= standard @ nuisance @ nuisance.T
     smaller = None
     if kept.shrink_patients:
@@ -238,7 +243,8 @@ def fits(known: Known, strengths: Sequence[float], *, kept: Restraint = FREE) ->
         weights = np.asarray(model.coef_[0])
         weights = weights if smaller is None else smaller(weights)
         weights = weights - nuisance @ (nuisance.T @ weights)  # nothing is left there but rounding
-        found[strength] = Fitted(scaler.mean_, scaler.scale_, weights, float(model.intercept_[0]))
+        weights = np.where(flat, 0.0, weights)
+        found[strength] = Fitted(scaler.mean_, spread, weights, float(model.intercept_[0]))
     return found
 
 
