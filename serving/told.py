@@ -1,6 +1,5 @@
 """`GET /v1/history`: what served at a time and who made it so, read from the signed history beside the registry."""
 
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,8 @@ class Told:
 
 def _with_verdicts(gates: Any) -> list[dict[str, Any]]:
     """The report of the gates, with the verdict of each in one word. Raises `HistoryBroken` where it is no report."""
-    known = {field.name for field in fields(Gate)}  # a later Blastwatch may report more of a gate
     try:
-        made = [Gate(**{name: value for name, value in gate.items() if name in known}) for gate in gates]
+        made = [Gate.stored(gate) for gate in gates]
     except (TypeError, AttributeError) as error:
         raise HistoryBroken("The report of the gates cannot be read.") from error
     return [gate | {"verdict": one.verdict.lower()} for gate, one in zip(gates, made, strict=True)]
