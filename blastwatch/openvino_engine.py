@@ -97,12 +97,14 @@ def reading_crops(model: "openvino.Model", preprocessing: Preprocessing) -> "ope
     (inputs,) = model.get_parameters()
     size = preprocessing.size
     crops = opset13.parameter([-1, size, size, 3], np.uint8, name="crops")
-    firsts = opset13.constant(np.array(FIRST_LEVELS, np.int32).reshape(1, 1, 1, 3))
-    places = opset13.add(opset13.convert(crops, "i32"), firsts)
+    # By planes from here on: what is added along an axis of three numbers is added one by one, at a tenth of the cost
+    # of a whole ResNet-50 in int8.
+    planes = opset13.transpose(crops, opset13.constant(np.array([0, 3, 1, 2], np.int32)))
+    firsts = opset13.constant(np.array(FIRST_LEVELS, np.int32).reshape(1, 3, 1, 1))
+    places = opset13.add(opset13.convert(planes, "i32"), firsts)
     values = opset13.gather(opset13.constant(levels(preprocessing).ravel()), places, opset13.constant(np.int32(0)))
-    channels_first = opset13.transpose(values, opset13.constant(np.array([0, 3, 1, 2], np.int32)))
     for reader in inputs.output(0).get_target_inputs():
-        reader.replace_source_output(channels_first.output(0))
+        reader.replace_source_output(values.output(0))
     return openvino.Model(model.get_results(), [crops], model.get_friendly_name())
 
 
