@@ -15,6 +15,14 @@ from blastwatch.errors import BlastwatchError, SettingsError
 
 BUSY_SECONDS = 5  # how long SQLite waits for another process's write
 CONNECT_SECONDS = 5
+SILENCE = {
+    "connect_timeout": CONNECT_SECONDS,
+    "tcp_user_timeout": 1000 * CONNECT_SECONDS,
+    "keepalives_idle": 30,
+    "keepalives_interval": 30,
+}
+"""How long a machine may say nothing, for libpq: what was sent waits 5 s (in ms) for a sign that it came, which is a
+quarter of an hour otherwise, and what is waited for, or idle, is given up after a minute and not two hours."""
 READ_ONLY = "25006"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """SQLite's result codes of a file with broken pages, or whose head is no database's: it takes none, whatever comes."""
@@ -53,7 +61,8 @@ def create(
         raise SettingsError(f"{hint}{safe}.")
     try:
         if parsed.drivername == "postgresql+psycopg":
-            engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+            patience = {name: value for name, value in SILENCE.items() if name not in parsed.query}
+            engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=patience)
             sa.event.listen(engine, "handle_error", _leave_reader)
             return engine
         if parsed.database and parsed.database != ":memory:":

@@ -111,11 +111,10 @@ def _make_tables(engine: sa.Engine, wanted: tuple[sa.MetaData, ...]) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        new = not sa.inspect(connection).has_table("predictions")
+        inspector = sa.inspect(connection)
+        new = not inspector.has_table("predictions")
         for table in (table for metadata in wanted for table in metadata.sorted_tables):
-            connection.execute(CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                connection.execute(CreateIndex(index, if_not_exists=True))
+            _make_table(connection, table, inspector)
         found = connection.execute(sa.select(_schema.c.version)).scalars().all()
         if not found:
             connection.execute(insert(engine, _schema).on_conflict_do_nothing(), [{"version": SCHEMA_VERSION}])
@@ -125,3 +124,15 @@ def _make_tables(engine: sa.Engine, wanted: tuple[sa.MetaData, ...]) -> None:
                 "Point BLASTWATCH_PREDICTIONS_URL at another database, or use the Blastwatch that made this one."
             )
         bring_up(connection, new=new)
+
+
+def _make_table(connection: sa.Connection, table: sa.Table, inspector: sa.Inspector) -> None:
+    """Make what is missing. PostgreSQL takes "if it does not exist" only from who may make tables, and to ask so of an
+    index it locks the table: behind a VACUUM this would wait, and every insert behind it."""
+    there = inspector.has_table(table.name)
+    known = {index["name"] for index in inspector.get_indexes(table.name)} if there else set()
+    if not there:
+        connection.execute(CreateTable(table))
+    for index in table.indexes:
+        if index.name not in known:
+            connection.execute(CreateIndex(index))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from blastwatch.policy import FINDINGS
 from monitoring.performance import STATES
 from monitoring.retention import Deleted, Usage
 
@@ -110,6 +111,8 @@ class MonitorMetrics:
             "blastwatch_retraining_started", "Times that a finding started the command of the policy.", ["finding"],
             registry=registry,
         )  # fmt: skip
+        for finding in FINDINGS:  # from 0 on: of a series that begins with 1 Prometheus sees no increase
+            self.retraining_started.labels(finding)
         self.retraining_running = Gauge("blastwatch_retraining_running", "1 while it runs.", registry=registry)
         self.retraining_failed = Gauge(
             "blastwatch_retraining_failed",

@@ -143,7 +143,7 @@ class Retraining:
             REALISED: bool(now["labelled"]["fell"][REALISED]),
         }
         wanted = [name for name in self._policy.findings if found[name]]
-        self._standing = {name: self._standing.get(name, at) for name in wanted}
+        self._standing = {name: min(self._standing.get(name, at), at) for name in wanted}  # a clock may be set back
 
     def _rests(self, at: datetime) -> bool:
         return self.running() or self._rests_since_last(at)
@@ -151,7 +151,8 @@ class Retraining:
     def _rests_since_last(self, at: datetime) -> bool:
         if self.last is None:
             return False
-        return at - datetime.fromisoformat(self.last.started_at) < timedelta(days=self._policy.pause_days)
+        # Either way: a start that lies ahead was made by a clock that was, and must not hold off for as long as that.
+        return abs(at - datetime.fromisoformat(self.last.started_at)) < timedelta(days=self._policy.pause_days)
 
     def _start(self, finding: str, findings: Findings, at: datetime) -> Started | None:
         lock = self._lock()

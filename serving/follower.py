@@ -68,6 +68,8 @@ class Pursued:
         """Ask the registry once; fetch and write down what is new."""
         refusal: Refusal | None = None
         reached, entry = time.time(), None
+        if not self._folder.wanted(self.alias).exists():  # removed, as after a registry was set back: begin anew
+            self._written = None
         try:
             entry = self._registry.proven(self.alias)
             check_order(entry, self._written)

@@ -112,6 +112,20 @@ def may_not_be_written(postgres):
         assert not isinstance(refused.value, StoreUnavailable)
 
 
+def is_opened_beside_a_vacuum_and_by_who_may_make_no_tables(postgres):
+    """Where all is there, to open takes no lock that inserts would wait behind, and no right but to use the tables."""
+    url = postgres.database("opened")
+    with open_retention(url):
+        grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO writer"
+        postgres.run("opened", "CREATE ROLE writer LOGIN", grant)
+    writer = url.replace("tester", "writer") + "?options=-c%20lock_timeout%3D2000"
+    with psycopg.connect(url) as vacuuming:
+        vacuuming.execute("LOCK TABLE predictions, shadow IN SHARE UPDATE EXCLUSIVE MODE")  # what VACUUM takes
+        with open_store(writer) as store, open_shadow_store(writer), open_retention(writer) as retention:
+            store.add([record("1", patient="p")])
+            assert retention.usage().predictions == 1
+
+
 def tells_who_came(url):
     """As tests/unit/monitoring/test_patients.py has it on SQLite."""
     with open_store(url) as store, open_retention(url) as retention:
@@ -134,6 +148,7 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     tells_who_came(postgres.database("patients"))
     outlives_a_failover(postgres, tmp_path / "failover.db")
     may_not_be_written(postgres)
+    is_opened_beside_a_vacuum_and_by_who_may_make_no_tables(postgres)
     is_brought_up_to_date(postgres.database("old"))
     url = postgres.url
     with open_store(url) as store, open_store(url):

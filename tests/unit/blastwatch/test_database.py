@@ -46,3 +46,19 @@ def test_a_mistyped_address_is_shown_without_its_password(url):
     with pytest.raises(SettingsError, match=r"Expected BLASTWATCH_HISTORY_URL as .* but got .*db\.lab") as said:
         create(url, "BLASTWATCH_HISTORY_URL", unavailable=RegistryUnreachable)
     assert "s3cret" not in str(said.value)
+
+
+@pytest.mark.parametrize(("asked", "milliseconds"), [("", 5000), ("?tcp_user_timeout=90000", "90000")])
+def test_a_database_that_vanished_is_given_up_within_seconds(asked, milliseconds):
+    """By itself the kernel tries for a quarter of an hour, and nothing that is to be stored lies on disk meanwhile."""
+    engine = create(f"postgresql://pat@db.lab/x{asked}", "URL", unavailable=RegistryUnreachable)
+    given = {}
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(_dialect, _record, _words, parameters):
+        given.update(parameters)
+        raise RegistryUnreachable("no such machine")
+
+    with pytest.raises(RegistryUnreachable), engine.connect():
+        pass
+    assert (given["connect_timeout"], given["tcp_user_timeout"], given["keepalives_idle"]) == (5, milliseconds, 30)

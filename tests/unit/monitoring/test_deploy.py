@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 
 from monitoring.metrics import MonitorMetrics
 from serving.gpus import Gpus
@@ -56,6 +57,27 @@ def test_every_metric_is_shown_somewhere(exported):
     series = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in exported}
     bare = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in shown}
     assert series == bare
+
+
+@pytest.mark.system
+def test_every_expression_can_be_evaluated_where_there_are_two_of_each_process(tmp_path):
+    """Two monitors, or replicas of the service, have series of the same labels but for the instance."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is missing: it comes with the Debian package prometheus")
+    parts = [*vars(MonitorMetrics(CollectorRegistry())).values(), *vars(ServiceMetrics(CollectorRegistry())).values()]
+    series = []
+    for part in (part for part in parts if isinstance(part, MetricWrapperBase)):
+        labels = "".join(f', {name}="one"' for name in part._labelnames)
+        end = "_total" if part._type == "counter" else ""
+        series += [f'{part._name}{end}{{job="monitor", instance="{name}:3001"{labels}}}' for name in "ab"]
+    tests = {
+        "input_series": [{"series": one, "values": "1x10"} for one in series],
+        "promql_expr_test": [{"expr": expression, "eval_time": "5m"} for _, expression in expressions()],
+    }
+    path = tmp_path / "tests.yml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [{"interval": "1m", **tests}]}))
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, check=False)
+    assert "expr:" in done.stderr and "err:" not in done.stderr, done.stderr
 
 
 def test_every_alert_says_what_to_do():

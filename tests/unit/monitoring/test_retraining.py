@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from blastwatch.errors import BlastwatchError, DataError, NotPermitted
-from blastwatch.policy import RetrainingPolicy
+from blastwatch.policy import FINDINGS, RetrainingPolicy
 from blastwatch.registry import Registry
 from blastwatch.settings import load
 from blastwatch.signing import PROMOTER, TRAINER
@@ -73,6 +73,12 @@ def watched(tmp_path, said):
     )
 
 
+def test_every_finding_is_counted_from_none_on():
+    """Of a series that begins with 1 Prometheus sees no increase: the first start would stand in no panel."""
+    value = MonitorMetrics(CollectorRegistry()).registry.get_sample_value
+    assert all(value("blastwatch_retraining_started_total", {"finding": finding}) == 0 for finding in FINDINGS)
+
+
 def test_a_finding_that_has_stood_starts_the_command_and_tells_it_why(watched, said):
     one = watched()
     assert one.look(0) is None and one.look(1) is None
@@ -107,6 +113,17 @@ def test_a_drift_without_a_verdict_left_stands_no_longer(watched):
     assert one.look(4, None) is None and one.look(5) is None and one.look(6) is None
     assert one.look(7).since == (NOON + timedelta(hours=5)).isoformat()
     one.wait()
+
+
+def test_a_start_by_a_clock_that_was_years_ahead_holds_nothing_off(watched, said):
+    one = watched()
+    ahead = 24 * 1000
+    assert one.look(ahead) is None and one.look(ahead + 3) is not None
+    one.wait()
+    assert one.look(0) is None  # the clock is right again, and the finding has stood for no hour by it
+    assert one.look(1) is None and one.look(3) is not None
+    one.wait()
+    assert one.look(4) is None and one.look(7) is None  # that start does hold off
 
 
 def test_two_monitors_of_one_home_start_one_command_together(watched):

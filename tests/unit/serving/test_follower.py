@@ -95,6 +95,18 @@ def test_an_old_word_that_was_put_back_is_not_believed(pursued, registry, folder
     assert (wanted(folder), refused(folder)) == ("7", None)
 
 
+def test_what_was_written_down_and_removed_is_believed_no_longer(pursued, registry, folder, served):
+    """After the registry was set back to a backup; nothing needs to be started anew."""
+    registry.says = dataclasses.replace(served.entry, version="8", word=12)
+    pursued.look()
+    registry.says = dataclasses.replace(served.entry, version="7", word=9)
+    pursued.look()
+    assert wanted(folder) == "8"
+    folder.wanted("champion").unlink()
+    pursued.look()
+    assert wanted(folder) == "7" and folder.read_status("champion").refused is None
+
+
 def test_what_the_alias_names_is_fetched_once_and_written_down(pursued, registry, folder):
     pursued.look()
     pursued.look()
