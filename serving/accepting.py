@@ -8,6 +8,7 @@ here knows of them and could tell them that there are too many.
 import asyncio
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 IN_A_TURN = 8
@@ -39,7 +40,8 @@ class Watchers:
 
 def take_many(loop: asyncio.AbstractEventLoop) -> None:
     """From now on let every server that this loop opens on a given socket watch it `IN_A_TURN` times, through
-    duplicates of the socket. Other event loops than uvloop take all who wait, and are left as they are."""
+    duplicates of the socket, and bound what a connection of uvicorn may send (`serving.heads`). Other event loops than
+    uvloop take all who wait, and are left as they are."""
     if type(loop).__module__ != "uvloop":
         return
     create_server = loop.create_server
@@ -49,7 +51,16 @@ def take_many(loop: asyncio.AbstractEventLoop) -> None:
     ) -> Server:
         if sock is None:
             return await create_server(protocol, *address, **more)
+        protocol = _bounded(protocol)
         watched = [sock, *(sock.dup() for _ in range(IN_A_TURN - 1))]
         return Watchers([await create_server(protocol, *address, sock=each, **more) for each in watched])
 
     loop.create_server = create_watchers  # type: ignore[method-assign,assignment]
+
+
+def _bounded(protocol: Callable[[], asyncio.BaseProtocol]) -> Callable[[], asyncio.BaseProtocol]:
+    if find_spec("httptools") is None:  # then uvicorn parses with h11, which has bounds of its own
+        return protocol
+    from serving.heads import bounded
+
+    return bounded(protocol)

@@ -24,6 +24,8 @@ def build_app(service: Service) -> ASGIApp:
     """The whole application: routes, problems, limits."""
     routes = [*cell_routes(service), *about_routes(service), *page_routes()]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    # Else an address with a slash too many would lead to wherever the header `Host` says, and from https:// to http://.
+    app.router.redirect_slashes = False
     known = {route.path: route for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
     limits = {

@@ -24,12 +24,14 @@ from serving.live import BENTO_MODEL, Served, hand_over
 SOURCES = ("blastwatch", "monitoring", "serving")
 
 # What the service process imports; what they need in turn is found in the installed metadata. Training, MLflow and
-# Evidently stay out: a bento needs no registry, and reports are the monitor's work.
+# Evidently stay out: a bento needs no registry, and reports are the monitor's work. uvicorn takes httptools and uvloop
+# where they are installed, and is slower by itself; BentoML does not ask for them.
 ROOTS = (
     "alembic",
     "bentoml",
     "click",
     "cryptography",
+    "httptools",
     "httpx",
     "numpy",
     "openvino",
@@ -45,6 +47,7 @@ ROOTS = (
     "sqlalchemy",
     "torch",
     "torchvision",
+    "uvloop",
 )
 
 # Set in the bento's container. torch's packages bring CUDA's libraries with

@@ -2,17 +2,20 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import click
 
 from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, progress, say
-from blastwatch.errors import BlastwatchError, DataError, ServiceError
+from blastwatch.errors import BlastwatchError, DataError, ServiceError, ServiceUnreachable
+from blastwatch.private_file import replace
 from blastwatch.settings import Settings, load
+from serving.names import line_of, text_of
 
 SHUT_OUT = (401, 403)
 """HTTP statuses by which a service refuses the caller, whatever it sends."""
@@ -88,30 +91,52 @@ def predict(images: tuple[Path, ...], url: str | None, patient_file: TextIO | No
     """
     from serving.client import Client
 
-    results: list[dict[str, Any]] = []
-    shut_out: ServiceError | None = None
     patient = _patient(patient_file) if patient_file else ""
     settings = load()
     with Client(url or settings.service_url, api_key=settings.api_key) as client:
         answers = zip(images, client.predict_many(images, patient=patient), strict=True)
-        for path, answer in progress(answers, total=len(images), what="Asking"):
-            if isinstance(answer, (ServiceError, DataError)):
-                results.append({"path": str(path), "error": str(answer)})
-                if isinstance(answer, ServiceError) and answer.status in SHUT_OUT:
-                    shut_out = answer
-                    break
-                say(f"{path}: {answer}")
-                continue
-            results.append({"path": str(path), **answer})
-            if not as_json:
-                click.echo(_line(path, answer))
+        results, end = _collect(answers, images, settings, as_json=as_json)
     _conclude(results, as_json=as_json)
-    if shut_out is not None:
-        where = results[-1]["path"]
-        raise ServiceError(f"Stopped at {where}: {shut_out} {_remedy(settings)}", status=shut_out.status)
+    if end is not None:
+        raise end
     refused = sum("error" in row for row in results)
     if refused:
         raise BlastwatchError(f"{refused} of {len(images)} images got no answer.")
+
+
+def _collect(
+    answers: Iterable[tuple[Path, Any]], images: Sequence[Path], settings: Settings, *, as_json: bool
+) -> tuple[list[dict[str, Any]], BlastwatchError | None]:
+    """The results up to the last image or to what ends the call before it, which comes with them.
+
+    Raises:
+        ServiceUnreachable: no image was answered.
+    """
+    results: list[dict[str, Any]] = []
+    try:
+        for path, answer in progress(answers, total=len(images), what="Asking"):
+            name = text_of(str(path))
+            if not isinstance(answer, (ServiceError, DataError)):
+                results.append({"path": name, **answer})
+                if not as_json:
+                    click.echo(_line(path, answer))
+                continue
+            results.append({"path": name, "error": text_of(str(answer))})
+            if isinstance(answer, ServiceError) and answer.status in SHUT_OUT:
+                words = f"{_stopped(path, answer)} {_remedy(settings)}"
+                return results, ServiceError(words, status=answer.status)
+            say(line_of(f"{path}: {answer}"))
+    except ServiceUnreachable as error:
+        if not results:
+            raise
+        path = images[len(results)]
+        results.append({"path": text_of(str(path)), "error": str(error)})
+        return results, ServiceUnreachable(_stopped(path, error))
+    return results, None
+
+
+def _stopped(path: Path, why: BlastwatchError) -> str:
+    return line_of(f"Stopped at {path}: {why}")
 
 
 def _conclude(results: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -150,7 +175,8 @@ def _patient(file: TextIO) -> str:
 def _line(path: Path, answer: dict[str, Any]) -> str:
     reasons = "; ".join(answer["reasons"])
     decision = answer["decision"] + (f" ({reasons})" if reasons else "")
-    return f"{path}  {decision}  probability of a blast {answer['probability']:.3f}, more probable: {answer['label']}"
+    name = line_of(str(path))
+    return f"{name}  {decision}  probability of a blast {answer['probability']:.3f}, more probable: {answer['label']}"
 
 
 @click.command()
@@ -162,6 +188,7 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
     """Score every image below FOLDER on this machine, without the service.
 
     An image that is refused is named with the reason and has no row; the others are written, and the exit code is 1.
+    The file is written once all are scored, in place of the one that may be there.
     """
     from blastwatch.registry import Registry
     from serving.live import Served, find, open_live
@@ -172,6 +199,7 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
     if out.suffix != ".parquet":
         raise click.BadParameter(f"Expected a name that ends in .parquet but got {out.name}.", param_hint="--out")
     find_images(folder)  # before a model is fetched for nothing
+    _check_place(out)
     if ref is None:
         served = find(settings)
     else:
@@ -182,11 +210,13 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         folder, live, settings, watched=lambda parts: progress(parts, total=len(parts), what="Scoring")
     )
     for row in refused:
-        say(f"{folder / row.path}: {row.message}")
+        say(line_of(f"{folder / row.path}: {row.message}"))
     if rows.empty:
         raise DataError(f"None of the {len(refused)} images in {folder} can be read.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(out, index=False)
+    try:
+        replace(out, rows.to_parquet(index=False), mode=0o644)
+    except OSError as error:
+        raise BlastwatchError(f"The scores cannot be written to {out}: {error.strerror or error}.") from error
     decisions = {str(name): int(count) for name, count in rows["decision"].value_counts().items()}
     if as_json:
         print_json(
@@ -206,6 +236,17 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         say(f"It was {_trained_on(served.package.info.synthetic)}. {DISCLAIMER}")
     if refused:
         raise BlastwatchError(f"{len(refused)} of {len(rows) + len(refused)} images have no row in {out}.")
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a file that cannot be written, before anything is scored for it."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        words = f"Expected a file that can be written but got {out}: {error.strerror or error}."
+        raise click.BadParameter(words, param_hint="--out") from error
 
 
 @click.command()

@@ -200,6 +200,14 @@ def _linked(answers: Json) -> Json:
     return answers
 
 
+def _drawn(answers: Json) -> Json:
+    """The same answers, the good one with the headers that say what the picture is of."""
+    label = {"schema": _TEXT | {"enum": list(CLASS_NAMES)}, "description": "The class for which the cell spoke."}
+    version = {"schema": _TEXT, "description": "The model version that drew, which may be newer than an answer's."}
+    answers["200"]["headers"] = {"Blastwatch-Label": label, "Blastwatch-Model-Version": version}
+    return answers
+
+
 def _webhook() -> Json:
     headers = [
         {"name": name, "in": "header", "required": True, "schema": _TEXT} for name in (SIGNATURE, TIMESTAMP, DELIVERY)
@@ -232,6 +240,7 @@ def _secured(paths: Json, *, keyed: bool) -> Json:
 
 
 _IMAGE_REFUSALS = (400, 413, 415, 422, 429, 500, 504)
+_LABEL_REFUSALS = (400, 404, 413, 415, 422, 500, 503, 504)
 
 
 def document(settings: Settings, *, keyed: bool) -> Json:
@@ -284,8 +293,10 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                         "parameters": _headers(CALLER_HEADER),
                         "summary": "Draw where the network looked (Grad-CAM, or its exact activation map).",
                         "requestBody": _form("image", several=False),
-                        "responses": _answers(
-                            "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
+                        "responses": _drawn(
+                            _answers(
+                                "The heat map.", "image/png", {"type": "string", "format": "binary"}, *_IMAGE_REFUSALS
+                            )
                         ),
                     }
                 },
@@ -297,9 +308,7 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                             "required": True,
                             "content": {"application/json": {"schema": _reference("Label")}},
                         },
-                        "responses": _answers(
-                            "Stored.", "application/json", _reference("Label"), 400, 404, 415, 422, 500, 503
-                        ),
+                        "responses": _answers("Stored.", "application/json", _reference("Label"), *_LABEL_REFUSALS),
                     }
                 },
                 "/v1/model": {
@@ -316,7 +325,7 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                         "parameters": [
                             {"name": "at", "in": "query", "schema": _TEXT, "description": "ISO 8601; default: now."}
                         ],
-                        "responses": _answers("What served.", "application/json", _history(), 400, 503),
+                        "responses": _answers("What served.", "application/json", _history(), 400, 500, 503, 504),
                     }
                 },
                 **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),

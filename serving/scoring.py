@@ -1,5 +1,6 @@
 """Score a folder of images on this machine, the same way as the service: `serving.predictor`, in batches."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from blastwatch.errors import DataError, ImageRejected
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.live import LiveModel
+from serving.names import line_of, text_of
 from serving.predictor import Judge, Prepared, check_size, finite, prepare, reading_threads
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -34,14 +36,21 @@ def find_images(folder: Path) -> list[Path]:
     """Every image file below a folder, sorted.
 
     Raises:
-        DataError: the folder is missing or has none.
+        DataError: the folder is missing or has none, or a folder below it cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"Expected a folder of images but {folder} is none.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = (Path(place) / name for place, _, names in os.walk(folder, onerror=_unread) for name in names)
+    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise DataError(f"Expected images ({', '.join(SUFFIXES)}) in {folder} but found none.")
     return found
+
+
+def _unread(error: OSError) -> None:
+    """Left out in silence, its cells would look as if there were none."""
+    place = line_of(str(error.filename))
+    raise DataError(f"Expected a folder that can be read but {place} cannot: {error.strerror}.") from error
 
 
 def score(
@@ -57,8 +66,8 @@ def score(
         watched: goes around the loop over batches, for a progress bar.
 
     Returns:
-        One row an image with `COLUMNS` (path relative to the folder; reasons of a decision to refer, else ""), and the
-        images that were refused.
+        One row an image with `COLUMNS` (path relative to the folder, as `serving.names.text_of`; reasons of a decision
+        to refer, else ""), and the images that were refused.
     """
     package = live.served.package
     judge = Judge(package)
@@ -67,8 +76,11 @@ def score(
     rows: list[dict[str, object]] = []
     refused: list[Refused] = []
 
+    def named(path: Path) -> str:
+        return text_of(path.relative_to(folder).as_posix())
+
     def read(path: Path) -> Prepared | Refused:
-        name = path.relative_to(folder).as_posix()
+        name = named(path)
         try:
             size = path.stat().st_size  # a slide is refused before it fills the memory
             data = path.read_bytes() if size <= settings.max_image_bytes else b""
@@ -81,8 +93,7 @@ def score(
 
     with ThreadPoolExecutor(reading_threads()) as pool:
         for part in watched(parts):
-            names = [path.relative_to(folder).as_posix() for path in part]
-            read_part = list(zip(names, pool.map(read, part), strict=True))
+            read_part = list(zip(map(named, part), pool.map(read, part), strict=True))
             refused += [item for _, item in read_part if isinstance(item, Refused)]
             good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
             if not good:

@@ -2,6 +2,7 @@
 // Where the service needs a key it answers 401; then a field for it appears. The key stays in this tab and goes nowhere else.
 const KEY_ITEM = "blastwatch-key";
 const keyListeners = [];
+let justGiven = false; // a key, in the form that went with it
 
 function onKey(call) { keyListeners.push(call); }
 
@@ -12,6 +13,10 @@ async function askWithKey(path, options = {}) {
     throw new Error("The service does not answer: it is stopped or out of reach. Try again when it runs.", { cause: error });
   });
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
+  if (justGiven && document.activeElement === document.body) { // who works by keyboard goes on here
+    document.querySelector(response.status === 401 ? "#key" : "main input").focus();
+  }
+  justGiven = false;
   return response;
 }
 
@@ -49,6 +54,7 @@ function showKeyForm(words) {
       }
       sessionStorage.setItem(KEY_ITEM, key);
       form.remove();
+      justGiven = true;
       for (const call of keyListeners) call();
     });
     document.querySelector("main").before(form);

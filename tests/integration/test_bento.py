@@ -48,6 +48,7 @@ def test_a_bento_serves_by_itself(tmp_path, free_port):
     requirements = (built.folder / "env" / "python" / "requirements.txt").read_text()
     assert "://" not in requirements
     assert "mlflow" not in requirements
+    assert "\nhttptools==" in requirements and "\nuvloop==" in requirements  # nobody there asks for them
     python = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     if python in (checked_in := (DEPLOY / "Dockerfile.gpu").read_text()):
         assert built.dockerfile == checked_in, (

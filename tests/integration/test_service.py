@@ -249,6 +249,15 @@ def test_slow_and_half_open_connections_do_not_keep_others_waiting(running, clie
     assert client.predict(running.cell)["model"]  # all of them went away at once
 
 
+def test_a_head_that_does_not_end_is_cut_off(running):
+    """The bounds of `serving.heads` are those of the server that BentoML starts."""
+    for begin, more in ((b"", b"a: b\r\n" * 1000), (b"Host: localhost\r\n\r\n", b"GET /livez HTTP/1.1\r\n\r\n" * 1000)):
+        with socket.create_connection(("127.0.0.1", running.port), 5) as line, pytest.raises(ConnectionError):
+            line.sendall(b"GET /livez HTTP/1.1\r\n" + begin)
+            for _ in range(4000):  # 24 MB and more
+                line.sendall(more)
+
+
 def test_the_worker_watches_its_socket_several_times(running):
     """BentoML opens the service before uvicorn listens, in the loop that uvicorn listens with."""
     (worker,) = running.workers()

@@ -1,6 +1,7 @@
 """`blastwatch score`, `predict` and `serve` as far as they go without a server."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -70,6 +71,30 @@ def test_score_says_why_a_cell_is_referred_and_what_its_model_is_not(environment
     assert ((rows["reasons"] != "") == (rows["decision"] == "refer")).all()
     (field,) = rows["reasons"][rows["path"] == "field.png"]
     assert "not a single segmented cell" in field and "; " in field
+
+
+def test_score_finds_out_at_the_start_whether_it_can_write(environment, tmp_path, monkeypatch):
+    write_cell(tmp_path / "a.bmp")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("serving.live.find", lambda *_: pytest.fail("a version was fetched"))
+    for out in (tmp_path / "file" / "out.parquet", Path("/proc/out.parquet")):
+        with pytest.raises(BadParameter, match="Expected a file that can be written but got"):
+            run(score, tmp_path, "--out", out)
+
+
+def test_score_that_fails_at_its_end_leaves_the_earlier_file(environment, tmp_path, monkeypatch):
+    write_cell(tmp_path / "a.bmp")
+    out = tmp_path / "out" / "scores.parquet"
+    run(score, tmp_path, "--out", out)
+    before = out.read_bytes()
+
+    def full(_file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BlastwatchError, match="cannot be written to .*: No space left on device"):
+        run(score, tmp_path, "--out", out)
+    assert out.read_bytes() == before and list(out.parent.iterdir()) == [out]
 
 
 def test_score_of_a_folder_without_images(environment, tmp_path):
@@ -181,6 +206,33 @@ def test_predict_ends_with_the_first_refusal_of_the_caller(answered, monkeypatch
     assert str(result.exception).startswith("Stopped at b.bmp: An API key is needed.")
     assert words in str(result.exception) and "set BLASTWATCH_API_KEY" in str(result.exception)
     assert [row.get("error") for row in json.loads(result.stdout)] == [None, "An API key is needed."]
+
+
+def test_predict_tells_what_was_answered_before_the_service_was_gone(monkeypatch):
+    def predict_many(_self, _images, **_named):
+        yield answer("hem")
+        yield ServiceError("The image is too small.", status=422)
+        raise ServiceUnreachable("No prediction service answers.")
+
+    monkeypatch.setattr("serving.client.Client.predict_many", predict_many)
+    result = CliRunner().invoke(predict, ["a.bmp", "b.bmp", "c.bmp", "d.bmp", "--json"], standalone_mode=False)
+    assert isinstance(result.exception, ServiceUnreachable)
+    assert str(result.exception) == "Stopped at c.bmp: No prediction service answers."
+    rows = json.loads(result.stdout)
+    assert [row["path"] for row in rows] == ["a.bmp", "b.bmp", "c.bmp"]
+    assert [row.get("error") for row in rows] == [None, "The image is too small.", "No prediction service answers."]
+
+
+def test_predict_names_each_file_in_one_line_and_in_utf8(answered, tmp_path):
+    names = ["caf\udce9.bmp", "a\nb.bmp", "\x1b[31mc.bmp"]
+    answered(*(answer("hem") for _ in names), ServiceError("The image is too small.", status=422))
+    result = CliRunner().invoke(predict, [*names, "d\x07.bmp"])
+    shown = ["caf\\xe9.bmp", "a\\nb.bmp", "\\x1b[31mc.bmp"]
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()] == shown
+    assert "d\\x07.bmp: The image is too small." in result.stderr
+    answered(*(answer("hem") for _ in names))
+    result = CliRunner().invoke(predict, [*names, "--json"])
+    assert [row["path"] for row in json.loads(result.stdout_bytes.decode())] == ["caf\\xe9.bmp", *names[1:]]
 
 
 def test_predict_goes_on_after_an_image_that_is_refused(answered):

@@ -111,3 +111,17 @@ def test_a_file_dropped_beside_the_frame_does_not_take_the_page_away(page, door)
     assert (page.locator(".answer").count(), page.inner_text("#status")) == (0, "")
     assert page.evaluate(drop, ["#drop", list(door.cell.read_bytes())]) == [True, True]
     page.get_by_text("1 of 1 read.").wait_for()
+
+
+@pytest.mark.browser
+def test_who_gives_a_key_by_keyboard_goes_on_where_it_leads(door, browser):
+    opened = browser.new_page()
+    opened.goto(door.url)
+    opened.get_by_label("This service needs an API key").focus()
+    opened.keyboard.type("bw_wrong")
+    opened.keyboard.press("Enter")
+    opened.get_by_text("This key is not good. Give another one.").wait_for()
+    opened.locator("#key:focus").wait_for()
+    opened.keyboard.type(door.key)
+    opened.keyboard.press("Enter")
+    opened.locator("#patient:focus").wait_for()

@@ -1,12 +1,15 @@
 """A folder is scored to its end, whatever one of its files is."""
 
+import os
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from blastwatch.errors import DataError
 from serving.live import LiveModel
 from serving.scoring import NO_ANSWER, UNREADABLE, score
 from tests.service_packages import write_cell
@@ -74,3 +77,28 @@ def test_an_image_of_more_pixels_than_the_setting_says_is_refused(scored):
     assert paths == ["a.bmp"] and refused["wide.png"].reason == "too-large"
     assert f"at most {450 * 450} pixels but got 460x450" in refused["wide.png"].message
     assert run(max_image_pixels=460 * 450) == (["a.bmp", "wide.png"], {})
+
+
+def test_a_name_that_is_not_utf8_costs_no_other_cell_its_row(scored):
+    folder, run = scored
+    write_cell(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.bmp")))
+    write_cell(folder / "Müller 細胞.bmp")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).write_bytes(b"")
+    paths, refused = run()
+    assert paths == ["Müller 細胞.bmp", "a.bmp", "caf\\xe9.bmp"]
+    assert refused["\\xff.png"].reason == "empty"
+
+
+def test_a_folder_below_that_cannot_be_read_is_no_empty_one(scored, monkeypatch):
+    folder, run = scored
+    (folder / "ward").mkdir()
+    scan = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("ward"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    with pytest.raises(DataError, match="Expected a folder that can be read but .*ward cannot: Permission denied"):
+        run()

@@ -69,6 +69,14 @@ def test_a_request_without_a_body_leaves_the_connection_open(door):
         assert refused.status_code == status and refused.headers.get("connection") != "close"
 
 
+@pytest.mark.parametrize("path", ["/v1/model/", "/v1/predict/", "/docs/", "/history/"])
+def test_an_address_with_a_slash_too_many_leads_nowhere(door, path):
+    """Else a caller would be sent, key and all, to wherever `Host` says, and by http:// behind a proxy with TLS."""
+    refused = door.ask(path, door.key, method="GET", headers={"Host": "elsewhere.example"})
+    assert (refused.status_code, refused.json()["type"]) == (404, "/problems/not-found")
+    assert "location" not in refused.headers
+
+
 def test_a_client_with_an_address_too_long_is_told_so(door):
     with Client(f"{door.url}/v1", api_key=door.key) as client, pytest.raises(ServiceError) as caught:
         client.predict(BODY)

@@ -1,0 +1,41 @@
+"""The description of the interface beside what a service answers: statuses and headers that callers meet."""
+
+import pytest
+
+from serving.keys import KeyFolder
+from serving.limits import SMALL_BODY
+from tests.in_thread import front
+from tests.service_packages import write_cell
+
+
+@pytest.fixture(scope="module")
+def door(served, tmp_path_factory):
+    home = tmp_path_factory.mktemp("openapi")
+    key = KeyFolder(home / "api-keys").add("lab")
+    with front(served, home) as service:
+        service.key = key
+        service.cell = write_cell(home / "cell.bmp").read_bytes()
+        service.paths = service.ask("/docs.json").json()["paths"]
+        yield service
+
+
+def test_the_heat_map_comes_with_the_headers_that_are_described(door):
+    drawn = door.ask("/v1/explain", door.key, files={"image": door.cell})
+    described = door.paths["/v1/explain"]["post"]["responses"]["200"]["headers"]
+    assert {name.lower() for name in described} == {name for name in drawn.headers if name.startswith("blastwatch-")}
+    assert drawn.headers["blastwatch-label"] in described["Blastwatch-Label"]["schema"]["enum"]
+
+
+@pytest.mark.parametrize(("path", "content", "status"), [
+    ("/v1/labels", {"content": b" " * (SMALL_BODY + 1), "headers": {"content-type": "application/json"}}, 413),
+    ("/v1/labels", {"json": {"id": "x", "label": "all"}}, 404),
+    ("/v1/labels", {"json": {"id": "x", "label": "none"}}, 422),
+    ("/v1/labels", {"json": []}, 400),
+    ("/v1/labels", {"content": b"x"}, 415),
+    ("/v1/history", {}, 503),
+])  # fmt: skip
+def test_each_refusal_is_among_those_that_are_described(door, path, content, status):
+    refused = door.ask(path, door.key, **content)
+    assert refused.status_code == status
+    (operation,) = door.paths[path].values()
+    assert refused.headers["content-type"] in operation["responses"][str(status)]["content"]
