@@ -13,6 +13,7 @@ from blastwatch.package import ModelInfo
 from training.calibration import CALIBRATED_ON
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
 from training.initial_weights import told
+from training.parameters import READ_BY_LOGISTIC
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
 FEWEST_TESTED = 5
@@ -30,6 +31,7 @@ ADVISED = {
     BEATEN: "**{}: do not use it.**",
     ALIKE: "**{}: nothing shows that it sees more than they do.**",
 }
+BEATS_BY_FEW = "**{}, but with so few test patients that is no evidence.**"
 
 
 def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict[str, Any]) -> str:
@@ -47,7 +49,7 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         "there is for a person who knows blood cells to judge.",
         _data(info, evidence),
         _methods(info, evidence),
-        _results(evidence["metrics"]),
+        _results(evidence),
         _cameras(evidence["metrics"]),
         _decisions(info, evidence["metrics"]),
         _engines(info),
@@ -77,7 +79,7 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
             f"> **Leaks.** Split by {split['by']}: {len(split['parted_groups'])} groups of patients stand on several "
             f"sides, and {split['crossing']} findings of the audit cross it. The figures are inflated."
         )
-    tested = {label: counts["groups"] for label, counts in evidence["split"]["sides"]["test"].items()}
+    tested = _tested(evidence)
     if min(tested.values()) < FEWEST_TESTED:
         found = ", ".join(f"{count} of `{label}`" for label, count in sorted(tested.items()))
         lines.append(
@@ -85,6 +87,11 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
             "are far too narrow and do not cover what another patient would show."
         )
     return "\n\n".join(lines)
+
+
+def _tested(evidence: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Test patients of each label."""
+    return {label: counts["groups"] for label, counts in evidence["split"]["sides"]["test"].items()}
 
 
 def _data(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
@@ -140,13 +147,20 @@ def _methods(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
 
 
 def ensemble(train: dict[str, Any]) -> str:
-    """Whether several models answer, by the parameters of the training.
+    """Whether several models answer, or what several steps left in one, by the parameters of the training.
 
-    >>> ensemble({"architecture": "resnet50"})
+    >>> ensemble({"architecture": "resnet50", "average": 0.0})
     'No ensemble.'
+    >>> ensemble({"architecture": "resnet50", "average": 0.99})
+    'No ensemble of networks; the weights are a moving average of those after each step (train.average 0.99).'
     """
     if train.get("fusion") != "scores":
-        return "No ensemble."
+        if train.get("fit") == "logistic" or not train.get("average"):
+            return "No ensemble."
+        return (
+            "No ensemble of networks; the weights are a moving average of those after each step (train.average "
+            f"{train['average']})."
+        )
     return (
         f"An ensemble of {' and '.join(READ_BY_STAGES[train['architecture']])} in one graph: the last layer of each is "
         "fitted by itself, and what counts is the mean of their log odds, each over a temperature that suits its "
@@ -176,7 +190,8 @@ def _row(name: str, figure: dict[str, float]) -> str:
     return f"| {name.replace('_', ' ')} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |"
 
 
-def _results(metrics: dict[str, Any]) -> str:
+def _results(evidence: dict[str, dict[str, Any]]) -> str:
+    metrics, few = evidence["metrics"], min(_tested(evidence).values()) < FEWEST_TESTED
     counts, bar = metrics["counts"], metrics["size_baseline"]["auroc"]
     rows = ["| figure | value | 95 % interval by patient |", "|---|---|---|"]
     rows += [_row(name, metrics["cells"][name]) for name in SHOWN if name in metrics["cells"]]
@@ -193,13 +208,13 @@ def _results(metrics: dict[str, Any]) -> str:
         rows.append(_row("AUROC within quarters of cell area", matched))
     return (
         f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients{UNREAD[metrics['leaky']]}. "
-        f"{against_sizes(metrics)}\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
+        f"{against_sizes(metrics, few=few)}\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
 
 
-def against_sizes(metrics: dict[str, Any]) -> str:
+def against_sizes(metrics: dict[str, Any], *, few: bool) -> str:
     """Whether the network is worth more than three size numbers, by the interval of the difference: two values alone
-    may differ by chance."""
+    may differ by chance. few: whether fewer patients than `FEWEST_TESTED` are behind it, when the interval may, too."""
     found = size_difference(metrics)
     if found is None:
         return "**Whether the network beats a logistic regression on three size numbers is not known.**"
@@ -208,7 +223,8 @@ def against_sizes(metrics: dict[str, Any]) -> str:
         f"The network {found.verdict} a logistic regression on three size numbers (AUROC {figures}, 95 % interval by "
         "patient)"
     )
-    return ADVISED[found.verdict].format(said)
+    advised = BEATS_BY_FEW if few and found.verdict == BEATS else ADVISED[found.verdict]
+    return advised.format(said)
 
 
 def _cameras(metrics: dict[str, Any]) -> str:
@@ -312,7 +328,9 @@ def _drift(drift: dict[str, Any]) -> str:
 
 def _made(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     train, start = evidence["params"].get("train", {}), evidence["data"].get("initial_weights")
-    knobs = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "")
+    # A card that names epochs and augmentation of a last layer that was fitted at once would tell of what never was.
+    read = READ_BY_LOGISTIC if train.get("fit") == "logistic" else tuple(train)
+    knobs = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "" and name in read)
     return (
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
         f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`"

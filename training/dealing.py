@@ -72,9 +72,10 @@ def deal_labels(
 def check_enough(label: str, groups: int, needed: int, each: str) -> None:
     """Raise `DataError` where a label has fewer groups of patients than there are sides, or folds, to deal them to."""
     if groups < needed:
+        fewer = ", or set fewer split.folds" if each == "fold" else ""
         raise DataError(
             f"Expected at least {needed} groups of patients with the label {label}, one for each {each}, but got "
-            f"{groups}. Import more patients."
+            f"{groups}. Import more patients{fewer}."
         )
 
 

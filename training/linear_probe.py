@@ -28,7 +28,7 @@ from training.calibration import fit_temperature, temperate_loss
 from training.distributed import World
 from training.embedding import Embedder
 from training.fitting import Progress, validate
-from training.nuisances import Moves, directions
+from training.nuisances import Moves, check_fewer, directions
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.patient_directions import shrinkage
@@ -126,12 +126,14 @@ class LinearProbe:
         world: World,
         kept: Path | None = None,
     ) -> None:
-        """`kept`: of `Embedder`. Raises `UsageError` where several processes were started."""
+        """`kept`: of `Embedder`. Raises `UsageError` where several processes were started, or there are as many
+        nuisances as numbers."""
         if world.size > 1:
             raise UsageError(
                 f"Expected one process for train.fit=logistic but got {world.size}: run it without torchrun."
             )
         self.network = network.to(world.device).eval().requires_grad_(False)
+        check_fewer(parameters.nuisances, min(_widths(network, parameters.fusion)))
         self.cells, self.validation, self.parameters = cells, validation, parameters
         self.precision = choose_precision(parameters.precision, world.device)
         self.embedder = Embedder(
@@ -145,7 +147,7 @@ class LinearProbe:
 
         Raises:
             DataError: where a label has fewer than two patients on the training side.
-            UsageError: where there are as many nuisances as numbers.
+            UsageError: where there are fewer moves than nuisances.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
         side = self.cells
@@ -174,6 +176,15 @@ class LinearProbe:
         for name, member in zip(names, members, strict=True):
             row |= {f"strength_{name}": member.strength, f"held_out_loss_{name}": member.loss}
         return fitted, held_out, row
+
+
+def _widths(network: nn.Module, fusion: str) -> Sequence[int]:
+    """How many numbers each layer that is fitted reads."""
+    if fusion == "scores" and isinstance(network, StagePooling):
+        return network.widths
+    head = network.get_submodule(head_of(network))
+    assert isinstance(head, nn.Linear)
+    return (head.in_features,)
 
 
 def choose(known: Known, *, seed: int, kept: Restraint = FREE) -> Chosen:

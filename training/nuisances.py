@@ -60,6 +60,15 @@ def _enlarged(crop: Pixels, side: int) -> Pixels:
     return image
 
 
+def check_fewer(count: int, width: int) -> None:
+    """Raise `UsageError` unless there are more numbers that a layer reads than directions: known before any cell is
+    looked at."""
+    if count >= width:
+        raise UsageError(
+            f"Expected train.nuisances to be fewer than the {width} numbers that the last layer reads but got {count}."
+        )
+
+
 def directions(differences: NDArray[np.floating], count: int) -> NDArray[np.float64]:
     """The directions that hold most of the moves: orthonormal, shape (d, count), the first eigenvectors of their mean
     square. Not of their covariance: what moves all cells alike counts most.

@@ -13,8 +13,11 @@ STEM = "stem"
 
 
 def block_of(name: str) -> str:
-    """The block of a torchvision network that a weight belongs to, by its name: `layer3`, `features.4`, `fc`."""
+    """The block of a network that a weight belongs to, by its name: `layer3`, `features.4`, `fc`. Of networks beside
+    each other (`blastwatch.stage_pooling`) those of one depth are one block: `beside.0.4` is of `features.4`."""
     first, _, rest = name.partition(".")
+    if first == "beside":
+        first, rest = "features", rest.partition(".")[2]
     if first == "features":
         # DenseNet nests its stem's layers by name and its blocks as `denseblock1`; the others count them.
         return f"{first}.{rest.partition('.')[0]}"

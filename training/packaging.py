@@ -36,6 +36,7 @@ from training.pack import Packed, open_pack
 from training.parameters import Parameters
 from training.projection import fit_projection, without_each
 from training.sampling import of_each_patient
+from training.splitting import dealt_by
 
 REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
@@ -85,8 +86,8 @@ def build_package(
         # Where the cells and the weights lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
         | {"initial_weights": recorded(facts)},
-        "params": params_of(parameters, facts, metrics),
     }
+    evidence["params"] = params_of(parameters, facts, metrics, evidence["split"])
     fitted = read_json(evaluate_folder / CALIBRATION, made_by="blastwatch evaluate")
     info = ModelInfo(
         architecture=facts["architecture"],
@@ -118,15 +119,18 @@ def build_package(
     return digest
 
 
-def params_of(parameters: Parameters, facts: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    """What `evidence/params.json` says: how it was trained and measured is what that training and that evaluation were
-    told, whatever the parameters say today.
+def params_of(
+    parameters: Parameters, facts: dict[str, Any], metrics: dict[str, Any], split: dict[str, Any]
+) -> dict[str, Any]:
+    """What `evidence/params.json` says: how it was split, trained and measured is what that split, that training and
+    that evaluation were told, whatever the parameters say today.
 
     Args:
-        facts: what train.json says. metrics: what metrics.json says.
+        facts: what train.json says. metrics: what metrics.json says. split: what split.json says.
     """
     train = facts["parameters"] | {"weights_file": Path(facts["parameters"]["weights_file"]).name}  # and not where
-    return parameters.to_dict() | {"image": facts["image"], "train": train, "evaluate": metrics["parameters"]}
+    own = {"split": dealt_by(split), "image": facts["image"], "train": train, "evaluate": metrics["parameters"]}
+    return parameters.to_dict() | own
 
 
 class _Maker:

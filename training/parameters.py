@@ -54,6 +54,13 @@ class ImageParameters:
     size: int = 224
 
 
+READ_BY_LOGISTIC = (
+    "architecture", "weights", "weights_file", "fit", "fusion", "nuisances", "shrink_patients", "balance", "precision",
+    "channels_last", "seed",
+)  # fmt: skip
+"""What `train.fit=logistic` reads of the section `train`; the rest is for training by gradients."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainParameters:
     """Section `train`.
@@ -144,6 +151,14 @@ class TrainParameters:
                 f"{', '.join(several)} and train.fit=logistic but got {self.architecture} and {self.fit}. "
                 "Or set train.fusion to features."
             )
+
+
+def as_read(train: TrainParameters) -> TrainParameters:
+    """The same, with the defaults in the place of what its `fit` does not read: two that are equal so are one
+    training."""
+    if train.fit != "logistic":
+        return train
+    return TrainParameters(**{name: getattr(train, name) for name in READ_BY_LOGISTIC})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +348,11 @@ def parse(document: dict[str, dict[str, Any]]) -> Parameters:
     parameters = Parameters(**values)
     if (parameters.train.weights == "file") != bool(parameters.train.weights_file):
         raise UsageError("train.weights=file and train.weights_file go together: name both or neither.")
+    if parameters.train.first_size > parameters.image.size:
+        raise UsageError(
+            f"Expected train.first_size to be at most image.size ({parameters.image.size}), to which the input grows, "
+            f"but got {parameters.train.first_size}. Set it to 0 for inputs of one size."
+        )
     return parameters
 
 

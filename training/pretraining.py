@@ -31,7 +31,7 @@ from training.initial_weights import facts_beside
 from training.loop import TrainingDiverged, alone, step_seed
 from training.memory import keep_freed_memory
 from training.optimizing import schedule
-from training.pack import Packed, open_pack
+from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters, PretrainParameters
 from training.precision import check_going_on, choose_precision
 
@@ -161,13 +161,15 @@ def run_pretraining(
 
     Raises:
         UsageError: where another process is at the same pretraining.
-        DataError: where there are fewer cells than a batch takes, or a checkpoint is of another precision.
+        DataError: where there are fewer cells than a batch takes, the pack is of another crop or size than the
+            parameters say, or a checkpoint is of another precision.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split)
     shown = rows[rows["side"] == "train"].sort_values("path")
     packed = open_pack(pack, manifest)
+    check_image(packed, parameters.image, pack)
     split_digest = read_json(split / SPLIT_FACTS, made_by=f"blastwatch data split {cells}")["digest"]
     facts: dict[str, Any] = {
         "architecture": parameters.train.architecture,

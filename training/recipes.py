@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blastwatch.errors import UsageError
 from blastwatch.network import check_architecture
-from training.parameters import Parameters, load_parameters
+from training.parameters import Parameters, as_read, load_parameters
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 OWN = ("train", "evaluate")  # the rest is the same for all recipes: they see the same cells, folds and pixels
@@ -78,7 +78,14 @@ def _check_names(recipes: Sequence[Recipe], taken: Sequence[str]) -> None:
             raise UsageError(f"The recipe {recipe.name} needs another name: {', '.join(taken)} are always there.")
         if recipe.name.casefold() in seen:
             raise UsageError(f"The recipe {recipe.name} is named twice. Give each recipe a name of its own.")
-        same = [other.name for other in seen.values() if other.parameters == recipe.parameters]
+        same = [other.name for other in seen.values() if _as_read(other) == _as_read(recipe)]
         if same:
-            raise UsageError(f"The recipes {same[0]} and {recipe.name} have the same parameters: name one of them.")
+            of_those = ", of those that train.fit=logistic reads" if recipe.parameters.train.fit == "logistic" else ""
+            raise UsageError(
+                f"The recipes {same[0]} and {recipe.name} have the same parameters{of_those}: name one of them."
+            )
         seen[recipe.name.casefold()] = recipe
+
+
+def _as_read(recipe: Recipe) -> Parameters:
+    return replace(recipe.parameters, train=as_read(recipe.parameters.train))

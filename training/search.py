@@ -29,8 +29,8 @@ from training.figures import plain, units_of
 from training.initial_weights import initial_weights
 from training.loop import TrainingDiverged, predict_logits
 from training.pack import Packed, check_image, open_pack
-from training.parameters import Parameters, load_parameters
-from training.search_space import Knob, Value, describe
+from training.parameters import READ_BY_LOGISTIC, Parameters, load_parameters
+from training.search_space import SECTION, Knob, Value, describe
 from training.steps import alone
 from training.tracking import NAME, PARENT, flat, open_parent
 from training.training_run import Row, Within, checkpoint_path, run_training
@@ -71,15 +71,23 @@ class Plan:
         return load_parameters(self.params, [*self.overrides, *(f"{key}={_text(values[key])}" for key in values)])
 
     def check(self) -> None:
-        """Raise `UsageError` where values that may be drawn together do not go with each other or with the rest."""
+        """Raise `UsageError` where values that may be drawn together do not go with each other or with the rest, or a
+        parameter is searched that no trial reads."""
         keys = [knob.key for knob in self.space]
+        fits = set()
         for values in islice(product(*(knob.ends for knob in self.space)), MOST_CORNERS):
             corner = dict(zip(keys, values, strict=True))
             try:
-                self.parameters(corner)
+                fits.add(self.parameters(corner).train.fit)
             except UsageError as error:
                 told = ", ".join(f"{key}={_short(value)}" for key, value in corner.items())
                 raise UsageError(f"These may be drawn together and do not go: {told}. {error}") from error
+        unread = [key for key in keys if key.removeprefix(f"{SECTION}.") not in READ_BY_LOGISTIC]
+        if unread and fits == {"logistic"}:
+            raise UsageError(
+                f"Expected parameters that train.fit=logistic reads but got {', '.join(unread)}: every trial would be "
+                "the same. Search others, or set train.fit=gradient."
+            )
 
     def starts(self) -> list[dict[str, Any]]:
         """`training.initial_weights` of all that a trial may begin with.

@@ -21,7 +21,7 @@ from blastwatch.manifest import (
 )
 from training.audit import Audit, crossing
 from training.by_looks import folds_by_looks, places_by_looks
-from training.dealing import deal_labels, units_by_label
+from training.dealing import check_enough, deal_labels, units_by_label
 
 WAYS = ("group", "official", "image")
 FOLDS_BY = ("balance", "looks")
@@ -165,6 +165,8 @@ def folds(
         if statistics is None:
             raise DataError("Expected the statistics of an audit for split.folds_by=looks but got none.")
         return folds_by_looks(units_by_label(units), places_by_looks(units, statistics), parameters.folds)
+    for label, of_label in units_by_label(units).items():
+        check_enough(label, len(of_label), parameters.folds, "fold")
     names = {str(number): 1 / parameters.folds for number in range(parameters.folds)}
     dealt = deal_labels(units_by_label(units), names, key=f"{parameters.seed}:folds")
     return {unit: int(number) for unit, number in dealt.items()}
@@ -260,6 +262,17 @@ def write_split(
     rows[["path", "subject", "group", "side"]].to_parquet(out / SPLIT, index=False)
     write_json(out / SPLIT_FACTS, facts)
     return facts
+
+
+def dealt_by(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `split` by which a split was dealt, whatever the parameters say today; `kept` is the digest of the
+    split that `keep` named.
+
+    Args:
+        facts: what split.json says; of an earlier program it may say less.
+    """
+    told = ("seed", "by", "official", "folds", "fold", "folds_by", "kept")
+    return {**facts["fractions"], **{name: facts[name] for name in told if name in facts}}
 
 
 def _earlier_digest(parameters: SplitParameters) -> str:

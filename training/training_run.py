@@ -28,7 +28,7 @@ from training.pack import Packed, check_image, open_pack
 from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
 from training.sampling import side_of
-from training.splitting import check_leak
+from training.splitting import check_leak, dealt_by
 from training.tracking import NAME, PARENT, flat, git_commit, open_run, unfinished_run
 from training.weights import first_network
 
@@ -117,7 +117,7 @@ def run_training(
             import mlflow
 
             if going_on is None:
-                mlflow.log_params(flat(parameters.to_dict()))
+                mlflow.log_params(flat(parameters.to_dict() | {"split": dealt_by(split_facts)}))
 
             def told(row: Row) -> None:
                 _tell(row, within.labels.get(NAME, ""))

@@ -130,7 +130,7 @@ def test_mlflow_has_one_parent_with_a_child_a_fold(whole):
         assert child.info.run_id == row["run_id"] and child.info.status == "FINISHED"
         assert child.data.tags["blastwatch.recipe"] == "resnet18"
         assert child.data.tags["blastwatch.split_digest"] == row["split_digest"]
-        assert child.data.params["train.epochs"] == "2"
+        assert child.data.params["train.epochs"] == "2" and child.data.params["split.fold"] == str(row["fold"])
         assert child.data.metrics["test.cells.auroc"] == pytest.approx(row["cells"]["auroc"])
 
 

@@ -153,8 +153,10 @@ def test_a_network_of_another_split_is_not_tested(cohort, tmp_path):
 
 def test_a_package_says_how_its_network_was_trained_and_not_where():
     trained = {"epochs": 3, "weights_file": "/home/somebody/weights.safetensors"}
-    said = params_of(Parameters(), {"parameters": trained, "image": {}}, {"parameters": {}})
+    split = {"fractions": {"train": 0.78, "test": 0.15}, "seed": 5, "folds": 3, "fold": 2, "digest": "c0ffee"}
+    said = params_of(Parameters(), {"parameters": trained, "image": {}}, {"parameters": {}}, split)
     assert said["train"] == {"epochs": 3, "weights_file": "weights.safetensors"}
+    assert said["split"] == {"train": 0.78, "test": 0.15, "seed": 5, "folds": 3, "fold": 2}  # and not today's
 
 
 def test_an_evaluation_holds_everything_and_is_json(evaluated):

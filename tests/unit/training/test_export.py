@@ -321,6 +321,9 @@ def test_card_says_plainly_whether_size_alone_does_as_well(low, high, said):
     row |= {"low": low, "high": high}
     card = model_card(facts(), known, DRIFT)
     assert said in card and card.count("three size numbers (AUROC") == 1
+    few = evidence(patients=4, auroc=0.9)
+    few["metrics"]["comparisons"][0] |= {"low": low, "high": high}
+    assert ("so few test patients that is no evidence.**" in model_card(facts(), few, DRIFT)) is (low > 0)
     del known["metrics"]["comparisons"][0]
     assert "beats a logistic regression on three size numbers is not known.**" in model_card(facts(), known, DRIFT)
 
@@ -348,13 +351,21 @@ def test_card_states(said):
 def test_the_card_says_what_is_an_ensemble():
     assert "No ensemble." in model_card(facts(), evidence(), DRIFT)
     known = evidence()
-    known["params"]["train"] = {
-        "architecture": "efficientnet_lite0_lite2_stages",
-        "fusion": "scores",
-        "fit": "logistic",
-    }
+    known["params"]["train"] = {"architecture": "resnet50", "fit": "gradient", "average": 0.99}
+    assert "No ensemble of networks; the weights are a moving average" in model_card(facts(), known, DRIFT)
+    known["params"]["train"]["fit"] = "logistic"  # which averages nothing
+    assert "No ensemble." in model_card(facts(), known, DRIFT)
+    known["params"]["train"] |= {"architecture": "efficientnet_lite0_lite2_stages", "fusion": "scores"}
     card = model_card(facts(), known, DRIFT)
     assert "An ensemble of efficientnet_lite0 and efficientnet_lite2 in one graph" in card and "No ensemble" not in card
+
+
+def test_the_card_names_the_knobs_that_a_training_read_alone():
+    known = evidence()
+    known["params"]["train"] = {"fit": "gradient", "epochs": 30, "nuisances": 60}
+    assert "of the training: epochs 30, fit gradient, nuisances 60." in model_card(facts(), known, DRIFT)
+    known["params"]["train"]["fit"] = "logistic"  # which has no epochs
+    assert "of the training: fit logistic, nuisances 60." in model_card(facts(), known, DRIFT)
 
 
 @pytest.mark.parametrize(("items", "count"), [(TRIPOD, 27), (CLAIM, 44)])

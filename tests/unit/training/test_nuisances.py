@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import TruncatedSVD
 
 from blastwatch.errors import UsageError
 from blastwatch.images import Preprocessing
+from blastwatch.network import build
 from monitoring.shifts import SHIFTS, shift
+from training.distributed import World
+from training.linear_probe import LinearProbe
 from training.nuisances import CAMERAS, Moves, directions, under_cameras
+from training.parameters import TrainParameters
 from training.sampling import of_each_patient
 
 
@@ -75,3 +80,15 @@ def test_patients_are_looked_at_evenly(patients, most):
     each = max(most // len(names), 1)
     for name, count in zip(names, counts, strict=True):
         assert (patients[places] == name).sum() == min(count, each)
+
+
+@pytest.mark.parametrize(("fusion", "width"), [("features", 1264), ("scores", 608)])
+def test_too_many_are_refused_before_a_cell_is_looked_at(fusion, width):
+    """With scores each network has a layer of its own, the narrower of which has 608 numbers to read."""
+    name = "efficientnet_lite0_lite2_early"
+    wanted = TrainParameters(
+        architecture=name, weights="imagenet", fit="logistic", fusion=fusion, nuisances=width, precision="fp32"
+    )
+    alone = World(0, 1, torch.device("cpu"))
+    with pytest.raises(UsageError, match=rf"train\.nuisances to be fewer than the {width} numbers .* but got {width}"):
+        LinearProbe(build(name), wanted, None, None, None, alone)

@@ -30,3 +30,10 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path, content):
 
 def test_the_smallest_batch_that_a_pretraining_learns_from():
     assert load_parameters(None, ["pretrain.batch_size=2"]).pretrain.batch_size == 2
+
+
+def test_an_input_that_grows_does_not_begin_larger_than_it_ends():
+    assert load_parameters(None, ["train.first_size=224"]).train.first_size == 224
+    with pytest.raises(UsageError, match=r"train\.first_size to be at most image\.size \(64\)") as refused:
+        load_parameters(None, ["train.first_size=128", "image.size=64"])
+    assert "but got 128" in str(refused.value)

@@ -15,12 +15,13 @@ from tests.trainings import parts_of, small_network
 from training import pretraining
 from training.commands import pretrain
 from training.initial_weights import initial_weights
-from training.parameters import Parameters, PretrainParameters, TrainParameters
+from training.parameters import ImageParameters, Parameters, PretrainParameters, TrainParameters
 from training.precision import Precision
 from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss, run_pretraining
 from training.weights import first_network
 
 QUICK = PretrainParameters(epochs=2, batch_size=24, projector=32, precision="fp32")
+PACKED = ImageParameters(size=32)
 
 
 def test_the_loss_is_the_papers():
@@ -67,7 +68,7 @@ def test_a_pretraining_does_not_go_on_in_another_precision(cohort, monkeypatch):
 
 
 def test_two_pretrainings_from_the_same_inputs_do_not_meet(cohort, tmp_path, monkeypatch):
-    parameters = Parameters(train=TrainParameters(architecture="resnet18"), pretrain=QUICK)
+    parameters = Parameters(train=TrainParameters(architecture="resnet18"), pretrain=QUICK, image=PACKED)
     settings, save = load({"BLASTWATCH_HOME": str(tmp_path / "home")}), pretraining.save_checkpoint
     places = {name: cohort / name for name in ("cells", "split", "pack")}
     refused = []
@@ -87,6 +88,13 @@ def test_two_pretrainings_from_the_same_inputs_do_not_meet(cohort, tmp_path, mon
     assert run_pretraining(parameters, settings, **places, out=tmp_path / "second") == facts
 
 
+def test_a_pack_of_another_size_than_the_parameters_say_is_refused(cohort, tmp_path):
+    parameters = Parameters(train=TrainParameters(architecture="resnet18"), pretrain=QUICK)
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    with pytest.raises(DataError, match=r"image\.size=224 .* but they have 320 and 32"):
+        run_pretraining(parameters, load({"BLASTWATCH_HOME": str(tmp_path)}), **places, out=tmp_path / "out")
+
+
 def test_too_few_cells_are_refused(cohort):
     packed, train, _ = parts_of(cohort)
     with pytest.raises(DataError, match=r"pretrain\.batch_size"):
@@ -96,7 +104,7 @@ def test_too_few_cells_are_refused(cohort):
 def test_the_command_shows_training_patients_alone_and_its_weights_start_a_network(cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
     (tmp_path / "params.yaml").write_text(
-        "train: {architecture: resnet18}\npretrain: {epochs: 1, batch_size: 24, projector: 32}\n"
+        "image: {size: 32}\ntrain: {architecture: resnet18}\npretrain: {epochs: 1, batch_size: 24, projector: 32}\n"
     )
     call = ["--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "out"), "--json"]
     places = [part for name in ("cells", "split", "pack") for part in (f"--{name}", str(cohort / name))]

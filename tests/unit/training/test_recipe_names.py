@@ -46,3 +46,10 @@ def test_each_recipe_has_its_own_overrides_on_top_of_those_of_all():
 def test_what_is_no_recipe_is_said(given, said):
     with pytest.raises(UsageError, match=said):
         names(**given)
+
+
+def test_recipes_that_differ_in_what_a_last_layer_does_not_read_are_one():
+    at_once = ["train.fit=logistic", "train.weights=imagenet"]
+    with pytest.raises(UsageError, match=r"a and b have the same parameters, of those that train\.fit=logistic reads"):
+        read_recipes(None, at_once, named=["a:train.epochs=3", "b:train.epochs=4"])
+    assert len(read_recipes(None, at_once, named=["a:train.seed=3", "b:train.seed=4"])) == 2

@@ -14,7 +14,7 @@ from blastwatch.network import ARCHITECTURES, build, forward_with_embedding, hea
 from tests.trainings import QUICK, parts_of, small_network, still
 from training.distributed import World
 from training.loop import Trainer
-from training.optimizing import parameter_groups, probing, schedule
+from training.optimizing import first_blocks, hold, parameter_groups, probing, schedule
 from training.parameters import TrainParameters
 from training.precision import choose_precision
 
@@ -72,6 +72,21 @@ def test_each_block_learns_slower_than_the_next_and_what_is_flat_does_not_decay(
     for group in groups:
         flat = {parameter.ndim <= 1 for parameter in group["params"]}
         assert len(flat) == 1 and group["weight_decay"] == (0.0 if flat.pop() else 0.05)
+
+
+def test_networks_beside_each_other_are_frozen_and_learn_block_by_block_alike():
+    with torch.device("meta"):
+        network = build("efficientnet_lite0_lite2_early")
+    assert first_blocks(network, 2) == ["features.0", "features.1"]
+    hold(network, first_blocks(network, 2))
+    held = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert {name[:10] for name in held} == {"features.0", "features.1", "beside.0.0", "beside.0.1"}
+    assert not network.beside[0][1].training and network.beside[0][2].training
+    groups = parameter_groups(network, learning_rate=1.0, weight_decay=0.05, layer_decay=0.5)
+    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for number in range(6):
+        for stage in (network.features[number], network.beside[0][number]):
+            assert {rate_of[id(parameter)] for parameter in stage.parameters()} == {0.5 ** (6 - number)}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

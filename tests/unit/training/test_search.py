@@ -145,6 +145,21 @@ def test_ranges_are_tried_with_the_parameters_of_the_call(overrides, ranges, sai
         plan.check()
 
 
+def test_what_no_trial_reads_is_not_searched():
+    """With the last layer fitted at once there are no epochs: all trials would be one, and the first the best."""
+
+    def plan(*ranges, fit="logistic"):
+        overrides = [f"train.fit={fit}", "train.weights=imagenet"]
+        return Plan(
+            params=None, overrides=overrides, space=read_space(None, ranges), trials=1, objective="loss", seed=1
+        )
+
+    with pytest.raises(UsageError, match=r"fit=logistic reads but got train\.epochs: every trial would be the same"):
+        plan("train.epochs=2..9", "train.balance=class|subject").check()
+    plan("train.epochs=2..9", fit="gradient").check()
+    plan("train.epochs=2..9", "train.fit=gradient|logistic").check()
+
+
 def test_all_that_a_trial_may_begin_with_is_known_by_its_digest(tmp_path):
     files = [tmp_path / name for name in ("a.pth", "b.pth")]
     for seed, file in enumerate(files):

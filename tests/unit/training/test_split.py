@@ -14,7 +14,7 @@ from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
 from training.audit import audit_cells
 from training.dealing import Unit, deal, quota
-from training.splitting import SplitParameters, check_leak, folds, kept_sides, split_cells, write_split
+from training.splitting import SplitParameters, check_leak, dealt_by, folds, kept_sides, split_cells, write_split
 
 
 def cohort_of(sizes, ties=()):
@@ -189,6 +189,14 @@ def test_every_source_gets_its_share():
             assert shares[side] == pytest.approx(fraction, abs=0.07)
 
 
+def test_a_split_says_by_what_it_was_dealt(tmp_path):
+    cells = cohort_of({f"{prefix}{number}": 3 for prefix in ("", "H") for number in range(9)})
+    parameters = SplitParameters(seed=4, folds=3, fold=2)
+    facts = write_split(split_of(cells, seed=4, folds=3, fold=2), cells, audit_cells(cells, []), parameters, tmp_path)
+    asked = {name: value for name, value in dataclasses.asdict(parameters).items() if name != "keep"}
+    assert dealt_by(facts) == asked | {"kept": ""}
+
+
 def test_folds_hold_every_group_once_and_do_not_depend_on_which_is_tested():
     cells = cohort_of({f"{prefix}{number}": 3 + number for prefix in ("", "H") for number in range(15)}, [("0", "1")])
     tested = []
@@ -203,6 +211,12 @@ def test_folds_hold_every_group_once_and_do_not_depend_on_which_is_tested():
     assert sorted(tested) == sorted(set(rows["group"]))
     units = rows.assign(unit=rows["group"])
     assert folds(units, SplitParameters(folds=5)) == folds(units, SplitParameters(folds=5, fold=3))
+
+
+def test_more_folds_than_patients_are_refused_by_their_name():
+    cells = cohort_of({f"{prefix}{number}": 3 for prefix in ("", "H") for number in range(6)})
+    with pytest.raises(DataError, match=r"one for each fold, but got 6\. .* or set fewer split\.folds"):
+        split_of(cells, folds=7)
 
 
 def official_cohort(ties):

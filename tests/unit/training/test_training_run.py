@@ -3,7 +3,7 @@
 import pytest
 
 from blastwatch.errors import UsageError
-from blastwatch.manifest import read_cells, read_json
+from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json
 from tests.trainings import small_network
 from training import fold_answers
 from training.pack import open_pack
@@ -11,9 +11,8 @@ from training.parameters import load_parameters
 from training.tracking import PARENT
 from training.training_run import APART, FACTS, Within, run_training
 
-PARAMETERS = load_parameters(
-    None, ["image.size=32", "train.epochs=2", "train.batch_size=64", "train.precision=fp32", "train.keep=last"]
-)
+QUICK = ["image.size=32", "train.epochs=2", "train.batch_size=64", "train.precision=fp32", "train.keep=last"]
+PARAMETERS = load_parameters(None, [*QUICK, "split.seed=77"])  # the cohort was split with another
 
 
 @pytest.fixture
@@ -106,3 +105,12 @@ def test_a_training_says_on_which_pixels_and_in_which_numbers(train, cohort, tmp
     assert written["pack_digest"] == open_pack(cohort / "pack", read_cells(cohort / "cells")).digest
     assert written["image"] == {"crop": 320, "size": 32} and written["precision"] == "fp32"
     assert {name: facts[name] for name in written} == written
+
+
+def test_a_run_says_by_what_its_split_was_dealt_and_not_what_the_parameters_say_today(train, settings, cohort):
+    train("first")
+    [run] = runs_of(settings)
+    dealt = read_json(cohort / "split" / SPLIT_FACTS, made_by="")
+    assert dealt["seed"] != PARAMETERS.split.seed
+    for name, value in (dealt["fractions"] | {"seed": dealt["seed"], "fold": dealt["fold"]}).items():
+        assert run.data.params[f"split.{name}"] == str(value)
