@@ -72,7 +72,8 @@ class Ledger:
         with self._translated(), engine.begin() as connection:
             if engine.dialect.name == "postgresql":  # two that make one table at once would both fail
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK + 1)))
-            connection.execute(CreateTable(_entries, if_not_exists=True))
+            if not sa.inspect(connection).has_table(_entries.name):  # "if it does not exist" takes the right to make it
+                connection.execute(CreateTable(_entries))
         return engine
 
     def _translated(self) -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ package is damaged or the registry is away, it goes on with the version that it 
 watch a version that nobody is answered by, or none for as long as MLflow is down.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -15,6 +16,8 @@ from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, RegistryErr
 from blastwatch.registry import Registry
 
 Taken = TypeVar("Taken")
+
+PATIENCE = 3.0  # seconds; a promotion moves the alias and says so in two writes, which lie less apart
 
 
 class Followed(Generic[Taken]):
@@ -60,7 +63,7 @@ class Followed(Generic[Taken]):
         last word put it on, which is the one that services serve. A machine without the keys that services trust proves
         none: it goes by the alias alone. Either is said."""
         try:
-            entry = self._registry.proven(self._alias)
+            entry = self._proven_patiently()
             self._check_order(entry)
             return entry, True
         except (AliasMoved, AliasNotSet) as error:
@@ -75,6 +78,14 @@ class Followed(Generic[Taken]):
             entry = self._registry.entry(self._alias)
             self.problem = f"{error} Version {entry.version} is watched, unproven, since the alias stands on it."
             return entry, False
+
+    def _proven_patiently(self) -> Entry:
+        """As `Registry.proven`, and once more where a promotion may just be written."""
+        try:
+            return self._registry.proven(self._alias)
+        except AliasMoved:
+            time.sleep(PATIENCE)
+            return self._registry.proven(self._alias)
 
     def _named_by_word(self, moved: AliasMoved | AliasNotSet) -> Entry:
         """The version that the last signed word puts the alias on. Raises `moved` where there is no such word, or the

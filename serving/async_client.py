@@ -140,10 +140,13 @@ class AsyncClient:
             try:
                 response = await self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-                raise unanswered(self.url, error, self._timeout) from error
-            pause = retries.pause(response)
-            if pause is None:
-                return response
+                pause = retries.pause_after(error)
+                if pause is None:
+                    raise unanswered(self.url, error, self._timeout) from error
+            else:
+                pause = retries.pause(response)
+                if pause is None:
+                    return response
             await asyncio.sleep(pause)
 
 

@@ -19,9 +19,13 @@ Image = bytes | str | os.PathLike[str]
 Answer = dict[str, Any]
 
 RETRIED = (429, 503)  # the service says itself that a later call may succeed
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+"""A connection that was there and ended before the answer: of a worker that was killed, or one that the service gave up
+just when it was used again. Others may answer, so it is tried again; no connection at all is told at once."""
 LONGEST_PAUSE = 30.0  # seconds before a service that is overloaded or away is asked again
 LONGEST_DEBT = 900.0  # seconds that one call waits altogether for its turn under the limit of its caller
 RATE_LIMITED = "/problems/rate-limited"
+NO_ANSWER = 502  # the status of an error for a connection that ended: what a proxy would say
 TIMEOUT = 150.0  # seconds: longer than the service's own deadline of 120, so that it says itself what took so long
 LONGEST_CONNECT = 60.0  # seconds until a machine that does not even take the connection counts as away
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
@@ -73,7 +77,7 @@ class Retries:
     takes none of the attempts, or callers side by side, of whom one gets in at a time, would lose their images.
 
     Args:
-        attempts: how often a call is made while the service is overloaded or its database away.
+        attempts: how often a call is made while the service is overloaded, its database away or a connection broken.
     """
 
     def __init__(self, attempts: int) -> None:
@@ -99,6 +103,13 @@ class Retries:
         if response.status_code not in RETRIED or self._made >= self._attempts:
             raise ServiceError(_words(response), status=response.status_code)
         return _spread(min(float(asked) if asked.isdecimal() else 0.25 * 2.0**self._made, LONGEST_PAUSE))
+
+    def pause_after(self, error: Exception) -> float | None:
+        """Seconds to wait where a call that got no answer is to be made again, None where it is not: see `BROKEN`."""
+        self._made += 1
+        if not isinstance(error, BROKEN) or self._made >= self._attempts:
+            return None
+        return _spread(min(0.25 * 2.0**self._made, LONGEST_PAUSE))
 
 
 def _spread(seconds: float) -> float:

@@ -21,6 +21,7 @@ import httpx
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
+    NO_ANSWER,
     TIMEOUT,
     Answer,
     Image,
@@ -44,8 +45,9 @@ class Client:
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
         timeout: seconds that one answer may take; the service itself gives up after 120.
-        attempts: how often a call is made while the service is overloaded or its database away. What waits for the
-            caller's limit takes none of them, and up to 15 minutes.
+        attempts: how often a call is made while the service is overloaded, its database away, or connections break
+            before the answer (the cell may then be stored twice). What waits for the caller's limit takes none of
+            them, and up to 15 minutes.
         transport: another way to send requests, for tests.
     """
 
@@ -176,11 +178,14 @@ class Client:
             try:
                 response = self._http.request(method, path, **content)
             except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-                raise unanswered(self.url, error, self._timeout) from error
-            pause = retries.pause(response)
-            if pause is None:
-                return response
+                pause, status = retries.pause_after(error), NO_ANSWER
+                if pause is None:
+                    raise unanswered(self.url, error, self._timeout) from error
+            else:
+                pause, status = retries.pause(response), response.status_code
+                if pause is None:
+                    return response
             if left is None:
                 time.sleep(pause)
             elif left.wait(pause):
-                raise ServiceError("Not sent again: nobody waits for the answer any more.", status=response.status_code)
+                raise ServiceError("Not sent again: nobody waits for the answer any more.", status=status)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from blastwatch.decision import CLASS_NAMES
 from serving.gpus import open_gpus
 from serving.live_folder import REASONS
 from serving.problems import CALLER_GONE, RATE_LIMITED
@@ -92,6 +93,10 @@ class ServiceMetrics:
         self.swaps = Counter(
             "blastwatch_model_swaps", "Versions that a worker swapped in or refused.", ["outcome"], registry=registry
         )
+        for outcome in ("swapped", "refused"):  # from 0 on: of a series that begins with 1 Prometheus sees no increase
+            self.swaps.labels(outcome)
+        for label in CLASS_NAMES:
+            self.labels.labels(label)
         self.swap_seconds = Histogram(
             "blastwatch_model_swap_duration_seconds", "Time to verify, load, warm up and check a version beside the "
             "running one.", buckets=SWAP_SECONDS, registry=registry,

@@ -30,6 +30,14 @@ class Said:
         return SimpleNamespace(version=what[0], word=what[1])
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """What happens in each pause of a look, which takes no time."""
+    happens = []
+    monkeypatch.setattr("monitoring.followed.time.sleep", lambda _seconds: [call() for call in happens])
+    return happens
+
+
 @pytest.fixture
 def registry():
     return Said()
@@ -38,6 +46,14 @@ def registry():
 @pytest.fixture
 def followed(registry):
     return Followed(registry, "champion", lambda entry: entry.version)
+
+
+def test_a_promotion_that_is_just_being_written_is_none_behind_the_registrys_back(registry, followed, pauses):
+    registry.by_word = ("1", 4)
+    followed.look()
+    registry.by_word = AliasMoved("between the two writes")
+    pauses.append(lambda: setattr(registry, "by_word", ("2", 5)))
+    assert (followed.look(), followed.problem) == ("2", "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""What both clients do about a connection that breaks before the answer."""
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+
+from blastwatch.errors import ServiceUnreachable
+from serving.async_client import AsyncClient
+from serving.calls import BROKEN
+from serving.client import Client
+
+
+class Workers:
+    """Answer by turns: an error is raised, a number is the answer."""
+
+    def __init__(self, *turns):
+        self.turns, self.lock = list(turns), threading.Lock()
+
+    def __call__(self, request):
+        with self.lock:
+            turn = self.turns.pop(0)
+        if isinstance(turn, type):
+            raise turn("the worker is gone", request=request)
+        return httpx.Response(200, json={"number": turn})
+
+    async def answer(self, request):
+        await request.aread()
+        return self(request)
+
+
+@pytest.fixture(autouse=True)
+def naps(monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr("serving.client.time.sleep", slept.append)
+    monkeypatch.setattr("serving.async_client.asyncio.sleep", sleep)
+    return slept
+
+
+async def asked(workers, **arguments):
+    async with AsyncClient("http://service", transport=httpx.MockTransport(workers.answer), **arguments) as client:
+        return await client.predict(b"cell")
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_another_worker_answers_for_one_that_was_killed(kind, naps):
+    client = Client("http://service", transport=httpx.MockTransport(Workers(kind, kind, 7)))
+    assert client.predict(b"cell") == {"number": 7}
+    assert 0.5 <= naps[0] <= naps[1] <= 1.25
+    assert asyncio.run(asked(Workers(kind, kind, 8))) == {"number": 8}
+    assert len(naps) == 4
+
+
+def test_after_the_last_attempt_the_service_counts_as_gone(naps):
+    broken = httpx.RemoteProtocolError
+    client = Client("http://service", transport=httpx.MockTransport(Workers(broken, broken, 7)), attempts=2)
+    with pytest.raises(ServiceUnreachable, match="the worker is gone"):
+        client.predict(b"cell")
+    with pytest.raises(ServiceUnreachable, match="the worker is gone"):
+        asyncio.run(asked(Workers(broken, broken, 7), attempts=2))
+    assert len(naps) == 2
+
+
+def test_no_connection_is_told_at_once(naps):
+    client = Client("http://service", transport=httpx.MockTransport(Workers(httpx.ConnectError, 7)))
+    with pytest.raises(ServiceUnreachable):
+        client.predict(b"cell")
+    with pytest.raises(ServiceUnreachable):
+        asyncio.run(asked(Workers(httpx.ConnectError, 7)))
+    assert naps == []
+
+
+def test_many_go_on_where_a_worker_is_killed():
+    turns = [0, httpx.ReadError, 1, 2]
+    client = Client("http://service", transport=httpx.MockTransport(Workers(*turns)))
+    answers = client.predict_many([b"a", b"b", b"c"], at_once=1)
+    assert [answer["number"] for answer in answers] == [0, 1, 2]
