@@ -126,8 +126,15 @@ class PageServer:
         import uvicorn
 
         self._socket = bound(HOST, port, "BLASTWATCH_MONITOR_PORT")
+        # h11 bounds what a connection may send before it is answered; uvicorn's faster parser keeps it all.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
+            app,
+            http="h11",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="page", daemon=True)

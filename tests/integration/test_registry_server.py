@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -86,6 +87,17 @@ def test_twenty_promoters_at_once(postgres, free_port, tmp_path, commands):
         assert verify(registry).faults == []
         registry.ledger.close()
         refuses_sources_that_lead_elsewhere(uri)
+
+
+def test_who_may_only_read_reads_the_history(postgres):
+    url = postgres.database("readable")
+    with (
+        closing(Ledger(url, "blastwatch")) as writer,
+        closing(Ledger(url.replace("tester", "reader"), "blastwatch")) as reader,
+    ):
+        assert writer.rows() == []
+        postgres.run("readable", "CREATE ROLE reader LOGIN", "GRANT SELECT ON history TO reader")
+        assert reader.rows() == []
 
 
 def test_a_lock_whose_connection_died_ends_with_it_and_undoes_nothing(postgres):

@@ -2,6 +2,8 @@
 
 import json
 import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -121,6 +123,15 @@ def test_the_report_behind_the_verdict_is_given_and_its_scripts_reach_nothing(tm
             assert get(f"{url}/reports/{name}").status_code == 404, name
     finally:
         server.close()
+
+
+def test_a_head_that_does_not_end_is_cut_off(serve):
+    with socket.create_connection(("127.0.0.1", urlsplit(serve("new")).port), timeout=10) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
+        with suppress(ConnectionError):  # from the moment on when nobody reads any more
+            for _ in range(2000):
+                connection.sendall(b"a: b\r\n" * 1000)
+            pytest.fail("12 MB of a head were taken")
 
 
 def test_a_failed_look_keeps_what_was_known_and_says_why(statuses, tmp_path):

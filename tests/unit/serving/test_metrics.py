@@ -53,6 +53,13 @@ def versions(seen):
     return {value for key in seen if key[0] == "blastwatch_model_info" for value in key if value in ("1", "2")}
 
 
+def test_what_is_counted_begins_with_nothing():
+    """Prometheus sees no increase in a series that begins with 1."""
+    text = ServiceMetrics(CollectorRegistry()).export({}).decode()
+    for series in ('swaps_total{outcome="swapped"}', 'swaps_total{outcome="refused"}', 'labels_total{label="all"}'):
+        assert f"{series} 0.0" in text
+
+
 def test_after_a_swap_the_old_version_is_not_exported():
     metrics = ServiceMetrics(CollectorRegistry())
     metrics.tell_model(lane("1"))
