@@ -19,6 +19,7 @@ from blastwatch.manifest import read_json, read_split
 from training.calibration import patient_weights, temperate_loss
 from training.fold_answers import Answers, Folds
 from training.out_of_fold import out_of_fold_logits
+from training.parameters import as_read
 from training.recipes import Recipe
 from training.training_run import CURVES, FACTS
 
@@ -30,6 +31,18 @@ def check_choosing(recipes: Sequence[Recipe]) -> None:
     """Raise `UsageError` where there is nothing to choose from, or losses that cannot be held against each other."""
     if len(recipes) < 2:
         raise UsageError(f"Expected two recipes or more for --choose but got {recipes[0].name} alone. Name another.")
+    for number, recipe in enumerate(recipes):
+        same = [
+            other.name
+            for other in recipes[:number]
+            if as_read(other.parameters.train) == as_read(recipe.parameters.train)
+        ]
+        if same:
+            raise UsageError(
+                f"Expected recipes that train differently for --choose but got {same[0]} and {recipe.name}, which "
+                "differ in `evaluate` alone: a fold chooses by losses of the training, and theirs are equal. Name one "
+                "of them."
+            )
     kinds = {recipe.parameters.train.fit for recipe in recipes}
     if len(kinds) > 1:
         told = ", ".join(f"{recipe.name} ({recipe.parameters.train.fit})" for recipe in recipes)

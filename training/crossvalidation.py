@@ -98,14 +98,14 @@ def run_crossvalidation(
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):
         folders = write_folds(splits, manifest, found, base.split, out / "folds")
-        shared = flat({"split": asdict(base.split), "image": asdict(base.image)})
-        del shared["split.fold"]  # every one has its turn
+        shared: dict[str, dict[str, Any]] = {"split": asdict(base.split), "image": asdict(base.image)}
+        del shared["split"]["fold"]  # every one has its turn
         with open_parent(
             settings,
             key=json_digest({"crossvalidation": str(out.absolute()), **digests}),
             name=f"cross-validation, {base.split.folds} folds",
             tags=_tags(digests, synthetic=manifest.synthetic),
-            parameters=shared,
+            parameters=flat(shared),
         ) as run:
             folds = Folds(
                 cells=cells,
@@ -129,8 +129,7 @@ def run_crossvalidation(
                 "counts": _count(splits[0]),
                 "folds": [dict(counts(rows)) for rows in splits],
                 "parameters": {
-                    "split": asdict(base.split),
-                    "image": asdict(base.image),
+                    **shared,
                     "evaluate": {name: getattr(base.evaluate, name) for name in DRAWN},
                 },
                 "reference": reference,

@@ -1,5 +1,6 @@
 """The folds of a cross-validation: one split a fold, and the proof that every group is tested exactly once."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,10 +74,14 @@ def check_tested_once(splits: Sequence[pd.DataFrame]) -> None:
 def write_folds(
     splits: Sequence[pd.DataFrame], cells: Cells, audit: Audit, parameters: SplitParameters, out: Path
 ) -> list[Path]:
-    """Write each split as `blastwatch data split` would, into `out/0`, `out/1`, ...; returns these folders."""
+    """Write each split as `blastwatch data split` would, into `out/0`, `out/1`, ...; returns these folders. Splits of
+    more folds, which lie there from before, are removed: whoever reads the folder would take them for some of these."""
     folders = [out / str(fold) for fold in range(len(splits))]
     for fold, (rows, folder) in enumerate(zip(splits, folders, strict=True)):
         write_split(rows, cells, audit, replace(parameters, fold=fold), folder)
+    for folder in out.iterdir():
+        if folder.name.isdecimal() and folder not in folders:
+            shutil.rmtree(folder)
     return folders
 
 

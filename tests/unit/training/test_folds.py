@@ -1,5 +1,7 @@
 """Folds: every group is tested exactly once, and stands on no other side of the split that tests it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,3 +102,5 @@ def test_each_fold_is_a_split_like_any_other(tmp_path):
     for rows, folder in zip(splits, write_folds(splits, cells, found, parameters, tmp_path / "folds"), strict=True):
         read = read_split(tmp_path / "cells", folder).set_index("path")["side"]
         assert read.sort_index().equals(rows.set_index("path")["side"].sort_index())
+    write_folds(fold_splits(cells, found, replace(parameters, folds=2)), cells, found, parameters, tmp_path / "folds")
+    assert sorted(folder.name for folder in (tmp_path / "folds").iterdir()) == ["0", "1"]  # what is left is of now
