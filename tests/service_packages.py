@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from blastwatch.entry import Entry
 from blastwatch.golden import write_golden
 from blastwatch.images import Preprocessing, crop_cell, normalise
-from blastwatch.network import build, save_weights
+from blastwatch.network import build, head_of, save_weights
 from blastwatch.package import (
     DIGESTS,
     MODEL,
@@ -87,7 +87,7 @@ def make_network(architecture: str, size: int, seed: int) -> Network:
         weights = (folder / WEIGHTS).read_bytes()
     with torch.inference_mode():
         logits = network(torch.from_numpy(normalise(crops, shape))).numpy()
-    return Network(weights, graph, network.fc.in_features, shape, crops, logits)
+    return Network(weights, graph, network.get_submodule(head_of(network)).in_features, shape, crops, logits)
 
 
 def export(network, size: int) -> bytes:

@@ -24,7 +24,7 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode
 from blastwatch.manifest import read_cells
 from monitoring.shifts import SHIFTS, shift
-from tests.benchmarks.trained_folds import by_fold, tested_cells
+from tests.benchmarks.trained_folds import by_fold, seen_by, tested_cells
 
 CAMERA = Preprocessing(crop=320, size=320)
 STRENGTHS = (0.5, 1.0)
@@ -97,10 +97,10 @@ def shown(path: Path, seen: Preprocessing) -> Pixels:
     return np.stack([crop_cell(one, seen) for one in [*changed, *(change(image) for change in OTHERS.values())]])
 
 
-def answers(out: Path, recipe: str, cells: pd.DataFrame, root: Path, size: int) -> np.ndarray:
+def answers(out: Path, recipe: str, cells: pd.DataFrame, root: Path) -> np.ndarray:
     """Log odds of a blast, shape (cells, names), of each cell by the training of its fold."""
-    found, seen = np.full((len(cells), len(NAMES)), np.nan), Preprocessing(crop=320, size=size)
-    for _, part, engine in by_fold(out, recipe, cells, seen):
+    found, seen = np.full((len(cells), len(NAMES)), np.nan), seen_by(out)
+    for _, part, engine in by_fold(out, recipe, cells):
         with ProcessPoolExecutor(1) as pool:
             crops = pool.map(shown, [root / path for path in part["path"]], repeat(seen), chunksize=4)
             logits = np.stack([engine.infer(one).logits for one in crops])
@@ -113,13 +113,12 @@ def main() -> None:
     parser.add_argument("crossvalidation", type=Path, help="folder of blastwatch crossvalidate")
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--most", type=int, default=12, help="cells of a patient")
-    parser.add_argument("--size", type=int, default=224, help="px of the networks' input")
     given = parser.parse_args()
     every = read_cells(given.cells)
     cells = tested_cells(given.crossvalidation, every, given.most)
     ill = (cells["label"] == CLASS_NAMES[POSITIVE]).to_numpy()
     recipes = sorted(facts.parts[-4] for facts in given.crossvalidation.glob("recipes/*/0/train/train.json"))
-    odds = {recipe: answers(given.crossvalidation, recipe, cells, every.root, given.size) for recipe in recipes}
+    odds = {recipe: answers(given.crossvalidation, recipe, cells, every.root) for recipe in recipes}
     print(f"{len(cells)} cells of {cells['group'].nunique()} patients: accuracy (AUROC)\n")
     print(f"| shift | {' | '.join(recipes)} |\n|---{'|---' * len(recipes)}|")
     for number, name in enumerate(NAMES):

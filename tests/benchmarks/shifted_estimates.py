@@ -34,7 +34,7 @@ from monitoring.performance import Limits, performance
 from monitoring.recalibration import Recalibration, recalibrate
 from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
-from tests.benchmarks.trained_folds import by_fold, tested_cells
+from tests.benchmarks.trained_folds import by_fold, seen_by, tested_cells
 from training.baselines import BASELINES
 from training.calibration import fit_temperature, patient_weights
 from training.fold_answers import FITTED
@@ -125,10 +125,10 @@ def asked(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> np.ndar
     return np.stack(logits, axis=1)
 
 
-def folded(cells: pd.DataFrame, every: Cells, folds: Path, recipe: str, size: int) -> dict[str, Said]:
+def folded(cells: pd.DataFrame, every: Cells, folds: Path, recipe: str) -> dict[str, Said]:
     """The same of the trainings of a cross-validation, each at its own temperature."""
-    said = {name: Said.nothing(cells) for name in NAMES}
-    for fold, part, engine in by_fold(folds, recipe, cells, Preprocessing(crop=320, size=size)):
+    said, size = {name: Said.nothing(cells) for name in NAMES}, seen_by(folds).size
+    for fold, part, engine in by_fold(folds, recipe, cells):
         folder = folds / "recipes" / recipe / str(fold)
         temperature = read_json(folder / "evaluate" / FITTED, made_by="blastwatch crossvalidate")["temperature"]
         split = pd.read_parquet(folds / "folds" / str(fold) / "split.parquet")
@@ -194,12 +194,12 @@ def main() -> None:
     parser.add_argument("--recipe", help="of the cross-validation")
     parser.add_argument("--graph", type=Path, help="ONNX file of a network that learnt from the split's other sides")
     parser.add_argument("--engine", default="openvino-f32", help="openvino-f32 or openvino-bf16")
-    parser.add_argument("--size", type=int, default=224, help="px of the network's input")
+    parser.add_argument("--size", type=int, default=224, help="px of the graph's input")
     given = parser.parse_args()
     every = read_cells(given.cells)
     if given.folds:
         cells = tested_cells(given.folds, every, MOST_CELLS)
-        answers = folded(cells, every, given.folds, given.recipe, given.size)
+        answers = folded(cells, every, given.folds, given.recipe)
     else:
         cells, answers = of_split(given, every)
     print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | AUROC |")

@@ -10,8 +10,9 @@ import pandas as pd
 
 from blastwatch.images import Preprocessing
 from blastwatch.inference import Engine
-from blastwatch.manifest import Cells
+from blastwatch.manifest import Cells, read_json
 from blastwatch.openvino_engine import OpenVinoEngine
+from training.crossvalidation import FIGURES
 from training.evaluation import read_trained
 from training.export import export_onnx
 
@@ -25,10 +26,15 @@ def tested_cells(crossvalidation: Path, manifest: Cells, most: int) -> pd.DataFr
     return drawn.merge(manifest.rows[["path", "label"]], on="path").sort_values("path", ignore_index=True)
 
 
-def by_fold(
-    crossvalidation: Path, recipe: str, cells: pd.DataFrame, seen: Preprocessing
-) -> Iterator[tuple[int, pd.DataFrame, Engine]]:
+def seen_by(crossvalidation: Path) -> Preprocessing:
+    """What its networks see of an image."""
+    facts = read_json(crossvalidation / FIGURES, made_by="blastwatch crossvalidate")
+    return Preprocessing(**facts["parameters"]["image"])
+
+
+def by_fold(crossvalidation: Path, recipe: str, cells: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame, Engine]]:
     """Each fold with the cells that it tests and the training that answers them, in float32."""
+    seen = seen_by(crossvalidation)
     for fold, part in cells.groupby("fold"):
         network, _ = read_trained(crossvalidation / "recipes" / recipe / str(fold) / "train")
         with tempfile.TemporaryDirectory() as folder:
