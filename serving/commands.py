@@ -188,9 +188,11 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
     """Score every image below FOLDER on this machine, without the service.
 
     An image that is refused is named with the reason and has no row; the others are written, and the exit code is 1.
-    The file is written once all are scored, in place of the one that may be there.
+    The file is written once all are scored, in place of the one that may be there. Until then the scores lie beside it
+    in OUT.part: call it again after a stop, and it goes on.
     """
     from blastwatch.registry import Registry
+    from serving.kept_scores import open_kept
     from serving.live import Served, find, open_live
     from serving.scoring import find_images
     from serving.scoring import score as score_folder
@@ -206,17 +208,26 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         fetched = Registry(settings).fetch(ref)
         served = Served(entry=fetched.entry, package=fetched.package, alias=ref)
     live = open_live(served, settings)
-    rows, refused = score_folder(
-        folder, live, settings, watched=lambda parts: progress(parts, total=len(parts), what="Scoring")
-    )
-    for row in refused:
-        say(line_of(f"{folder / row.path}: {row.message}"))
-    if rows.empty:
-        raise DataError(f"None of the {len(refused)} images in {folder} can be read.")
-    try:
-        replace(out, rows.to_parquet(index=False), mode=0o644)
-    except OSError as error:
-        raise BlastwatchError(f"The scores cannot be written to {out}: {error.strerror or error}.") from error
+    by = {"package": served.package.digest, "version": served.entry.version, "engine": live.engine.name}
+    limits = {"max_image_bytes": settings.max_image_bytes, "max_image_pixels": settings.max_image_pixels}
+    with open_kept(out, {"folder": text_of(str(folder.absolute())), **by, **limits}) as kept:
+        if kept.of_another:
+            say(f"What was scored before ({kept.path}) is of another version, folder or limit: all are scored anew.")
+        if len(kept):
+            say(f"Going on with {len(kept)} images that were scored before ({kept.path}).")
+        rows, refused = score_folder(
+            folder, live, settings, watched=lambda parts: progress(parts, total=len(parts), what="Scoring"), kept=kept
+        )
+        for row in refused:
+            say(line_of(f"{folder / row.path}: {row.message}"))
+        if rows.empty:
+            kept.remove()
+            raise DataError(f"None of the {len(refused)} images in {folder} can be read.")
+        try:
+            replace(out, rows.to_parquet(index=False), mode=0o644)
+        except OSError as error:
+            raise BlastwatchError(f"The scores cannot be written to {out}: {error.strerror or error}.") from error
+        kept.remove()
     decisions = {str(name): int(count) for name, count in rows["decision"].value_counts().items()}
     if as_json:
         print_json(

@@ -1,7 +1,7 @@
 """Score a folder of images on this machine, the same way as the service: `serving.predictor`, in batches."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
+from serving.kept_scores import KeptScores, Row, mark_of
 from serving.live import LiveModel
 from serving.names import line_of, text_of
 from serving.predictor import Judge, Prepared, check_size, finite, prepare, reading_threads
@@ -59,21 +60,25 @@ def score(
     settings: Settings,
     *,
     watched: Callable[[list[list[Path]]], Iterable[list[Path]]] = iter,
+    kept: KeptScores | None = None,
 ) -> tuple[pd.DataFrame, list[Refused]]:
     """Score every image below a folder.
 
     Args:
         watched: goes around the loop over batches, for a progress bar.
+        kept: what an earlier call did before it was stopped is not done again, and where this one is, nothing is lost.
 
     Returns:
         One row an image with `COLUMNS` (path relative to the folder, as `serving.names.text_of`; reasons of a decision
-        to refer, else ""), and the images that were refused.
+        to refer, else ""), sorted by path, and the images that were refused.
+
+    Raises:
+        DataError: as `find_images`.
+        BlastwatchError: as `KeptScores.add`.
     """
     package = live.served.package
     judge = Judge(package)
     paths = find_images(folder)
-    parts = [paths[start : start + settings.max_batch_size] for start in range(0, len(paths), settings.max_batch_size)]
-    rows: list[dict[str, object]] = []
     refused: list[Refused] = []
 
     def named(path: Path) -> str:
@@ -91,27 +96,50 @@ def score(
         except OSError as error:
             return Refused(name, UNREADABLE, f"The file cannot be read: {error.strerror or error}.")
 
+    found = {path: kept.find(named(path), mark_of(path)) if kept else None for path in paths}
+    left = [path for path, row in found.items() if row is None]
+    parts = [left[start : start + settings.max_batch_size] for start in range(0, len(left), settings.max_batch_size)]
     with ThreadPoolExecutor(reading_threads()) as pool:
         for part in watched(parts):
-            read_part = list(zip(map(named, part), pool.map(read, part), strict=True))
-            refused += [item for _, item in read_part if isinstance(item, Refused)]
-            good = [(name, item) for name, item in read_part if isinstance(item, Prepared)]
-            if not good:
-                continue
-            outputs = in_batches(live.engine.infer, np.stack([item.crop for _, item in good]))
-            for (name, item), logits, embedding in zip(good, outputs.logits, outputs.embeddings, strict=True):
-                if not finite(logits, embedding):
-                    refused.append(Refused(name, NO_ANSWER, "The model gives no answer for this cell."))
-                    continue
-                said = judge(item, logits, embedding)
-                rows.append(
-                    {
-                        "path": name,
-                        "probability": said.probability,
-                        "label": said.label,
-                        "decision": said.decision,
-                        "model_version": live.served.entry.version,
-                        "reasons": "; ".join(said.reasons),
-                    }
-                )
-    return pd.DataFrame(rows, columns=list(COLUMNS)), refused
+            marks = [mark_of(path) for path in part]  # before they are read: a change meanwhile is seen next time
+            said = _answers(live, judge, [named(path) for path in part], list(pool.map(read, part)))
+            refused += [row for row in said if isinstance(row, Refused)]
+            new = [
+                (path, mark, row) for path, mark, row in zip(part, marks, said, strict=True) if isinstance(row, dict)
+            ]
+            found |= {path: row for path, _, row in new}
+            if kept is not None:
+                kept.add([row for *_, row in new], [mark for _, mark, _ in new])
+    return pd.DataFrame([row for row in found.values() if row is not None], columns=list(COLUMNS)), refused
+
+
+def _answers(
+    live: LiveModel, judge: Judge, names: Sequence[str], images: Sequence[Prepared | Refused]
+) -> list[Row | Refused]:
+    """The row of each image of a batch, or why there is none."""
+    crops = [item.crop for item in images if isinstance(item, Prepared)]
+    if not crops:
+        return [item for item in images if isinstance(item, Refused)]
+    outputs = in_batches(live.engine.infer, np.stack(crops))
+    answers = zip(outputs.logits, outputs.embeddings, strict=True)
+    rows: list[Row | Refused] = []
+    for name, item in zip(names, images, strict=True):
+        if isinstance(item, Refused):
+            rows.append(item)
+            continue
+        logits, embedding = next(answers)
+        if not finite(logits, embedding):
+            rows.append(Refused(name, NO_ANSWER, "The model gives no answer for this cell."))
+            continue
+        said = judge(item, logits, embedding)
+        rows.append(
+            {
+                "path": name,
+                "probability": said.probability,
+                "label": said.label,
+                "decision": said.decision,
+                "model_version": live.served.entry.version,
+                "reasons": "; ".join(said.reasons),
+            }
+        )
+    return rows

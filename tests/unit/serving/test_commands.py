@@ -15,6 +15,7 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceEr
 from serving.bento import build_bento, pinned
 from serving.binding import SETTLED_VARIABLE
 from serving.commands import predict, score, serve
+from serving.kept_scores import KeptScores
 from serving.live import HANDOVER_VARIABLE, hand_over
 from tests.service_packages import write_cell
 
@@ -94,7 +95,27 @@ def test_score_that_fails_at_its_end_leaves_the_earlier_file(environment, tmp_pa
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(BlastwatchError, match="cannot be written to .*: No space left on device"):
         run(score, tmp_path, "--out", out)
-    assert out.read_bytes() == before and list(out.parent.iterdir()) == [out]
+    assert out.read_bytes() == before and {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.part"}
+
+
+def test_score_that_was_stopped_goes_on(environment, tmp_path, monkeypatch):
+    for seed in range(3):
+        write_cell(tmp_path / f"{seed}.bmp", seed)
+    monkeypatch.setenv("BLASTWATCH_MAX_BATCH_SIZE", "1")
+    call, real = [str(tmp_path), "--out", str(tmp_path / "out.parquet")], KeptScores.add
+
+    def stopped(kept, *batch):
+        real(kept, *batch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeptScores, "add", stopped)
+        assert "Aborted" in CliRunner().invoke(score, call).stderr
+    assert not (tmp_path / "out.parquet").exists()
+    result = CliRunner().invoke(score, call)
+    assert result.exit_code == 0 and "Going on with 1 images that were scored before" in result.stderr
+    assert len(pd.read_parquet(tmp_path / "out.parquet")) == 3 and not (tmp_path / "out.parquet.part").exists()
+    run(score, *call)  # and again, with nothing left over
 
 
 def test_score_of_a_folder_without_images(environment, tmp_path):
