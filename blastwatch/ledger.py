@@ -72,8 +72,10 @@ class Ledger:
         with self._translated(), engine.begin() as connection:
             if engine.dialect.name == "postgresql":  # two that make one table at once would both fail
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK + 1)))
-            if not sa.inspect(connection).has_table(_entries.name):  # "if it does not exist" takes the right to make it
-                connection.execute(CreateTable(_entries))
+            # PostgreSQL takes "if it does not exist" only from who may make tables, so it is asked first; and of two
+            # that make one SQLite file at once the second finds the table of the first.
+            if not sa.inspect(connection).has_table(_entries.name):
+                connection.execute(CreateTable(_entries, if_not_exists=True))
         return engine
 
     def _translated(self) -> AbstractContextManager[None]:

@@ -38,7 +38,7 @@ class Followed(Generic[Taken]):
         self.problem = ""  # why the last look did not go by such a word, "" where it did
 
     def look(self) -> Taken:
-        """Ask the registry once.
+        """Ask the registry, and once more after `PATIENCE` where the alias lies elsewhere than its word says.
 
         Raises:
             AliasNotSet: nothing carries the alias, and nothing was taken before or it was withdrawn.

@@ -224,7 +224,8 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
             kept.remove()
             raise DataError(f"None of the {len(refused)} images in {folder} can be read.")
         try:
-            replace(out, rows.to_parquet(index=False), mode=0o644)
+            mode = (out if out.exists() else kept.path).stat().st_mode & 0o777  # by the umask, or who may read it now
+            replace(out.resolve(), rows.to_parquet(index=False), mode=mode)
         except OSError as error:
             raise BlastwatchError(f"The scores cannot be written to {out}: {error.strerror or error}.") from error
         kept.remove()

@@ -39,9 +39,8 @@ def check_choosing(recipes: Sequence[Recipe]) -> None:
         ]
         if same:
             raise UsageError(
-                f"Expected recipes that train differently for --choose but got {same[0]} and {recipe.name}, which "
-                "differ in `evaluate` alone: a fold chooses by losses of the training, and theirs are equal. Name one "
-                "of them."
+                f"Expected recipes that train differently for --choose but got {same[0]} and {recipe.name}, whose "
+                "trainings are the same: a fold chooses by losses of the training. Name one of them."
             )
     kinds = {recipe.parameters.train.fit for recipe in recipes}
     if len(kinds) > 1:

@@ -85,8 +85,8 @@ class Plan:
         unread = [key for key in keys if key.removeprefix(f"{SECTION}.") not in READ_BY_LOGISTIC]
         if unread and fits == {"logistic"}:
             raise UsageError(
-                f"Expected parameters that train.fit=logistic reads but got {', '.join(unread)}: every trial would be "
-                "the same. Search others, or set train.fit=gradient."
+                f"Expected parameters that train.fit=logistic reads but got {', '.join(unread)}, which no trial would "
+                "read. Search others, or set train.fit=gradient."
             )
 
     def starts(self) -> list[dict[str, Any]]:

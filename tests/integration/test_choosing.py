@@ -114,6 +114,6 @@ def test_nothing_to_choose_from_is_said_at_once(make):
     with pytest.raises(UsageError, match=r"one train\.fit for --choose but got slow \(gradient\), quick \(logistic\)"):
         run_crossvalidation(mixed, work.settings, **places, out=work.out, choose=True)
     named = ["plain", "sure:evaluate.error=0.02"]
-    with pytest.raises(UsageError, match=r"plain and sure, which differ in `evaluate` alone"):
+    with pytest.raises(UsageError, match=r"plain and sure, whose trainings are the same"):
         run_crossvalidation(read_recipes(None, SMALL, named=named), work.settings, **places, out=work.out, choose=True)
     assert not work.out.exists()

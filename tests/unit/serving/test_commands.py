@@ -1,6 +1,7 @@
 """`blastwatch score`, `predict` and `serve` as far as they go without a server."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -96,6 +97,20 @@ def test_score_that_fails_at_its_end_leaves_the_earlier_file(environment, tmp_pa
     with pytest.raises(BlastwatchError, match="cannot be written to .*: No space left on device"):
         run(score, tmp_path, "--out", out)
     assert out.read_bytes() == before and {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.part"}
+
+
+def test_scores_are_read_by_nobody_else_where_files_are_made_so(environment, tmp_path):
+    write_cell(tmp_path / "a.bmp")
+    out = tmp_path / "out.parquet"
+    before = os.umask(0o077)
+    try:
+        run(score, tmp_path, "--out", out)
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o600
+    out.chmod(0o640)
+    run(score, tmp_path, "--out", out)
+    assert out.stat().st_mode & 0o777 == 0o640
 
 
 def test_score_that_was_stopped_goes_on(environment, tmp_path, monkeypatch):

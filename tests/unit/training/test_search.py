@@ -154,7 +154,7 @@ def test_what_no_trial_reads_is_not_searched():
             params=None, overrides=overrides, space=read_space(None, ranges), trials=1, objective="loss", seed=1
         )
 
-    with pytest.raises(UsageError, match=r"fit=logistic reads but got train\.epochs: every trial would be the same"):
+    with pytest.raises(UsageError, match=r"fit=logistic reads but got train\.epochs, which no trial would read"):
         plan("train.epochs=2..9", "train.balance=class|subject").check()
     plan("train.epochs=2..9", fit="gradient").check()
     plan("train.epochs=2..9", "train.fit=gradient|logistic").check()
