@@ -40,6 +40,9 @@ MOVES = {
 }
 """The alias that an action moves; the others move none. A role is that of an action, so no action may move another."""
 
+MOVE_SECONDS = 3.0
+"""The longest time between the two writes that move an alias: the alias itself, and the signed word about it."""
+
 ORIGIN = ("data_digest", "split_digest", "git_commit")
 """What a version was made of, as a package, an entry and a record name it; a registration signs it."""
 

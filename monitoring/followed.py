@@ -17,8 +17,6 @@ from blastwatch.registry import Registry
 
 Taken = TypeVar("Taken")
 
-PATIENCE = 3.0  # seconds; a promotion moves the alias and says so in two writes, which lie less apart
-
 
 class Followed(Generic[Taken]):
     """One alias; remembers what was taken last.
@@ -38,7 +36,7 @@ class Followed(Generic[Taken]):
         self.problem = ""  # why the last look did not go by such a word, "" where it did
 
     def look(self) -> Taken:
-        """Ask the registry, and once more after `PATIENCE` where the alias lies elsewhere than its word says.
+        """Ask the registry, and once more after `MOVE_SECONDS` where the alias lies elsewhere than its word says.
 
         Raises:
             AliasNotSet: nothing carries the alias, and nothing was taken before or it was withdrawn.
@@ -84,7 +82,7 @@ class Followed(Generic[Taken]):
         try:
             return self._registry.proven(self._alias)
         except AliasMoved:
-            time.sleep(PATIENCE)
+            time.sleep(history.MOVE_SECONDS)
             return self._registry.proven(self._alias)
 
     def _named_by_word(self, moved: AliasMoved | AliasNotSet) -> Entry:

@@ -24,12 +24,13 @@ from blastwatch.errors import (
     SignatureInvalid,
     VersionNotFound,
 )
+from blastwatch.history import MOVE_SECONDS
 from blastwatch.package import Package
 from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
 from serving.apart import LOADING_NICE
 from serving.fetching import fetch
-from serving.live import MOVE_SECONDS, Served, check_order, hand_over, read_handover
+from serving.live import Served, check_order, hand_over, read_handover
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
 from serving.old_copies import remove_old_copies

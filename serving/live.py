@@ -33,6 +33,7 @@ from blastwatch.errors import (
     RegistryError,
 )
 from blastwatch.golden import check_golden
+from blastwatch.history import MOVE_SECONDS
 from blastwatch.inference import Engine
 from blastwatch.package import Package, open_package
 from blastwatch.parity import parity_gate
@@ -52,9 +53,6 @@ HANDOVER_VARIABLE = "BLASTWATCH_LIVE"
 
 BENTO_MODEL = "model"
 """Folder beside the code of a bento that holds its live.json and its package."""
-
-MOVE_SECONDS = 3.0
-"""The longest time between the two writes that move an alias: the alias itself, and the signed word about it."""
 
 WARM_UP_ROUNDS = 2  # the first inference of an engine allocates, the second runs as all later ones
 

@@ -16,9 +16,10 @@ from blastwatch.errors import (
     SignatureInvalid,
     VersionNotFound,
 )
+from blastwatch.history import MOVE_SECONDS
 from serving import follower
 from serving.follower import FIRST_RETRY, Pursued, fetch
-from serving.live import MOVE_SECONDS, Served, hand_over, read_handover
+from serving.live import Served, hand_over, read_handover
 from serving.live_folder import LiveFolder
 
 
