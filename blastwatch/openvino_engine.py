@@ -126,7 +126,7 @@ class _Requests:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self._compiled.create_infer_request()
-        request.infer([np.ascontiguousarray(values)])
+        request.infer([np.ascontiguousarray(values)], share_inputs=True)  # not copied once more
         outputs = Outputs(
             logits=np.array(request.get_tensor("logits").data, dtype=np.float32),
             embeddings=np.array(request.get_tensor("embedding").data, dtype=np.float32),

@@ -204,7 +204,7 @@ class Batcher:
         with self._changed:
             self._queue.extend(waiting)
             self._on_queue(len(waiting))
-            self._changed.notify_all()
+            self._changed.notify(min(len(waiting), self._engine.abreast))
         try:
             return list(await asyncio.gather(*(row.done for row in waiting)))
         finally:
@@ -234,7 +234,8 @@ class Batcher:
                 with self._changed:
                     self._running -= 1
                     self._alone = False
-                    self._changed.notify_all()
+                    if self._queue:
+                        self._changed.notify_all()
 
     def _wait(self) -> None:
         """Until something changes. What a rush of requests took is given back once nobody came for a while."""

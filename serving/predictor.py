@@ -7,7 +7,6 @@
 The service and `blastwatch score` both go this way.
 """
 
-import os
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +25,6 @@ from monitoring.quality import concerns
 from monitoring.statistics import image_statistics
 from monitoring.store import PredictionRecord
 from serving.live import Served
-
-MOST_READERS = 4  # more threads of a process take Python's lock from one another (`tests.benchmarks.reading`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +88,6 @@ def check_size(size: int, most: int) -> None:
     """Raise `ImageRejected` where a file has more bytes than are read."""
     if size > most:
         raise ImageRejected("too-large", f"Expected an image of at most {most} bytes but got {size}.")
-
-
-def reading_threads(processes: int = 1) -> int:
-    """Threads that `prepare` images in each of so many processes: its share of the cores, 2 to `MOST_READERS`."""
-    return max(2, min(MOST_READERS, len(os.sched_getaffinity(0)) // processes))
 
 
 def finite(logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> bool:

@@ -15,7 +15,8 @@ from blastwatch.settings import Settings
 from serving.kept_scores import KeptScores, Row, mark_of
 from serving.live import LiveModel
 from serving.names import line_of, text_of
-from serving.predictor import Judge, Prepared, check_size, finite, prepare, reading_threads
+from serving.predictor import Judge, Prepared, check_size, finite, prepare
+from serving.readers import reading_threads
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Beside the reasons of `ImageRejected`:

@@ -65,7 +65,7 @@ class Blastwatch:
         from serving.live_folder import LiveFolder
         from serving.memory import set_apart
         from serving.metrics import ServiceMetrics
-        from serving.predictor import reading_threads
+        from serving.readers import Readers, reading_at_a_time, reading_threads
         from serving.worker import Service
 
         settings = load()
@@ -81,7 +81,11 @@ class Blastwatch:
             on_failed=metrics.capture.labels("failed").inc,
             on_aside=metrics.waiting.set,
         )
-        self.service = Service(live, settings, metrics, capture, threads=reading_threads(settings.workers))
+        readers = Readers(
+            reading_threads(settings.workers),
+            at_a_time=reading_at_a_time(settings.workers, on_cores=live.engine.on_cores),
+        )
+        self.service = Service(live, settings, metrics, capture, readers)
         if follows(settings, os.environ):
             served, folder = self.service, LiveFolder(settings.home)
             served.contest = open_contest(served.slot, folder, settings, metrics, served.open_lane, os.environ)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +31,7 @@ from serving.live import LiveModel
 from serving.metrics import ServiceMetrics
 from serving.predictor import Cell, Prepared, prepare
 from serving.problems import of_image
+from serving.readers import Readers
 from serving.told import Told
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Service:
     """
 
     def __init__(
-        self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, *, threads: int
+        self, live: LiveModel, settings: Settings, metrics: ServiceMetrics, capture: Capture, readers: Readers
     ) -> None:
         self.settings, self.metrics, self.capture = settings, metrics, capture
         self.traces = _open_traces(settings)
@@ -66,7 +67,7 @@ class Service:
         metrics.tell_model(self.slot.lane)
         self.audit = AuditLog(settings.audit_log, failed=self._audit_failed)
         # What may wait for a database, and what draws for long, must not keep images from being read.
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+        self._readers = readers
         self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
         self._scraping = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._drawing = Drawing()
@@ -119,7 +120,7 @@ class Service:
         with self._drawing.place():
             return await self._in(self._drawing.pool, self._drawing.timed, draw)
 
-    async def _in(self, pool: ThreadPoolExecutor, call: Callable[..., Result], *arguments: Any) -> Result:
+    async def _in(self, pool: Executor, call: Callable[..., Result], *arguments: Any) -> Result:
         work = functools.partial(call, *arguments)
         if self.traces is not None:
             work = functools.partial(contextvars.copy_context().run, work)
@@ -131,7 +132,7 @@ class Service:
 
     async def prepare(self, lane: Lane, data: bytes) -> Prepared:
         """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
-        return await self._in(self._pool, self._prepare, lane, data)
+        return await self._in(self._readers, self._prepare, lane, data)
 
     def _prepare(self, lane: Lane, data: bytes) -> Prepared:
         started = time.perf_counter()
@@ -200,7 +201,7 @@ class Service:
         if self.contest is not None:
             self.contest.close()
         self.slot.lane.close()
-        for pool in (self._pool, self._aside, self._scraping, self._drawing.pool):
+        for pool in (self._readers, self._aside, self._scraping, self._drawing.pool):
             pool.shutdown(wait=True, cancel_futures=True)
         self.capture.close()
         if self.images is not None:

@@ -14,6 +14,7 @@ from monitoring.capture import Capture
 from serving.app import build_app
 from serving.live import LiveModel, open_live
 from serving.metrics import ServiceMetrics
+from serving.readers import Readers
 from serving.worker import Service
 
 
@@ -47,7 +48,7 @@ def front(served, home, *, engine=None, **variables):
     capture = Capture(settings.predictions_url, queue_size=settings.capture_queue)
     metrics = ServiceMetrics(CollectorRegistry())
     live = LiveModel(served=served, engine=engine) if engine else open_live(served, settings)
-    service = Service(live, settings, metrics, capture, threads=2)
+    service = Service(live, settings, metrics, capture, Readers(2, at_a_time=1))
     config = uvicorn.Config(build_app(service), host="127.0.0.1", port=0, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

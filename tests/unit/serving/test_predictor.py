@@ -11,7 +11,7 @@ from blastwatch.images import decode, normalise, pixel_digest, to_input
 from blastwatch.settings import load
 from monitoring.statistics import STATISTICS
 from serving.openapi import document
-from serving.predictor import Judge, Predictor, prepare, reading_threads
+from serving.predictor import Judge, Predictor, prepare
 
 WIDE = np.ones(512, np.float32)
 """An embedding of the test package's network."""
@@ -23,14 +23,6 @@ def test_the_service_feeds_the_network_the_bits_of_images_to_input(package, cell
     read = normalise(got.crop[None], package.info.preprocessing)[0]
     assert read.tobytes() == to_input(data, package.info.preprocessing).tobytes()
     assert got.pixel_sha256 == pixel_digest(decode(data))
-
-
-@pytest.mark.parametrize(
-    ("cores", "workers", "threads"), [(1, 1, 2), (2, 1, 2), (3, 1, 3), (16, 1, 4), (16, 4, 4), (16, 8, 2), (4, 4, 2)]
-)
-def test_the_threads_that_read_are_a_workers_share_of_the_cores(monkeypatch, cores, workers, threads):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    assert reading_threads(workers) == threads
 
 
 def test_an_answer_has_what_the_design_names(served, cell):
