@@ -2,18 +2,19 @@
 doi:10.1145/3287560.3287596), and where it answers the items of TRIPOD+AI and CLAIM."""
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from blastwatch import DISCLAIMER
 from blastwatch.baseline import ALIKE, BEATEN, BEATS, size_difference
 from blastwatch.manifest import SIDES
 from blastwatch.network import READ_BY_STAGES
-from blastwatch.package import ModelInfo
+from blastwatch.package import OUT_OF_FOLD, ModelInfo
+from training import initial_weights
 from training.calibration import CALIBRATED_ON
+from training.card_cameras import cameras_section, change_told, or_unknown
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
-from training.initial_weights import told
-from training.parameters import READ_BY_LOGISTIC
+from training.conformal import attainable
+from training.tracking import read_knobs
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
 FEWEST_TESTED = 5
@@ -23,7 +24,6 @@ LEVELS = {
     "official": "as the source parts its images",
     "image": "patients parted on purpose",
 }
-UNREAD = {False: " that nothing before had read", True: ", some of whom were trained on"}
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity", "accuracy", "brier", "ece", "referred")
 
 ADVISED = {
@@ -44,13 +44,12 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         "(`all`) or normal cell (`hem`). It reads cells, not patients, and makes no diagnosis. Whole fields, other "
         "stains and other kinds of image are meant to come back as `refer`: every image is measured first, and one "
         "whose size, outline, stain or focus lies outside of what the model knows is referred to a person, and so is "
-        "one whose embedding lies farther from those of patients not trained on than all but a share of "
-        f"{evidence['params'].get('package', {}).get('ood_rate', 'the')} of a new patient's cells. What it answers "
-        "there is for a person who knows blood cells to judge.",
+        f"one whose embedding lies farther from those of {_out_of_distribution(evidence)} of a new patient's cells. "
+        "What it answers there is for a person who knows blood cells to judge.",
         _data(info, evidence),
         _methods(info, evidence),
         _results(evidence),
-        _cameras(evidence["metrics"]),
+        cameras_section(evidence),
         _decisions(info, evidence["metrics"]),
         _engines(info),
         _drift(drift),
@@ -67,6 +66,20 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _out_of_distribution(evidence: dict[str, dict[str, Any]]) -> str:
+    """Whom the limit of the out-of-distribution score was fitted on, and the rate that so many can give."""
+    groups, trained = evidence["split"]["groups"], evidence["metrics"]["calibration"]["on"] == OUT_OF_FOLD
+    sides = ("validation", "calibration", *(("train",) if trained else ()))
+    patients = len(set().union(*(groups[side] for side in sides)))
+    who = (
+        "validation, calibration and (on axes fitted to the others) training"
+        if trained
+        else "validation and calibration"
+    )
+    rate = attainable(patients, evidence["params"]["package"]["ood_rate"])
+    return f"{patients} {who} patients than all but a share of {rate:.3f}"
+
+
 def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
     lines = []
     if info.synthetic:
@@ -79,6 +92,8 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
             f"> **Leaks.** Split by {split['by']}: {len(split['parted_groups'])} groups of patients stand on several "
             f"sides, and {split['crossing']} findings of the audit cross it. The figures are inflated."
         )
+    if _unknown_start(evidence):
+        lines.append(f"> **Initial weights of unknown origin.** {initial_weights.told(_start(evidence))}")
     tested = _tested(evidence)
     if min(tested.values()) < FEWEST_TESTED:
         found = ", ".join(f"{count} of `{label}`" for label, count in sorted(tested.items()))
@@ -87,6 +102,28 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
             "are far too narrow and do not cover what another patient would show."
         )
     return "\n\n".join(lines)
+
+
+def _start(evidence: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the training began with, {} where that is not told."""
+    return evidence["data"].get("initial_weights") or {}
+
+
+def _unknown_start(evidence: dict[str, dict[str, Any]]) -> bool:
+    return _start(evidence).get("source") == initial_weights.UNKNOWN
+
+
+def seen_before(*, leaky: bool, unknown_start: bool) -> str:
+    """What is known of whether the network had seen the tested patients, to follow that word.
+
+    >>> seen_before(leaky=False, unknown_start=False)
+    ' that nothing before had read'
+    """
+    if leaky:
+        return ", some of whom were trained on"
+    if unknown_start:
+        return ", of whom it is not known whether the initial weights had seen them"
+    return " that nothing before had read"
 
 
 def _tested(evidence: dict[str, dict[str, Any]]) -> dict[str, int]:
@@ -207,7 +244,8 @@ def _results(evidence: dict[str, dict[str, Any]]) -> str:
     if matched is not None:
         rows.append(_row("AUROC within quarters of cell area", matched))
     return (
-        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients{UNREAD[metrics['leaky']]}. "
+        f"## Results\n\n{counts['cells']} cells of {counts['groups']} patients"
+        f"{seen_before(leaky=metrics['leaky'], unknown_start=_unknown_start(evidence))}. "
         f"{against_sizes(metrics, few=few)}\n\n" + "\n".join(rows) + "\n\n" + _comparisons(metrics)
     )
 
@@ -225,39 +263,6 @@ def against_sizes(metrics: dict[str, Any], *, few: bool) -> str:
     )
     advised = BEATS_BY_FEW if few and found.verdict == BEATS else ADVISED[found.verdict]
     return advised.format(said)
-
-
-def _cameras(metrics: dict[str, Any]) -> str:
-    found = metrics.get("cameras")
-    if not found:
-        return "## Under another camera\n\nIt was not measured (`evaluate.camera_cells`)."
-    rows = [
-        "| the same cells | mean accuracy over patients | change, 95 % interval by patient | AUROC |",
-        "|---|---|---|---|",
-    ]
-    rows += [
-        f"| {name} | {_or_unknown(_value(figures, 'mean_accuracy'), '.3f')} | {change} | "
-        f"{_or_unknown(_value(figures, 'auroc'), '.3f')} |"
-        for name, figures, change in (
-            ("as they are", found["plain"], ""),
-            *((row["name"].replace("_", " "), row["figures"], change_told(row["change"])) for row in found["rows"]),
-        )
-    ]
-    return (
-        f"## Under another camera\n\n{found['cells']} of the test cells, evenly of {found['patients']} patients, as "
-        "they are and as another stain, camera or lamp would show them: each simulated at a strength that a person "
-        "sees at a glance. Where the accuracy falls, the network is for the camera that it was trained with.\n\n"
-        + "\n".join(rows)
-    )
-
-
-def _value(figures: dict[str, Any], name: str) -> float | None:
-    return figures[name]["value"] if name in figures else None
-
-
-def change_told(row: Mapping[str, float] | None, *, undefined: str = "unknown") -> str:
-    """`-0.031 (-0.080 to +0.012)`, or `undefined` where it is not."""
-    return undefined if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 def _comparisons(metrics: dict[str, Any]) -> str:
@@ -306,15 +311,11 @@ def _engines(info: ModelInfo) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {found.cells} | {found.flip_rate:.2%} | {_or_unknown(found.decision_flip_rate, '.2%')} | "
-        f"{found.largest_difference:.3f} | {_or_unknown(found.speed, '.2f')} |"
+        f"| {name} | {found.cells} | {found.flip_rate:.2%} | {or_unknown(found.decision_flip_rate, '.2%')} | "
+        f"{found.largest_difference:.3f} | {or_unknown(found.speed, '.2f')} |"
         for name, found in sorted(info.precision.items())
     ]
     return "## Engines\n\nSpeed in batches, on the machine that made this package.\n\n" + "\n".join(rows)
-
-
-def _or_unknown(value: float | None, form: str) -> str:
-    return "unknown" if value is None else format(value, form)
 
 
 def _drift(drift: dict[str, Any]) -> str:
@@ -327,12 +328,13 @@ def _drift(drift: dict[str, Any]) -> str:
 
 
 def _made(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
-    train, start = evidence["params"].get("train", {}), evidence["data"].get("initial_weights")
+    start = _start(evidence)
     # A card that names epochs and augmentation of a last layer that was fitted at once would tell of what never was.
-    read = READ_BY_LOGISTIC if train.get("fit") == "logistic" else tuple(train)
-    knobs = ", ".join(f"{name} {value}" for name, value in sorted(train.items()) if value != "" and name in read)
+    read = read_knobs(evidence["params"].get("train", {}))
+    knobs = ", ".join(f"{name} {value}" for name, value in sorted(read.items()) if value != "")
     return (
         f"## How it was made\n\nRun `{info.run_id}`, code `{info.git_commit or 'unknown'}`, pinned packages "
         f"`{info.lock_digest[:12] or 'unknown'}`, trained {info.created}. Parameters: `evidence/params.json`"
-        f"{f'; of the training: {knobs}' if knobs else ''}.{f' {told(start)}' if start else ''}"
+        f"{f'; of the training: {knobs}' if knobs else ''}."
+        f"{f' {initial_weights.told(start)}' if start else ''}"
     )

@@ -18,8 +18,9 @@ from blastwatch.errors import UsageError
 from blastwatch.manifest import read_json, read_split
 from training.calibration import patient_weights, temperate_loss
 from training.fold_answers import Answers, Folds
-from training.out_of_fold import out_of_fold_logits
-from training.parameters import as_read
+from training.initial_weights import initial_weights
+from training.out_of_fold import check_start, out_of_fold_logits
+from training.parameters import TrainParameters, as_read
 from training.recipes import Recipe
 from training.training_run import CURVES, FACTS
 
@@ -49,6 +50,18 @@ def check_choosing(recipes: Sequence[Recipe]) -> None:
             f"Expected recipes of one train.fit for --choose but got {told}: those of logistic are chosen by training "
             "patients whom a fit did not see, those of gradient by validation patients."
         )
+
+
+def check_known_unseen(train: TrainParameters, rows: pd.DataFrame) -> None:
+    """Raise `LeakFound` where the weights that a last layer is fitted to have seen patients by whom the fold would
+    choose, or may have. A training by gradients chooses by validation patients, whom `check_unseen` keeps apart.
+
+    Args:
+        rows: of the fold's split, with `subject` and `side`.
+    """
+    if train.fit == "logistic":
+        known = rows[rows["side"] == "train"]
+        check_start(initial_weights(train), known, wanted="--choose", instead="Leave --choose out.")
 
 
 def chosen_answers(

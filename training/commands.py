@@ -64,10 +64,13 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     from training import evaluation, evidence, plots, report
     from training.pack import open_pack
     from training.parameters import load_parameters
-    from training.tracking import open_run
+    from training.splitting import leak_told
+    from training.tracking import check_run, open_run
 
-    parameters = load_parameters(params, overrides).evaluate
-    summary.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work, if at all
+    parameters, settings = load_parameters(params, overrides).evaluate, load()
+    # Before minutes of work, if at all.
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    check_run(settings, read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"])
     metrics = evaluation.run_evaluation(parameters, **places)
     out = places["out"]
     table = pd.read_parquet(out / evidence.PREDICTIONS)
@@ -85,7 +88,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     metrics = evidence.write_metrics(metrics, out)  # the last one: without it nothing is packaged
     figures = evaluation.summary(metrics)
     write_json(summary, figures)
-    with open_run(load(), run_id=trained["run_id"]):
+    with open_run(settings, run_id=trained["run_id"]):
         import mlflow
 
         mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})
@@ -93,6 +96,8 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
             mlflow.log_artifact(str(picture), "plots")
         mlflow.log_artifact(str(out / evidence.METRICS))
         mlflow.log_artifact(str(page))
+    if facts["split"]["leaky"]:
+        say(leak_told(facts["split"]))
     if as_json:
         print_json(metrics)
         return
@@ -118,10 +123,13 @@ def package(params: Path, overrides: tuple[str, ...], as_json: bool, **places: P
     from blastwatch.package import CARD
     from training.packaging import build_package
     from training.parameters import load_parameters
-    from training.tracking import open_run
+    from training.tracking import check_run, open_run
 
+    parameters, settings = load_parameters(params, overrides), load()
+    run_id = read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"]
+    check_run(settings, run_id)  # before minutes of work
     digest = build_package(
-        load_parameters(params, overrides),
+        parameters,
         cells_folder=places["cells"],
         audit_folder=places["audit"],
         split_folder=places["split"],
@@ -130,8 +138,7 @@ def package(params: Path, overrides: tuple[str, ...], as_json: bool, **places: P
         evaluate_folder=places["evaluated"],
         out=places["out"],
     )
-    run_id = read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"]
-    with open_run(load(), run_id=run_id):
+    with open_run(settings, run_id=run_id):
         import mlflow
 
         mlflow.log_artifact(str(places["out"] / CARD))

@@ -28,7 +28,7 @@ from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import read_audit, read_statistics
 from training.baselines import BASELINES
-from training.choosing import CHOSEN, check_choosing, chosen_answers
+from training.choosing import CHOSEN, check_choosing, check_known_unseen, chosen_answers
 from training.fold_answers import (
     AIMED,
     DRAWN,
@@ -40,6 +40,7 @@ from training.fold_answers import (
     network_answers,
 )
 from training.folds import counts, fold_splits, folds_digest, write_folds
+from training.initial_weights import UNKNOWN
 from training.pack import check_image, open_pack
 from training.pages import render
 from training.pooled import aimed_coverage, compare, pool, pooled_figures, write_pooled
@@ -47,9 +48,10 @@ from training.pretraining import check_unseen
 from training.recipes import Recipe
 from training.side_by_side import Turn, answers_side_by_side
 from training.steps import alone
-from training.tracking import flat, open_parent
+from training.tracking import flat, open_parent, read_knobs
 
 FIGURES, PREDICTIONS, PAGE = "crossvalidation.json", "predictions.parquet", "crossvalidation.html"
+UNREAD = "not read"  # of a knob that the training of a recipe does not look at
 
 
 def run_crossvalidation(
@@ -78,7 +80,7 @@ def run_crossvalidation(
     Raises:
         UsageError: where the folds do not fit the data set, weights are missing, the reference is no recipe, or the
             recipes are none to choose from.
-        LeakFound: where pretrained weights have seen a patient whom their fold holds out.
+        LeakFound: where pretrained weights have seen a patient whom their fold holds out, or by whom it chooses.
         DataError: where the pack is none of these parameters.
     """
     names = [*([CHOSEN] if choose else []), *(recipe.name for recipe in recipes)]
@@ -94,10 +96,10 @@ def run_crossvalidation(
     check_image(packed, base.image, pack)
     found = read_audit(audit, manifest)
     splits = fold_splits(manifest, found, base.split, read_statistics(audit))
-    _check_weights(recipes, splits)
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):
         folders = write_folds(splits, manifest, found, base.split, out / "folds")
+        _check_weights(recipes, splits, folders, choose=choose)  # after: whoever pretrains for each fold reads these
         shared: dict[str, dict[str, Any]] = {"split": asdict(base.split), "image": asdict(base.image)}
         del shared["split"]["fold"]  # every one has its turn
         with open_parent(
@@ -141,13 +143,23 @@ def run_crossvalidation(
     return facts
 
 
-def _check_weights(recipes: Sequence[Recipe], splits: Sequence[pd.DataFrame]) -> None:
-    """Say now, and not after hours, that a file of weights is missing or has seen a patient who is held out."""
+def _check_weights(
+    recipes: Sequence[Recipe], splits: Sequence[pd.DataFrame], folders: Sequence[Path], *, choose: bool
+) -> None:
+    """Say now, and not after hours, that a file of weights is missing, has seen a patient who is held out, or one by
+    whom a fold would choose.
+
+    Args:
+        splits: of each fold, with `subject` and `side`; folders: where they lie.
+    """
     for recipe in recipes:
-        for fold, rows in enumerate(splits):
-            train = for_fold(recipe.parameters, fold).train
-            if train.weights == "file":
-                check_unseen(Path(train.weights_file), rows)
+        for fold, (rows, folder) in enumerate(zip(splits, folders, strict=True)):
+            train = for_fold(recipe.parameters, fold, folder).train
+            if train.weights != "file":
+                continue
+            check_unseen(Path(train.weights_file), rows)
+            if choose:
+                check_known_unseen(train, rows)
 
 
 def _networks(
@@ -198,26 +210,25 @@ def _figures(
 
 def _own(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """What made the answers of a recipe: all but `DRAWN`, which shapes intervals and is the first recipe's for all."""
-    evaluate = asdict(recipe.parameters.evaluate)
+    evaluate, train = asdict(recipe.parameters.evaluate), asdict(recipe.parameters.train)
     return {
-        "train": asdict(recipe.parameters.train),
+        # Where weights lie is told here: recipes may differ in that alone.
+        "train": read_knobs(train) | {"weights_file": train["weights_file"]},
         "evaluate": {name: value for name, value in evaluate.items() if name not in DRAWN},
     }
 
 
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The keys of `train` and `evaluate` in which recipes differ, with the value of each recipe; of one recipe none.
+    """The keys of `train` and `evaluate` in which recipes differ, with the value of each recipe, `UNREAD` where it has
+    none; of one recipe no key.
 
     Args:
         recipes: as `crossvalidation.json` has them, with the baselines, which have no parameters.
     """
     told = {name: flat(recipe["parameters"]) for name, recipe in recipes.items() if recipe["parameters"]}
-    every = next(iter(told.values()))
-    return {
-        key: {name: values[key] for name, values in told.items()}
-        for key, value in every.items()
-        if any(values[key] != value for values in told.values())
-    }
+    every = {key: None for values in told.values() for key in values}  # in order
+    rows = {key: {name: values.get(key, UNREAD) for name, values in told.items()} for key in every}
+    return {key: row for key, row in rows.items() if any(value != next(iter(row.values())) for value in row.values())}
 
 
 def _tags(digests: Mapping[str, str], *, synthetic: bool) -> dict[str, str]:
@@ -234,7 +245,14 @@ def _write(facts: dict[str, Any], out: Path) -> None:
     import mlflow
 
     write_json(out / FIGURES, facts)
-    (out / PAGE).write_text(render(PAGE, facts=facts, differing=differing(facts["recipes"]), disclaimer=DISCLAIMER))
+    recipes = facts["recipes"]
+    unknown = [
+        name
+        for name, recipe in recipes.items()
+        if any(row.get("initial_weights") == UNKNOWN for row in recipe["folds"])
+    ]
+    shown = {"facts": facts, "differing": differing(recipes), "unknown": unknown, "disclaimer": DISCLAIMER}
+    (out / PAGE).write_text(render(PAGE, **shown))
     for name, recipe in facts["recipes"].items():
         for part in ("cells", "patients"):
             mlflow.log_metrics({f"{name}.{part}.{metric}": row["value"] for metric, row in recipe[part].items()})

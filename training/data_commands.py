@@ -209,7 +209,7 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
     from blastwatch.manifest import SIDES, read_cells
     from training.audit import read_audit, read_statistics
     from training.parameters import load_parameters
-    from training.splitting import split_cells, write_split
+    from training.splitting import leak_told, split_cells, write_split
 
     parameters = load_parameters(params, overrides).split
     cells = read_cells(folder)
@@ -217,10 +217,7 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
     rows = split_cells(cells, found, parameters, read_statistics(audit_folder))
     facts = write_split(rows, cells, found, parameters, out)
     if facts["leaky"]:
-        say(
-            f"This split by {facts['by']} leaks: {len(facts['parted_groups'])} groups of patients stand on several "
-            f"sides and {facts['crossing']} findings of the audit cross it. Its scores say little about new patients."
-        )
+        say(leak_told(facts))
     if as_json:
         print_json(facts)
         return

@@ -17,6 +17,7 @@ from blastwatch.settings import Settings
 from training import evaluation
 from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.embedding import Embedder
+from training.initial_weights import recorded
 from training.loop import Answer, answering
 from training.out_of_fold import calibrating_cells
 from training.pack import Packed
@@ -67,16 +68,21 @@ class Folds:
     run_id: str
 
 
-def for_fold(parameters: Parameters, fold: int) -> Parameters:
+def for_fold(parameters: Parameters, fold: int, split: Path) -> Parameters:
     """The parameters with `{fold}` in train.weights_file filled in: weights may be pretrained for each fold.
+
+    Args:
+        split: folder of the fold's split.
 
     Raises:
         UsageError: where there is no such file.
     """
     name = parameters.train.weights_file.replace("{fold}", str(fold))
     if name and not Path(name).is_file():
+        made = f" Pretrain on what it trains on: blastwatch pretrain --split {split} --out {Path(name).parent}"
         raise UsageError(
             f"Expected a file of weights for fold {fold} at {name} (train.weights_file) but there is none."
+            f"{made if name != parameters.train.weights_file else ''}"
         )
     return replace(parameters, train=replace(parameters.train, weights_file=name))
 
@@ -86,7 +92,7 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     what, split = f"{recipe.name}, fold {fold}", folds.splits[fold]
     trained, evaluated = (folds.out / recipe.name / str(fold) / part for part in ("train", "evaluate"))
     places = {"cells": folds.cells, "split": split, "pack": folds.pack}
-    parameters = for_fold(recipe.parameters, fold)
+    parameters = for_fold(recipe.parameters, fold, split)
     sections = parameters.to_dict()
     digest = read_json(split / SPLIT_FACTS, made_by="blastwatch crossvalidate")["digest"]
 
@@ -115,6 +121,7 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
+    kept["initial_weights"] = recorded(facts)["source"]
     return read_answers(evaluated, kept, anew=anew)
 
 

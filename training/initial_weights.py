@@ -4,6 +4,7 @@ A network that did not begin from scratch has seen more than the training side. 
 patient of this data set may be behind it, belongs to the evidence like the split does.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     return facts | {"source": PRETRAINED, "subjects": known["subjects"], "data_digest": known["data_digest"]}
 
 
-def recorded(facts: dict[str, Any]) -> dict[str, Any]:
+def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
     """`initial_weights` as `train.json` has them. One from before they were kept knows the parameter alone."""
     if "initial_weights" in facts:
         return dict(facts["initial_weights"])

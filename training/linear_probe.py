@@ -146,11 +146,13 @@ class LinearProbe:
         """Look at each cell; choose the strength, and fit.
 
         Raises:
-            DataError: where a label has fewer than two patients on the training side.
+            DataError: where the patients of the training side cannot be dealt into parts (`deal_parts`).
             UsageError: where there are fewer moves than nuisances.
             TrainingDiverged: where the network makes no numbers of a cell.
         """
         side = self.cells
+        # Where no fit could be held out that is said before all cells are looked at.
+        deal_parts(side.labels, side.patients, seed=self.parameters.seed)
         moves = self.embedder.moves(side, seed=self.parameters.seed) if self.parameters.nuisances else None
         cells = Known(self.embedder.cells(side.rows), side.labels, side.weights, side.patients, moves)
         fitted, self.out_of_fold, row = self._fit(cells)
@@ -191,7 +193,7 @@ def choose(known: Known, *, seed: int, kept: Restraint = FREE) -> Chosen:
     """Fit to all cells at the strength that answers held-out patients best.
 
     Raises:
-        DataError: where a label has fewer than two patients.
+        DataError: of `deal_parts`.
     """
     held_out = out_of_fold(known, seed=seed, kept=kept)
     losses = {strength: temperate_loss(logits, known.labels, known.weights) for strength, logits in held_out.items()}
@@ -265,26 +267,54 @@ def out_of_fold(
     """Of each of `STRENGTHS`, logits of all cells, shape (n, classes), by fits that had not seen their patient.
 
     Args:
-        parts: into which the patients are dealt; fewer where a label has fewer.
+        parts: of `deal_parts`.
 
     Raises:
-        DataError: where a label has fewer than two patients.
+        DataError: of `deal_parts`.
+    """
+    log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
+    for fitted_on, held in deal_parts(known.labels, known.patients, seed=seed, parts=parts):
+        fitted = fits(known.part(fitted_on), STRENGTHS, kept=kept)
+        for strength, found in log_odds.items():
+            found[held] = fitted[strength].log_odds(known.embeddings[held])
+    return {strength: logits_of(found) for strength, found in log_odds.items()}
+
+
+def deal_parts(
+    labels: NDArray[np.int64], patients: NDArray[Any], *, seed: int, parts: int = PARTS
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Deal patients into parts that are held out in turn, while the others, in which both labels are, are fitted to.
+
+    Args:
+        labels, patients: of each cell, shape (n,). parts: fewer where a label has fewer patients, or where patients
+            with cells of both labels leave a label in one part alone.
+
+    Returns:
+        For each part the places of the cells to fit to, and of those held out.
+
+    Raises:
+        DataError: where a label has fewer than two patients, or lies in one part alone, however few there are.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    fewest = min(len(set(known.patients[known.labels == label])) for label in range(len(CLASS_NAMES)))
+    of_label = [set(patients[labels == label]) for label in range(len(CLASS_NAMES))]
+    fewest = min(map(len, of_label))
     if fewest < 2:
         raise DataError(
             "Expected at least two patients of each label on the training side for train.fit=logistic, which holds "
             "some of them out, but a label has fewer. Split again, with a larger share for this side."
         )
-    dealt = StratifiedGroupKFold(min(parts, fewest), shuffle=True, random_state=seed)
-    log_odds = {strength: np.empty(len(known.labels)) for strength in STRENGTHS}
-    for fitted_on, held in dealt.split(known.embeddings, known.labels, known.patients):
-        fitted = fits(known.part(fitted_on), STRENGTHS, kept=kept)
-        for strength, found in log_odds.items():
-            found[held] = fitted[strength].log_odds(known.embeddings[held])
-    return {strength: logits_of(found) for strength, found in log_odds.items()}
+    for number in range(min(parts, fewest), 1, -1):
+        dealt = list(StratifiedGroupKFold(number, shuffle=True, random_state=seed).split(labels, labels, patients))
+        if all(len(np.unique(labels[fitted_on])) == len(CLASS_NAMES) for fitted_on, _ in dealt):
+            return dealt
+    tied = ", ".join(sorted(map(str, set.intersection(*of_label))))
+    raise DataError(
+        "Expected patients of each label in two parts of the training side or more for train.fit=logistic, which holds "
+        f"one of them out, but a label lies in one alone, since cells of both labels are tied to one patient ({tied}). "
+        "Look at what ties them, the findings of the audit and audit.links, or split again, with a larger share for "
+        "this side."
+    )
 
 
 def logits_of(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:

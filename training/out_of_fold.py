@@ -10,7 +10,7 @@ coverage that is aimed at, and none that is proven, since the model answers the 
 those it was calibrated on (Barber et al. 2021, doi:10.1214/20-AOS1965, section 1.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from blastwatch.decision import POSITIVE
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_json
-from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, recorded
+from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, UNKNOWN, recorded
 from training.loop import Answer
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of a training; the columns COLUMNS, a row a training cell
@@ -45,7 +45,8 @@ def calibrating_cells(
         calibrate_on: `calibration`, that side, or `out-of-fold`, the training side with it.
 
     Returns:
-        Rows of `rows`; logits in their order, shape (n, classes); and whether all are the network's own.
+        Rows of `rows`; logits in their order, shape (n, classes); and whether the network is as new to all their
+        patients as to the next one: its own answers, to whom neither a fit nor its initial weights have seen.
 
     Raises:
         UsageError: where the training left no such answers. DataError: where they are of another split.
@@ -54,11 +55,23 @@ def calibrating_cells(
     held = rows[rows["side"] == "calibration"].sort_values("path")
     logits = answer(held["path"].tolist())
     if calibrate_on == "calibration":
-        return held, logits, True
+        return held, logits, _new_to(rows, trained)
     known = rows[rows["side"] == "train"].sort_values("path")
     own = out_of_fold_logits(trained, known)
-    _check_start(trained, set(known["subject"]))
+    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+    check_start(
+        start, known, wanted="evaluate.calibrate_on=out-of-fold", instead="Set evaluate.calibrate_on=calibration."
+    )
     return pd.concat([held, known]), np.concatenate([logits, own]), False
+
+
+def _new_to(rows: pd.DataFrame, trained: Path) -> bool:
+    """Whether the calibration side has no patient whom the training fitted to or stopped by, or its initial weights may
+    have seen: only then are they exchangeable with the next patient."""
+    groups = {side: set(part["group"].astype(str)) for side, part in rows.groupby("side")}
+    fitted_to = groups.get("train", set()) | groups.get("validation", set())
+    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+    return start["source"] != UNKNOWN and not groups.get("calibration", set()) & fitted_to
 
 
 def out_of_fold_logits(trained: Path, known: pd.DataFrame) -> NDArray[np.float64]:
@@ -77,18 +90,24 @@ def out_of_fold_logits(trained: Path, known: pd.DataFrame) -> NDArray[np.float64
     return np.asarray(own.loc[known["path"], list(COLUMNS[1:])].to_numpy(dtype=np.float64))
 
 
-def _check_start(trained: Path, subjects: set[str]) -> None:
-    """A fit has not seen a patient whom the weights that it rests on have seen, with a label or without."""
-    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+def check_start(start: Mapping[str, Any], known: pd.DataFrame, *, wanted: str, instead: str) -> None:
+    """A fit has not seen a patient whom the weights that it rests on have seen, with a label or without.
+
+    Args:
+        start: of `training.initial_weights`. known: rows of the training side, with `subject`.
+        wanted: what asks for answers by such fits; instead: what to do without them, a sentence.
+
+    Raises:
+        LeakFound: where the weights have seen one of the patients, or may have.
+    """
     if start["source"] in (SCRATCH, IMAGENET):
         return
-    known = start["source"] == PRETRAINED
-    if known and not subjects & set(start["subjects"]):
+    seen = start["source"] == PRETRAINED
+    if seen and not set(known["subject"]) & set(start["subjects"]):
         return
     raise LeakFound(
-        "Expected initial weights that have seen no training patient for evaluate.calibrate_on=out-of-fold, but those "
-        f"of {start['name']} {'have' if known else 'may have'}: answers to such patients say nothing of new ones. Set "
-        "evaluate.calibrate_on=calibration."
+        f"Expected initial weights that have seen no training patient for {wanted}, but those of {start['name']} "
+        f"{'have' if seen else 'may have'}: answers to such patients say nothing of new ones. {instead}"
     )
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from blastwatch.errors import UsageError
 from blastwatch.network import check_architecture
-from training.parameters import Parameters, as_read, load_parameters
+from training.parameters import EvaluateParameters, Parameters, as_read, load_parameters
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 OWN = ("train", "evaluate")  # the rest is the same for all recipes: they see the same cells, folds and pixels
+ANSWERING = ("error", "conformal", "calibrate_on")
+"""What a cross-validation reads of the section `evaluate` of each recipe. How intervals are drawn is the first recipe's
+for all; operating thresholds and other cameras are for `blastwatch evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,19 @@ def _check_names(recipes: Sequence[Recipe], taken: Sequence[str]) -> None:
             raise UsageError(f"The recipe {recipe.name} needs another name: {', '.join(taken)} are always there.")
         if recipe.name.casefold() in seen:
             raise UsageError(f"The recipe {recipe.name} is named twice. Give each recipe a name of its own.")
-        same = [other.name for other in seen.values() if _as_read(other) == _as_read(recipe)]
-        if same:
-            of_those = ", of those that train.fit=logistic reads" if recipe.parameters.train.fit == "logistic" else ""
-            raise UsageError(
-                f"The recipes {same[0]} and {recipe.name} have the same parameters{of_those}: name one of them."
-            )
+        for other in seen.values():
+            if _as_read(other) == _as_read(recipe):
+                fit = recipe.parameters.train.fit
+                of_those = f", of those that a cross-validation of train.fit={fit} reads"
+                raise UsageError(
+                    f"The recipes {other.name} and {recipe.name} have the same parameters"
+                    f"{'' if other.parameters == recipe.parameters else of_those}: name one of them."
+                )
         seen[recipe.name.casefold()] = recipe
 
 
 def _as_read(recipe: Recipe) -> Parameters:
-    return replace(recipe.parameters, train=as_read(recipe.parameters.train))
+    """The parameters, with the defaults in the place of what a cross-validation does not read."""
+    given = recipe.parameters
+    evaluate = EvaluateParameters(**{name: getattr(given.evaluate, name) for name in ANSWERING})
+    return replace(given, train=as_read(given.train), evaluate=evaluate)

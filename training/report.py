@@ -9,9 +9,12 @@ from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
 from training.calibration import CALIBRATED_ON
-from training.card import FEWEST_TESTED, change_told
+from training.card import FEWEST_TESTED, seen_before
+from training.card_cameras import change_told, kept_from
+from training.initial_weights import UNKNOWN, recorded
 from training.pages import render
 from training.significance import COMPARED
+from training.tracking import read_knobs
 
 PARTS = {"source": "source", "cell_area": "cell area, px²", "stain": "mean optical density"}
 NAMES = {
@@ -45,6 +48,8 @@ def write_report(
         pictures: PNG files by the names `PICTURES` of `training.plots`; one that is missing is an error.
     """
     tested = {name: int(facts["split"]["sides"]["test"][name]["groups"]) for name in CLASS_NAMES}
+    start, train = recorded(facts["training"]), facts["training"]["parameters"]
+    unknown = start["source"] == UNKNOWN
     text = render(
         "report.html",
         metrics=metrics,
@@ -56,6 +61,10 @@ def write_report(
         tested=tested,
         too_few=min(tested.values()) < FEWEST_TESTED,
         fewest=FEWEST_TESTED,
+        unknown_start=start["name"] if unknown else "",
+        seen_before=seen_before(leaky=metrics["leaky"], unknown_start=unknown),
+        kept_from=kept_from(metrics["cameras"], train) if metrics["cameras"] else "",
+        knobs=read_knobs(train),
         baselines=list(metrics["baselines"]),
         comparisons=_by_metric(metrics),
         parts=PARTS,

@@ -1,5 +1,6 @@
-"""What a network is worth where the camera changes: the same test cells as they are and under each simulated cause of
-drift at full strength (`monitoring.shifts`).
+"""What a network is worth where the camera changes: the same test cells as they are, under each simulated cause of
+drift at full strength (`monitoring.shifts`), and under others that `train.nuisances` does not look at
+(`training.unsimulated`).
 
 A figure on patients never seen is one of the camera that took the training cells, too. A network can be right on such
 patients and call every cell alike under another white balance; nothing else that an evaluation measures shows it.
@@ -21,6 +22,7 @@ from training.figures import figures, units_of
 from training.intervals import intervals, patients_behind
 from training.parameters import EvaluateParameters
 from training.sampling import of_each_patient
+from training.unsimulated import UNSIMULATED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +48,8 @@ def camera_figures(
         parameters: `camera_cells` in all; with 0 nothing is looked at.
 
     Returns:
-        cells, patients, strength, `plain` (figures with intervals by patient) and `rows`: of each cause its name, its
+        cells, patients, strength (of the causes of drift), `plain` (figures with intervals by patient) and `rows`: of
+        each cause its name, `simulated` (whether it is a cause of drift, which `train.nuisances` looks at too), its
         figures, and `change`, by how much the mean accuracy over patients differs from that of the same cells as they
         are, on the same draws of patients. None where nothing is looked at.
 
@@ -69,16 +72,22 @@ def camera_figures(
         logits = logits_of_crops(network, crops, preprocessing)
         return cells.assign(probability=probabilities(logits, temperature)[:, POSITIVE])
 
+    def under(name: str) -> Iterable[Pixels]:
+        if name in UNSIMULATED:
+            return (UNSIMULATED[name](image) for image in images)
+        random = np.random.default_rng(parameters.seed)
+        return (shift(image, name, STRENGTH, random=random) for image in images)
+
     plain = units_of(answered(images))
     known = figures(plain, every, [COMPARED])[COMPARED]
     rows = []
-    for name in SHIFTS:
-        random = np.random.default_rng(parameters.seed)
-        units = units_of(answered(shift(image, name, STRENGTH, random=random) for image in images))
+    for name in (*SHIFTS, *UNSIMULATED):
+        units = units_of(answered(under(name)))
         change = figures(units, every, [COMPARED])[COMPARED] - known
         rows.append(
             {
                 "name": name,
+                "simulated": name in SHIFTS,
                 "figures": intervals(units, SHOWN, draws),
                 "change": as_interval(change, patients_behind(units, COMPARED)),
             }

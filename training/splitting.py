@@ -264,6 +264,14 @@ def write_split(
     return facts
 
 
+def leak_told(facts: Mapping[str, Any]) -> str:
+    """A sentence for people about a split that leaks, by what `write_split` returned."""
+    return (
+        f"This split by {facts['by']} leaks: {len(facts['parted_groups'])} groups of patients stand on several "
+        f"sides and {facts['crossing']} findings of the audit cross it. Its scores say little about new patients."
+    )
+
+
 def dealt_by(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The section `split` by which a split was dealt, whatever the parameters say today; `kept` is the digest of the
     split that `keep` named.

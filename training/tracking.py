@@ -11,9 +11,11 @@ from blastwatch.addresses import shown
 from blastwatch.errors import RegistryError
 from blastwatch.registry import check_reachable
 from blastwatch.settings import Settings
+from training.parameters import READ_BY_LOGISTIC
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun
+    from mlflow.exceptions import MlflowException
 
 SYSTEM_METRICS_INTERVAL = 5  # seconds
 PARENT, NAME = "mlflow.parentRunId", "mlflow.runName"  # tags by which MLflow nests and names runs
@@ -29,9 +31,12 @@ def open_run(
         machine: log the load of the machine, too; a parent of runs leaves that to its children.
 
     Raises:
-        RegistryUnreachable, RegistryError: where MLflow cannot be used.
+        RegistryUnreachable, RegistryError: where MLflow cannot be used, or does not have the run.
     """
-    check_reachable(settings)
+    if run_id is None:
+        check_reachable(settings)
+    else:
+        check_run(settings, run_id)
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -48,11 +53,39 @@ def open_run(
             run_id=run_id, tags=tags, nested=parent is not None, log_system_metrics=machine and run_id is None
         )
     except MlflowException as error:
-        raise RegistryError(
-            f"MLflow at {settings.tracking_shown} cannot open the run: {shown(error.message)}"
-        ) from error
+        raise _cannot_open(settings, error) from error
     with run:
         yield run
+
+
+def check_run(settings: Settings, run_id: str) -> None:
+    """For those who go on with a run at the end of their work: say before it that MLflow does not have the run.
+
+    Raises:
+        RegistryUnreachable, RegistryError: where MLflow cannot be used, or does not have it.
+    """
+    check_reachable(settings)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = MlflowClient(settings.tracking_uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise _cannot_open(settings, error) from error
+        raise RegistryError(
+            f"Expected the training run {run_id} in {settings.tracking_shown} but it is not there: another MLflow has "
+            "it. Set MLFLOW_TRACKING_URI to the one that the training used, or train here."
+        ) from error
+    if run.info.lifecycle_stage == "deleted":
+        raise RegistryError(
+            f"The training run {run_id} was deleted in {settings.tracking_shown}. Bring it back: mlflow runs restore "
+            f"--run-id {run_id}"
+        )
+
+
+def _cannot_open(settings: Settings, error: "MlflowException") -> RegistryError:
+    return RegistryError(f"MLflow at {settings.tracking_shown} cannot open the run: {shown(error.message)}")
 
 
 @contextmanager
@@ -100,6 +133,18 @@ def unfinished_run(settings: Settings, key: str) -> str | None:
 def flat(parameters: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """`{"train": {"epochs": 3}}` as `{"train.epochs": 3}`, which is how MLflow shows parameters."""
     return {f"{section}.{key}": value for section, values in parameters.items() for key, value in values.items()}
+
+
+def read_knobs(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the section `train` what that training read, for people: the rest shaped nothing. A file of weights goes by
+    its name: where it lay on this machine is nobody else's business.
+
+    >>> read_knobs({"fit": "logistic", "epochs": 30, "nuisances": 60, "weights_file": "/home/me/w.safetensors"})
+    {'fit': 'logistic', 'nuisances': 60, 'weights_file': 'w.safetensors'}
+    """
+    every = train.get("fit") != "logistic"
+    read = {name: value for name, value in train.items() if every or name in READ_BY_LOGISTIC}
+    return read | ({"weights_file": Path(read["weights_file"]).name} if read.get("weights_file") else {})
 
 
 def git_commit(folder: Path) -> str:

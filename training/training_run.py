@@ -29,7 +29,7 @@ from training.parameters import Parameters, TrainParameters
 from training.pretraining import check_unseen
 from training.sampling import side_of
 from training.splitting import check_leak, dealt_by
-from training.tracking import NAME, PARENT, flat, git_commit, open_run, unfinished_run
+from training.tracking import NAME, PARENT, flat, git_commit, open_run, read_knobs, unfinished_run
 from training.weights import first_network
 
 WEIGHTS, FACTS, CURVES = "weights.safetensors", "train.json", "curves.csv"
@@ -117,7 +117,8 @@ def run_training(
             import mlflow
 
             if going_on is None:
-                mlflow.log_params(flat(parameters.to_dict() | {"split": dealt_by(split_facts)}))
+                own = {"train": read_knobs(asdict(parameters.train)), "split": dealt_by(split_facts)}
+                mlflow.log_params(flat(parameters.to_dict() | own))
 
             def told(row: Row) -> None:
                 _tell(row, within.labels.get(NAME, ""))

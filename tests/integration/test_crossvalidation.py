@@ -2,23 +2,27 @@
 
 import copy
 import json
+import re
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from blastwatch.errors import DataError, LeakFound, UsageError
-from blastwatch.manifest import read_cells, read_split
+from blastwatch.manifest import read_cells, read_json, read_split
+from blastwatch.network import save_weights
 from blastwatch.package import PREDICTION_COLUMNS
 from tests.crossvalidations import SMALL, new_work, small_networks
 from tests.forkserver import forkserver
+from tests.trainings import small_network
 from training import fold_answers
 from training.crossvalidation import FIGURES, PAGE, run_crossvalidation
 from training.evaluation import run_evaluation
 from training.evidence import PREDICTIONS as PREDICTIONS_OF_ONE
 from training.experiment_commands import crossvalidate
 from training.loop import TrainingDiverged
-from training.parameters import EvaluateParameters
+from training.parameters import EvaluateParameters, load_parameters
+from training.pretraining import run_pretraining
 from training.recipes import read_recipes
 from training.training_run import Within
 
@@ -211,16 +215,53 @@ def test_bad_input_is_said_before_anything_is_trained(make, monkeypatch):
         work.run("split.folds=9")
     with pytest.raises(UsageError, match=r"reference to be one of the recipes resnet18 but got 'resnet50'"):
         work.run(reference="resnet50")
-    with pytest.raises(UsageError, match=r"weights for fold 0 at w-0\.pt"):
-        work.run("train.weights=file", "train.weights_file=w-{fold}.pt")
+    with pytest.raises(DataError, match=r"image\.size=64"):
+        work.run("image.size=64")
+    assert not work.out.exists()
+    with pytest.raises(UsageError, match=r"weights for fold 0 at w\.pt \(train\.weights_file\) but there is none\.$"):
+        work.run("train.weights=file", "train.weights_file=w.pt")
     seen = work.place / "seen.pt"
     seen.touch()
     seen.with_suffix(".json").write_text(json.dumps({"subjects": ["H5"]}))
     with pytest.raises(LeakFound, match="held out in this split, among them H5"):
         work.run("train.weights=file", f"train.weights_file={seen}")
-    with pytest.raises(DataError, match=r"image\.size=64"):
-        work.run("image.size=64")
-    assert not trained and not work.out.exists()
+    assert not trained and {path.name for path in work.out.iterdir()} == {".lock", "folds"}
+
+
+def test_weights_are_pretrained_on_the_folds_that_the_first_call_writes(make):
+    """As the documentation has it, and as the error says."""
+    work = make()
+    asked = ("train.weights=file", f"train.weights_file={work.place}/pre/{{fold}}/weights.safetensors")
+    told = f"blastwatch pretrain --split {work.out}/folds/0 --out {work.place}/pre/0"
+    with pytest.raises(UsageError, match=f"there is none. .*{re.escape(told)}$"):
+        work.run(*asked)
+    pretrained = load_parameters(None, [*SMALL, "train.architecture=resnet18", "pretrain.epochs=1",
+                                        "pretrain.batch_size=16", "pretrain.projector=16"])  # fmt: skip
+    for fold in range(3):
+        run_pretraining(
+            pretrained, work.settings, cells=work.cohort / "cells", pack=work.cohort / "pack",
+            split=work.out / f"folds/{fold}", out=work.place / f"pre/{fold}",
+        )  # fmt: skip
+    facts = work.run(*asked, "train.epochs=1")
+    assert len(facts["recipes"]["resnet18"]["folds"]) == 3
+    for fold in range(3):
+        trained = read_json(work.out / f"recipes/resnet18/{fold}/train/train.json", made_by="a test")
+        rows = read_split(work.cohort / "cells", work.out / f"folds/{fold}")
+        assert trained["initial_weights"]["source"] == "pretrained"
+        assert set(trained["initial_weights"]["subjects"]) == set(rows.loc[rows["side"] == "train", "subject"])
+
+
+def test_weights_of_unknown_origin_are_said_on_the_page(make, whole):
+    work, start = make(), make().place / "w.safetensors"
+    save_weights(small_network(), start)
+    facts = work.run("train.weights=file", f"train.weights_file={start}", "train.epochs=1", "train.keep=last")
+    assert {row["initial_weights"] for row in facts["recipes"]["resnet18"]["folds"]} == {"unknown"}
+    page = (work.out / PAGE).read_text()
+    assert page.index("Initial weights of unknown origin</strong> (resnet18)") < page.index("<h2>")
+    assert "none of its cells in training, nor is it known whether the initial weights of resnet18 had" in page
+    assert {row["initial_weights"] for row in whole[1]["recipes"]["resnet18"]["folds"]} == {"scratch"}
+    known = (whole[0].out / PAGE).read_text()
+    assert "unknown origin" not in known and "by a network that saw none of its cells. Intervals" in known
 
 
 def test_recipes_that_decide_in_their_own_ways_are_told_apart(make):

@@ -235,11 +235,18 @@ def evidence(*, auroc: float = 0.9, leaky: bool = False, patients: int = 5) -> d
             ],
             "conformal": {"error": 0.1, "classes": {"hem": covered, "all": covered | {"inside": False}}},
         },
-        "split": {"by": "group", "leaky": leaky, "parted_groups": ["1"], "crossing": 3, "sides": sides},
+        "split": {
+            "by": "group", "leaky": leaky, "parted_groups": ["1"], "crossing": 3, "sides": sides, "groups": {
+                "train": ["1", "2", "3"], "validation": ["4", "5", "6"], "calibration": ["7", "8", "9", "10"],
+                "test": ["11"]},
+        },
         "audit": {"findings": [{"kind": "near"}, {"kind": "exact"}, {"kind": "near"}], "groups": [["1", "2"], ["3"]]},
         "data": {"images": 320, "subjects": 33, "sources": {"fold 1": 120, "fold 0": 200}},
-        "params": {"train": {"balance": "subject", "weights": "scratch"}, "evaluate": {"resamples": 700}},
-    }
+        "params": {
+            "train": {"balance": "subject", "weights": "scratch"}, "evaluate": {"resamples": 700},
+            "package": {"ood_rate": 0.02},
+        },
+    }  # fmt: skip
 
 
 DRIFT = {"cells": 160, "groups": 16, "answered_groups": 8, "false_alarm_rate": 0.01, "enough_groups": True}
@@ -286,6 +293,51 @@ def test_card_says_what_another_camera_does():
         {k: v for k, v in known["metrics"].items() if k != "cameras"},
     ):
         assert "It was not measured" in model_card(facts(), known | {"metrics": metrics}, DRIFT)
+
+
+def test_card_says_which_cameras_the_last_layer_was_kept_from_reading():
+    known = evidence()
+    kept = "kept from reading these same simulations (strengths 0.5 and 1)"
+    assert "kept from reading" not in model_card(facts(), known, DRIFT)
+    known["params"]["train"] |= {"fit": "logistic", "nuisances": 60}
+    assert f"{kept}, so this is no test of an unseen camera." in model_card(facts(), known, DRIFT)
+    known["metrics"]["cameras"]["rows"] += [
+        {"name": "stain", "simulated": True, "figures": {}, "change": None},
+        {"name": "more contrast", "simulated": False, "figures": {}, "change": None},
+    ]
+    card = model_card(facts(), known, DRIFT)
+    assert f"{kept}, but for those that were not simulated in training (more contrast): these alone are a" in card
+    assert "no test of an unseen camera" not in card
+
+
+@pytest.mark.parametrize(("on", "said"), [
+    ("calibration", "from those of 7 validation and calibration patients than all but a share of 0.125 of a new"),
+    ("out-of-fold", "from those of 10 validation, calibration and (on axes fitted to the others) training patients "
+     "than all but a share of 0.091 of a new"),
+])  # fmt: skip
+def test_card_states_the_rate_of_strangers_that_its_patients_can_give(on, said):
+    """Seven patients can show a share of 1 / 8, whatever was asked for; enough of them what was asked for."""
+    known = evidence()
+    known["metrics"]["calibration"]["on"] = on
+    assert said in model_card(facts(), known, DRIFT)
+    known["split"]["groups"]["calibration"] = [str(number) for number in range(200)]  # of which 4 to 6 validate too
+    assert "a share of 0.020 of a new patient's cells" in model_card(facts(), known, DRIFT)
+    assert f"{200} validation" in model_card(facts(), known, DRIFT)
+
+
+def test_card_does_not_call_patients_unseen_where_the_initial_weights_may_have_seen_them():
+    known = evidence()
+    known["data"]["initial_weights"] = {"source": "unknown", "name": "w.pth", "digest": "0" * 64}
+    card = model_card(facts(), known, DRIFT)
+    assert "nothing before had read" not in card
+    assert "of 8 patients, of whom it is not known whether the initial weights had seen them." in card
+    assert card.index("**Initial weights of unknown origin.**") < card.index("## Intended use")
+    leaky = evidence(leaky=True)
+    leaky["data"] = known["data"]
+    assert "some of whom were trained on" in model_card(facts(), leaky, DRIFT)
+    known["data"]["initial_weights"]["source"] = "imagenet"
+    card = model_card(facts(), known, DRIFT)
+    assert "nothing before had read" in card and "unknown origin" not in card
 
 
 def test_card_says_where_too_few_patients_were_answered_for_the_thresholds():

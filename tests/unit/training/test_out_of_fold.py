@@ -82,6 +82,24 @@ def test_all_of_them_decide_and_nothing_is_called_proven(work, tmp_path):
     pd.testing.assert_frame_equal(table.reset_index(drop=True), pd.read_parquet(tmp_path / "test_predictions.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("start", "side"), [({"source": "unknown", "name": "w.pth"}, None), (None, "train"), (None, "validation")]
+)
+def test_nothing_is_called_proven_of_patients_whom_the_network_may_have_seen(work, tmp_path, start, side):
+    """They answer for the next patient only as long as they are as new to the network."""
+    folder, places = work
+    packed, rows = open_pack(places["pack"], read_cells(places["cells"])), read_split(places["cells"], places["split"])
+    facts = json.loads((folder / "train/train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(facts | ({"initial_weights": start} if start else {})))
+    if side:
+        group = rows.loc[rows["side"] == "calibration", "group"].iloc[0]
+        rows.loc[rows.index[rows["side"] == side][0], "group"] = group
+    answer = answering(read_trained(folder / "train")[0], packed)
+    held, logits, proven = calibrating_cells(answer, rows, tmp_path, "calibration")
+    assert not proven
+    assert fit(held, logits, BY_BOTH, proven=proven).conformal.guaranteed == {"hem": 1.0, "all": 1.0}
+
+
 def test_answers_that_are_not_there_or_of_another_split(work, tmp_path):
     with pytest.raises(UsageError, match=r"train\.fit=logistic leaves it"):
         asked(work, "out-of-fold", trained=tmp_path)
@@ -111,7 +129,7 @@ def test_weights_that_have_seen_training_patients_calibrate_on_none_of_them(work
         return
     with pytest.raises(LeakFound, match=message):
         asked(work, "out-of-fold", trained=trained)
-    assert asked(work, "calibration", trained=trained)[0][2]
+    assert asked(work, "calibration", trained=trained)[0][2] is (start["source"] == "pretrained")
 
 
 def test_a_training_of_the_whole_network_leaves_none(work):

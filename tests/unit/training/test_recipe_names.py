@@ -3,6 +3,7 @@
 import pytest
 
 from blastwatch.errors import UsageError
+from training.crossvalidation import UNREAD, _own, differing
 from training.recipes import read_recipes
 
 
@@ -50,6 +51,49 @@ def test_what_is_no_recipe_is_said(given, said):
 
 def test_recipes_that_differ_in_what_a_last_layer_does_not_read_are_one():
     at_once = ["train.fit=logistic", "train.weights=imagenet"]
-    with pytest.raises(UsageError, match=r"a and b have the same parameters, of those that train\.fit=logistic reads"):
+    with pytest.raises(UsageError, match=r"a and b have the same parameters, .* of train\.fit=logistic reads"):
         read_recipes(None, at_once, named=["a:train.epochs=3", "b:train.epochs=4"])
     assert len(read_recipes(None, at_once, named=["a:train.seed=3", "b:train.seed=4"])) == 2
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["operating=sensitivity", "sensitivity=0.8", "camera_cells=0", "resamples=30", "permutations=200", "seed=7"],
+)
+def test_recipes_that_differ_in_what_a_cross_validation_does_not_read_are_one(own):
+    with pytest.raises(UsageError, match=r"a and b have the same parameters, of those that a cross-validation of "):
+        names(named=["a", f"b:evaluate.{own}"])
+    assert names(named=["a", f"b:evaluate.{own},evaluate.error=0.2"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("own", ["error=0.2", "conformal=pooled", "calibrate_on=out-of-fold"])
+def test_recipes_that_decide_in_their_own_ways_are_two(own):
+    assert names(named=["a", f"b:evaluate.{own}"]) == ["a", "b"]
+
+
+def parameters_of(*named):
+    """Recipes as `crossvalidation.json` has them, beside a baseline."""
+    recipes = read_recipes(None, [], named=named)
+    return {recipe.name: {"parameters": _own(recipe)} for recipe in recipes} | {"sizes": {"parameters": {}}}
+
+
+def test_a_comparison_tells_the_knobs_that_its_trainings_read():
+    probe = "train.fit=logistic,train.weights=imagenet"
+    found = parameters_of(f"plain:{probe}", f"kept:{probe},train.nuisances=60")
+    assert found["plain"]["parameters"]["train"]["nuisances"] == 0
+    assert not {"epochs", "augment"} & set(found["kept"]["parameters"]["train"])
+    assert differing(found) == {"train.nuisances": {"plain": 0, "kept": 60}}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_knob_that_one_of_them_does_not_read_is_one_in_which_they_differ(turned):
+    named = ["probe:train.fit=logistic,train.weights=imagenet", "long:train.epochs=50"]
+    found = differing(parameters_of(*(named[::-1] if turned else named)))
+    assert found["train.epochs"] == {"probe": UNREAD, "long": 50}
+    assert found["train.fit"] == {"probe": "logistic", "long": "gradient"}
+    assert not {"train.seed", "evaluate.error"} & set(found)
+
+
+def test_recipes_that_differ_in_where_their_weights_lie_are_told_apart():
+    found = parameters_of(*(f"{name}:train.weights=file,train.weights_file={name}/{{fold}}/w.pt" for name in "ab"))
+    assert differing(found) == {"train.weights_file": {"a": "a/{fold}/w.pt", "b": "b/{fold}/w.pt"}}

@@ -44,14 +44,14 @@ def evaluated(cohort, tmp_path_factory):
 
 @pytest.fixture
 def written(evaluated, tmp_path):
-    """Writes the page with changed metrics or split facts."""
+    """Writes the page with changed metrics, or changed facts of the split or the training."""
 
-    def write(split=(), **changes):
+    def write(split=(), training=(), **changes):
         metrics, facts = evaluated
         pictures = {name: tmp_path / f"{name}.png" for name in PICTURES}
         for path in pictures.values():
             path.write_bytes(pixel())
-        told = facts | {"split": facts["split"] | dict(split)}
+        told = facts | {"split": facts["split"] | dict(split), "training": facts["training"] | dict(training)}
         return write_report(metrics | changes, told, pictures, tmp_path / "report.html")
 
     return write
@@ -94,6 +94,35 @@ def test_the_page_says_what_another_camera_does(written, evaluated):
         assert f'<th scope="row">{row["name"].replace("_", " ")}</th>' in text
         assert f"{row['change']['value']:+.3f} ({row['change']['low']:+.3f}" in text
     assert "Under another camera" not in written(cameras=None).read_text()
+
+
+def test_the_page_says_which_cameras_the_last_layer_was_kept_from_reading(written, evaluated):
+    assert "kept from reading" not in written().read_text()
+    kept = {"parameters": {"fit": "logistic", "nuisances": 60, "weights": "imagenet", "weights_file": ""}}
+    said = "those that were not simulated in training (gamma of 0.7, half as colourful, more contrast): these alone"
+    assert said in written(training=kept).read_text()
+    found = evaluated[0]["cameras"]
+    older = [{name: value for name, value in row.items() if name != "simulated"} for row in found["rows"]]
+    text = written(training=kept, cameras=found | {"rows": older}).read_text()
+    assert "(strengths 0.5 and 1), so this is no test of an unseen camera." in text
+
+
+def test_the_page_tells_what_the_training_read_and_not_where_its_weights_lay(written):
+    knobs = {"fit": "logistic", "epochs": 30, "weights": "file", "weights_file": "/home/somebody/ward3/w.safetensors"}
+    text = written(training={"parameters": knobs}).read_text()
+    assert "weights_file w.safetensors" in text and "somebody" not in text
+    assert "fit logistic" in text and "epochs 30" not in text and "best epoch" not in text
+    text = written(training={"parameters": knobs | {"fit": "gradient"}}).read_text()
+    assert "epochs 30" in text and "best epoch 3 of 4" in text
+
+
+def test_initial_weights_of_unknown_origin_are_said_before_any_figure(written):
+    start = {"source": "unknown", "name": "w.pth", "digest": "0" * 64}
+    text = written(training={"initial_weights": start}).read_text()
+    assert text.index("What those of w.pth had seen is not known") < text.index("<h2>")
+    assert "of whom it is not known whether the initial weights had seen them" in text
+    assert "nothing before had read" not in text
+    assert "unknown origin" not in written(training={"initial_weights": start | {"source": "imagenet"}}).read_text()
 
 
 def test_synthetic_and_leaky_are_said_before_any_figure(written):

@@ -13,6 +13,7 @@ from monitoring.shifts import SHIFTS, shift
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
 from training.robustness import camera_figures
+from training.unsimulated import UNSIMULATED
 
 CAMERA = Preprocessing(crop=320, size=320)
 
@@ -74,7 +75,8 @@ def test_each_figure_is_that_of_the_shifted_cells(look, network, tested, root, p
     parameters = EvaluateParameters(resamples=50, camera_cells=10_000)
     found = look(resamples=50, camera_cells=10_000)
     assert (found["cells"], found["patients"]) == (len(tested), tested["group"].nunique())
-    assert [row["name"] for row in found["rows"]] == list(SHIFTS)
+    assert [row["name"] for row in found["rows"]] == [*SHIFTS, *UNSIMULATED]
+    assert [row["name"] for row in found["rows"] if not row["simulated"]] == list(UNSIMULATED)
     crops = packed.crops[packed.rows_of(tested["path"].tolist())]
     plain = accuracies(network, tested, crops, packed)
     assert found["plain"]["mean_accuracy"]["value"] == pytest.approx(np.mean(list(plain.values())))
@@ -83,7 +85,11 @@ def test_each_figure_is_that_of_the_shifted_cells(look, network, tested, root, p
     for row in found["rows"]:
         random = np.random.default_rng(parameters.seed)
         taken = [crop_cell(decode((root / path).read_bytes()), CAMERA) for path in tested["path"]]
-        shown = [crop_cell(shift(image, row["name"], 1.0, random=random), packed.preprocessing) for image in taken]
+        changed = [
+            shift(image, row["name"], 1.0, random=random) if row["simulated"] else UNSIMULATED[row["name"]](image)
+            for image in taken
+        ]
+        shown = [crop_cell(image, packed.preprocessing) for image in changed]
         moved = accuracies(network, tested, shown, packed)
         assert row["figures"]["mean_accuracy"]["value"] == pytest.approx(np.mean(list(moved.values())))
         assert row["change"]["value"] == pytest.approx(np.mean([moved[one] - plain[one] for one in plain]))

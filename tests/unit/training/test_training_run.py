@@ -7,7 +7,7 @@ from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json
 from tests.trainings import small_network
 from training import fold_answers
 from training.pack import open_pack
-from training.parameters import load_parameters
+from training.parameters import READ_BY_LOGISTIC, load_parameters
 from training.tracking import PARENT
 from training.training_run import APART, FACTS, Within, run_training
 
@@ -114,3 +114,13 @@ def test_a_run_says_by_what_its_split_was_dealt_and_not_what_the_parameters_say_
     assert dealt["seed"] != PARAMETERS.split.seed
     for name, value in (dealt["fractions"] | {"seed": dealt["seed"], "fold": dealt["fold"]}).items():
         assert run.data.params[f"split.{name}"] == str(value)
+
+
+def test_a_run_lists_the_knobs_that_its_training_read(settings, cohort, tmp_path):
+    probe = ["image.size=32", "train.fit=logistic", "train.weights=imagenet", "train.precision=fp32"]
+    parameters = load_parameters(None, [*probe, "train.architecture=efficientnet_lite0_early"])
+    places = {name: cohort / name for name in ("cells", "split", "pack")}
+    run_training(parameters, settings, **places, out=tmp_path / "out")
+    [run] = runs_of(settings)
+    listed = {name.removeprefix("train.") for name in run.data.params if name.startswith("train.")}
+    assert listed == set(READ_BY_LOGISTIC)
