@@ -1,7 +1,10 @@
 """Addresses: what one says of the connection, how it is shown, and whether it is free."""
 
+import ipaddress
 import re
 import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from blastwatch.errors import BlastwatchError
 
@@ -13,6 +16,44 @@ def encrypted(address: str) -> bool:
     there is no TLS.
     """
     return not address.lower().startswith("http://")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address. A name other than localhost may be anybody's."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def past_proxies(address: str) -> dict[str, None]:
+    """The value of httpx' `mounts`: what stays on this machine goes to no proxy of the environment (HTTP_PROXY).
+
+    httpx makes no exception for the loopback, so cells and keys would go to whoever the proxy is. Its `trust_env=False`
+    would leave out SSL_CERT_FILE too.
+
+    >>> past_proxies("http://127.0.0.1:3000"), past_proxies("https://cells.lab")
+    ({'all://127.0.0.1': None}, {})
+    """
+    try:
+        host = urlsplit(address).hostname or ""
+    except ValueError:  # no address: whoever asks there is told so by httpx
+        return {}
+    return {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else {}
+
+
+def unproxied(environment: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY of an environment with the loopback in it, in both spellings: of two, each library reads another.
+
+    For MLflow and for child processes, which are told in no other way.
+    """
+    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    if hosts != ["*"]:
+        hosts += [host for host in ("127.0.0.1", "localhost", "::1") if host not in hosts]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
 
 
 # An account before the host: NAME:PASSWORD, also with a stroke or an @ in the password (but no port), or all before @.

@@ -9,6 +9,7 @@ from typing import ClassVar
 import click
 
 from blastwatch import DISCLAIMER, __version__
+from blastwatch.addresses import unproxied
 from blastwatch.errors import BlastwatchError
 
 
@@ -82,6 +83,7 @@ def main() -> None:
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
+    os.environ.update(unproxied(os.environ))
     try:
         blastwatch(standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -10,7 +10,7 @@ from blastwatch.comparison import compare
 from blastwatch.engine_gates import engine_gates
 from blastwatch.engines import choose
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, PackageError, SignatureInvalid
+from blastwatch.errors import BlastwatchError, DataError, PackageError, SignatureInvalid, VersionNotFound
 from blastwatch.evidence_gates import (
     audit_gate,
     baseline_gate,
@@ -33,12 +33,14 @@ from blastwatch.registry import CHAMPION, Registry
 __all__ = ["GATES", "Gate", "evaluate"]
 
 
-def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | None, actor: str) -> list[Gate]:
+def evaluate(
+    registry: Registry, entry: Entry, policy: Policy, cells: Path | None, actor: str, *, key: str = ""
+) -> list[Gate]:
     """Judge a version by every gate, in the order of `GATES`; by `digests` alone where its files were changed.
 
     Args:
         cells: imported data set, for test cells that the champion was never tested on.
-        actor: who would promote it.
+        actor: who would promote it. key: fingerprint of the key that would sign it, "" where that is not known.
 
     Raises:
         RegistryError: where the registry cannot be read. A version that fails is no error.
@@ -53,6 +55,8 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
     except PackageError as error:
         return [Gate(name="digests", passed=False, value=str(error), limit=intact)]
     engine, threads = choose(registry.settings.engine, package), registry.settings.threads
+    # The key that is made under home is that of everybody there; a key in a team's folder is that of one person.
+    one_key = bool(registry.settings.trusted_keys and known and key == known.key)
     latency, golden = engine_gates(package, policy, engine, threads=int(threads) if threads else None)
     return [
         Gate(name="digests", passed=True, value=package.digest[:12], limit=intact),
@@ -70,7 +74,7 @@ def evaluate(registry: Registry, entry: Entry, policy: Policy, cells: Path | Non
         *reference_gates(package, policy),
         card_gate((package.folder / CARD).read_text(), policy),
         golden,
-        two_persons_gate(known.who if known else "", actor, policy),
+        two_persons_gate(known.who if known else "", actor, policy, one_key=one_key),
         champion_gate(registry, package, policy.non_inferiority, cells),
     ]
 
@@ -85,37 +89,47 @@ def signature_gate(registry: Registry, entry: Entry) -> Gate:
     return Gate(name="signature", passed=True, value="valid", limit=limit)
 
 
-def two_persons_gate(registered_by: str, actor: str, policy: Policy) -> Gate:
-    """Who registered a version, as the history says, does not promote it alone; "" is nobody known."""
+def two_persons_gate(registered_by: str, actor: str, policy: Policy, *, one_key: bool) -> Gate:
+    """Who registered a version, as the history says, does not promote it alone; "" is nobody known.
+
+    Args:
+        one_key: both steps are signed with one person's key, whatever names they go by.
+    """
     value = f"registered by {registered_by or 'nobody known'}, promoted by {actor or 'nobody known'}"
+    value += ", both with one key" if one_key else ""
     if not policy.two_person:
         return Gate(name="two-persons", passed=True, value=value, limit=OFF)
-    two = bool(registered_by and actor) and registered_by != actor
+    two = bool(registered_by and actor) and registered_by != actor and not one_key
     return Gate(name="two-persons", passed=two, value=value, limit="two persons")
 
 
 def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority, cells: Path | None) -> Gate:
-    """The candidate is not inferior to the present champion, see `blastwatch.noninferiority`."""
+    """The candidate is not inferior to the present champion, see `blastwatch.noninferiority`.
+
+    Which version and which package that is says the history: whoever may write to MLflow sets its alias and its tags.
+    """
     name, margin = "non-inferiority", policy.margin
     if margin is None:
         return Gate(name=name, passed=True, value="not compared", limit=OFF)
-    try:
-        champion = registry.fetch(CHAMPION)
-    except AliasNotSet as error:
-        if CHAMPION in history.aliases(registry.records()):
-            return _incomparable(error, margin)  # it was deleted in MLflow, or its alias was
+    word = history.words(registry.records()).get(CHAMPION)
+    if word is None:
         return Gate(name=name, passed=True, value="no champion yet", limit=-margin, bound=AT_LEAST)
-    except PackageError as error:
-        return _incomparable(error, margin)
     try:
-        found = compare(candidate, champion.package, read_cells(cells) if cells else None)
-    except (DataError, PackageError) as error:
+        champion = registry.entry(word.after)
+        if champion.digest != word.digest:
+            raise PackageError(
+                f"version {champion.version} became champion as package {word.digest[:12]} but MLflow has it as "
+                f"{champion.digest[:12]}. Look with: blastwatch registry verify"
+            )
+        package = registry.fetch_entry(champion)
+        found = compare(candidate, package, read_cells(cells) if cells else None)
+    except (VersionNotFound, DataError, PackageError) as error:  # the first: it was deleted in MLflow
         return _incomparable(error, margin)
     counts = found.answers.drop_duplicates(["patient", "label"])["label"].value_counts()
     compared = {label: int(counts.get(label, 0)) for label in (noninferiority.ILL, noninferiority.HEALTHY)}
     told = " and ".join(f"{count} {label}" for label, count in compared.items())
     note = (
-        f"against version {champion.entry.version}: {len(found.answers)} cells of {told} patients, "
+        f"against version {champion.version}: {len(found.answers)} cells of {told} patients, "
         f"{len(found.left_out)} patients left out because one of the two was trained on them, "
         f"{found.read_again} cells read again"
     )

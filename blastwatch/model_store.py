@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastwatch.addresses import encrypted, shown
+from blastwatch.addresses import encrypted, past_proxies, shown
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
 from blastwatch.package import Package
@@ -21,6 +21,7 @@ from blastwatch.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy import Engine
 
 REACH_TIMEOUT = 5.0  # seconds that a server gets to answer /health
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
@@ -201,8 +202,12 @@ class ModelStore:
         check_reachable(self.settings)
         from mlflow.exceptions import MlflowException
 
-        try:
-            yield self._client
+        from blastwatch.database import translated
+
+        what = f"MLflow's store {self.settings.tracking_shown}"
+        try:  # what MLflow meets while it opens a database comes as it is, all later errors of one as its own
+            with translated(what, unavailable=RegistryUnreachable, refused=RegistryError):
+                yield self._client
         except MlflowException as error:
             raise self._ours(error) from error
 
@@ -218,7 +223,8 @@ class ModelStore:
 
 
 def check_reachable(settings: Settings) -> None:
-    """Raise `RegistryUnreachable` within seconds where no MLflow server answers; MLflow alone retries for minutes.
+    """Raise `RegistryUnreachable` within seconds where no MLflow server, or no PostgreSQL that is its store, answers;
+    MLflow alone retries for minutes.
 
     A proxy that answers for a server that is down (502, 503) is no server.
 
@@ -227,17 +233,37 @@ def check_reachable(settings: Settings) -> None:
     tracking_uri = settings.tracking_uri
     if settings.embedded_registry:
         open_embedded(settings)
+    if tracking_uri.startswith("postgresql"):
+        _check_database(settings)
     if not tracking_uri.startswith(("http://", "https://")):
         return
     import httpx
 
     try:
         health = f"{tracking_uri.rstrip('/')}/health"
-        answer = httpx.get(health, timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri))
+        mounts = past_proxies(tracking_uri)
+        with httpx.Client(timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri), mounts=mounts) as caller:
+            answer = caller.get(health)
     except httpx.HTTPError as error:
         raise _away(settings, str(error)) from error
     if answer.is_server_error:
         raise _away(settings, f"HTTP {answer.status_code}")
+
+
+def _check_database(settings: Settings) -> None:
+    """Ask the PostgreSQL that is MLflow's store whether it is there, over a connection of our own that is kept."""
+    from blastwatch.database import translated
+
+    what = f"MLflow's store {settings.tracking_shown}"
+    with translated(what, unavailable=RegistryUnreachable, refused=RegistryError):
+        _engine(settings.tracking_uri).connect().close()
+
+
+@cache
+def _engine(tracking_uri: str) -> "Engine":
+    from blastwatch.database import create
+
+    return create(tracking_uri, "MLFLOW_TRACKING_URI", unavailable=RegistryUnreachable)
 
 
 def _away(settings: Settings, why: str) -> RegistryUnreachable:

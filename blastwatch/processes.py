@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from blastwatch.addresses import encrypted
+from blastwatch.addresses import encrypted, past_proxies
 from blastwatch.errors import BlastwatchError
 
 GRACE = 15.0  # seconds between the request to stop and the kill
@@ -69,12 +69,13 @@ class Processes:
         import httpx
 
         end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            self.check(name)
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(address, timeout=5, verify=encrypted(address)).is_success:
-                    return
-            time.sleep(0.2)
+        with httpx.Client(timeout=5, verify=encrypted(address), mounts=past_proxies(address)) as caller:
+            while time.monotonic() < end:
+                self.check(name)
+                with contextlib.suppress(httpx.HTTPError):
+                    if caller.get(address).is_success:
+                        return
+                time.sleep(0.2)
         raise ProcessFailed(f"{name} did not answer at {address} within {timeout:g} s.\n{self._tail(name)}")
 
     def check(self, name: str) -> None:

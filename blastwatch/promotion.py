@@ -9,13 +9,22 @@ from typing import Any
 
 from blastwatch import history
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, PromotionRefused, UsageError
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    NotPermitted,
+    PackageError,
+    PromotionRefused,
+    SettingsError,
+    UsageError,
+)
 from blastwatch.gates import GATES, Gate, evaluate
 from blastwatch.history import ALIASES, CHALLENGER, CHAMPION
 from blastwatch.policy import Policy, load_policy
-from blastwatch.recording import Writer
+from blastwatch.recording import Writer, check_reason
 from blastwatch.registry import Registry, parse_ref
-from blastwatch.signing import PROMOTER
+from blastwatch.settings import Settings
+from blastwatch.signing import PROMOTER, TRAINER, open_signer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +76,13 @@ def judge(registry: Registry, ref: str, *, cells: Path | None) -> Judgement:
         cells: imported data set, for test cells that the champion was never tested on.
 
     Raises:
-        AliasMoved: the champion's alias was moved behind the registry's back, so what to compare with is not known.
+        AliasMoved: the champion's alias was moved behind the registry's back, so what to compare with is not known; or
+            the one that was asked for was.
     """
-    policy, entry = load_policy(registry.settings.policy), registry.entry(ref)
+    policy, entry = load_policy(registry.settings.policy), unmoved(registry, ref)
     check_alias(registry, registry.records())
-    gates = evaluate(registry, entry, policy, cells, registry.settings.actor)
+    key = _key_of(registry.settings)
+    gates = evaluate(registry, entry, policy, cells, registry.settings.actor, key=key)
     return Judgement(version=entry.version, passed=all(gate.stands for gate in gates), gates=gates)
 
 
@@ -85,7 +96,8 @@ def promote(
         override: gates that may fail this once; stands in the history for ever.
 
     Raises:
-        UsageError: the version serves already, a gate may not be overridden, or the reason that is needed is missing.
+        UsageError: the version serves already, a gate may not be overridden, or the reason is missing or cannot be
+            written down.
         AliasMoved: the alias was moved behind the registry's back, or by somebody else since this was asked for.
         NotPermitted: the key or the account may not promote.
     """
@@ -103,7 +115,8 @@ def promote(
         entry = _asked(registry, ref, asked_of)
         if CHAMPION in entry.aliases:
             raise UsageError(f"Version {entry.version} already is the champion.")
-        gates = _waive(evaluate(registry, entry, policy, cells, registry.settings.actor), waived)
+        key, actor = writer.signer.fingerprint, registry.settings.actor
+        gates = _waive(evaluate(registry, entry, policy, cells, actor, key=key), waived)
         result = Promotion(version=entry.version, promoted=all(gate.stands for gate in gates), gates=gates)
         rows = [asdict(gate) for gate in gates]
         if result.promoted:
@@ -112,6 +125,24 @@ def promote(
         else:
             writer.note("refuse", entry, why=reason, gates=rows)
     return result
+
+
+def unmoved(registry: Registry, ref: str) -> Entry:
+    """The version that a reference names. Raises `AliasMoved` where that is an alias that the history has elsewhere."""
+    entry, alias = registry.entry(ref), parse_ref(ref, registry.name)
+    if alias in entry.moved:
+        raise _moved(alias, entry.version, entry.moved[alias])
+    return entry
+
+
+def _key_of(settings: Settings) -> str:
+    """Fingerprint of the key of one's own that would sign here, "" where there is none: no key is needed to ask."""
+    if settings.signing_key is None or settings.trusted_keys is None:
+        return ""
+    try:
+        return open_signer(settings, TRAINER).fingerprint
+    except (NotPermitted, SettingsError):
+        return ""
 
 
 def _named(registry: Registry, ref: str) -> str:
@@ -124,8 +155,8 @@ def _named(registry: Registry, ref: str) -> str:
 
 
 def _asked(registry: Registry, ref: str, asked_of: str) -> Entry:
-    """The version that a reference names, as long as it is the one that it named before. Raises `AliasMoved`."""
-    entry = registry.entry(ref)
+    """As `unmoved`, as long as it is the version that it named before. Raises `AliasMoved`."""
+    entry = unmoved(registry, ref)
     _check_unmoved(parse_ref(ref, registry.name), asked_of, entry.version)
     return entry
 
@@ -163,7 +194,8 @@ def _check_waived(names: tuple[str, ...], policy: Policy) -> None:
 
 
 def _check_reason(reason: str, policy: Policy) -> None:
-    """Raise `UsageError` where the policy wants one and none was given."""
+    """Raise `UsageError` where it cannot be written down, or where the policy wants one and none was given."""
+    check_reason(reason)
     if policy.require_reason and not reason.strip():
         raise UsageError(
             "Expected --reason TEXT: the policy says require_reason, so whoever moves an alias says why. It stands in "
@@ -332,7 +364,11 @@ def check_alias(registry: Registry, records: Sequence[history.Record]) -> None:
     found = model.aliases.get(CHAMPION, "") if model else ""
     expected = history.aliases(records).get(CHAMPION, "")
     if found != expected and (found or registry.store.has(expected)):
-        raise AliasMoved(
-            f"The alias champion stands on version {found or 'none'} but the history says {expected or 'none'}: it was "
-            "moved behind the registry's back. Put it back: blastwatch registry restore"
-        )
+        raise _moved(CHAMPION, found, expected)
+
+
+def _moved(alias: str, found: str, expected: str) -> AliasMoved:
+    return AliasMoved(
+        f"The alias {alias} stands on version {found or 'none'} but the history says {expected or 'none'}: it was "
+        "moved behind the registry's back. Put it back: blastwatch registry restore"
+    )

@@ -10,6 +10,7 @@ head that MLflow mirrors shows a cut tail: the history alone could not. The sign
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,7 +26,8 @@ from blastwatch.signing import Signer, TrustedKeys
 ALIAS_TAG = "blastwatch.alias."
 ENTRY_TAG = "blastwatch.history."
 HEAD_TAG = "blastwatch.history.head"
-_LONGEST_WHY = 1000  # MLflow's tags in PostgreSQL hold 5,000 characters
+LONGEST_TAG = 5000  # characters, as MLflow's tags of a model hold them in PostgreSQL
+_LONGEST_WHY = 1000  # characters; what JSON escapes is mirrored with up to four
 
 
 class Writer:
@@ -138,8 +140,7 @@ class Writer:
         gates: Sequence[Mapping[str, Any]] = (),
         overridden: Sequence[str] = (),
     ) -> Record:
-        if len(why) > _LONGEST_WHY:
-            raise UsageError(f"Expected a reason of at most {_LONGEST_WHY} characters but got {len(why)}.")
+        check_reason(why)
         last = self.records[-1] if self.records else None
         # What a version was registered with was signed then; MLflow's tags may have been changed since.
         made = history.registered(self.records, entry.version) or entry
@@ -166,6 +167,12 @@ class Writer:
         body = history.body_of(record)
         digest = history.hash_of(body)
         row = Row(record.number, body, report, digest, self.signer.sign(history.statement(digest)))
+        length = len(_mirrored(row))
+        if length > LONGEST_TAG:  # else it stood in the history, MLflow could never be told, and no writer got past it
+            raise UsageError(
+                f"Expected an entry of at most {LONGEST_TAG} characters, as MLflow's tags hold, but this one has "
+                f"{length}: give a shorter reason, or one with fewer quotes and backslashes. No entry was written."
+            )
         self._ledger.append(row)
         self._rows.append(row)
         self.records.append(record)
@@ -217,6 +224,15 @@ class Writer:
             self._store.set_alias(alias, version)
         elif alias in carried:
             self._store.delete_alias(alias)
+
+
+def check_reason(why: str) -> None:
+    """Raise `UsageError` for a reason that an entry cannot hold; to be asked before gates are judged for minutes."""
+    if len(why) > _LONGEST_WHY:
+        raise UsageError(f"Expected a reason of at most {_LONGEST_WHY} characters but got {len(why)}.")
+    wrong = [sign for sign in why if sign not in "\n\r\t" and unicodedata.category(sign) in ("Cc", "Cs")]
+    if wrong:
+        raise UsageError(f"Expected a reason in UTF-8 without control characters but got {wrong[0]!a} in it.")
 
 
 def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:

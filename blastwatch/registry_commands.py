@@ -1,6 +1,7 @@
 """`blastwatch registry`: register, look, promote, roll back, and tell what served when."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import click
 
 from blastwatch import history
 from blastwatch.console import json_option, print_json, say
-from blastwatch.errors import UsageError
+from blastwatch.errors import SettingsError, SignatureInvalid, UsageError
 from blastwatch.gate import OFF, Gate, table_of
 from blastwatch.settings import load
 
@@ -195,7 +196,8 @@ def restore(reason: str, as_json: bool) -> None:
 @json_option
 def show_history(at: str | None, as_json: bool) -> None:
     """Tell what happened to the versions, oldest first; with --at, what served then and who made it so."""
-    rows = _registry().ledger.rows()
+    found = _registry()
+    rows = found.ledger.rows()
     if at is not None:
         told = history.told(rows, history.parse_time(at))
         if as_json:
@@ -207,13 +209,25 @@ def show_history(at: str | None, as_json: bool) -> None:
     if as_json:
         print_json([record.to_dict() for record in records])
         return
+    keys = _key_names(found, records)
     for row, record in zip(rows, records, strict=True):
-        click.echo(_record_line(record, history.failed_gates(row) if record.action == "refuse" else []))
+        failed = history.failed_gates(row) if record.action == "refuse" else []
+        click.echo(_record_line(record, failed, key=keys.get(record.key, "")))
     if not records:
         say("Nothing has happened yet. Register a version: blastwatch registry register PACKAGE")
 
 
-def _record_line(record: history.Record, failed: Sequence[str] = ()) -> str:
+def _key_names(found: "Registry", records: Sequence[history.Record]) -> dict[str, str]:
+    """Names of the trusted keys that signed, by fingerprint, where a team has them; of others `verify` tells."""
+    names = {}
+    for fingerprint in {record.key for record in records} if found.settings.trusted_keys else ():
+        with suppress(SettingsError, SignatureInvalid):
+            names[fingerprint] = found.trusted.find(fingerprint).name
+    return names
+
+
+def _record_line(record: history.Record, failed: Sequence[str] = (), *, key: str = "") -> str:
+    """An entry for a person. `key`: the name of the key that it says signed it, "" for an unknown one."""
     moved = f"{record.alias} {record.before or 'none'} -> {record.after or 'none'}" if record.alias else ""
     overridden = f"OVERRIDDEN: {', '.join(record.overridden)}" if record.overridden else ""
     refused = f"failed: {', '.join(failed)}" if failed else ""
@@ -221,7 +235,7 @@ def _record_line(record: history.Record, failed: Sequence[str] = ()) -> str:
     parts = (
         f"{record.number:>4}",
         record.time,
-        record.who,
+        record.who + (f" (key of {key})" if key not in ("", record.who) else ""),
         f"{record.action} {record.version}",
         moved,
         overridden,
@@ -271,14 +285,24 @@ def verify(no_files: bool, as_json: bool) -> None:
 @click.option(
     "--new", type=click.Path(path_type=Path, dir_okay=False), help="Make a new private key in this file first."
 )
-def key(new: Path | None) -> None:
-    """Print the public half of the signing key, for the folder of trusted keys (as ROLE/NAME.pem)."""
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it to this file, and make its folder; else print it.",
+)
+def key(new: Path | None, out: Path | None) -> None:
+    """Tell the public half of the signing key, for the folder of trusted keys (as ROLE/NAME.pem)."""
     from blastwatch import signing
+    from blastwatch.private_file import replace as replace_file
 
+    if new is not None and new.exists():
+        raise UsageError(f"Expected a new file for the private key but {new} is there already.")
+    if out is not None and out.exists() and out.stat().st_size:  # an empty one is what a shell's > left
+        raise UsageError(f"Expected a new file for the public key but {out} is there already.")
     if new is not None:
-        if new.exists():
-            raise UsageError(f"Expected a new file for the private key but {new} is there already.")
         signing.make_private(new)
-        click.echo(signing.pem_of(new), nl=False)
-        return
-    click.echo(signing.public_pem(load()), nl=False)
+    public = signing.pem_of(new) if new is not None else signing.public_pem(load())
+    if out is None:
+        click.echo(public, nl=False)
+    else:
+        replace_file(out, public.encode(), mode=0o644)

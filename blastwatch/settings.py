@@ -119,6 +119,7 @@ class Setting:
 
 IMAGE_POLICIES = KEEP_NEVER, KEEP_SAMPLED, KEEP_REFERRED = "never", "sampled", "referred"
 UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
+LONGEST_ACTOR = 255
 PREFIX = "BLASTWATCH_"
 NO_SETTINGS = (
     "BLASTWATCH_FINDING", "BLASTWATCH_KEYLESS", "BLASTWATCH_LIVE", "BLASTWATCH_SETTLED",
@@ -321,13 +322,31 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     values["patient_salt"] = values["patient_salt"] or home / "patient.salt"
     values["audit_log"] = values["audit_log"] or str(home / "logs" / "audit.jsonl")
     # An account of MLflow's is checked by its server; a name in the environment by nobody.
-    values["actor"] = source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or getpass.getuser()
+    values["actor"] = _actor(source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or _login())
     if values["threads"]:
         try:
             _count(values["threads"])
         except ValueError as error:
             raise SettingsError(f"BLASTWATCH_THREADS={values['threads']!r} cannot be used: {error}.") from error
     return Settings(**values)
+
+
+def _login() -> str:
+    """The login name; a container may run under a number that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _actor(name: str) -> str:
+    """A name that an entry of the history can hold. Raises `SettingsError`."""
+    if len(name) > LONGEST_ACTOR or not name.isprintable():
+        raise SettingsError(
+            f"Expected a name of at most {LONGEST_ACTOR} printable characters for who acts on the registry but got "
+            f"{len(name)}: {name[:40]!a}. It is MLFLOW_TRACKING_USERNAME, else BLASTWATCH_ACTOR, else the login name."
+        )
+    return name
 
 
 def _check_known(source: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ Without settings a key is made under home at first use and is trusted there: one
 
 import base64
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,8 @@ TRAINER, PROMOTER = "trainer", "promoter"
 ROLES = (TRAINER, PROMOTER)
 _PRIVATE = "signing.pem"
 
+_log = logging.getLogger("blastwatch.signing")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
@@ -41,10 +44,20 @@ class Key:
 
 
 class TrustedKeys:
-    """The keys of one folder, read when they are first asked for."""
+    """The keys of one folder, read each time that they are asked for.
+
+    A file that holds no key is left out, and the log says so once: what others signed still counts, and a service goes
+    on. What is done over them (`check_readable`) waits until it is mended.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._said: set[str] = set()
+
+    def check_readable(self) -> None:
+        """Raises `SettingsError` naming the first file that holds no key: by others' alone nothing is to be judged."""
+        for _, path in self._files():
+            _load_public(path)
 
     def find(self, fingerprint: str) -> Key:
         """Raises `SignatureInvalid` where no trusted key has the fingerprint."""
@@ -78,11 +91,20 @@ class TrustedKeys:
 
     def _read(self) -> list[Key]:
         found = []
-        for role in reversed(ROLES):  # whose key lies in both is a promoter, who may do what a trainer may
-            for path in sorted((self.folder / role).glob("*.pem")):
+        for role, path in self._files():
+            try:
                 public = _load_public(path)
-                found.append(Key(name=path.stem, role=role, fingerprint=fingerprint_of(public), public=public))
+            except SettingsError as error:
+                if str(error) not in self._said:
+                    self._said.add(str(error))
+                    _log.warning("Left out of the trusted keys: %s", error)
+                continue
+            found.append(Key(name=path.stem, role=role, fingerprint=fingerprint_of(public), public=public))
         return found
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Role and file of each. Whose key lies in both folders is a promoter, who may do what a trainer may."""
+        return [(role, path) for role in reversed(ROLES) for path in sorted((self.folder / role).glob("*.pem"))]
 
 
 class Signer:
@@ -101,7 +123,7 @@ def open_signer(settings: Settings, role: str) -> Signer:
     """The signer that the settings name, with a key that is trusted for a role; the embedded key is made if need be.
 
     Raises:
-        SettingsError: the key cannot be read.
+        SettingsError: the key, or one of the trusted ones, cannot be read.
         NotPermitted: it is not trusted, or not for this role.
     """
     if settings.signing_key is None:
@@ -109,6 +131,7 @@ def open_signer(settings: Settings, role: str) -> Signer:
     path = settings.signing_key or settings.keys / _PRIVATE
     signer = Signer(_load_private(path))
     trusted = open_trusted(settings)
+    trusted.check_readable()
     try:
         key = trusted.find(signer.fingerprint)
     except SignatureInvalid as error:
@@ -166,8 +189,8 @@ def _make_key(settings: Settings) -> None:
     if private.is_file() and public.is_file():
         return
     say(
-        f"No accounts and no signing key are set, so one key stands for everybody who can write to {settings.keys}: "
-        "it is made there now. A team sets BLASTWATCH_SIGNING_KEY and BLASTWATCH_TRUSTED_KEYS (docs/promotion.md)."
+        "No accounts and no signing key are set, so one key stands for everybody who acts as this user: it is made in "
+        f"{settings.keys} now. A team sets BLASTWATCH_SIGNING_KEY and BLASTWATCH_TRUSTED_KEYS (docs/promotion.md)."
     )
     make_private(private)
     replace_file(public, pem_of(private).encode(), mode=0o644)
@@ -193,7 +216,10 @@ def _load_public(path: Path) -> "Ed25519PublicKey":
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SettingsError(f"Expected a public key (Ed25519, PEM) in {path} but {error}.") from error
+        raise SettingsError(
+            f"Expected a public key (Ed25519, PEM) in {path} but {error}. Its owner writes it anew: "
+            "blastwatch registry key --out FILE"
+        ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"Expected an Ed25519 key in {path} but got {type(key).__name__}.")
     return key

@@ -83,7 +83,11 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
 
     Args:
         files: read the files of every version too.
+
+    Raises:
+        SettingsError: one of the trusted keys cannot be read, so what it signed would look like a fault.
     """
+    registry.trusted.check_readable()
     rows, model, entries = _look(registry)
     chain = [Fault(entry=number, fault=text) for number, text in history.faults(rows, registry.trusted)]
     readable = _readable(rows)

@@ -1,11 +1,11 @@
 """On which address the service may be reached without a key: on the loopback of its own machine, and nowhere else; and
 what else is decided before the workers start."""
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
 
+from blastwatch.addresses import is_loopback
 from blastwatch.errors import UsageError
 from blastwatch.settings import Settings
 from serving.keys import KeyFolder
@@ -18,16 +18,6 @@ _PORT = re.compile(r":\d*\Z")
 
 SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
 """Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address. A name other than localhost may be anybody's."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def asked_on_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from blastwatch.addresses import encrypted
+from blastwatch.addresses import encrypted, past_proxies
 from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 
@@ -194,6 +194,7 @@ def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
         "base_url": url,
         "timeout": httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT)),
         "verify": encrypted(url),
+        "mounts": past_proxies(url),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
     }
 

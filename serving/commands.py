@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -16,6 +16,9 @@ from blastwatch.errors import BlastwatchError, DataError, ServiceError, ServiceU
 from blastwatch.private_file import replace
 from blastwatch.settings import Settings, load
 from serving.names import line_of, text_of
+
+if TYPE_CHECKING:
+    from serving.live import Served
 
 SHUT_OUT = (401, 403)
 """HTTP statuses by which a service refuses the caller, whatever it sends."""
@@ -191,9 +194,8 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
     The file is written once all are scored, in place of the one that may be there. Until then the scores lie beside it
     in OUT.part: call it again after a stop, and it goes on.
     """
-    from blastwatch.registry import Registry
     from serving.kept_scores import open_kept
-    from serving.live import Served, find, open_live
+    from serving.live import find, open_live
     from serving.scoring import find_images
     from serving.scoring import score as score_folder
 
@@ -202,11 +204,7 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         raise click.BadParameter(f"Expected a name that ends in .parquet but got {out.name}.", param_hint="--out")
     find_images(folder)  # before a model is fetched for nothing
     _check_place(out)
-    if ref is None:
-        served = find(settings)
-    else:
-        fetched = Registry(settings).fetch(ref)
-        served = Served(entry=fetched.entry, package=fetched.package, alias=ref)
+    served = find(settings) if ref is None else _asked(settings, ref)
     live = open_live(served, settings)
     by = {"package": served.package.digest, "version": served.entry.version, "engine": live.engine.name}
     limits = {"max_image_bytes": settings.max_image_bytes, "max_image_pixels": settings.max_image_pixels}
@@ -250,6 +248,26 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         raise BlastwatchError(f"{len(refused)} of {len(rows) + len(refused)} images have no row in {out}.")
 
 
+def _asked(settings: Settings, ref: str) -> "Served":
+    """The version that --ref names, as somebody trusted registered it; that it was never promoted is said.
+
+    Raises:
+        AliasMoved: an alias that the history has elsewhere.
+        SignatureInvalid: nobody trusted registered the version.
+        AliasNotSet, VersionNotFound, PackageError: there is none, or it is not what was registered.
+    """
+    from blastwatch.promotion import unmoved
+    from blastwatch.registry import Registry
+    from serving.live import Served
+
+    registry = Registry(settings)
+    entry = unmoved(registry, ref)
+    registry.check_registered(entry)
+    if entry.promoted_at is None:
+        say(f"Version {entry.version} was never promoted: the gates refused it or were not asked.")
+    return Served(entry=entry, package=registry.fetch_entry(entry), alias=ref)
+
+
 def _check_place(out: Path) -> None:
     """Refuse a file that cannot be written, before anything is scored for it."""
     try:
@@ -269,19 +287,21 @@ def _check_place(out: Path) -> None:
 @click.option("--ref", help="Version or alias to pack; default: the one that serves.")
 @json_option
 def bento(out: Path, dockerfile: Path | None, ref: str | None, as_json: bool) -> None:
-    """Build a bento that serves one version by itself, without a registry."""
-    from blastwatch.registry import Registry
+    """Build a bento that serves one version by itself, without a registry.
+
+    The version that serves is the one that a trusted promoter put there. With --ref it may be one that never passed the
+    gates, which is said; one that nobody trusted registered is refused.
+    """
     from serving.bento import build_bento
-    from serving.live import Served
+    from serving.live import find
 
     settings = load()
-    asked = ref or settings.model_alias
-    fetched = Registry(settings).fetch(asked)
-    built = build_bento(Served(entry=fetched.entry, package=fetched.package, alias=asked), out)
+    served = find(settings) if ref is None else _asked(settings, ref)
+    built = build_bento(served, out)
     if dockerfile is not None:
         dockerfile.parent.mkdir(parents=True, exist_ok=True)
         dockerfile.write_text(built.dockerfile)
     if as_json:
-        print_json({"tag": built.tag, "folder": str(out), "version": fetched.entry.version})
+        print_json({"tag": built.tag, "folder": str(out), "version": served.entry.version})
     else:
-        say(f"Bento {built.tag} of version {fetched.entry.version} is in {out}. Serve it: bentoml serve {out}")
+        say(f"Bento {built.tag} of version {served.entry.version} is in {out}. Serve it: bentoml serve {out}")

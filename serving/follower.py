@@ -19,6 +19,7 @@ from blastwatch.errors import (
     AliasNotSet,
     BlastwatchError,
     PackageError,
+    PolicyError,
     RegistryError,
     RegistryUnreachable,
     SignatureInvalid,
@@ -82,7 +83,7 @@ class Pursued:
             refusal = self._status.refused if self.settling else self._refuse(error, entry)
         except RegistryUnreachable as error:
             refusal, reached = self._refuse(error, entry), self._status.reached
-        except (RegistryError, PackageError) as error:
+        except (RegistryError, PackageError, PolicyError) as error:  # the policy is read for an alias that was moved
             refusal = self._refuse(error, entry)
             if entry is None and not isinstance(error, SAID):
                 reached = self._status.reached

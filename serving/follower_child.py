@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import IO
 
-from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder
+from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Refusal
+from serving.live_folder import now as iso_now
 from serving.offspring import same_code
 from serving.resting import RESTS_AFTER, Rest
 
@@ -38,16 +39,17 @@ class FollowerChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._said = 0.0
         self._pause = FIRST_PAUSE
+        self._unasked: list[str] = []
 
     def tend(self) -> None:
         """Take the lock where it is free; start the follower where this worker holds the lock, none runs, and there is
         something to look at."""
         if self._lock is None:
-            self._lock = self._folder.try_follower_lock()
-        if self._lock is None:
-            return
+            self._lock = self._folder.try_follower_lock(self._aliases)
         now = time.monotonic()
-        if self._process is not None and self._process.poll() is None:
+        if self._lock is None:
+            self._compare(now)
+        elif self._process is not None and self._process.poll() is None:
             if now - self._started > STEADY_SECONDS:
                 self._pause = FIRST_PAUSE
         elif self._rest.holds():
@@ -65,6 +67,27 @@ class FollowerChild:
             self._said = now
             for alias in self._aliases:
                 self._folder.write_status(alias, replace(self._folder.read_status(alias), reached=time.time()))
+
+    def _compare(self, now: float) -> None:
+        """Say of which aliases nobody will ever tell this worker: the follower is that of a service over the same home
+        with other settings. Said at the second look, since one that has just begun may not have written what it asks
+        for."""
+        if now - self._said < HEARTBEAT_SECONDS:
+            return
+        self._said, before, followed = now, self._unasked, self._folder.followed()
+        self._unasked = [alias for alias in self._aliases if alias not in followed] if followed else []
+        for alias in self._unasked if self._unasked == before else ():
+            status = self._folder.read_status(alias)
+            if status.refused is not None and status.refused.reason == "registry":
+                continue
+            said = (
+                f"Expected {alias} among the aliases that the follower of this home asks for but it asks for "
+                f"{', '.join(followed)}: another service over {self._folder.path.parent} has another "
+                "BLASTWATCH_MODEL_ALIAS, or no share for a challenger. Give both the same, or a home each."
+            )
+            refusal = Refusal(reason="registry", version="", message=said, since=iso_now())
+            self._folder.write_status(alias, replace(status, refused=refusal))
+            _log.warning("Not followed (registry), the alias %s: %s", alias, said)
 
     def _start(self) -> None:
         self._rest.end()

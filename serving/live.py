@@ -25,7 +25,6 @@ from blastwatch.engines import choose, open_engine
 from blastwatch.entry import Entry
 from blastwatch.errors import (
     AliasMoved,
-    AliasNotSet,
     BlastwatchError,
     FlipsTooOften,
     NotOpened,
@@ -124,19 +123,23 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
     """
     if find_handover(environment) is not None:
         return find(settings, environment), {}
-    folder, alias = LiveFolder(settings.home), settings.model_alias
-    if settings.follow_seconds == 0:
-        served = find(settings, environment)
-        path = hand_over(served, folder.path / f"version-{served.entry.version}.json")
-        return served, {HANDOVER_VARIABLE: str(path)}
+    folder = LiveFolder(settings.home)
+    served = _settled(settings, environment, folder)
+    if settings.follow_seconds > 0:
+        return served, {}
+    path = hand_over(served, folder.path / f"version-{served.entry.version}.json")
+    return served, {HANDOVER_VARIABLE: str(path)}
+
+
+def _settled(settings: Settings, environment: Mapping[str, str], folder: LiveFolder) -> Served:
+    """What the alias names, written down; else the last verified copy, and why it is that one."""
+    alias = settings.model_alias
     rest = Rest(settings, folder, [alias])
     rest.end()
     seen = rest.seen()
     try:
         served = _find_patiently(settings, environment)
         check_order(served.entry, written(folder, alias))
-    except AliasNotSet:
-        raise
     except (RegistryError, PackageError) as error:
         served = _last_verified(folder, alias, error)
         refusal = Refusal(reason=reason_of(error), version="", message=str(error), since=now())
@@ -147,7 +150,7 @@ def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, 
         folder.write_status(alias, Status(reached=time.time()))
         if seen:
             rest.begin(seen)
-    return served, {}
+    return served
 
 
 def check_order(entry: Entry, before: Entry | None) -> None:

@@ -5,14 +5,14 @@ ALIAS.good.json     the last version that passed its golden cells in a worker: w
 ALIAS.status.json   what the follower thinks: when it last reached the registry, which version it refuses and why
 nudge               touched by the webhook: look at the registry now
 rest.json           what was looked at and stands still, so that no follower is needed (`serving.resting`)
-follower.lock       held by the worker whose child is the follower
+follower.lock       held by the worker whose child is the follower, and the aliases that it asks for, a line each
 load.lock           held by a worker that loads a version: one at a time, so that the others answer (at the start where
                     memory is short alone: nobody answers yet)
 """
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -125,9 +125,25 @@ class LiveFolder:
         except (OSError, ValueError, KeyError, TypeError):
             return Status()
 
-    def try_follower_lock(self) -> IO[str] | None:
-        """The lock of the one that follows, held as long as the file is open; None where another holds it."""
-        return try_lock(self.path / "follower.lock")
+    @property
+    def follower_lock(self) -> Path:
+        return self.path / "follower.lock"
+
+    def try_follower_lock(self, aliases: Sequence[str]) -> IO[str] | None:
+        """The lock of the one that follows these, held as long as the file is open; None where another holds it."""
+        file = try_lock(self.follower_lock)
+        if file is not None:
+            file.truncate(0)
+            file.write("".join(f"{alias}\n" for alias in aliases))
+            file.flush()
+        return file
+
+    def followed(self) -> list[str]:
+        """The aliases that whoever holds the lock asks for; [] where that is just being written."""
+        try:
+            return self.follower_lock.read_text().split()
+        except OSError:
+            return []
 
     @contextmanager
     def loading(self) -> Iterator[None]:

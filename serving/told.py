@@ -20,6 +20,7 @@ class Told:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._trusted = open_trusted(settings)
 
     def answer(self, at: str | None) -> dict[str, Any]:
         """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, and their check.
@@ -36,7 +37,7 @@ class Told:
         ledger = Ledger(self._settings.history_url, self._settings.model_name)
         try:
             rows = ledger.rows()
-            faults = history.faults(rows, open_trusted(self._settings))
+            faults = history.faults(rows, self._trusted)
             told = history.told(rows, moment)
             if told["version"]:
                 told["gates"] = _with_verdicts(told["gates"])

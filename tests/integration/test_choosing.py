@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 from scipy.optimize import minimize_scalar
 
-from blastwatch.errors import UsageError
+from blastwatch.errors import LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from tests.crossvalidations import SMALL, new_work, small_networks
+from training import fold_answers
 from training.crossvalidation import PAGE, run_crossvalidation
 from training.embedding import Embedder
 from training.evaluation import run_evaluation
@@ -117,3 +118,15 @@ def test_nothing_to_choose_from_is_said_at_once(make):
     with pytest.raises(UsageError, match=r"plain and sure, whose trainings are the same"):
         run_crossvalidation(read_recipes(None, SMALL, named=named), work.settings, **places, out=work.out, choose=True)
     assert not work.out.exists()
+
+
+def test_weights_that_may_have_seen_the_choosing_patients_are_refused_before_a_training(make, monkeypatch):
+    work = make()
+    monkeypatch.setattr(fold_answers, "run_training", lambda *_, **__: pytest.fail("it trained"))
+    own = work.place / "own.safetensors"
+    own.touch()
+    knobs = ("train.fit=logistic", "train.weights=file", f"train.weights_file={own}")
+    recipes = read_recipes(None, [*SMALL, *knobs], named=["free", "shrunk:train.shrink_patients=30"])
+    places = {name: work.cohort / name for name in ("cells", "audit", "pack")}
+    with pytest.raises(LeakFound, match=r"for --choose, but those of own\.safetensors may have"):
+        run_crossvalidation(recipes, work.settings, **places, out=work.out, choose=True)

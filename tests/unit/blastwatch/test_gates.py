@@ -224,6 +224,21 @@ def test_the_worst_camera_is_judged_where_the_policy_says_so(package, tmp_path, 
     assert (gate.passed, gate.value, gate.limit) == (isinstance(value, float) and value <= 0.3, value, 0.3)
 
 
+def test_the_worst_camera_says_where_the_last_layer_was_kept_from_reading_it(package):
+    edit(package, METRICS, cameras=CAMERAS)
+    edit(package, "evidence/params.json", train={"nuisances": 0})
+    assert cameras_gate(package, DEFAULT).note == "under white balance"
+    edit(package, "evidence/params.json", train={"nuisances": 60})
+    kept = "under white balance; the last layer was kept from reading these same simulations, so this is no test of an"
+    assert cameras_gate(package, DEFAULT).note == f"{kept} unseen camera"
+    others = [{"name": name, "simulated": False, "change": {"value": change}}
+              for name, change in (("gamma of 0.7", -0.34), ("more contrast", -0.1))]  # fmt: skip
+    edit(package, METRICS, cameras={"rows": [row | {"simulated": True} for row in CAMERAS["rows"]] + others})
+    gate = cameras_gate(package, DEFAULT)
+    assert gate.value == 0.34  # the worst of all
+    assert gate.note == "under gamma of 0.7; the last layer was kept from reading all but gamma of 0.7, more contrast"
+
+
 def compared(low, high, **changed):
     return {"baseline": "sizes", "metric": "auroc", "difference": 0.022, "low": low, "high": high} | changed
 

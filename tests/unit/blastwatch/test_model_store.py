@@ -1,6 +1,8 @@
 """Whether an MLflow server answers, or something in front of one that is down."""
 
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from blastwatch import model_store
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import RegistryError, RegistryUnreachable
-from blastwatch.model_store import ModelStore, check_reachable
+from blastwatch.model_store import REACH_TIMEOUT, ModelStore, check_reachable
 from blastwatch.registry import Registry
 from blastwatch.settings import load
 
@@ -61,6 +63,26 @@ def test_nobody_at_all(tmp_path, free_port):
     settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": address})
     with pytest.raises(RegistryUnreachable, match=rf"No MLflow server answers at {address} \(.+\)\. Start it"):
         check_reachable(settings)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_a_database_that_is_away_is_said_at_once(tmp_path, free_port, scheme):
+    """MLflow alone tries to open it ten times, for 100 s, and raises what SQLAlchemy does."""
+    where = f"127.0.0.1:{free_port()}/mlflow"
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"{scheme}://pat:s3cret@{where}"})
+    began = time.monotonic()
+    with pytest.raises(RegistryUnreachable, match=re.escape(f"MLflow's store {scheme}://{where} cannot be")) as said:
+        ModelStore(settings).model()
+    assert time.monotonic() - began < REACH_TIMEOUT and "s3cret" not in str(said.value)
+
+
+def test_a_database_that_goes_away_before_mlflow_opens_it_is_unreachable_too(tmp_path, free_port, monkeypatch):
+    monkeypatch.setattr(model_store, "check_reachable", lambda _: None)
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 0)
+    uri = f"postgresql+psycopg://pat:s3cret@127.0.0.1:{free_port()}/mlflow"
+    with pytest.raises(RegistryUnreachable, match=r"cannot be reached or is busy: connection failed") as said:
+        ModelStore(load({"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": uri})).model()
+    assert "s3cret" not in str(said.value)
 
 
 # -- an account in the address is no part of any message ----------------------------------------------------------

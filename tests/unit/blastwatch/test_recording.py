@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from blastwatch import history, promotion
-from blastwatch.errors import HistoryBroken, NotPermitted, RegistryBusy, RegistryUnreachable
+from blastwatch.errors import HistoryBroken, NotPermitted, RegistryBusy, RegistryUnreachable, UsageError
 from blastwatch.model_store import ModelStore
 from blastwatch.recording import ALIAS_TAG, HEAD_TAG
 from blastwatch.registry import Registry
@@ -153,6 +153,31 @@ def test_a_second_writer_waits_and_is_told(two_versions):
     first, second = Registry(two_versions), Registry(replace(two_versions, lock_seconds=0.2))
     with first.writing("promoter"), pytest.raises(RegistryBusy, match="did not finish within"):
         promotion.challenge(second, "2", reason="")
+
+
+def test_no_entry_is_written_that_mlflow_cannot_be_told_of(two_versions):
+    """On PostgreSQL it would stand between the history and every later writer."""
+    long = Registry(replace(two_versions, actor="tom " + "x" * 4500))
+    before = long.ledger.rows(), long.store.model()
+    with pytest.raises(UsageError, match=r"at most 5000 characters, as MLflow's tags hold, but this one has 5\d{3}"):
+        promotion.challenge(long, "2", reason="")
+    assert (long.ledger.rows(), long.store.model()) == before
+    promotion.challenge(Registry(two_versions), "2", reason='"' * 1000)
+    assert verify(Registry(two_versions), files=False).faults == []
+
+
+@pytest.mark.parametrize(("reason", "said"), [
+    ("x" * 1001, "at most 1000 characters but got 1001"), ("f\udcfcr Station 3", r"in UTF-8 .* got '\\udcfc' in it"),
+    ("red \x1b[31m", r"without control characters but got '\\x1b' in it"),
+], ids=["long", "no text", "control"])  # fmt: skip
+def test_a_reason_that_cannot_be_written_down_is_told_before_anything_is_judged(
+    two_versions, monkeypatch, reason, said
+):
+    monkeypatch.setattr(promotion, "evaluate", lambda *_, **__: pytest.fail("it was judged"))
+    registry = Registry(two_versions)
+    with pytest.raises(UsageError, match=said):
+        promotion.promote(registry, "2", reason=reason, cells=None)
+    assert len(registry.records()) == 3
 
 
 def test_another_history_is_refused(two_versions, tmp_path):

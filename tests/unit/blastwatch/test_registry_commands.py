@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from blastwatch import cli, promotion
+from blastwatch.addresses import unproxied
 from blastwatch.entry import Entry
 from blastwatch.gate import GATES, OFF
 from blastwatch.registry import Registry
@@ -73,7 +74,7 @@ def run(lenient_settings, monkeypatch, capfd):
     monkeypatch.setenv("BLASTWATCH_HOME", str(lenient_settings.home))
     monkeypatch.setenv("BLASTWATCH_POLICY", str(lenient_settings.policy))
     monkeypatch.setenv("BLASTWATCH_ACTOR", lenient_settings.actor)
-    for name, value in cli.QUIET.items():
+    for name, value in (cli.QUIET | unproxied({})).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
 
@@ -270,3 +271,41 @@ def test_a_new_key_is_made_once(run, tmp_path):
     assert (code, out) == (0, pem_of(file)) and "PUBLIC KEY" in out
     code, out, err = run("key", "--new", file)
     assert (code, out) == (2, "") and "is there already" in err
+
+
+def test_a_public_key_is_written_where_it_is_trusted(run, tmp_path):
+    """Not by the shell, which empties the file of the first one before the second command is refused."""
+    file, trusted = tmp_path / "pat.pem", tmp_path / "trusted" / "promoter" / "pat.pem"
+    assert run("key", "--new", file, "--out", trusted) == (0, "", "")
+    assert trusted.read_text() == pem_of(file) and trusted.stat().st_mode & 0o777 == 0o644
+    for again in (("--new", file), ("--new", tmp_path / "other.pem"), ()):
+        code, out, err = run("key", *again, "--out", trusted)
+        assert (code, out) == (2, "") and "is there already" in err
+    assert trusted.read_text() == pem_of(file) and not (tmp_path / "other.pem").exists()
+
+
+def test_a_public_key_that_was_emptied_is_written_anew(run, tmp_path):
+    trusted = tmp_path / "pat.pem"
+    trusted.write_text("")
+    assert run("key", "--out", trusted)[:2] == (0, "") and "PUBLIC KEY" in trusted.read_text()
+
+
+def test_verify_says_a_trusted_key_that_cannot_be_read(run, versions, lenient_settings):
+    """What it signed would look like a fault of the history; to look at the rest it is left out, and that is said."""
+    (lenient_settings.keys / "promoter" / "kim.pem").write_text("")
+    code, out, err = run("verify", "--no-files")
+    assert (code, out) == (2, "") and "Error: Expected a public key" in err and "kim.pem" in err
+    assert run("list")[0] == 0 and Registry(lenient_settings).proven("champion").version == "1"
+
+
+def test_the_history_names_the_key_beside_whoever_goes_by_another_name(run, people, register, monkeypatch):
+    tom, pat = people
+    register(tom)
+    register(Registry(replace(pat.settings, actor="sam")))
+    assert " (key of " not in run("history")[1], "without a team's keys one key is everybody's"
+    keys = pat.settings.trusted_keys
+    monkeypatch.setenv("BLASTWATCH_TRUSTED_KEYS", str(keys))
+    first, second = run("history")[1].splitlines()
+    assert "  tom  register 1" in first and "  sam (key of pat)  register 2" in second
+    (keys / "promoter" / "pat.pem").unlink()
+    assert "  sam  register 2" in run("history")[1], "whose key it is nobody knows any more"

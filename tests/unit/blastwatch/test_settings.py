@@ -1,3 +1,5 @@
+import getpass
+import os
 import re
 from pathlib import Path
 
@@ -88,6 +90,24 @@ def test_a_name_that_is_no_setting_is_said_and_its_value_is_not(names, said):
 
 def test_what_is_set_for_others_is_no_mistake():
     load(dict.fromkeys(NO_SETTINGS, "1") | {"BLASTWATCH": "1", "blastwatch_port": "1"})
+
+
+@pytest.mark.parametrize("variable", ["BLASTWATCH_ACTOR", "MLFLOW_TRACKING_USERNAME"])
+@pytest.mark.parametrize("name", ["tom " + "x" * 252, "f\udcfcr", "tom\x1b[31m"])
+def test_a_name_that_no_entry_of_the_history_can_hold_is_refused(variable, name):
+    with pytest.raises(SettingsError, match="Expected a name of at most 255 printable characters") as error:
+        load({variable: name})
+    assert str(error.value).encode() and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("No username set")])
+def test_a_user_without_a_name_goes_by_the_number(monkeypatch, error):
+    def nobody():
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert load({}).actor == f"uid {os.getuid()}"
+    assert load({"BLASTWATCH_ACTOR": "tom"}).actor == "tom"
 
 
 def test_every_variable_of_the_sources_is_a_setting_or_named_as_none():

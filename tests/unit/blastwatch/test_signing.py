@@ -52,7 +52,7 @@ def test_an_unknown_key_is_told_what_to_do(team, tmp_path):
 def test_without_settings_a_key_is_made_once_and_said(tmp_path, capsys):
     settings = load({"BLASTWATCH_HOME": str(tmp_path)})
     first = signing.open_signer(settings, signing.PROMOTER)
-    assert "one key stands for everybody" in capsys.readouterr().err
+    assert "one key stands for everybody who acts as this user" in capsys.readouterr().err
     assert signing.open_signer(settings, signing.PROMOTER).fingerprint == first.fingerprint
     assert capsys.readouterr().err == ""
     assert (settings.keys / "signing.pem").stat().st_mode & 0o777 == 0o600
@@ -100,3 +100,21 @@ def test_a_public_key_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     public = settings.keys / signing.PROMOTER / "embedded.pem"
     assert public.stat().st_mode & 0o777 == 0o644 and "PUBLIC KEY" in public.read_text()
     assert signing.open_signer(settings, signing.PROMOTER).fingerprint
+
+
+def test_a_trusted_key_that_cannot_be_read_is_left_out_and_said_once(team, caplog):
+    """As `registry key > FILE` leaves it where the command is refused: the shell has emptied the file by then."""
+    signer = signing.open_signer(settings_of(team, "tess"), signing.TRAINER)
+    (team / signing.PROMOTER / "pat.pem").write_text("")
+    (team / signing.TRAINER / "kim.pem").mkdir()
+    trusted = signing.TrustedKeys(team)
+    for _ in range(2):
+        assert trusted.check(STATEMENT, signer.sign(STATEMENT), signer.fingerprint, role=signing.TRAINER).name == "tess"
+    said = [record.getMessage() for record in caplog.records if record.name == "blastwatch.signing"]
+    assert len(said) == 2 and all(name in "".join(said) for name in ("pat.pem", "kim.pem", "registry key --out"))
+
+
+def test_who_acts_over_keys_that_cannot_be_read_is_told(team):
+    (team / signing.PROMOTER / "kim.pem").write_text("")
+    with pytest.raises(SettingsError, match=r"Expected a public key \(Ed25519, PEM\) in .*kim\.pem"):
+        signing.open_signer(settings_of(team, "tess"), signing.TRAINER)

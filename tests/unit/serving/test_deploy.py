@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from blastwatch.policy import load_policy
 from blastwatch.settings import TABLE
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -64,6 +65,35 @@ def test_kubernetes_runs_without_root_and_asks_the_probes():
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     kinds = {yaml.safe_load(path.read_text())["kind"] for path in (DEPLOY / "kubernetes").glob("*.yaml")}
     assert kinds == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+def test_a_pod_goes_by_the_policy_that_versions_are_promoted_under(tmp_path):
+    """Without it a version that was promoted under another flip rate than the default's is refused in every pod."""
+    folder = DEPLOY / "kubernetes"
+    pod = yaml.safe_load((folder / "deployment.yaml").read_text())["spec"]["template"]["spec"]
+    path = Path(yaml.safe_load((folder / "configmap.yaml").read_text())["data"]["BLASTWATCH_POLICY"])
+    mounts = {Path(mount["mountPath"]): mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    carried = yaml.safe_load((folder / "policy.yaml").read_text())
+    assert volumes[mounts[path.parent]]["configMap"]["name"] == carried["metadata"]["name"]
+    (tmp_path / "policy.yaml").write_text(carried["data"][path.name])
+    assert load_policy(tmp_path / "policy.yaml") == load_policy(None)
+
+
+def test_under_compose_all_go_by_one_policy():
+    parts = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    path = parts["x-settings"]["BLASTWATCH_POLICY"]
+    for name in ("service", "monitor"):
+        source = next(mount for mount in parts["services"][name]["volumes"] if mount.endswith(f":{path}:ro"))
+        given = re.match(r"\$\{BLASTWATCH_POLICY:-(.+?)\}:", source)
+        assert given and load_policy(DEPLOY / given.group(1)) == load_policy(None)
+
+
+def test_an_api_key_can_be_added_to_those_that_pods_have():
+    """`kubectl create secret` alone refuses the second time."""
+    text = (DEPLOY / "kubernetes" / "configmap.yaml").read_text().replace("\\\n#", "")
+    line = next(line for line in text.splitlines() if "secret generic blastwatch-api-keys" in line)
+    assert re.search(r"--dry-run=client -o yaml \| kubectl apply -f -$", line)
 
 
 def test_every_pod_hashes_patients_with_one_salt_from_a_secret():

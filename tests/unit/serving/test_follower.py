@@ -11,6 +11,7 @@ from blastwatch.errors import (
     AliasNotSet,
     NotPermitted,
     PackageError,
+    PolicyError,
     RegistryError,
     RegistryUnreachable,
     SignatureInvalid,
@@ -185,6 +186,14 @@ def test_a_registry_that_says_nothing_of_the_version_was_not_reached(
     pursued.look()
     assert folder.read_status("champion").reached == (6000 if read else 5000)
     assert refused(folder) is not None
+
+
+def test_a_policy_that_cannot_be_read_ends_no_follower(pursued, registry, folder):
+    """It is read where an alias was moved past the registry: the policy says whether that is followed."""
+    pursued.look()
+    registry.says = PolicyError("The promotion policy cannot be read")
+    pursued.look()
+    assert (wanted(folder), refused(folder)) == ("7", "registry")
 
 
 def test_a_version_whose_files_cannot_be_read_was_still_named_by_the_registry(pursued, registry, folder, monkeypatch):

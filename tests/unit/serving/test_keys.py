@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from blastwatch.addresses import is_loopback
 from blastwatch.errors import ServiceError, SettingsError, UsageError
 from blastwatch.settings import load
-from serving.binding import KEYLESS_VARIABLE, check_binding, is_loopback
+from serving.binding import KEYLESS_VARIABLE, check_binding
 from serving.client import Client
 from serving.commands import serve
 from serving.guard import Guard, Keyring

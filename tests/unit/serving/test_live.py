@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 
 from blastwatch.engines import open_engine
-from blastwatch.errors import AliasNotSet, FlipsTooOften, GoldenMismatch, PackageError
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    FlipsTooOften,
+    GoldenMismatch,
+    PackageError,
+    RegistryUnreachable,
+    SignatureInvalid,
+)
 from blastwatch.golden import read_golden
+from blastwatch.registry import Registry
 from serving import live
+from serving.follower import Pursued
 from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, read_handover, settle, take_over
 from serving.live_folder import LiveFolder
 
@@ -51,15 +61,69 @@ def test_a_handover_of_another_package_is_refused(served, tmp_path):
         take_over(path)
 
 
+BOTH_WAYS = pytest.mark.parametrize("follow_seconds", [1.0, 0.0], ids=["follows", "stays"])
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(("error", "reason"), [
+    (RegistryUnreachable("away"), "unreachable"), (AliasNotSet("deleted"), "alias-not-set"),
+    (SignatureInvalid("nobody"), "signature"),
+])  # fmt: skip
+def test_a_start_falls_back_to_the_last_verified_copy(settings, served, monkeypatch, follow_seconds, error, reason):
+    settings, folder = replace(settings, follow_seconds=follow_seconds), LiveFolder(settings.home)
+    monkeypatch.setattr(live, "find", lambda *_: served)
+    before = settle(settings, {})
+    assert folder.read_status("champion").refused is None
+    monkeypatch.setattr(live, "find", lambda *_: (_ for _ in ()).throw(error))
+    assert settle(settings, {}) == before
+    assert folder.read_status("champion").refused.reason == reason
+    if follow_seconds == 0:
+        assert take_over(Path(before[1][HANDOVER_VARIABLE])).entry.version == "7"
+
+
+def test_a_start_over_a_database_that_is_away_falls_back_too(settings, served, free_port):
+    """MLflow's store in PostgreSQL: no server of MLflow is there to be asked whether it answers."""
+    folder = LiveFolder(settings.home)
+    hand_over(served, folder.wanted("champion"))
+    away = replace(settings, tracking_uri=f"postgresql+psycopg://pat@127.0.0.1:{free_port()}/mlflow")
+    assert settle(away, {})[0].entry == served.entry
+    assert folder.read_status("champion").refused.reason == "unreachable"
+    Pursued("champion", Registry(away), folder).look()
+    assert folder.read_status("champion").refused.reason == "unreachable"
+
+
+@BOTH_WAYS
+def test_a_start_without_any_copy_says_what_the_registry_said(settings, follow_seconds):
+    with pytest.raises(AliasNotSet, match="blastwatch registry promote"):
+        settle(replace(settings, follow_seconds=follow_seconds), {})
+
+
+@BOTH_WAYS
+def test_a_start_waits_for_a_promotion_that_is_just_being_written(settings, served, monkeypatch, follow_seconds):
+    says = [AliasMoved("between the two writes")] * 2
+
+    def find(*_):
+        if says:
+            raise says.pop()
+        return served
+
+    monkeypatch.setattr(live, "find", find)
+    monkeypatch.setattr(live.time, "sleep", lambda _: None)
+    assert settle(replace(settings, follow_seconds=follow_seconds), {})[0].entry.version == "7"
+    assert LiveFolder(settings.home).read_status("champion").refused is None
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize(("word", "serves"), [(9, "8"), (13, "7")], ids=["an old word put back", "a rollback"])
-def test_a_start_believes_no_word_older_than_the_last_one(settings, served, monkeypatch, word, serves):
+def test_a_start_believes_no_word_older_than_the_last_one(settings, served, monkeypatch, word, serves, follow_seconds):
+    settings = replace(settings, follow_seconds=follow_seconds)
     folder = LiveFolder(settings.home)
     hand_over(replace(served, entry=replace(served.entry, version="8", word=12)), folder.wanted("champion"))
     named = replace(served, entry=replace(served.entry, version="7", word=word))
     monkeypatch.setattr(live, "find", lambda *_: named)
     found, variables = settle(settings, {})
     assert (found.entry.version, read_handover(folder.wanted("champion"))[0].version) == (serves, serves)
-    assert variables == {}
+    assert set(variables) == (set() if follow_seconds else {HANDOVER_VARIABLE})
     refusal = folder.read_status("champion").refused
     if serves == "7":
         assert refusal is None

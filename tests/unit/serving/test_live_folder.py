@@ -47,10 +47,11 @@ def test_a_mark_tells_that_a_file_was_replaced_or_touched(tmp_path):
 
 def test_one_holds_the_lock_of_the_follower(tmp_path):
     folder = LiveFolder(tmp_path)
-    held = folder.try_follower_lock()
+    held = folder.try_follower_lock(["champion", "challenger"])
     assert held is not None
-    assert folder.try_follower_lock() is None
+    assert folder.try_follower_lock(["other"]) is None and folder.followed() == ["champion", "challenger"]
     held.close()
-    again = folder.try_follower_lock()
+    again = folder.try_follower_lock(["other"])
+    assert folder.followed() == ["other"]
     assert again is not None
     again.close()

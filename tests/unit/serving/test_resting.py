@@ -218,3 +218,31 @@ def test_one_that_ends_by_an_accident_is_started_after_a_pause(child, caplog):
     assert child.tend() == 1
     assert child.tend(1.0) == 2
     assert "ended with code -9" in caplog.text
+
+
+def test_an_alias_that_the_follower_of_another_service_does_not_ask_for_is_refused(child, store, folder, caplog):
+    """One follower serves a home: that of the service which came first, by its own settings."""
+    assert child.tend() == 1
+    aliases = ["champion", "challenger"]
+    other = FollowerChild(folder, aliases, Rest(store, folder, aliases), {})
+    other.tend()
+    assert folder.read_status("challenger") == Status()
+    for _ in range(3):
+        child.now += HEARTBEAT_SECONDS + 0.25
+        other.tend()
+    assert folder.read_status("champion").refused is None
+    assert folder.read_status("challenger").refused.reason == "registry"
+    assert caplog.text.count("Expected challenger among the aliases") == 1
+    child.tended.close()
+    other.tend()  # it follows now
+    assert len(child.started) == 2 and folder.followed() == aliases
+    other.close()
+
+
+def test_workers_of_one_service_refuse_nothing(child, store, folder, rest):
+    assert child.tend() == 1
+    other = FollowerChild(folder, ALIASES, rest, {})
+    for _ in range(3):
+        child.now += HEARTBEAT_SECONDS + 0.25
+        other.tend()
+    assert folder.read_status("champion") == Status()
