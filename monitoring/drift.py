@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 MOST_COMPARED = 2000
 """Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
 (57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
-
-
-PAGES = "drift-*.html"
-"""Evidently's pages of the reports, in the folder of the reports; they sort by the time they were made."""
 
 
 class TooFewPredictions(DataError):
@@ -74,7 +70,8 @@ def compare(
         current: from `monitoring.store.Store.read`, predictions of this package only, in order of time. Of more than
             `MOST_COMPARED` so many are compared, evenly spaced over the window.
         version: number of the package's version in the registry.
-        folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing.
+        folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing. Names sort in the order in which
+            the reports were made: after a clock that ran ahead the next ones are named as if it went on from there.
         minimum: predictions below which no verdict is given.
         timestamp: when the report is made, with a time zone; None takes now.
         on_request: by a person, who chose the version or the window: no part of what the monitor saw over time.
@@ -109,10 +106,11 @@ def compare(
     snapshot = _run(_columns_of(compared, names), _known(reference, names), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}"
+    stem = folder / f"drift-{_turn(folder, moment):%Y%m%dT%H%M%S.%fZ}-v{version}"
     drifted = any(column["drifted"] for column in columns)
     document = {
         "version": version,
+        "digest": package.digest,
         "window": {
             "since": current["time"].min().isoformat(),
             "until": current["time"].max().isoformat(),
@@ -130,6 +128,26 @@ def compare(
         snapshot.save_html(document["report"])
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     return DriftReport(document, snapshot)
+
+
+def names_of(folder: Path, ending: str = "") -> list[str]:
+    """Names of the reports in a folder that end so (`.json`; `.html`: Evidently's pages), in the order in which
+    they were made."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(name for name in names if name.startswith("drift-") and name.endswith(ending))
+
+
+def _turn(folder: Path, moment: datetime) -> datetime:
+    """The moment that a report is named by: its own, or right after the latest that another one is named by."""
+    latest = next(filter(None, map(_named_by, reversed(names_of(folder)))), None)
+    return moment if latest is None or latest < moment else latest + timedelta(microseconds=1)
+
+
+def _named_by(name: str) -> datetime | None:
+    try:
+        return datetime.strptime(name.partition("-v")[0], "drift-%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:  # a file of somebody else
+        return None
 
 
 def _spread(current: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.settings import load
 from monitoring.commands import Moment, check_span, print_table
-from monitoring.performance import ASSUMES, CONFIRMED, FIGURES, OPEN, PATIENT, UNCHECKED, UNTRUSTED
+from monitoring.performance import ASSUMES, CELL, CONFIRMED, FIGURES, OPEN, PATIENT, UNCHECKED, UNTRUSTED
 
 SAID = {
     UNCHECKED: "no label has come yet",
@@ -22,6 +22,9 @@ SAID = {
     UNTRUSTED: "the labels refute it, so do not trust it",
 }
 """Of a state of the estimate, in words."""
+
+KEYLESS = "no verdict, since the labelled cells carry no patient key"
+SPAN = (("from (UTC)", "since"), ("to (UTC)", "until"))
 
 
 @click.group()
@@ -173,17 +176,19 @@ def _print_report(found: dict[str, Any]) -> None:
     parts = (latest["estimated"], labelled["realised"], found["reference"]["realised"])
     rows += [[name, *(_interval(part.get(name)) for part in parts)] for name in FIGURES]
     rows.append(["cells", str(latest["cells"]), str(labelled["cells"]), str(found["reference"]["cells"])])
+    rows += [[name, *((part[end] or "none")[:16] for part in (latest, labelled)), ""] for name, end in SPAN]
     rows.append(["intervals by", latest["unit"], labelled["unit"], PATIENT])
     print_table(rows)
+    keyless = labelled["unit"] == CELL and check["state"] == OPEN
     click.echo(
         f"Realised minus expected accuracy: {_interval(check['difference'])}, tolerance {check['tolerance']:g}; "
-        f"the estimate is {check['state']}: {SAID[check['state']]}."
+        f"the estimate is {check['state']}: {KEYLESS if keyless else SAID[check['state']]}."
     )
-    rows = [["since", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
+    rows = [["from (UTC)", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
     rows += [
         [
             window["since"][:10],
-            str(window["cells"]),
+            _counted(window),
             _interval(window["estimated"].get("accuracy")),
             str(window["labelled"]),
             _interval(window["realised"].get("accuracy")),
@@ -196,8 +201,18 @@ def _print_report(found: dict[str, Any]) -> None:
     for unit in sorted({part["unit"] for part in (latest, labelled, *found["windows"])}):
         click.echo(f"Intervals by {unit}: {ASSUMES[unit]}.")
     if found["truncated"]:
-        say("The latest predictions only: name a span with --since and --until for others.")
+        say(
+            "There are more predictions than one report reads: the estimates are of the latest ones, and of windows "
+            "before them labelled cells alone count. Name a span with --since and --until for others."
+        )
     say(DISCLAIMER)
+
+
+def _counted(window: dict[str, Any]) -> str:
+    """Cells of a window behind its estimate."""
+    if not window["cut"]:
+        return str(window["cells"])
+    return f"latest {window['cells']}" if window["cells"] else "not read"
 
 
 def _interval(value: dict[str, float] | None) -> str:

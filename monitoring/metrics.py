@@ -97,7 +97,9 @@ class MonitorMetrics:
         self.stored_images = Gauge(
             "blastwatch_store_images", "Pictures of answered cells in the database.", registry=registry
         )
-        self.stored_bytes = Gauge("blastwatch_store_size_bytes", "What both take.", registry=registry)
+        self.stored_bytes = Gauge(
+            "blastwatch_store_size_bytes", "What they take, with labels and shadow.", registry=registry
+        )
         self.stored_oldest = Gauge(
             "blastwatch_store_oldest_timestamp_seconds", "When the oldest prediction was made.", registry=registry
         )
@@ -199,6 +201,12 @@ class MonitorMetrics:
         self.no_verdict()
         self.patient_evidence.clear()
         self.patient_drift.set(0)
+        for count in (self.patients, self.window_cells, self.labelled_cells):
+            count.set(0)
+        self.labelled_agreement.set(float("nan"))
+        for figures in (self.performance, self.performance_cells, self.estimate_difference):
+            figures.clear()
+        self.tell_shadow(None)
         for kind in ("estimated", "realised"):
             self.performance_fell.labels(kind).set(0)
         for state in STATES:

@@ -1,7 +1,8 @@
 """Who came: the patients of a version's predictions, each with the mean of every column over their first cells.
 
 A patient enters once, `BLASTWATCH_DRIFT_PATIENT_MINUTES` after their first cell, with at most `MOST_CELLS` cells of
-that time; what comes later changes nothing, so the sequence that `monitoring.patient_drift` bets on only grows.
+that time; what comes later changes nothing, so the sequence that `monitoring.patient_drift` bets on only grows. Who
+had too few cells is not in it, and enters behind everybody where more of that time are stored later.
 """
 
 import hashlib
@@ -24,7 +25,8 @@ MOST_PATIENTS = 1000
 """The latest so many are held against the reference."""
 
 ALL_AGAIN = timedelta(hours=1)
-"""How often everybody is looked for, so that who was deleted is forgotten here as well."""
+"""How often everybody is looked for: who was deleted is forgotten here as well, and who had too few cells enters
+where more are stored by now: they may have waited on a service's disk."""
 
 OVERLAP = timedelta(days=1)
 """How far back each look goes for new patients, since cells may have waited while the database was away."""
@@ -72,7 +74,7 @@ class Patients:
         self._full |= len(seen) == MOST_PATIENTS
         entered, returning = self._entered, self._returning
         if everybody:
-            entered = {patient: kept for patient, kept in entered.items() if patient in seen}
+            entered = self._with_late({patient: kept for patient, kept in entered.items() if patient in seen}, seen, at)
             returning = set()
         known = entered.keys() | returning
         new = {patient: first for patient, first in seen.items() if patient not in known}
@@ -88,6 +90,16 @@ class Patients:
         if everybody:
             self._all_seen = at
         return self._came(waiting=len(new) - len(complete))
+
+    def _with_late(self, entered: Entered, seen: dict[str, datetime], at: datetime) -> Entered:
+        """Who had too few cells and has enough now stands behind everybody who entered."""
+        late = Entered()
+        for patient, (_, row) in entered.items():
+            if row is None and (first := seen[patient]) + self._settle <= at:
+                means = self._means(patient, first)
+                if means is not None:
+                    late[patient] = (first, means)
+        return {patient: kept for patient, kept in entered.items() if patient not in late} | late
 
     def _enter(self, before: Entered, complete: dict[str, datetime]) -> Entered:
         """Behind those who entered before; but who once made room, and has room again since others were deleted,

@@ -16,6 +16,9 @@ difference is zero under calibration, whichever cells were chosen for labelling 
 ones may be. Where its interval lies wholly outside the tolerance the estimate is `untrusted`; wholly inside,
 `confirmed`; else `open`: too few labels to tell.
 
+Verdicts (`untrusted`, `confirmed`, fell) are by patient alone: an interval by cell is too narrow, and so is one that
+knows the spread of fewer than `FEWEST_PATIENTS`. By either, versions that answer as well as ever would be refuted.
+
 Every figure is a sum over a sum, by patient, and its interval a cluster bootstrap over patients
 (`blastwatch.intervals`), above `MANY_PATIENTS` Student's. Draws that all agree, as where no cell was wrong, show no
 spread: then the patients are counted as independent trials (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404).
@@ -37,11 +40,12 @@ FIGURES = ("accuracy", "sensitivity", "specificity")
 PATIENT, CELL = "patient", "cell"
 ASSUMES = {
     PATIENT: "patients are independent; cells without a patient key are left out",
-    CELL: "cells are independent, which cells of one patient are not: the intervals are too narrow",
+    CELL: "cells are independent, which cells of one patient are not: the intervals are too narrow, so no verdict is "
+    "given by them",
 }
 UNCHECKED, OPEN, CONFIRMED, UNTRUSTED = STATES = ("unchecked", "open", "confirmed", "untrusted")
 RESAMPLES = 1000
-FEWEST_PATIENTS = 5  # with fewer no verdict is given: their spread says little of the next patient's
+FEWEST_PATIENTS = 10  # with fewer no verdict is given: of 5, 17 % of the windows of an exact version are refuted
 FEWEST_CELLS = 30
 MANY_PATIENTS = 200  # with more, Student's interval says the same as the bootstrap, and at once
 _SPREAD = 1e-12  # below it all draws are one
@@ -60,6 +64,7 @@ def performance(
     cells: pd.DataFrame,
     limits: Limits,
     *,
+    labelled: pd.DataFrame | None = None,
     known: Mapping[str, Any] | None = None,
     recalibration: Recalibration = AS_GIVEN,
 ) -> dict[str, Any]:
@@ -67,6 +72,8 @@ def performance(
 
     Args:
         cells: the columns of `monitoring.store.Store.answers`, predictions of one version only.
+        labelled: all cells of the window that have a label, where `cells` are only the latest; None: they are among
+            `cells`.
         known: `reference_performance` of the version; without it nothing can have fallen.
         recalibration: of the version, to its reference.
 
@@ -76,20 +83,19 @@ def performance(
         value, low and high, without the figures that the cells do not define; `check` (state, difference, tolerance);
         `fell`: `estimated` and `realised`, true, false, or None where there is too little for a verdict.
     """
-    unit = _unit_of(cells)
-    kept = cells[cells["patient"] != ""] if unit == PATIENT else cells
-    table = kept.assign(blast=recalibration(kept["probability"].to_numpy(np.float64)))
-    labelled = table[table["truth"].notna()]
+    unit = _unit_of(cells if labelled is None else pd.concat([cells, labelled]))
+    table = _judged(cells, unit, recalibration)
+    graded = table[table["truth"].notna()] if labelled is None else _judged(labelled, unit, recalibration)
     column = "patient" if unit == PATIENT else "id"
-    units, known_units = Units(table[column], unit), Units(labelled[column], unit)
-    estimated, expected, realised = _estimated(table), _estimated(labelled), _realised(labelled)
+    units, known_units = Units(table[column], unit), Units(graded[column], unit)
+    estimated, expected, realised = _estimated(table), _estimated(graded), _realised(graded)
     found = {
         "unit": unit,
         "assumes": ASSUMES[unit],
         "cells": len(table),
         "patients": units.count if unit == PATIENT else None,
         "cells_left_out": len(cells) - len(table),
-        "labelled": len(labelled),
+        "labelled": len(graded),
         "estimated": _intervals(units, estimated),
         "expected": _intervals(known_units, expected),
         "realised": _intervals(known_units, realised),
@@ -121,6 +127,12 @@ def reference_performance(reference: pd.DataFrame, recalibration: Recalibration 
         "estimated": _intervals(units, _estimated(table)),
         "realised": _intervals(units, _realised(table)),
     }
+
+
+def _judged(cells: pd.DataFrame, unit: str, recalibration: Recalibration) -> pd.DataFrame:
+    """Those of the cells that count by the unit, with their recalibrated probability as `blast`."""
+    kept = cells[cells["patient"] != ""] if unit == PATIENT else cells
+    return kept.assign(blast=recalibration(kept["probability"].to_numpy(np.float64)))
 
 
 Parts = dict[str, tuple[Floats, Floats]]
@@ -173,7 +185,7 @@ class Units:
     @property
     def enough(self) -> bool:
         """Whether a verdict may be given."""
-        return self.cells >= FEWEST_CELLS and (self.unit == CELL or self.count >= FEWEST_PATIENTS)
+        return self.unit == PATIENT and self.cells >= FEWEST_CELLS and self.count >= FEWEST_PATIENTS
 
     def ratio(self, top: Floats, bottom: Floats) -> dict[str, float] | None:
         """Sum over sum with its interval; None where the denominator is nothing.

@@ -13,7 +13,8 @@ from monitoring.performance import Limits, performance, reference_performance
 from monitoring.recalibration import AS_GIVEN, Recalibration, recalibrate
 from monitoring.store import Store
 
-MOST_CELLS = 50_000  # latest predictions that one report reads: half a second, whatever the store holds
+MOST_CELLS = 50_000  # latest predictions that one report reads: half a second, whatever the store holds; and as many
+# labelled ones where these are not all, since labels come for cells that so many later ones have displaced
 _EPOCH = pd.Timestamp(0, tz=UTC)
 
 
@@ -33,20 +34,24 @@ def report(
     """All that is known of a version's performance, as one JSON object.
 
     Args:
-        since, until: times of the predictions; at most the latest `MOST_CELLS` of them count.
+        since, until: times of the predictions; at most the latest `MOST_CELLS` of them count, and of the labelled ones.
 
     Returns:
         version, digest, at, synthetic; `reference`: on the version's reference patients; `recalibration` (slope and
         shift): of the probabilities behind every estimate, to these patients; `now`: the latest
         `drift_window` predictions for the estimate and as many labelled ones for truth and check (labels come late,
-        so these are older cells); `windows`: of `performance_days` days each, oldest first.
+        so these are older cells); `windows`: of `performance_days` days each, oldest first; `truncated`: whether there
+        may be more predictions than were read.
     """
     limits, digest = limits_of(settings), package.digest
     answered = package.reference().answered
     recalibration = recalibrate(answered)
     known = reference_performance(answered, recalibration)
     cells = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
-    latest = store.answers(model_digest=digest, since=since, until=until, limit=settings.drift_window, labelled=True)
+    truncated = len(cells) == MOST_CELLS
+    most = MOST_CELLS if truncated else settings.drift_window
+    labelled = store.answers(model_digest=digest, since=since, until=until, limit=most, labelled=True)
+    size, days = settings.drift_window, settings.performance_days
     return {
         "version": version,
         "digest": digest,
@@ -54,10 +59,12 @@ def report(
         "at": datetime.now(UTC).isoformat(),
         "reference": known,
         "recalibration": asdict(recalibration),
-        "now": _now(cells.tail(settings.drift_window), latest, limits, known, recalibration),
-        "windows": windows(cells, limits, known, days=settings.performance_days, recalibration=recalibration),
-        "days": settings.performance_days,
-        "truncated": len(cells) == MOST_CELLS,
+        "now": _now(cells.tail(size), labelled.tail(size), limits, known, recalibration),
+        "windows": windows(
+            cells, limits, known, days=days, recalibration=recalibration, labelled=labelled if truncated else None
+        ),
+        "days": days,
+        "truncated": truncated,
         "disclaimer": DISCLAIMER,
     }
 
@@ -83,23 +90,40 @@ def windows(
     *,
     days: int,
     recalibration: Recalibration = AS_GIVEN,
+    labelled: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """The performance of each span of so many days that has cells, oldest first; spans begin at midnight, UTC.
 
     Args:
         cells: from `Store.answers`, of one version.
         known: from `reference_performance`; recalibration: the one that it was made with.
+        labelled: the labelled ones, where `cells` are only the latest, one at least; None where these are all.
+
+    Returns:
+        What `performance` says of each, with since, until, and `cut`: whether only the latest of the span's cells, or
+        none of them, are among `cells`. Then `cells`, `estimated` and its `fell` are of these alone.
     """
     span = timedelta(days=days)
-    number = (cells["time"] - _EPOCH) // span
-    return [
-        {
-            "since": (_EPOCH + int(index) * span).isoformat(),
-            "until": (_EPOCH + (int(index) + 1) * span).isoformat(),
-            **performance(part, limits, known=known, recalibration=recalibration),
-        }
-        for index, part in cells.groupby(number, sort=True)
-    ]
+
+    def by_span(part: pd.DataFrame) -> dict[int, pd.DataFrame]:
+        return {int(index): rows for index, rows in part.groupby((part["time"] - _EPOCH) // span)}
+
+    read = by_span(cells)
+    graded = {} if labelled is None else by_span(labelled)
+    found = []
+    for index in sorted(read.keys() | graded.keys()):
+        cut = labelled is not None and index <= min(read)  # later ones have all their labelled cells among `cells`
+        here = read.get(index, cells.iloc[:0])
+        truth = graded.get(index, cells.iloc[:0]) if cut else None
+        found.append(
+            {
+                "since": (_EPOCH + index * span).isoformat(),
+                "until": (_EPOCH + (index + 1) * span).isoformat(),
+                "cut": cut,
+                **performance(here, limits, labelled=truth, known=known, recalibration=recalibration),
+            }
+        )
+    return found
 
 
 def _window(cells: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ AGE, IMAGE_AGE, SIZE, PATIENT = REASONS = ("age", "image-age", "size", "patient"
 BATCH = 500  # cells in one transaction, and ids in one statement: SQLite takes 999 parameters in old builds
 MOST_AT_ONCE = 50_000  # cells that one look of the monitor deletes at most, so that it still looks
 SLACK = 0.05  # share of the size limit that is freed beyond it, so that not every look deletes
-INDEX_BYTES = 200  # of one prediction in PostgreSQL's two indexes, and its place in the page; measured
 
 _metadata = sa.MetaData()
 _deletions = sa.Table(
@@ -44,6 +43,8 @@ _predictions, _labels, _words, _images = (
     METADATA.tables[name] for name in ("predictions", "labels", "label_words", "images")
 )
 _shadow = SHADOW.tables["shadow"]
+INDEX_BYTES = {_predictions: 200, _shadow: 270, _labels: 80, _words: 100}
+"""Of one row in PostgreSQL's indexes, and its place in the page; measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,9 @@ class Retention(Opened):
     def usage(self) -> Usage:
         """What is stored now.
 
-        bytes: SQLite: the pages of the file that hold something. PostgreSQL: predictions times the mean size of the
-        newest thousand with their index entries, and the pictures, since a table there does not shrink when rows go.
+        bytes: SQLite: the pages of the file that hold something. PostgreSQL: of predictions, labels, the words on them
+        and the shadow, rows times the mean size of a thousand with their index entries, and the pictures, since a table
+        there does not shrink when rows go.
         """
         columns = (sa.func.count(), sa.func.min(_predictions.c.time), sa.func.max(_predictions.c.time))
         pictures = (sa.func.count(), sa.func.coalesce(sa.func.sum(_images.c.bytes), 0))
@@ -242,9 +244,12 @@ class Retention(Opened):
                 for name in ("page_count", "freelist_count", "page_size")
             )
             return (pages - free) * size
-        newest = sa.select(_predictions).order_by(_predictions.c.time.desc()).limit(1000).subquery("newest")
-        mean = sa.select(sa.func.avg(sa.func.pg_column_size(newest.table_valued()))).select_from(newest)
-        return image_bytes + int(count * (float(connection.execute(mean).scalar_one() or 0) + INDEX_BYTES))
+        newest = sa.select(_predictions).order_by(_predictions.c.time.desc())
+        total = image_bytes + count * (_mean_bytes(connection, newest) + INDEX_BYTES[_predictions])
+        for table in (_shadow, _labels, _words):
+            rows = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            total += rows * (_mean_bytes(connection, sa.select(table)) + INDEX_BYTES[table])
+        return int(total)
 
 
 def retain(retention: Retention, settings: Settings, *, most: int | None = None) -> Deleted:
@@ -284,6 +289,13 @@ def _cells(connection: sa.Connection, ids: Sequence[str]) -> Deleted:
             predictions=_delete(connection, _predictions, _predictions.c.id.in_(part)),
         )
     return gone
+
+
+def _mean_bytes(connection: sa.Connection, rows: sa.Select[Any]) -> float:
+    """Size of a row in PostgreSQL, without its index entries: the mean of the first thousand."""
+    some = rows.limit(1000).subquery("some")
+    mean = sa.select(sa.func.avg(sa.func.pg_column_size(some.table_valued()))).select_from(some)
+    return float(connection.execute(mean).scalar_one() or 0)
 
 
 def _beyond(usage: Usage, wanted: float) -> float:

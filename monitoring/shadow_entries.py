@@ -6,8 +6,8 @@ entry: the sequence of differences only grows, whoever looks and whenever, and t
 needs. Patients that enter at the same moment stand in the order of their hashed keys, which know nothing of the
 outcome.
 
-Entries are computed from cells and labels at every look. Before any of these are deleted the entries are written down
-(`keep_entries`), without anything of a cell in them, and stand from then on as they were.
+Entries are computed from the labelled cells and their labels at every look. Before any of these are deleted the entries
+are written down (`keep_entries`), without anything of a cell in them, and stand from then on as they were.
 """
 
 import uuid
@@ -28,9 +28,9 @@ ORDERED_BY = 4  # first digits of a forgotten patient's key that keep its place 
 _entries = SHADOW.tables["shadow_entries"]
 
 
-def unit_of(cells: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """`patient` where any cell has a key, or had one. kept: from `ShadowStore.entries`."""
-    return PATIENT if (cells["patient"] != "").any() or (kept["unit"] == PATIENT).any() else CELL
+def unit_of(kept: pd.DataFrame, *, keyed: bool) -> str:
+    """`patient` where any cell has a key, or had one. kept: from `ShadowStore.entries`. keyed: whether one has."""
+    return PATIENT if keyed or (kept["unit"] == PATIENT).any() else CELL
 
 
 def entries(
@@ -39,7 +39,8 @@ def entries(
     """The units that have entered by a moment, in their order.
 
     Args:
-        cells: from `ShadowStore.read`. words: from `ShadowStore.words`, oldest first. kept: from `ShadowStore.entries`.
+        cells: from `ShadowStore.read`, those with a label. words: from `ShadowStore.words`, oldest first.
+        kept: from `ShadowStore.entries`.
         unit: `patient` (cells without a key are left out) or `cell`.
 
     Returns:
@@ -81,8 +82,8 @@ def keep_entries(store: ShadowStore, pairs: Iterable[tuple[str, str]], at: datet
     it before labelled cells of theirs are deleted."""
     for champion, challenger in pairs:
         pair = {"champion": champion, "challenger": challenger}
-        cells, kept = store.read(**pair, until=at), store.entries(**pair)
-        unit = unit_of(cells, kept)
+        cells, kept = store.read(**pair, until=at, labelled=True), store.entries(**pair)
+        unit = unit_of(kept, keyed=store.keyed(**pair, until=at))
         entered, _ = entries(cells, store.words(**pair, until=at), kept, unit=unit, at=at, settle=SETTLE)
         store.keep(entered[~entered["key"].isin(kept["key"])], unit=unit, **pair)
 

@@ -4,12 +4,15 @@ The unit of the comparison is the patient, because cells of one patient are not 
 what, is said in `monitoring.shadow_entries`.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import sqlalchemy as sa
 
 from blastwatch import DISCLAIMER
 from blastwatch.entry import Entry
@@ -48,43 +51,44 @@ def report(
     """
     rules = rules or Rules()
     pair = {"champion": champion.digest, "challenger": challenger.digest}
-    cells = store.read(**pair, until=at)
+    counts, cells = store.counts(**pair, until=at), store.read(**pair, until=at, labelled=True)
     words = store.words(**pair, until=at)
     kept = store.entries(**pair) if rules.settle == SETTLE else store.entries(**pair).head(0)
+    unit = unit_of(kept, keyed=any(row["keyed"] for row in counts))
     return {
         "champion": {"version": champion.version, "digest": champion.digest, "synthetic": champion.synthetic},
         "challenger": {"version": challenger.version, "digest": challenger.digest, "synthetic": challenger.synthetic},
         "at": at.astimezone(UTC).isoformat(),
-        **_agreement(cells),
+        **_agreement(counts),
         "labelled": _labelled(cells, words),
-        "comparison": _comparison(cells, words, kept, at, rules),
+        "comparison": _comparison(cells, words, kept, unit, at, rules),
         "disclaimer": DISCLAIMER,
     }
 
 
-def _agreement(cells: pd.DataFrame) -> dict[str, Any]:
-    """How alike the two answer, without any label."""
-    ours, theirs = cells["champion_label"], cells["challenger_label"]
-    difference = cells["challenger_probability"].astype(float) - cells["champion_probability"].astype(float)
-    decisions = cells.groupby(["champion_decision", "challenger_decision"]).size().reset_index(name="cells")
-    known = len(cells) > 0
+def _agreement(counts: Sequence[sa.RowMapping]) -> dict[str, Any]:
+    """How alike the two answer, without any label. counts: from `ShadowStore.counts`."""
+    labels: Counter[tuple[str, str]] = Counter()
+    decisions: Counter[tuple[str, str]] = Counter()
+    for row in counts:
+        labels[row["champion_label"], row["challenger_label"]] += row["cells"]
+        decisions[row["champion_decision"], row["challenger_decision"]] += row["cells"]
+    cells = labels.total()
+    same = sum(number for (ours, theirs), number in labels.items() if ours == theirs)
     return {
-        "cells": len(cells),
-        "since": cells["time"].min().isoformat() if known else None,
-        "until": cells["time"].max().isoformat() if known else None,
-        "agreement": float((ours == theirs).mean()) if known else None,
-        "flips": {
-            "hem_to_all": int(((ours == "hem") & (theirs == "all")).sum()),
-            "all_to_hem": int(((ours == "all") & (theirs == "hem")).sum()),
-        },
+        "cells": cells,
+        "since": min(row["since"] for row in counts).isoformat() if cells else None,
+        "until": max(row["until"] for row in counts).isoformat() if cells else None,
+        "agreement": same / cells if cells else None,
+        "flips": {"hem_to_all": labels["hem", "all"], "all_to_hem": labels["all", "hem"]},
         "probability_difference": {
-            "mean": float(difference.mean()) if known else None,
-            "mean_absolute": float(difference.abs().mean()) if known else None,
-            "largest": float(difference.abs().max()) if known else None,
+            "mean": sum(row["difference"] for row in counts) / cells if cells else None,
+            "mean_absolute": sum(row["distance"] for row in counts) / cells if cells else None,
+            "largest": max(row["largest"] for row in counts) if cells else None,
         },
         "decisions": [
-            {"champion": row["champion_decision"], "challenger": row["challenger_decision"], "cells": row["cells"]}
-            for row in decisions.to_dict("records")
+            {"champion": ours, "challenger": theirs, "cells": number}
+            for (ours, theirs), number in sorted(decisions.items())
         ],
     }
 
@@ -118,10 +122,9 @@ def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
 
 
 def _comparison(
-    cells: pd.DataFrame, words: pd.DataFrame, kept: pd.DataFrame, at: datetime, rules: Rules
+    cells: pd.DataFrame, words: pd.DataFrame, kept: pd.DataFrame, unit: str, at: datetime, rules: Rules
 ) -> dict[str, Any]:
     """The sequential test, and its state at the end of each day on which a unit entered."""
-    unit = unit_of(cells, kept)
     entered, waiting = entries(cells, words, kept, unit=unit, at=at, settle=rules.settle)
     moments = entered["enters"].tolist()
     # One look a moment: what entered at one moment came together, and no order within it can be chosen afterwards.

@@ -41,6 +41,7 @@ class ShadowRecord:
 ENTRY = ("unit", "key", "enters", "difference")
 COLUMNS = tuple(field.name for field in fields(ShadowRecord))
 
+_labels = METADATA.tables["labels"]
 SHADOW = sa.MetaData()
 _shadow = sa.Table(
     "shadow",
@@ -89,16 +90,52 @@ class ShadowStore(Opened):
             with translated(), self._engine.begin() as connection:
                 connection.execute(statement, [asdict(record) for record in records])
 
-    def read(self, *, champion: str, challenger: str, until: datetime | None = None) -> "pd.DataFrame":
+    def read(
+        self, *, champion: str, challenger: str, until: datetime | None = None, labelled: bool = False
+    ) -> "pd.DataFrame":
         """Cells of one pair of package digests, oldest first: `COLUMNS`, `time` in UTC.
 
         Args:
             until: only cells read before this.
+            labelled: only cells that have a label, whenever it came.
         """
         query = sa.select(*(_shadow.c[name] for name in COLUMNS)).where(self._pair(champion, challenger))
         if until is not None:
             query = query.where(_shadow.c.time < until)
+        if labelled:
+            query = query.join(_labels, _labels.c.id == _shadow.c.id)
         return self._frame(query.order_by(_shadow.c.time, _shadow.c.id), COLUMNS)
+
+    def counts(self, *, champion: str, challenger: str, until: datetime) -> list[sa.RowMapping]:
+        """Cells of a pair that were read before a moment, counted by the database: a row for each combination of what
+        the two said.
+
+        Returns:
+            champion_label, challenger_label, champion_decision, challenger_decision; cells, and keyed, how many of them
+            have a patient; since and until (UTC); and of the challenger's probability less the champion's the sum
+            (difference), the sum without signs (distance) and the largest without its sign (largest).
+        """
+        said = [_shadow.c[f"{who}_{what}"] for what in ("label", "decision") for who in ("champion", "challenger")]
+        difference = _shadow.c.challenger_probability - _shadow.c.champion_probability
+        found = {
+            "cells": sa.func.count(),
+            "keyed": sa.func.sum(sa.case((_shadow.c.patient != "", 1), else_=0)),
+            "since": sa.func.min(_shadow.c.time, type_=UtcTime),
+            "until": sa.func.max(_shadow.c.time, type_=UtcTime),
+            "difference": sa.func.sum(difference),
+            "distance": sa.func.sum(sa.func.abs(difference)),
+            "largest": sa.func.max(sa.func.abs(difference)),
+        }
+        query = sa.select(*said, *(value.label(name) for name, value in found.items())).group_by(*said)
+        query = query.where(self._pair(champion, challenger), _shadow.c.time < until)
+        with translated(), self._engine.connect() as connection:
+            return list(connection.execute(query).mappings())
+
+    def keyed(self, *, champion: str, challenger: str, until: datetime) -> bool:
+        """Whether any cell of a pair that was read before a moment has a patient."""
+        query = sa.select(_shadow.c.id).where(self._pair(champion, challenger), _shadow.c.time < until)
+        with translated(), self._engine.connect() as connection:
+            return connection.execute(query.where(_shadow.c.patient != "").limit(1)).first() is not None
 
     def words(self, *, champion: str, challenger: str, until: datetime | None = None) -> "pd.DataFrame":
         """Every word on the label of a cell of the pair, oldest first: id, time, label. A correction is one more."""

@@ -9,7 +9,7 @@ from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
-from monitoring.drift import PAGES
+from monitoring.drift import names_of
 from monitoring.examples import Examples
 from monitoring.report_page import by_distance
 from monitoring.retention import Usage
@@ -34,7 +34,7 @@ class Status:
 
     def begin(self, note: str) -> None:
         """Nothing is watched: forget what was known, and say why."""
-        self._version = ""
+        self._version = self._digest = ""
         self._known: dict[str, Any] | None = None
         self._found: dict[str, Any] = {}
         self._pictures: dict[str, bytes] = {}
@@ -50,7 +50,7 @@ class Status:
     def watch(self, fetched: Fetched) -> None:
         """Another version is watched: what was said of the one before says nothing of it."""
         self.begin("The first look at it is not over.")
-        self._version = fetched.entry.version
+        self._version, self._digest = fetched.entry.version, fetched.package.digest
         self._found = {
             "model": {
                 "version": fetched.entry.version,
@@ -96,12 +96,12 @@ class Status:
 
     def report(self, name: str) -> Path | None:
         """Evidently's page of a report of that name; None where there is none, or no longer."""
-        return {path.name: path for path in self._folder.glob(PAGES)}.get(name)
+        return self._folder / name if name in names_of(self._folder, ".html") else None
 
     def standing(self) -> tuple[dict[str, Any] | None, str | None]:
         """The document of the last report on the watched version, None where no verdict stands, and until when the last
         one that said otherwise was."""
-        return self._known, before(self._timeline.made(), self._version)
+        return self._known, before(self._timeline.rows(), self._version, self._digest)
 
     def fail(self, problem: str) -> None:
         """A look failed: the reason stands beside what was known, and beside what the look had found before."""
@@ -147,7 +147,7 @@ class Status:
     def _said(self, report: dict[str, Any]) -> dict[str, Any]:
         """What a report says."""
         return {
-            "since": since(self._timeline.made(), self._version),
+            "since": since(self._timeline.rows(), self._version, self._digest),
             "window": report["window"],
             "columns": by_distance(report["columns"])[:MOST_COLUMNS],
             "causes": report["causes"],

@@ -181,10 +181,11 @@ class Store(Opened):
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         return frame.astype(dict.fromkeys(("probability", "latency_ms", *STATISTICS), np.float64))
 
-    def count(self) -> int:
-        """Number of stored predictions."""
+    def count(self, *, since: datetime | None = None) -> int:
+        """Number of stored predictions, all or those since a moment."""
+        query = _between(sa.select(sa.func.count()).select_from(_predictions), since, None, None)
         with translated(), self._engine.connect() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).select_from(_predictions)).scalar_one())
+            return int(connection.execute(query).scalar_one())
 
     def newest(self, *, model_digest: str) -> datetime | None:
         """Time (UTC) of the newest prediction of a version; None for none."""

@@ -62,7 +62,7 @@ def retain(as_json: bool) -> None:
 
 
 @store.command()
-@click.argument("keys", type=click.File("r", encoding="utf-8"))
+@click.argument("keys", type=click.File("r", encoding="utf-8-sig"))
 @json_option
 def forget(keys: TextIO, as_json: bool) -> None:
     """Delete all cells of the patients whose keys stand in a file, one a line; - reads them from standard input.

@@ -19,7 +19,7 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
 from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
-from monitoring.drift import PAGES, DriftReport, TooFewPredictions, compare
+from monitoring.drift import DriftReport, TooFewPredictions, compare, names_of
 from monitoring.examples import ExampleCells
 from monitoring.followed import Followed
 from monitoring.metrics import MonitorMetrics
@@ -35,6 +35,7 @@ from monitoring.store import Store, open_store
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
 NO_VERSION = "no version serves. See blastwatch registry list, and promote one: blastwatch registry promote REF"
 FOLLOWED_WITHIN = timedelta(minutes=15)  # of a promotion, services have loaded the version or refused it
+AHEAD = timedelta(minutes=5)  # of this clock; a time beyond it is a wrong clock's
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
 
@@ -90,7 +91,8 @@ class Monitor:
         fetched = self._watched()
         self._store = self._store or open_store(self._settings.predictions_url)
         digest = fetched.package.digest
-        current = self._store.read(model_digest=digest, limit=self._settings.drift_window)
+        ahead = datetime.now(UTC) + AHEAD
+        current = self._store.read(model_digest=digest, limit=self._settings.drift_window, until=ahead)
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
         performance = self._tell_performance(self._store, fetched)
@@ -100,7 +102,10 @@ class Monitor:
         usage = self._retain()
         found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
         self._retrain(fetched.entry.version, found)
-        self._note_others(self._store, fetched, challenger, usage)
+        if usage.newest is not None and usage.newest >= ahead:
+            self._note_ahead(self._store.count(since=ahead), usage.newest)
+        else:
+            self._note_others(self._store, fetched, challenger, usage)
         look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
         self._tell_status(self._store, fetched, look, usage)
         self._metrics.last_look.set(time.time())
@@ -130,7 +135,7 @@ class Monitor:
 
     def _compare(self, fetched: Fetched, current: Any) -> Look:
         window = current["id"].tolist()
-        # All of them: one cell whose time lies ahead would stay the newest, whatever comes.
+        # All of them: one cell whose time lies a little ahead would stay the newest, whatever comes.
         if window and window == self._window:
             return Look(None, "no prediction since the last report")
         started = time.monotonic()
@@ -173,6 +178,13 @@ class Monitor:
         except WorkspaceFailed as error:
             self._metrics.failures.inc()
             self._problems.append(str(error))
+
+    def _note_ahead(self, count: int, newest: datetime) -> None:
+        """Say that there are predictions which drift does not see; whose are the newest then, nobody can tell."""
+        self._problems.append(
+            f"{count} predictions carry a time ahead of this clock, up to {newest.isoformat(timespec='seconds')}, and "
+            "are no part of the window before it comes. Set the clocks of the service and the monitor right."
+        )
 
     def _note_others(self, store: Store, fetched: Fetched, challenger: Entry | None, usage: Usage) -> None:
         """Say where the newest predictions are of a version that is not watched, but for a challenger which answers
@@ -296,9 +308,9 @@ def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
 
 
 def prune(folder: Path) -> None:
-    """Remove all but the newest pages."""
-    for page in sorted(folder.glob(PAGES))[:-KEEP_PAGES]:
-        page.unlink(missing_ok=True)
+    """Remove all but the pages that were made last."""
+    for name in names_of(folder, ".html")[:-KEEP_PAGES]:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: threading.Event) -> None:

@@ -98,12 +98,13 @@ def drawn_performance(*, sure: float = 1.0) -> dict[str, object]:
     cells.loc[cells["time"] > NOW - timedelta(days=6), "truth"] = None
     rows = answers(random, patients=20, cells=30).rename(columns={"patient": "group"})
     known = reference_performance(rows.assign(label=rows["truth"]))
-    labelled = cells.dropna(subset=["truth"]).tail(500)
+    parts = {"latest": cells.tail(500).assign(truth=None), "labelled": cells.dropna(subset=["truth"]).tail(500)}
+    spans = {name: {"since": part["time"].min(), "until": part["time"].max()} for name, part in parts.items()}
     now = {
-        "latest": performance(cells.tail(500).assign(truth=None), LIMITS, known=known),
-        "labelled": performance(labelled, LIMITS, known=known),
+        name: {end: at.isoformat() for end, at in spans[name].items()} | performance(part, LIMITS, known=known)
+        for name, part in parts.items()
     }
-    return {"reference": known, "now": now, "windows": windows(cells, LIMITS, known, days=7)}
+    return {"reference": known, "now": now, "windows": windows(cells, LIMITS, known, days=7), "truncated": False}
 
 
 def drawn_examples(*, stained: bool) -> Examples:

@@ -92,15 +92,15 @@ function drawTimeline(box, points, moves) {
 }
 
 function drawWindows(box, windows) {
-  const known = windows.filter((window) => window.estimated.accuracy);
+  const known = windows.filter((window) => window.estimated.accuracy || window.realised.accuracy);
   if (!known.length) { box.replaceChildren(); return; }
   const middle = (window) => (Date.parse(window.since) + Date.parse(window.until)) / 2;
   const all = known.flatMap((window) => [window.estimated.accuracy, window.realised.accuracy].filter(Boolean));
   const low = Math.max(0, Math.floor(Math.min(...all.map((value) => value.low)) * 10) / 10);
   const ticks = Array.from({ length: Math.round((1 - low) * 10) + 1 }, (_, index) => Number((low + index / 10).toFixed(1)));
-  const labelled = known.filter((window) => window.realised.accuracy).length;
+  const count = (kind) => known.filter((window) => window[kind].accuracy).length;
   const { svg, x, y } = frame(box,
-    `Accuracy of ${known.length} windows: estimated in all of them, realised in ${labelled}. The table below has the numbers.`,
+    `Accuracy of ${known.length} windows: estimated in ${count("estimated")}, realised in ${count("realised")}. The table below has the numbers.`,
     [Date.parse(known[0].since), Date.parse(known[known.length - 1].until)], [Math.min(low, 0.9), 1], ticks);
   const draw = (value, at, kind, square) => {
     part(svg, "line", { x1: at, x2: at, y1: y(value.low), y2: y(value.high), class: kind });
@@ -108,7 +108,7 @@ function drawWindows(box, windows) {
     else part(svg, "circle", { cx: at, cy: y(value.value), r: 4, class: kind });
   };
   for (const window of known) {
-    draw(window.estimated.accuracy, x(middle(window)) - 6, "estimated", false);
+    if (window.estimated.accuracy) draw(window.estimated.accuracy, x(middle(window)) - 6, "estimated", false);
     if (window.realised.accuracy) draw(window.realised.accuracy, x(middle(window)) + 6, "realised", true);
   }
   part(svg, "text", { x: LEFT, y: 16, class: "estimated named" }, "● estimated");

@@ -111,12 +111,18 @@ function showTimeline() {
   drawTimeline(byId("timeline"), told.timeline, moves);
 }
 
+// Windows begin at midnight, UTC, which west of Greenwich is the day before.
+const begins = (window) => new Date(window.since).toLocaleDateString(undefined, { month: "short", day: "numeric", timeZone: "UTC" });
+const moment = (time) => time ? local(time) : "none";
+
 const CHECKED = {
   unchecked: () => "The estimate is unchecked: no label has come yet.",
   open: (words) => `The estimate is neither confirmed nor refuted by the labels so far: ${words}.`,
   confirmed: (words) => `The estimate is confirmed by the labels: ${words}.`,
   untrusted: (words) => `Do not trust the estimate: ${words}.`,
 };
+
+const noVerdict = (words) => `No verdict on the estimate, since the labelled cells carry no patient key: ${words}.`;
 
 function showPerformance() {
   const { latest, labelled } = told.performance.now, reference = told.performance.reference;
@@ -125,7 +131,8 @@ function showPerformance() {
   if (labelled.fell.realised) fell.push("The realised accuracy fell below the reference's.");
   byId("fell").textContent = fell.join(" ");
   byId("fell").className = "label is-all";
-  byId("check").textContent = CHECKED[check.state](
+  const keyless = labelled.unit === "cell" && check.state === "open";
+  byId("check").textContent = (keyless ? noVerdict : CHECKED[check.state])(
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.
@@ -137,11 +144,17 @@ function showPerformance() {
     ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
       interval(labelled.realised[name]), interval(reference.realised[name])])),
     row(["cells", String(latest.cells), String(labelled.cells), String(reference.cells)]),
+    row(["from", moment(latest.since), moment(labelled.since), ""]),
+    row(["to", moment(latest.until), moment(labelled.until), ""]),
     row(["intervals by", latest.unit, labelled.unit, "patient"]),
   ]);
   const units = new Map([latest, labelled, ...told.performance.windows].map((part) => [part.unit, part.assumes]));
   byId("assumes").textContent = [...units].map(([unit, assumes]) => `Intervals by ${unit}: ${assumes}.`).join(" ");
-  fill("window-rows", told.performance.windows.map((window) => row([day(window.since), String(window.cells),
+  const cut = told.performance.windows.filter((window) => window.cut).pop();
+  byId("cut").textContent = cut ? "There are more predictions than a look reads: the estimate of the window from "
+    + `${begins(cut)} is of its latest ${cut.cells} cells, and of windows before it the labelled cells alone count.` : "";
+  const counted = (window) => !window.cut ? String(window.cells) : window.cells ? `latest ${window.cells}` : "not read";
+  fill("window-rows", told.performance.windows.map((window) => row([begins(window), counted(window),
     interval(window.estimated.accuracy), String(window.labelled), interval(window.realised.accuracy),
     window.unit, window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
   drawWindows(byId("windows"), told.performance.windows);

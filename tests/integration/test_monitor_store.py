@@ -56,6 +56,42 @@ def forgets(url):
         assert retention.counted()["size"] == gone + Deleted(images=3)
 
 
+def takes_what_its_tables_take(url):
+    """Half of what a cell takes are its shadow, its label and the words on it."""
+    tables = ("predictions", "shadow", "labels", "label_words")
+    ids = [uuid.uuid4().hex for _ in range(5000)]
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_retention(url) as retention:
+        store.add([record(id_, digest="d" * 64, patient="f" * 64) for id_ in ids])
+        shadow.add([shadowed(id_, time=NOON + timedelta(seconds=n), patient="f" * 64) for n, id_ in enumerate(ids)])
+        for number, label in enumerate(("all", "hem")):
+            store.add_labels([(id_, label, NOON + timedelta(hours=number)) for id_ in ids[:2500]])
+        with psycopg.connect(url) as connection:
+            sizes = [connection.execute("SELECT pg_total_relation_size(%s)", [name]).fetchone()[0] for name in tables]
+        assert retention.usage().bytes == pytest.approx(sum(sizes), rel=0.15)
+        assert sizes[0] < 0.6 * sum(sizes)
+        limit = retention.usage().bytes // 2
+        assert retention.by_size(limit).predictions > 2000 and retention.usage().bytes <= limit
+
+
+def tells_how_alike_they_answer(url):
+    """As tests/unit/monitoring/test_shadow_report.py has it on SQLite."""
+    pair = {"champion": "c" * 64, "challenger": "d" * 64, "until": NOON + timedelta(hours=3)}
+    with open_store(url) as store, open_shadow_store(url) as shadow:
+        store.add([record(str(number)) for number in range(4)])
+        for number in range(4):
+            said = {"champion_probability": 0.2, "challenger_probability": 0.2 + 0.1 * (-1) ** number}
+            shadow.add(
+                [shadowed(str(number), time=NOON + timedelta(hours=number), patient="p" * (number == 3), **said)]
+            )
+        store.add_labels([("1", "all", NOON), ("3", "all", NOON)])
+        (row,) = shadow.counts(**pair)
+        assert (row["cells"], row["keyed"]) == (3, 0) and not shadow.keyed(**pair)
+        assert (row["since"], row["until"]) == (NOON, NOON + timedelta(hours=2))
+        assert [row[name] for name in ("difference", "distance", "largest")] == pytest.approx([0.1, 0.3, 0.1])
+        assert list(shadow.read(**pair, labelled=True)["id"]) == ["1"]
+        assert shadow.keyed(**pair | {"until": NOON + timedelta(hours=4)})
+
+
 def is_brought_up_to_date(url):
     """As tests/unit/monitoring/test_revisions.py has it on SQLite."""
     make_old(url, [record("old")])
@@ -145,6 +181,8 @@ def tells_who_came(url):
 def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     waits_on_disk(postgres, tmp_path / "waiting.db")
     forgets(postgres.database("forgetful"))
+    takes_what_its_tables_take(postgres.database("sizes"))
+    tells_how_alike_they_answer(postgres.database("alike"))
     tells_who_came(postgres.database("patients"))
     outlives_a_failover(postgres, tmp_path / "failover.db")
     may_not_be_written(postgres)

@@ -70,7 +70,7 @@ def test_every_state_of_the_estimate_is_explained():
 
 
 def test_each_figure_of_a_report_says_by_what_its_interval_is(capsys):
-    found = drawn_performance() | {"version": "2", "truncated": False}
+    found = drawn_performance() | {"version": "2"}
     _print_performance(found)
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if line.startswith("intervals by")).split()[2:] == ["patient"] * 3
@@ -83,7 +83,24 @@ def test_each_figure_of_a_report_says_by_what_its_interval_is(capsys):
     _print_performance(found)
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if line.startswith("intervals by")).split()[2:] == ["patient", "cell", "patient"]
+    assert "the estimate is open: no verdict, since the labelled cells carry no patient key." in "\n".join(lines)
     assert [line.split()[-2] for line in lines if line[:2] == "20"] == ["patient", "cell", *["patient"] * 3]
     assert [line.split(":")[0] for line in lines if line.startswith("Intervals by")] == [
         "Intervals by cell", "Intervals by patient",
     ]  # fmt: skip
+
+
+def test_a_report_says_when_its_cells_were_answered_and_which_windows_are_cut(capsys):
+    found = drawn_performance() | {"version": "2", "truncated": True}
+    found["windows"][0] |= {"cut": True, "cells": 0, "estimated": {}}
+    found["windows"][1] |= {"cut": True}
+    _print_performance(found)
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    latest, labelled = found["now"]["latest"], found["now"]["labelled"]
+    for words, end in (("from (UTC)", "since"), ("to (UTC)", "until")):
+        row = next(line for line in lines if line.startswith(words))
+        assert row.split()[2:] == [latest[end][:16], labelled[end][:16]]
+    first, second, third = [line for line in lines if line[:2] == "20"][:3]
+    assert first.split()[1:4] == ["not", "read", "unknown"] and f"latest {found['windows'][1]['cells']}" in second
+    assert "latest" not in third and "There are more predictions than one report reads" in told.err

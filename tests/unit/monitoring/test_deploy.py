@@ -98,6 +98,18 @@ def test_panels_do_not_overlap():
         taken |= cells
 
 
+def test_a_single_figure_is_the_one_of_now():
+    """Over a range of hours a tile would show the last there was: of a monitor that ended, of a verdict long gone."""
+    stats = {panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] == "stat"}
+    assert all(target.get("instant") is True for panel in stats.values() for target in panel["targets"])
+    (drift,) = stats["Drift"]["targets"]
+    # The gauge of the verdict is 0 also without one; thresholds are there only with one.
+    assert drift["expr"] == "blastwatch_drift_detected and on (job, instance) blastwatch_drift_threshold"
+    shown = stats["Drift"]["fieldConfig"]["defaults"]
+    assert shown["noValue"] == "no verdict"
+    assert [step["color"] for step in shown["thresholds"]["steps"]] == ["#808080"]  # what has no value gets the first
+
+
 def test_provisioning_is_yaml():
     for path in (DEPLOY / "grafana" / "provisioning").rglob("*.yml"):
         assert yaml.safe_load(path.read_text())["apiVersion"] == 1

@@ -1,7 +1,7 @@
 """One report through Evidently: its scores are ours, its verdict follows the package's thresholds."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytest
 
 from blastwatch.errors import DataError
 from monitoring.calibration import thresholds_for
-from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare
+from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare, names_of
 from monitoring.scores import ANSWERED, EMBEDDING_SCORE
+from monitoring.watch import prune
 from tests.cohorts import as_predictions, draw_cohort, scores_of, unanswered, unsealed_package, window_of
 
 
@@ -42,11 +43,12 @@ def report(package, window, tmp_path_factory):
     return compare(package, current, version="3", folder=tmp_path_factory.mktemp("reports"), timestamp=moment)
 
 
-def test_the_document(report):
+def test_the_document(report, package):
     document = report.document
-    told = ["version", "window", "compared", "on_request", "drifted", "columns", "causes", "report"]
+    told = ["version", "digest", "window", "compared", "on_request", "drifted", "columns", "causes", "report"]
     assert list(document) == told and document["on_request"] is False
     assert document["causes"] == []
+    assert document["digest"] == package.digest
     assert document["version"] == "3" and document["window"]["cells"] == 120
     assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"
     assert document["drifted"] is False
@@ -130,3 +132,18 @@ def test_a_package_older_than_a_statistic_is_compared_without_it(cohort, referen
     found = compare(older, current, version="1", folder=tmp_path).document
     names = {column["name"] for column in found["columns"]}
     assert found["drifted"] is False and "chroma_noise" not in names and "focus" in names
+
+
+def test_after_a_clock_that_ran_ahead_a_report_is_still_the_last_and_keeps_its_page(package, window, tmp_path):
+    """Sixty reports of a day ahead, then one at the right time."""
+    moment = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+    for number in range(60):
+        ahead = moment + timedelta(days=1, minutes=number)
+        for ending in ("html", "json"):
+            (tmp_path / f"drift-{ahead:%Y%m%dT%H%M%S.%fZ}-v3.{ending}").write_text("")
+    (tmp_path / "drift-of-somebody.html").write_text("")
+    current = as_predictions(window, digest=package.digest)
+    page = Path(compare(package, current, version="3", folder=tmp_path, timestamp=moment).document["report"])
+    prune(tmp_path)
+    assert page.name == "drift-20261125T102900.000001Z-v3.html" and page.exists()
+    assert names_of(tmp_path, ".json")[-1] == page.with_suffix(".json").name

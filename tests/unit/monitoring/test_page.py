@@ -269,3 +269,46 @@ def test_patients_who_do_not_count_yet_and_intervals_by_cell_are_said(browser, f
         assert now.inner_text().split() == ["intervals", "by", "patient", "patient", "patient"]
     finally:
         server.close()
+
+
+@pytest.mark.browser
+def test_windows_are_named_by_their_day_in_utc_and_those_that_are_cut_are_said(browser, free_port, tmp_path):
+    status = drawn_status(load({"BLASTWATCH_HOME": str(tmp_path)}))
+    server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), port := free_port())
+    page = browser.new_page(timezone_id="America/New_York", locale="en-GB")
+    told, faults = status.document()["performance"], []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    latest, labelled = told["now"]["latest"], told["now"]["labelled"]
+    keyless = told["now"] | {"labelled": labelled | {"unit": "cell", "assumes": ASSUMES["cell"]}}
+    older = told["windows"][0] | {"cut": True, "cells": 0, "estimated": {}}
+    cut = [older, told["windows"][1] | {"cut": True}, *told["windows"][2:]]
+
+    def shown(performance):
+        status.see(performance=performance)
+        status.fail("")
+        page.goto(f"http://127.0.0.1:{port}/drift")
+        page.locator("#check:not(:empty)").wait_for()
+        page.get_by_text("The windows as a table").press("Enter")
+        table = page.get_by_role("region", name="Performance by window")
+        return [row.locator("th, td").all_inner_texts() for row in table.locator("tr").all()]
+
+    try:
+        head, *rows = shown(told)
+        assert head[0] == "from (UTC)" and rows[-1][:2] == ["22 Oct", str(told["windows"][0]["cells"])]
+        assert told["windows"][0]["since"] == "2026-10-22T00:00:00+00:00" and page.inner_text("#cut") == ""
+        now = page.get_by_role("region", name="Performance now").locator("tbody tr").all()
+        span = [row.locator("td").all_inner_texts() for row in now if row.locator("th").inner_text() in ("from", "to")]
+        assert labelled["since"].startswith("2026-11-08T19:57") and span[0][1] == "8 Nov 2026, 14:57"
+        assert latest["until"].startswith("2026-11-24T11:43") and span[1][0] == "24 Nov 2026, 06:43"
+        _, *rows = shown(told | {"windows": cut, "now": keyless, "truncated": True})
+        assert rows[-1][:3] == ["22 Oct", "not read", "unknown"] and rows[-1][4] != "unknown"
+        assert rows[-2][:2] == ["29 Oct", f"latest {cut[1]['cells']}"] and rows[-3][1] == str(cut[2]["cells"])
+        said = f"the window from 29 Oct is of its latest {cut[1]['cells']} cells, and of windows before it the labelled"
+        assert said in page.inner_text("#cut")
+        chart = page.locator("#windows").get_by_role("img").get_attribute("aria-label")
+        assert chart.startswith("Accuracy of 5 windows: estimated in 4, realised in 4.")
+        assert page.inner_text("#check").startswith("No verdict on the estimate, since the labelled cells carry no")
+        page.screenshot(path=tmp_path / "cut.png", full_page=True)
+        assert not faults
+    finally:
+        server.close()

@@ -65,6 +65,21 @@ def test_patients_stand_in_the_order_in_which_they_came_and_late_ones_at_the_end
     assert late.rows["probability"].round(6).tolist() == [0.1, 0.2, 0.3, 0.7]
 
 
+def test_cells_that_waited_for_the_database_let_a_patient_of_too_few_enter_within_the_hour(store, who):
+    store.add(cells_of("a", NOON, [0.1] * 4) + cells_of("b", NOON + HOUR, [0.2] * 20))
+    assert (came := who.look(NOON + 2 * HOUR)).few == 1 and len(came.rows) == 1
+    store.add(cells_of("a", NOON + timedelta(minutes=5), [0.3] * 46) + cells_of("c", NOON + 3 * HOUR, [0.4] * 3))
+    store.add(cells_of("a", NOON + 30 * HOUR, [0.9] * 20))
+    early = who.look(NOON + 2 * HOUR + timedelta(minutes=1))
+    assert early.few == 1 and early.rows.equals(came.rows)
+    late = who.look(NOON + 5 * HOUR)
+    assert late.few == 1  # who still has too few
+    assert late.rows["probability"].round(6).tolist() == [0.2, round((4 * 0.1 + 46 * 0.3) / 50, 6)]
+    assert late.first.tolist() == [NOON + HOUR, NOON]
+    again = who.look(NOON + 9 * HOUR)
+    assert again.rows.equals(late.rows) and again.few == 1
+
+
 def test_a_database_that_stumbles_in_the_first_look_hides_nobody_for_an_hour(store, who, monkeypatch):
     keys = ["a", "b", "c", "d"]
     for number, key in enumerate(keys):  # all of them longer ago than a look between goes back

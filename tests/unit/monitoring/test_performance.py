@@ -1,6 +1,8 @@
 """Estimated and realised performance against enumeration, scikit-learn and scipy, and what the check finds."""
 
 import itertools
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,8 @@ from monitoring.metrics import MonitorMetrics
 from monitoring.performance import (
     CELL,
     CONFIRMED,
+    FEWEST_CELLS,
+    FEWEST_PATIENTS,
     OPEN,
     PATIENT,
     UNCHECKED,
@@ -24,8 +28,10 @@ from monitoring.performance import (
     performance,
     reference_performance,
 )
-from monitoring.performance_report import windows
+from monitoring.performance_report import report, windows
+from monitoring.store import open_store
 from tests.answered import accuracy, answers
+from tests.cohorts import START, as_records, draw_cohort, unsealed_package
 
 LIMITS = Limits(tolerance=0.02, margin=0.05)
 KNOWN = {
@@ -153,10 +159,36 @@ def test_enough_labels_confirm_and_few_leave_it_open():
     cells = drawn(patients=800, cells=4, distance=3.0)
     assert performance(cells, LIMITS)["check"]["state"] == CONFIRMED
     wrong = cells.assign(truth=np.where(cells["label"] == "all", "hem", "all"))
-    few = wrong[wrong["patient"].isin(wrong["patient"].unique()[:4])]
-    assert performance(few, LIMITS, known=KNOWN)["check"]["state"] == OPEN
+    few = wrong[wrong["patient"].isin(wrong["patient"].unique()[: FEWEST_PATIENTS - 1])]
+    assert len(few) > FEWEST_CELLS and performance(few, LIMITS, known=KNOWN)["check"]["state"] == OPEN
     assert performance(few, LIMITS, known=KNOWN)["fell"] == {"estimated": None, "realised": None}
+    enough = wrong[wrong["patient"].isin(wrong["patient"].unique()[:FEWEST_PATIENTS])]
+    assert performance(enough, LIMITS)["check"]["state"] == UNTRUSTED
     assert performance(wrong, LIMITS)["check"]["state"] == UNTRUSTED
+
+
+def test_cells_without_a_patient_key_give_figures_and_no_verdict():
+    wrong = drawn(distance=1.0, sure=3.0, patients=100)
+    keyed, keyless = (performance(cells, LIMITS, known=KNOWN) for cells in (wrong, wrong.assign(patient="")))
+    assert (keyed["unit"], keyed["check"]["state"], keyed["fell"]["realised"]) == (PATIENT, UNTRUSTED, True)
+    assert (keyless["unit"], keyless["check"]["state"]) == (CELL, OPEN)
+    assert keyless["fell"] == {"estimated": None, "realised": None} and "no verdict" in keyless["assumes"]
+    for figure, interval in keyed["realised"].items():
+        assert keyless["realised"][figure]["value"] == interval["value"]
+    assert keyless["check"]["difference"]["high"] < -LIMITS.tolerance
+
+
+@pytest.mark.parametrize("patients", [3, 5, FEWEST_PATIENTS])
+def test_an_exact_version_is_seldom_refuted_however_few_its_patients_and_with_keys_or_without(patients):
+    base = {kind: {"accuracy": {"value": accuracy(1.2)}} for kind in ("estimated", "realised")}
+    random, refuted, fell = np.random.default_rng(1), 0, 0
+    for _ in range(100):
+        cells = answers(random, patients=patients, cells=500 // patients, distance=1.2)
+        for window in (cells, cells.assign(patient="")):
+            found = performance(window, LIMITS, known=base)
+            refuted += found["check"]["state"] == UNTRUSTED
+            fell += any(found["fell"].values())
+    assert refuted <= 8 and fell == 0
 
 
 def test_the_unit_is_said_and_what_is_left_out_is_counted():
@@ -182,7 +214,42 @@ def test_windows_begin_at_midnight_and_share_nothing():
     assert [window["since"][:10] for window in found] == ["2026-11-02", "2026-11-03", "2026-11-04"]
     assert [window["cells"] for window in found] == [1440, 1440, 1120]
     assert found[0]["until"] == found[1]["since"]
+    assert not any(window["cut"] for window in found)
     assert windows(cells.iloc[:0], LIMITS, KNOWN, days=7) == []
+
+
+def test_labels_of_cells_that_later_ones_displaced_reach_their_windows():
+    cells = drawn(patients=100, cells=40, labelled=0.5)
+    cells.loc[cells["time"] >= cells["time"].iloc[0] + pd.Timedelta(days=1.5), "truth"] = None
+    whole = windows(cells, LIMITS, KNOWN, days=1)
+    latest, labelled = cells.tail(2000), cells.dropna(subset=["truth"])
+    found = windows(latest, LIMITS, KNOWN, days=1, labelled=labelled)
+    assert [window["since"] for window in found] == [window["since"] for window in whole]
+    assert [window["cut"] for window in found] == [True, True, False]
+    assert [window["cells"] for window in found] == [0, 880, 1120]
+    for name in ("labelled", "expected", "realised", "check"):
+        assert [window[name] for window in found] == [window[name] for window in whole], name
+    assert found[0]["estimated"] == {} and found[0]["fell"] == {"estimated": None, "realised": False}
+    assert found[1]["estimated"] == performance(latest.head(880), LIMITS)["estimated"]
+    assert found[2] == whole[2]
+
+
+def test_a_report_reads_labels_beyond_the_latest_predictions(settings, tmp_path, monkeypatch):
+    cohort = draw_cohort(np.random.default_rng(2), patients=12, cells=40)
+    package = unsealed_package(tmp_path / "package", cohort)
+    records = as_records(cohort, digest=package.digest)  # 480 cells, one a second
+    settings = replace(settings, performance_days=1, drift_window=50)
+    monkeypatch.setattr("monitoring.performance_report.MOST_CELLS", 300)
+    with open_store(settings.predictions_url) as store:
+        store.add([replace(one, time=START + timedelta(minutes=10 * n)) for n, one in enumerate(records)])
+        store.add_labels([(one.id, "all", START) for one in records[:150:2]])
+        found = report(store, package, version="1", settings=settings)
+        every = report(store, package, version="1", settings=settings, since=START + timedelta(days=2))
+    told = [(window["cut"], window["cells"], window["labelled"]) for window in found["windows"]]
+    assert told == [(True, 0, 72), (True, 108, 3), (False, 144, 0), (False, 48, 0)] and found["truncated"]
+    span = [datetime.fromisoformat(found["now"]["labelled"][end]) for end in ("since", "until")]
+    assert found["now"]["labelled"]["cells"] == 50 and span[1] == START + timedelta(minutes=10 * 148)
+    assert not every["truncated"] and [window["cut"] for window in every["windows"]] == [False, False]
 
 
 def test_the_gauges_say_what_was_found():

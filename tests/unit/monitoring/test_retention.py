@@ -229,6 +229,18 @@ def test_the_commands(tmp_path, monkeypatch):
     assert left == (0 if datetime.now(UTC) - NOON > timedelta(hours=12) else 1)
 
 
+def test_the_first_patient_of_a_file_with_a_byte_order_mark_is_found(tmp_path, monkeypatch):
+    """As spreadsheets and editors of Windows save it."""
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
+    pseudonyms, keys = Pseudonyms(tmp_path / "patient.salt"), tmp_path / "keys.txt"
+    keys.write_bytes(b"\xef\xbb\xbf4711\r\n4712\r\n")
+    for given in (str(keys), "-"):
+        with open_store(load().predictions_url) as store:
+            store.add([record(key, patient=pseudonyms(key)) for key in ("4711", "4712")])
+        told = CliRunner().invoke(commands, ["forget", given, "--json"], input=keys.read_bytes())
+        assert json.loads(told.stdout)["deleted"]["predictions"] == 2
+
+
 def test_the_oldest_go_first_whatever_their_ids(url, retention):
     made = [(str(9 - number), NOON + timedelta(seconds=number)) for number in range(10)]
     with open_store(url) as store, open_image_store(url) as images:

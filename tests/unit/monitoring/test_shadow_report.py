@@ -16,6 +16,7 @@ from blastwatch.sequential import follow
 from monitoring.metrics import MonitorMetrics
 from monitoring.retention import open_retention
 from monitoring.shadow_commands import shadow
+from monitoring.shadow_entries import keep_entries
 from monitoring.shadow_report import Rules, report
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
@@ -92,6 +93,28 @@ def test_agreement_needs_no_label(clinic):
     assert {"champion": "all", "challenger": "hem", "cells": 2} in found["decisions"]
     assert found["labelled"]["cells"] == 0
     assert "Research software" in found["disclaimer"] and found["champion"]["synthetic"] is True
+
+
+def test_cells_without_a_label_are_counted_and_none_of_them_is_read(clinic, monkeypatch):
+    """A monitor asks at every look, of hundreds of thousands."""
+    read, frames = clinic.shadow.read, []
+
+    def counted(**asked):
+        frames.append(read(**asked))
+        return frames[-1]
+
+    monkeypatch.setattr(clinic.shadow, "read", counted)
+    for number in range(30):
+        clinic.read("p" if number == 7 else "", "hem", "all" if number % 3 else "hem", time=NOON + number * DAY)
+    clinic.tell("cell-1", "hem", NOON)
+    found = clinic.report(NOON + 20 * DAY)
+    assert (found["cells"], found["agreement"], found["flips"]["hem_to_all"]) == (20, 7 / 20, 13)
+    assert (found["since"], found["until"]) == (NOON.isoformat(), (NOON + 19 * DAY).isoformat())
+    assert found["labelled"]["cells"] == found["labelled"]["cells_without_patient"] == 1
+    assert found["comparison"]["unit"] == "patient"  # as one of those says that were not read
+    assert [len(frame) for frame in frames] == [1]
+    keep_entries(clinic.shadow, [("c" * 64, "d" * 64)], NOON + 20 * DAY)
+    assert [len(frame) for frame in frames] == [1, 1]
 
 
 def test_a_patient_enters_once_and_later_words_change_nothing(clinic):

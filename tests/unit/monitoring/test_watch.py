@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,12 +70,29 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     metrics.performance_fell.labels("realised").set(1)
     metrics.estimate_state.labels("untrusted").set(1)
     metrics.detected.set(1)
-    metrics.watch_model("5", "b" * 64)
+    metrics.patients.set(321)
+    metrics.window_cells.set(500)
+    metrics.labelled_cells.set(812)
+    metrics.labelled_agreement.set(0.6)
+    metrics.performance.labels("realised", "accuracy", "low").set(0.5)
+    metrics.performance_cells.labels("realised", "patient").set(500)
+    metrics.estimate_difference.labels("low").set(-0.3)
+    metrics.shadow_agreement.set(0.9)
+    metrics.shadow_units.labels("patient").set(40)
+    metrics.shadow_difference.labels("mean").set(0.1)
+    metrics.shadow_evidence.labels("better").set(3)
+    metrics.watch_model("5", "b" * 64)  # and its first look fails
     value = metrics.registry.get_sample_value
     assert value("blastwatch_drift_model_info", {"version": "5", "digest": "b" * 64}) == 1
     assert [value("blastwatch_performance_fell", {"kind": kind}) for kind in ("estimated", "realised")] == [0, 0]
     assert [value("blastwatch_estimate_state", {"state": state}) for state in STATES] == [0] * len(STATES)
     assert value("blastwatch_drift_detected") == 0
+    counts = ("patient_drift_patients", "drift_window_cells", "labelled_cells")
+    assert [value(f"blastwatch_{name}") for name in counts] == [0, 0, 0]
+    assert np.isnan([value(f"blastwatch_{name}_agreement_ratio") for name in ("labelled", "shadow")]).all()
+    cleared = ("performance", "performance_cells", "estimate_difference", "shadow_units", "shadow_difference",
+               "shadow_evidence")  # fmt: skip
+    assert [name for name in cleared for metric in getattr(metrics, name).collect() if metric.samples] == []
 
 
 def test_another_version_has_patients_of_its_own(settings):
@@ -248,6 +265,21 @@ def test_one_prediction_with_a_time_ahead_hides_none_of_those_behind_it(monitor,
         assert monitor._compare(fetched, window).report is not None
         assert monitor._compare(fetched, window).reason == "no prediction since the last report"
     assert len(made) == 3
+
+
+def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_are_said(monitor, store, cells, made):
+    now = datetime.now(UTC)
+    wrong = [replace(cell, id=f"ahead {n}", time=now + timedelta(days=1, seconds=n)) for n, cell in enumerate(cells)]
+    right = [replace(cell, time=now - timedelta(seconds=n)) for n, cell in enumerate(cells[:40])]
+    store.add(wrong)
+    assert monitor.look().report is None and made == []
+    store.add(right)
+    look = monitor.look()
+    assert look.report is not None and sorted(made[-1]) == sorted(cell.id for cell in right)
+    assert look.problem.startswith("60 predictions carry a time ahead of this clock, up to ")
+    assert monitor.status.document()["problem"] == look.problem
+    store.add([replace(cells[0], id="a little ahead", time=now + timedelta(minutes=2))])
+    assert monitor.look().report is not None and made[-1][-1] == "a little ahead"
 
 
 def test_cells_that_are_forgotten_take_their_verdict_with_them(monitor, settings, store, cells, monkeypatch):
