@@ -38,6 +38,7 @@ def create(
     *,
     unavailable: type[BlastwatchError],
     pragmas: tuple[str, ...] = ("journal_mode=WAL", "foreign_keys=ON"),
+    lock_seconds: int | None = None,
 ) -> sa.Engine:
     """An engine for a database; the folder of a SQLite file is made.
 
@@ -45,6 +46,8 @@ def create(
         url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
         variable: the environment variable that the URL came from, for the messages.
         unavailable: what is raised where the folder cannot be made.
+        lock_seconds: how long a statement waits for what another one holds locked in PostgreSQL; None: as the server
+            says, which is without end unless somebody set it. `lock_timeout` in the URL's `options` stands above it.
 
     Raises:
         SettingsError: the URL names no database that is supported.
@@ -64,6 +67,8 @@ def create(
             patience = {name: value for name, value in SILENCE.items() if name not in parsed.query}
             engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=patience)
             sa.event.listen(engine, "handle_error", _leave_reader)
+            if lock_seconds is not None and "lock_timeout" not in str(parsed.query.get("options", "")):
+                sa.event.listen(engine, "connect", _impatient(lock_seconds))
             return engine
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +87,17 @@ def _tuner(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    return tune
+
+
+def _impatient(seconds: int) -> Callable[[Any, object], None]:
+    """Sets it once connected: a pooler between (PgBouncer) refuses a connection that asks for it in its `options`."""
+
+    def tune(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = '{seconds}s'")
+        connection.commit()  # or the first rollback takes it back
 
     return tune
 

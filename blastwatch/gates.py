@@ -140,6 +140,12 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
     if judged is None:
         value = f"cannot be judged: {told} patients, {policy.least_patients} of each are needed"
         return Gate(name=name, passed=False, value=value, limit=-margin, note=note, bound=AT_LEAST)
+    fewest = min(compared.values())
+    note += (
+        "; not ruled out is a version that fails wholly on "
+        f"{noninferiority.unseen_share(fewest, confidence=policy.confidence):.0%} of the patients of a label, none of "
+        f"them among the {fewest} compared"
+    )
     figure = f"lower bound at {policy.confidence:.0%} of a difference of {judged.difference:+.4f} in balanced accuracy"
     return Gate(
         name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}",

@@ -13,8 +13,9 @@ same cells Obuchowski 1998, Statistics in Medicine 17:1495). The classes are two
 the bound is Student's with the degrees of freedom of Welch (1947, doi:10.1093/biomet/34.1-2.28) and Satterthwaite
 (1946, doi:10.2307/3002019).
 
-What few patients do to it stands in docs/promotion.md, simulated. A stratum of one patient has no spread and is not
-judged. Where no patient differs from another in d_i the bound is D itself: identical answers always pass.
+What few patients do to it stands in docs/promotion.md, simulated. A loss in rare patients of whom none is compared
+shows nowhere, in the mean as little as in the spread (`unseen_share`). A stratum of one patient has no spread and is
+not judged. Where no patient differs from another in d_i the bound is D itself: identical answers always pass.
 """
 
 from collections.abc import Sequence
@@ -69,6 +70,16 @@ def compare_by_patient(
     difference, low = lower_bound(by_label[ILL], by_label[HEALTHY], confidence=confidence, shared=_shared(table))
     counts = {name: len(values) for name, values in by_label.items()}
     return Difference(difference=float(difference), low=float(low), patients=counts)
+
+
+def unseen_share(patients: int, *, confidence: float) -> float:
+    """The largest share of all patients of whom none may be among so many by chance: above it one is, with a
+    probability of `confidence`.
+
+    >>> round(unseen_share(5, confidence=0.95), 2)
+    0.45
+    """
+    return float(1 - (1 - confidence) ** (1 / patients))
 
 
 def patient_differences(

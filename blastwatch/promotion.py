@@ -12,10 +12,8 @@ from blastwatch.entry import Entry
 from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
-    NotPermitted,
     PackageError,
     PromotionRefused,
-    SettingsError,
     UsageError,
 )
 from blastwatch.gates import GATES, Gate, evaluate
@@ -23,8 +21,7 @@ from blastwatch.history import ALIASES, CHALLENGER, CHAMPION
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer, check_reason
 from blastwatch.registry import Registry, parse_ref
-from blastwatch.settings import Settings
-from blastwatch.signing import PROMOTER, TRAINER, open_signer
+from blastwatch.signing import PROMOTER, own_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def judge(registry: Registry, ref: str, *, cells: Path | None) -> Judgement:
     """
     policy, entry = load_policy(registry.settings.policy), unmoved(registry, ref)
     check_alias(registry, registry.records())
-    key = _key_of(registry.settings)
+    key = own_fingerprint(registry.settings)
     gates = evaluate(registry, entry, policy, cells, registry.settings.actor, key=key)
     return Judgement(version=entry.version, passed=all(gate.stands for gate in gates), gates=gates)
 
@@ -133,16 +130,6 @@ def unmoved(registry: Registry, ref: str) -> Entry:
     if alias in entry.moved:
         raise _moved(alias, entry.version, entry.moved[alias])
     return entry
-
-
-def _key_of(settings: Settings) -> str:
-    """Fingerprint of the key of one's own that would sign here, "" where there is none: no key is needed to ask."""
-    if settings.signing_key is None or settings.trusted_keys is None:
-        return ""
-    try:
-        return open_signer(settings, TRAINER).fingerprint
-    except (NotPermitted, SettingsError):
-        return ""
 
 
 def _named(registry: Registry, ref: str) -> str:

@@ -1,5 +1,6 @@
 """`blastwatch registry`: register, look, promote, roll back, and tell what served when."""
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -292,6 +293,16 @@ def verify(no_files: bool, as_json: bool) -> None:
 )
 def key(new: Path | None, out: Path | None) -> None:
     """Tell the public half of the signing key, for the folder of trusted keys (as ROLE/NAME.pem)."""
+    try:
+        _tell_key(new, out)
+    except OSError as error:
+        raise UsageError(
+            f"Expected files that can be written for --new and --out but {error}. Name others, or mend their folders."
+        ) from error
+
+
+def _tell_key(new: Path | None, out: Path | None) -> None:
+    """Raises `UsageError` for a file that is there, or would be both halves; `OSError` where one cannot be written."""
     from blastwatch import signing
     from blastwatch.private_file import replace as replace_file
 
@@ -299,6 +310,13 @@ def key(new: Path | None, out: Path | None) -> None:
         raise UsageError(f"Expected a new file for the private key but {new} is there already.")
     if out is not None and out.exists() and out.stat().st_size:  # an empty one is what a shell's > left
         raise UsageError(f"Expected a new file for the public key but {out} is there already.")
+    if out is not None:
+        private = new or signing.private_path(load())
+        if out.resolve() == private.resolve():
+            raise UsageError(f"Expected another file for the public key than that of the private one but got {out}.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass  # before the private key is made: no half stays behind where the other cannot be written
     if new is not None:
         signing.make_private(new)
     public = signing.pem_of(new) if new is not None else signing.public_pem(load())

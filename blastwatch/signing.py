@@ -128,7 +128,7 @@ def open_signer(settings: Settings, role: str) -> Signer:
     """
     if settings.signing_key is None:
         _make_key(settings)
-    path = settings.signing_key or settings.keys / _PRIVATE
+    path = private_path(settings)
     signer = Signer(_load_private(path))
     trusted = open_trusted(settings)
     trusted.check_readable()
@@ -153,7 +153,20 @@ def public_pem(settings: Settings) -> str:
     """The public half of the signing key, PEM, for a colleague's folder of trusted keys."""
     if settings.signing_key is None:
         _make_key(settings)
-    return pem_of(settings.signing_key or settings.keys / _PRIVATE)
+    return pem_of(private_path(settings))
+
+
+def private_path(settings: Settings) -> Path:
+    """File of the key that signs: the one that is set, else the one under home, which may not be made yet."""
+    return settings.signing_key or settings.keys / _PRIVATE
+
+
+def own_fingerprint(settings: Settings) -> str:
+    """Fingerprint of the key that would sign, whoever trusts it; "" where none can be read. None is made."""
+    try:
+        return fingerprint_of(_load_private(private_path(settings)).public_key())
+    except SettingsError:
+        return ""
 
 
 def pem_of(private: Path) -> str:
@@ -217,8 +230,8 @@ def _load_public(path: Path) -> "Ed25519PublicKey":
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"Expected a public key (Ed25519, PEM) in {path} but {error}. Its owner writes it anew: "
-            "blastwatch registry key --out FILE"
+            f"Expected a public key (Ed25519, PEM) in {path} but {error}. Make it readable, or remove it; its owner "
+            "writes it anew: blastwatch registry key --out FILE"
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"Expected an Ed25519 key in {path} but got {type(key).__name__}.")

@@ -22,6 +22,7 @@ from monitoring.store import PredictionRecord, open_store
 
 GATHER_SECONDS = 0.2  # how long the first prediction of a batch waits for more
 BATCH_ROWS = 500
+_CLOSING_SECONDS = 1.0  # to close the store, beyond the time that is left for writing
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while the database is away
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class QueuedWriter(Generic[Record]):
 
     Args:
         open_rows: opens the store; called by the thread, so a database that is away stops no start.
-        queue_size: records that may wait.
+        queue_size: records that may wait. batch_rows: how many are stored in one transaction at most.
         size_of, queue_bytes: what a record takes, and how much of it may wait; None: only their number counts.
         aside: where records lie while the store is away; None: they stay in the queue.
         on_stored, on_dropped, on_failed, on_aside: called with the number of rows (attempts for `on_failed`; for
@@ -98,6 +99,7 @@ class QueuedWriter(Generic[Record]):
         open_rows: Callable[[], Rows[Record]],
         *,
         queue_size: int = 10_000,
+        batch_rows: int = BATCH_ROWS,
         size_of: Callable[[Record], int] | None = None,
         queue_bytes: int = 0,
         aside: Aside[Record] | None = None,
@@ -117,6 +119,7 @@ class QueuedWriter(Generic[Record]):
         self._next_try, self._pause = 0.0, FIRST_PAUSE
         self._lock = threading.Lock()
         self._stored = self._dropped = self._failed = self._in_hand = 0
+        self._batch_rows, self._batch, self._left = batch_rows, list[Record](), False
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -148,7 +151,9 @@ class QueuedWriter(Generic[Record]):
         for what lies on disk: the next start finds it."""
         self._deadline = time.monotonic() + timeout
         self._closing.set()
-        self._thread.join(timeout + 2 * GATHER_SECONDS + 1)
+        self._thread.join(timeout + 2 * GATHER_SECONDS + _CLOSING_SECONDS)
+        if self._thread.is_alive():
+            self._leave()
         return self.counts()
 
     def __enter__(self) -> "QueuedWriter[Record]":
@@ -156,6 +161,20 @@ class QueuedWriter(Generic[Record]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _leave(self) -> None:
+        """Put to the disk what the thread did not get to, else count it as dropped: its store answers nothing. If that
+        takes what is in hand all the same, it has it twice, which does no harm."""
+        with self._lock:
+            self._left = True
+            left = self._batch[len(self._batch) - self._in_hand :]
+            self._in_hand = 0
+        with suppress(queue.Empty):
+            while True:
+                left.append(self._queue.get_nowait())
+        if left and (self._aside is None or not self._aside.keep(left)):
+            _log.error("%d rows are lost: their database did not answer until the end", len(left))
+            self._count_dropped(len(left))
 
     def _take_bytes(self, record: Record) -> bool:
         if self._size_of is None:
@@ -188,7 +207,8 @@ class QueuedWriter(Generic[Record]):
                         store = self._hand_over(store, self._aside)
                 except Exception as error:  # noqa: BLE001  (said and counted; those who come next are stored again)
                     self._go_on(error, batch)
-                if not batch and self._closing.is_set():
+                # Not by `batch` alone: more may have come while what waited was handed over.
+                if not batch and self._closing.is_set() and self._queue.empty():
                     return
         finally:
             for opened in (store, self._aside):
@@ -220,16 +240,16 @@ class QueuedWriter(Generic[Record]):
                 if closing or self._due(last=False):
                     return []
         with self._lock:
-            self._in_hand = 1
+            self._batch, self._in_hand = batch, 1
         # Others come meanwhile. Woken for each of them, this thread took as much of the cores as all its writing.
         until = time.monotonic() + GATHER_SECONDS
-        while self._queue.qsize() < BATCH_ROWS - 1 and time.monotonic() < until and not self._closing.is_set():
+        while self._queue.qsize() < self._batch_rows - 1 and time.monotonic() < until and not self._closing.is_set():
             self._closing.wait(GATHER_SECONDS / 8)
         with suppress(queue.Empty):
-            while len(batch) < BATCH_ROWS:
+            while len(batch) < self._batch_rows:
                 batch.append(self._queue.get_nowait())
         with self._lock:
-            self._in_hand = len(batch)
+            self._batch, self._in_hand = batch, len(batch)
         return batch
 
     def _write(self, store: Rows[Record] | None, batch: list[Record]) -> Rows[Record] | None:
@@ -273,7 +293,7 @@ class QueuedWriter(Generic[Record]):
             return False
         self._give_bytes(batch)
         with self._lock:
-            self._in_hand -= len(batch)
+            self._in_hand -= 0 if self._left else len(batch)
         if not self._lies_aside:
             self._lies_aside = True
             self._put_off()
@@ -319,6 +339,8 @@ class QueuedWriter(Generic[Record]):
     def _settle(self, batch: list[Record], *, stored: bool) -> None:
         self._give_bytes(batch)
         with self._lock:
+            if self._left:  # whoever closed has counted them
+                return
             self._in_hand -= len(batch)
             if stored:
                 self._stored += len(batch)

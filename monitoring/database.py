@@ -17,6 +17,10 @@ SCHEMA_VERSION = 1
 """Of what an older Blastwatch must find. A table or column that came later is made where it is missing
 (`monitoring.revisions`) and leaves the number as it is: an older Blastwatch goes on and does not see it."""
 
+LOCK_SECONDS = 5
+"""How long a statement waits where somebody locks a table of PostgreSQL (ALTER TABLE, VACUUM FULL, an open
+transaction). Then the database counts as away, and what is to be stored lies on disk and not in memory alone."""
+
 _OPEN_ATTEMPTS = 5  # several workers may make the same tables at the same moment
 _LOCK = 20190107  # any number: PostgreSQL's advisory lock while the tables are made
 
@@ -60,12 +64,14 @@ def open_database(url: str, *wanted: sa.MetaData) -> sa.Engine:
 
     Raises:
         SettingsError: the URL names no database that is supported.
-        StoreUnavailable: no connection.
+        StoreUnavailable: no connection, or a table that is to be made or changed is locked.
         StoreError: the tables are of another version of Blastwatch.
     """
     # NORMAL may lose the last commits in a power cut, no more; WAL lets the monitor read while the service writes.
     pragmas = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
-    engine = database.create(url, "BLASTWATCH_PREDICTIONS_URL", unavailable=StoreUnavailable, pragmas=pragmas)
+    engine = database.create(
+        url, "BLASTWATCH_PREDICTIONS_URL", unavailable=StoreUnavailable, pragmas=pragmas, lock_seconds=LOCK_SECONDS
+    )
     for attempt in range(1, _OPEN_ATTEMPTS + 1):
         try:
             _make_tables(engine, (_own, *wanted))

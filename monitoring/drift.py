@@ -5,6 +5,7 @@ Evidently computes the scores and draws the page; the thresholds are this versio
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 MOST_COMPARED = 2000
 """Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
 (57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
+
+_NAME = re.compile(r"drift-\d{8}T\d{6}\.\d{6}Z-v\w+\.(json|html)", re.ASCII)
+"""Of a file of a report. Others, a copy that somebody keeps beside them, are none."""
 
 
 class TooFewPredictions(DataError):
@@ -134,7 +138,7 @@ def names_of(folder: Path, ending: str = "") -> list[str]:
     """Names of the reports in a folder that end so (`.json`; `.html`: Evidently's pages), in the order in which
     they were made."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(name for name in names if name.startswith("drift-") and name.endswith(ending))
+    return sorted(name for name in names if name.endswith(ending) and _NAME.fullmatch(name))
 
 
 def _turn(folder: Path, moment: datetime) -> datetime:
@@ -146,7 +150,7 @@ def _turn(folder: Path, moment: datetime) -> datetime:
 def _named_by(name: str) -> datetime | None:
     try:
         return datetime.strptime(name.partition("-v")[0], "drift-%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
-    except ValueError:  # a file of somebody else
+    except ValueError:  # no date, as of a 32nd
         return None
 
 

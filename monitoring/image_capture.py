@@ -11,7 +11,6 @@ same. An image that was refused has no answer and leaves no picture.
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from PIL import Image
 
@@ -48,8 +47,8 @@ class _Waiting:
     file: bytes
     max_pixels: int
 
-    @cached_property
     def record(self) -> ImageRecord:
+        """The picture as it is stored; made anew at each attempt, for it takes several times what the file does."""
         said, out = self.prediction, io.BytesIO()
         Image.fromarray(decode(self.file, max_pixels=self.max_pixels)).save(out, "PNG", compress_level=FAST)
         return ImageRecord(id=said.id, time=said.time, reason=self.reason, patient=said.patient, png=out.getvalue())
@@ -62,7 +61,7 @@ class _Pictures:
         self._store = store
 
     def add(self, waiting: Sequence[_Waiting]) -> None:
-        self._store.add([cell.record for cell in waiting])
+        self._store.add([cell.record() for cell in waiting])
 
     def close(self) -> None:
         self._store.close()
@@ -88,6 +87,7 @@ class ImageCapture:
         self._writer = QueuedWriter[_Waiting](
             lambda: _Pictures(open_image_store(settings.predictions_url)),
             queue_size=QUEUE_PICTURES,
+            batch_rows=1,  # `QUEUE_BYTES` bounds the files, so no more than one is a PNG at a time
             size_of=lambda waiting: len(waiting.file),
             queue_bytes=QUEUE_BYTES,
             on_stored=on_stored,

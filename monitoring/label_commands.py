@@ -13,7 +13,20 @@ from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.settings import load
 from monitoring.commands import Moment, check_span, print_table
-from monitoring.performance import ASSUMES, CELL, CONFIRMED, FIGURES, OPEN, PATIENT, UNCHECKED, UNTRUSTED
+from monitoring.performance import (
+    ASSUMES,
+    CELLS,
+    CONFIRMED,
+    FEWEST_CELLS,
+    FEWEST_PATIENTS,
+    FIGURES,
+    KEYS,
+    OPEN,
+    PATIENT,
+    PATIENTS,
+    UNCHECKED,
+    UNTRUSTED,
+)
 
 SAID = {
     UNCHECKED: "no label has come yet",
@@ -23,7 +36,13 @@ SAID = {
 }
 """Of a state of the estimate, in words."""
 
-KEYLESS = "no verdict, since the labelled cells carry no patient key"
+LACKS = {
+    CELLS: "no verdict, since {labelled} cells have labels and {cells} are needed",
+    KEYS: "no verdict, since fewer than half of the labelled cells carry a patient key",
+    PATIENTS: "no verdict, since the labelled cells are of {patients} patients and {needed} are needed",
+}
+"""Where it is open since something is lacking."""
+
 SPAN = (("from (UTC)", "since"), ("to (UTC)", "until"))
 
 
@@ -179,10 +198,9 @@ def _print_report(found: dict[str, Any]) -> None:
     rows += [[name, *((part[end] or "none")[:16] for part in (latest, labelled)), ""] for name, end in SPAN]
     rows.append(["intervals by", latest["unit"], labelled["unit"], PATIENT])
     print_table(rows)
-    keyless = labelled["unit"] == CELL and check["state"] == OPEN
     click.echo(
         f"Realised minus expected accuracy: {_interval(check['difference'])}, tolerance {check['tolerance']:g}; "
-        f"the estimate is {check['state']}: {KEYLESS if keyless else SAID[check['state']]}."
+        f"the estimate is {check['state']}: {_said(labelled)}."
     )
     rows = [["from (UTC)", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
     rows += [
@@ -206,6 +224,15 @@ def _print_report(found: dict[str, Any]) -> None:
             "before them labelled cells alone count. Name a span with --since and --until for others."
         )
     say(DISCLAIMER)
+
+
+def _said(labelled: dict[str, Any]) -> str:
+    """What the labels say of the estimate, in words."""
+    state, lacks = labelled["check"]["state"], labelled["check"]["lacks"]
+    if state != OPEN or lacks is None:
+        return SAID[state]
+    counts = {"labelled": labelled["labelled"], "patients": labelled["patients"]}
+    return LACKS[lacks].format(**counts, cells=FEWEST_CELLS, needed=FEWEST_PATIENTS)
 
 
 def _counted(window: dict[str, Any]) -> str:

@@ -42,6 +42,10 @@ class MonitorMetrics:
         self.window_cells = Gauge(
             "blastwatch_drift_window_cells", "Predictions in the window of the last look.", registry=registry
         )
+        self.ahead = Gauge(
+            "blastwatch_drift_ahead_predictions", "Predictions that carry a time more than five minutes ahead of the "
+            "monitor's clock; no look counts them before it comes.", registry=registry,
+        )  # fmt: skip
         self.last_report = Gauge(
             "blastwatch_drift_last_report_timestamp_seconds", "When the last report was made.", registry=registry
         )

@@ -43,6 +43,8 @@ ASSUMES = {
     CELL: "cells are independent, which cells of one patient are not: the intervals are too narrow, so no verdict is "
     "given by them",
 }
+CELLS, KEYS, PATIENTS = "cells", "keys", "patients"
+"""What may be lacking for a verdict."""
 UNCHECKED, OPEN, CONFIRMED, UNTRUSTED = STATES = ("unchecked", "open", "confirmed", "untrusted")
 RESAMPLES = 1000
 FEWEST_PATIENTS = 10  # with fewer no verdict is given: of 5, 17 % of the windows of an exact version are refuted
@@ -80,10 +82,11 @@ def performance(
     Returns:
         unit (`patient` or `cell`), assumes (what the intervals take for granted), cells, patients,
         cells_left_out, labelled; `estimated`, `expected` (of the labelled cells alone) and `realised`: by figure its
-        value, low and high, without the figures that the cells do not define; `check` (state, difference, tolerance);
+        value, low and high, without the figures that the cells do not define; `check`: state, difference, tolerance,
+        and what it `lacks` for a verdict (labelled `cells`, `keys` of half of them, `patients`, None for nothing);
         `fell`: `estimated` and `realised`, true, false, or None where there is too little for a verdict.
     """
-    unit = _unit_of(cells if labelled is None else pd.concat([cells, labelled]))
+    unit = unit_of(cells if labelled is None else pd.concat([cells, labelled]))
     table = _judged(cells, unit, recalibration)
     graded = table[table["truth"].notna()] if labelled is None else _judged(labelled, unit, recalibration)
     column = "patient" if unit == PATIENT else "id"
@@ -101,8 +104,8 @@ def performance(
         "realised": _intervals(known_units, realised),
         "check": _check(known_units, expected, realised, limits.tolerance),
     }
-    enough = {"estimated": units.enough, "realised": known_units.enough}
-    found["fell"] = {kind: _fell(found, kind, known, limits.margin) if enough[kind] else None for kind in enough}
+    lacks = {"estimated": units.lacks, "realised": known_units.lacks}
+    found["fell"] = {kind: None if lacks[kind] else _fell(found, kind, known, limits.margin) for kind in lacks}
     return found
 
 
@@ -183,9 +186,13 @@ class Units:
         self.count = len(names)
 
     @property
-    def enough(self) -> bool:
-        """Whether a verdict may be given."""
-        return self.unit == PATIENT and self.cells >= FEWEST_CELLS and self.count >= FEWEST_PATIENTS
+    def lacks(self) -> str | None:
+        """What is lacking for a verdict; None where one may be given."""
+        if self.cells < FEWEST_CELLS:
+            return CELLS
+        if self.unit == CELL:
+            return KEYS
+        return PATIENTS if self.count < FEWEST_PATIENTS else None
 
     def ratio(self, top: Floats, bottom: Floats) -> dict[str, float] | None:
         """Sum over sum with its interval; None where the denominator is nothing.
@@ -251,13 +258,13 @@ def _check(units: Units, expected: Parts, realised: Parts, tolerance: float) -> 
     """Realised minus expected accuracy of the labelled cells, against the tolerance."""
     difference = units.ratio(realised["accuracy"][0] - expected["accuracy"][0], realised["accuracy"][1])
     state = UNCHECKED if difference is None else OPEN
-    if difference is not None and units.enough:
+    if difference is not None and units.lacks is None:
         low, high = difference["low"], difference["high"]
         if low > tolerance or high < -tolerance:
             state = UNTRUSTED
         elif low >= -tolerance and high <= tolerance:
             state = CONFIRMED
-    return {"state": state, "difference": difference, "tolerance": tolerance}
+    return {"state": state, "difference": difference, "tolerance": tolerance, "lacks": units.lacks}
 
 
 def _fell(found: dict[str, Any], kind: str, known: Mapping[str, Any] | None, margin: float) -> bool | None:
@@ -274,6 +281,6 @@ def _fell(found: dict[str, Any], kind: str, known: Mapping[str, Any] | None, mar
     return bool(found[kind]["accuracy"]["high"] < floor - margin)
 
 
-def _unit_of(cells: pd.DataFrame) -> str:
+def unit_of(cells: pd.DataFrame) -> str:
     """By patient where at least half of the cells carry a key: a few that do must not stand for all."""
     return PATIENT if len(cells) and (cells["patient"] != "").mean() >= 0.5 else CELL

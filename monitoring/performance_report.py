@@ -4,17 +4,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from blastwatch import DISCLAIMER
 from blastwatch.package import Package
 from blastwatch.settings import Settings
-from monitoring.performance import Limits, performance, reference_performance
+from monitoring.performance import FEWEST_PATIENTS, PATIENT, Limits, performance, reference_performance, unit_of
 from monitoring.recalibration import AS_GIVEN, Recalibration, recalibrate
 from monitoring.store import Store
 
 MOST_CELLS = 50_000  # latest predictions that one report reads: half a second, whatever the store holds; and as many
 # labelled ones where these are not all, since labels come for cells that so many later ones have displaced
+PATIENTS_NOW = 20  # patients whom `now` reaches back for; twice what a verdict takes, so that none comes and goes
 _EPOCH = pd.Timestamp(0, tz=UTC)
 
 
@@ -38,10 +40,10 @@ def report(
 
     Returns:
         version, digest, at, synthetic; `reference`: on the version's reference patients; `recalibration` (slope and
-        shift): of the probabilities behind every estimate, to these patients; `now`: the latest
-        `drift_window` predictions for the estimate and as many labelled ones for truth and check (labels come late,
-        so these are older cells); `windows`: of `performance_days` days each, oldest first; `truncated`: whether there
-        may be more predictions than were read.
+        shift): of the probabilities behind every estimate, to these patients; `now`: the latest predictions for the
+        estimate and the latest labelled ones for truth and check (labels come late, so these are older cells), each
+        `drift_window` of them or more (`_latest`); `windows`: of `performance_days` days each, oldest first;
+        `truncated`: whether there may be more predictions than were read.
     """
     limits, digest = limits_of(settings), package.digest
     answered = package.reference().answered
@@ -49,8 +51,10 @@ def report(
     known = reference_performance(answered, recalibration)
     cells = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
     truncated = len(cells) == MOST_CELLS
-    most = MOST_CELLS if truncated else settings.drift_window
-    labelled = store.answers(model_digest=digest, since=since, until=until, limit=most, labelled=True)
+    if truncated:
+        labelled = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS, labelled=True)
+    else:
+        labelled = cells[cells["truth"].notna()]
     size, days = settings.drift_window, settings.performance_days
     return {
         "version": version,
@@ -59,7 +63,7 @@ def report(
         "at": datetime.now(UTC).isoformat(),
         "reference": known,
         "recalibration": asdict(recalibration),
-        "now": _now(cells.tail(size), labelled.tail(size), limits, known, recalibration),
+        "now": _now(_latest(cells, size), _latest(labelled, size), limits, known, recalibration),
         "windows": windows(
             cells, limits, known, days=days, recalibration=recalibration, labelled=labelled if truncated else None
         ),
@@ -67,6 +71,23 @@ def report(
         "truncated": truncated,
         "disclaimer": DISCLAIMER,
     }
+
+
+def _latest(cells: pd.DataFrame, size: int) -> pd.DataFrame:
+    """The latest `size` cells, and those before them until `PATIENTS_NOW` patients are reached, or all that there are:
+    a laboratory sends a patient's cells together, so that few patients fill the latest ones. Only the latest `size`
+    where more would give no verdict either: they are of too few patients, or fewer than half of them carry a key.
+
+    Args:
+        cells: oldest first.
+    """
+    keys = cells["patient"].iloc[::-1]
+    reached = ((keys != "") & ~keys.duplicated()).to_numpy().cumsum()  # patients among the latest 1, 2, ... cells
+    if len(cells) <= size or reached[-1] < FEWEST_PATIENTS:
+        return cells.tail(size)
+    needed = int(np.searchsorted(reached, min(PATIENTS_NOW, reached[-1]))) + 1
+    found = cells.tail(max(size, needed))
+    return found if unit_of(found) == PATIENT else cells.tail(size)
 
 
 def _now(

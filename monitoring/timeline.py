@@ -10,6 +10,7 @@ serves.
 import bisect
 import contextlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from monitoring.drift import names_of
 LATEST = 10_000  # reports that are read at the start for the drawing, and remembered
 NEAR = 2 * LATEST  # reports that lie in the folder itself
 MOST_MOVED = 1000  # by one refresh
+HALF_WRITTEN = 60  # seconds that a report which cannot be read may still be in the making
 SHOWN = 240  # points that a page draws
 STANDING = "standing.json"
 """In the folder of the reports: the row of each version, up to which report. Made anew from all reports where it is
@@ -78,7 +80,9 @@ class Timeline:
             self._written = self._told
             self._read = min(self._told, names[-LATEST - 1] if len(names) > LATEST else "")
             if not self._told:
-                self._take(sorted(self._folder.glob("[0-9]*/drift-*.json"), key=lambda path: path.name))
+                months = self._folder.glob("[0-9]*/")
+                old = [month / name for month in months for name in names_of(month, ".json")]
+                self._take(sorted(old, key=lambda path: path.name))
         self._take([self._folder / name for name in names[bisect.bisect_right(names, self._read) :]])
         with contextlib.suppress(OSError):  # a full disk hides no verdict; the next refresh tries again
             if self._told != self._written:
@@ -104,7 +108,9 @@ class Timeline:
             try:
                 document = json.loads(path.read_text())
             except (OSError, ValueError):
-                continue  # half written, by a report that is being made or was killed; while it is the last, try again
+                if _in_the_making(path):
+                    return  # what comes after it waits: whatever is passed over once is never read
+                continue  # its maker was killed; while it is the last, try again
             self._read = path.name
             if not document.get("on_request"):
                 self._add(path.name, _point(document))
@@ -125,6 +131,14 @@ class Timeline:
         except (OSError, ValueError, KeyError, TypeError):
             return "", []
         return (last, rows) if last in names else ("", [])
+
+
+def _in_the_making(path: Path) -> bool:
+    """Whether somebody may be writing it still; a time that lies ahead is a wrong clock's."""
+    try:
+        return abs(time.time() - path.stat().st_mtime) < HALF_WRITTEN
+    except OSError:  # taken away meanwhile
+        return False
 
 
 def _point(document: dict[str, Any]) -> Point:

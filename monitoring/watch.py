@@ -95,7 +95,7 @@ class Monitor:
         current = self._store.read(model_digest=digest, limit=self._settings.drift_window, until=ahead)
         self._metrics.window_cells.set(len(current))
         self._tell_labels(self._store, digest)
-        performance = self._tell_performance(self._store, fetched)
+        performance = self._tell_performance(self._store, fetched, ahead)
         challenger = self._tell_shadow(fetched.entry)
         patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, current)
@@ -105,6 +105,7 @@ class Monitor:
         if usage.newest is not None and usage.newest >= ahead:
             self._note_ahead(self._store.count(since=ahead), usage.newest)
         else:
+            self._metrics.ahead.set(0)
             self._note_others(self._store, fetched, challenger, usage)
         look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
         self._tell_status(self._store, fetched, look, usage)
@@ -180,10 +181,11 @@ class Monitor:
             self._problems.append(str(error))
 
     def _note_ahead(self, count: int, newest: datetime) -> None:
-        """Say that there are predictions which drift does not see; whose are the newest then, nobody can tell."""
+        """Say that there are predictions which no look sees; whose are the newest then, nobody can tell."""
+        self._metrics.ahead.set(count)
         self._problems.append(
             f"{count} predictions carry a time ahead of this clock, up to {newest.isoformat(timespec='seconds')}, and "
-            "are no part of the window before it comes. Set the clocks of the service and the monitor right."
+            "are no part of any window before it comes. Set the clocks of the service and the monitor right."
         )
 
     def _note_others(self, store: Store, fetched: Fetched, challenger: Entry | None, usage: Usage) -> None:
@@ -218,9 +220,9 @@ class Monitor:
         self.status.see(patients=found)
         return found
 
-    def _tell_performance(self, store: Store, fetched: Fetched) -> dict[str, Any]:
-        version = fetched.entry.version
-        found = performance_report(store, fetched.package, version=version, settings=self._settings)
+    def _tell_performance(self, store: Store, fetched: Fetched, ahead: datetime) -> dict[str, Any]:
+        version, settings = fetched.entry.version, self._settings
+        found = performance_report(store, fetched.package, version=version, settings=settings, until=ahead)
         self._metrics.tell_performance(found)
         self.status.see(performance=found)
         return found

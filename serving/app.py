@@ -11,6 +11,7 @@ from serving.about_routes import about_routes
 from serving.callers import check_headers
 from serving.cell_routes import cell_routes
 from serving.handlers import HANDLERS
+from serving.in_flight import InFlight
 from serving.limits import SMALL_BODY, Limits
 from serving.page_routes import page_routes
 from serving.problems import Overloaded, no_address, no_method
@@ -18,6 +19,7 @@ from serving.worker import PLACE, Service
 
 ANSWERED_BY_THE_ENGINE = ("/v1/predict", "/v1/predict_batch")
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
+BATCHES_IN_FLIGHT = 3  # so many of the largest bodies of batches a worker holds at a time
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -28,11 +30,10 @@ def build_app(service: Service) -> ASGIApp:
     app.router.redirect_slashes = False
     known = {route.path: route for route in routes}
     one = service.settings.max_image_bytes + SMALL_BODY
-    limits = {
-        "/v1/predict": one,
-        "/v1/explain": one,
-        "/v1/predict_batch": BATCH_BODY_IMAGES * service.settings.max_image_bytes,
-    }
+    batch = BATCH_BODY_IMAGES * service.settings.max_image_bytes
+    limits = {"/v1/predict": one, "/v1/explain": one, "/v1/predict_batch": batch}
+    single = (BATCHES_IN_FLIGHT + 1) * batch  # more, so that batches do not keep out everybody else's single cells
+    in_flight = InFlight({"/v1/predict": single, "/v1/explain": single, "/v1/predict_batch": BATCHES_IN_FLIGHT * batch})
 
     def admit(scope: Scope) -> None:
         if service.traces is not None:
@@ -51,6 +52,7 @@ def build_app(service: Service) -> ASGIApp:
     return Limits(
         app,
         body_limits=limits,
+        in_flight=in_flight,
         # An unknown address must not become a label value of its own.
         observe=lambda scope, status, seconds: service.observe(
             scope["path"] if scope["path"] in known else "other", scope, status, seconds

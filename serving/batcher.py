@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from blastwatch.inference import Engine, Outputs
 from serving.apart import ENGINE_NICE, step_back
+from serving.engine_health import EngineHealth
 from serving.memory import trim
 from serving.problems import Overloaded
 
@@ -41,6 +42,7 @@ ABREAST_CELLS = 4
 
 IDLE_SECONDS = 10.0  # after which memory that requests took goes back to the system: whoever comes then may wait for it
 _FULL = 0.5  # of the longest wait; who was let in by an estimate that erred would be turned away after all of it
+_PART = 0.25  # of the longest wait, that a part of a large call takes at most: half of what lets others in
 _BODY = 0.5  # of the longest wait, that the time of a request's body counts for at most
 _FORGET = 0.8  # weight of the past in the running mean of seconds a cell
 
@@ -116,7 +118,9 @@ class Batcher:
         on_queue: Callable[[int], None] = lambda _change: None,
         traces: "Traces | None" = None,
     ) -> None:
+        self.health = EngineHealth()
         self._engine = engine
+        self._max_batch_size = max_batch_size
         self._largest = batch_sizes(engine, max_batch_size).beside
         self._longest_wait = longest_wait
         self._on_batch = on_batch
@@ -172,6 +176,15 @@ class Batcher:
             yield
         finally:
             self._coming -= cells
+
+    def part(self) -> int:
+        """Cells of a large call that may wait at a time, at the speed of the latest batches: beside them there is room
+        for others. Of an engine whose speed is not known yet, what it computes at a time."""
+        if self._seconds_a_cell == 0:
+            return min(self._max_batch_size, self._largest * self._engine.abreast)
+        most = min(self._max_batch_size, int(_PART * self._longest_wait / self._seconds_a_cell))
+        most -= most % self._engine.abreast  # else one of several batches abreast is done before the others
+        return max(1, most)
 
     def check_room(self) -> None:
         """Raise `Overloaded` where those who wait would keep another cell waiting too long."""
@@ -279,8 +292,10 @@ class Batcher:
             if self._traces is not None:
                 self._traces.batch([row.mark for row in batch if row.mark], began, ended)
         except Exception as error:  # noqa: BLE001  (each caller raises it; the engine goes on with the next batch)
+            self.health.failed()
             self._tell(batch, error)
         else:
+            self.health.answered()
             self._tell(batch, outputs)
 
     def _tell(self, batch: Sequence[_Waiting], outcome: Outputs | Exception) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from blastwatch.addresses import is_loopback
 from blastwatch.errors import UsageError
 from blastwatch.settings import Settings
-from serving.keys import KeyFolder
+from serving.keys import KeyFolder, KeysUnreadable
 
 KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
-"""Set before the workers start, not by people: 1 where the service is bound to the loopback. Without it keys are
-needed, so a worker that was started in another way is shut rather than open."""
+"""Set before the workers start, not by people: 1 where the service is bound to the loopback and there was no key yet.
+Without it keys are needed, so a worker that was started in another way is shut rather than open, and so is one that is
+started again when the keys are lost."""
 
 _PORT = re.compile(r":\d*\Z")
 
@@ -33,14 +34,24 @@ def check_binding(host: str, settings: Settings) -> dict[str, str]:
 
     Raises:
         UsageError: naming the command that makes a key.
-        KeysUnreadable: there are keys and they cannot be read.
+        KeysUnreadable: there are keys, or there were, and they cannot be read.
     """
     folder = KeyFolder(settings.api_keys)
     good = [row for row in folder.read() if not row.revoked]
     if good:
         folder.secret()
     if is_loopback(host):
-        return {KEYLESS_VARIABLE: "1"}
+        if folder_is_missing(settings):
+            raise UsageError(
+                f"Expected the folder that BLASTWATCH_API_KEYS names, {settings.api_keys}, but there is none. Make a "
+                "key there (blastwatch keys add NAME), or the folder alone for a service that needs none here."
+            )
+        if not (folder.in_use or folder.empty):
+            raise KeysUnreadable(
+                f"The API keys in {folder.list_file} are gone, but the secret of their hash is there. Restore the list "
+                "or make a key (blastwatch keys add NAME). To need none on this machine, remove the folder."
+            )
+        return {KEYLESS_VARIABLE: "1" if folder.empty else ""}
     if not good:
         raise UsageError(
             f"Expected an API key in {settings.api_keys} before others can reach the service at {host}, but there is "
@@ -49,8 +60,13 @@ def check_binding(host: str, settings: Settings) -> dict[str, str]:
     return {KEYLESS_VARIABLE: ""}
 
 
+def folder_is_missing(settings: Settings) -> bool:
+    """Whether the keys were given a folder of their own and it is not there: nobody knows whether keys are in it."""
+    return settings.api_keys != settings.home / "api-keys" and not settings.api_keys.is_dir()
+
+
 def keyless(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this worker is bound to the loopback."""
+    """Whether this worker is bound to the loopback, and needed no key when the service started."""
     return environment.get(KEYLESS_VARIABLE) == "1"
 
 

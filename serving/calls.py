@@ -18,13 +18,15 @@ Image = bytes | str | os.PathLike[str]
 
 Answer = dict[str, Any]
 
-RETRIED = (429, 503)  # the service says itself that a later call may succeed
+RETRIED = (429, 502, 503)  # the service says itself that a later call may succeed; 502: see `BROKEN`
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 """A connection that was there and ended before the answer: of a worker that was killed, or one that the service gave up
-just when it was used again. Others may answer, so it is tried again; no connection at all is told at once."""
-LONGEST_PAUSE = 30.0  # seconds before a service that is overloaded or away is asked again
+just when it was used again. Others may answer, so it is tried again; no connection at all is told at once. Behind a
+proxy the same is a 502. Its 504 is not tried again: what took too long would only be computed twice."""
+LONGEST_PAUSE = 30.0  # seconds before a service that is away is asked again
 LONGEST_DEBT = 900.0  # seconds that one call waits altogether for its turn under the limit of its caller
-RATE_LIMITED = "/problems/rate-limited"
+LONGEST_CROWD = 120.0  # seconds that one call waits altogether while the service is overloaded: its own deadline
+_LONGEST = {"/problems/rate-limited": LONGEST_DEBT, "/problems/overloaded": LONGEST_CROWD}  # by the type of a 429
 NO_ANSWER = 502  # the status of an error for a connection that ended: what a proxy would say
 TIMEOUT = 150.0  # seconds: longer than the service's own deadline of 120, so that it says itself what took so long
 LONGEST_CONNECT = 60.0  # seconds until a machine that does not even take the connection counts as away
@@ -73,16 +75,18 @@ def _kind_of(value: object) -> str:
 class Retries:
     """When one call is made again.
 
-    A caller that sends more than its limit is not refused but has to wait its turn, as long as the service says: that
-    takes none of the attempts, or callers side by side, of whom one gets in at a time, would lose their images.
+    A caller that sends more than its limit is not refused but has to wait its turn, as long as the service says, and so
+    is one that comes while the service is overloaded: that takes none of the attempts but time, or callers side by
+    side, of whom one gets in at a time, would lose their images.
 
     Args:
-        attempts: how often a call is made while the service is overloaded, its database away or a connection broken.
+        attempts: how often a call is made while the service's database is away or connections break.
     """
 
     def __init__(self, attempts: int) -> None:
         self._attempts = attempts
-        self._made, self._waited = 0, 0.0
+        self._made = 0
+        self._waited = dict.fromkeys(_LONGEST, 0.0)
 
     def pause(self, response: httpx.Response) -> float | None:
         """None where the call succeeded, seconds to wait where it is to be made again.
@@ -93,10 +97,11 @@ class Retries:
         if response.is_success:
             return None
         asked = response.headers.get("Retry-After", "")
-        if response.status_code == 429 and asked.isdecimal() and _kind(response) == RATE_LIMITED:
+        kind = _kind(response) if response.status_code == 429 and asked.isdecimal() else ""
+        if kind in _LONGEST:
             seconds = max(float(asked), 1.0)
-            self._waited += seconds
-            if self._waited > LONGEST_DEBT:
+            self._waited[kind] += seconds
+            if self._waited[kind] > _LONGEST[kind]:
                 raise ServiceError(_words(response), status=response.status_code)
             return _spread(seconds)
         self._made += 1

@@ -69,10 +69,10 @@ async def _answers(
     service: "Service", lane: Lane, request: Request, uploads: list[UploadFile], started: float, patient: str
 ) -> list[dict[str, Any]]:
     """Part by part, so that a large batch does not stand before everybody else's single cells."""
-    size = service.settings.max_batch_size
     results: list[dict[str, Any]] = []
-    for first in range(0, len(uploads), size):
-        part = [await file.read() for file in uploads[first : first + size]]
+    while len(results) < len(uploads):
+        first = len(results)
+        part = [await file.read() for file in uploads[first : first + lane.part()]]
         with lane.coming(len(part), place=request.state.place, patient=first > 0):
             prepared = await asyncio.gather(*(_prepared_or_problem(service, lane, data) for data in part))
         cells = [item.prepared for item in prepared if isinstance(item, Cell)]

@@ -45,9 +45,9 @@ class Client:
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
         timeout: seconds that one answer may take; the service itself gives up after 120.
-        attempts: how often a call is made while the service is overloaded, its database away, or connections break
-            before the answer (the cell may then be stored twice). What waits for the caller's limit takes none of
-            them, and up to 15 minutes.
+        attempts: how often a call is made while the service's database is away, or connections break before the
+            answer (the cell may then be stored twice). What waits for the caller's limit takes none of them, and up to
+            15 minutes; what waits while the service is overloaded, up to 2.
         transport: another way to send requests, for tests.
     """
 

@@ -17,7 +17,7 @@ from monitoring.store import PredictionRecord
 from serving.apart import LOADING_NICE, apart
 from serving.canary import in_canary
 from serving.lane import Lane, Slot
-from serving.live import LiveModel, open_live, opening, read_handover, take_over_or_fetch
+from serving.live import LiveModel, foreign, open_live, opening, read_handover, take_over_or_fetch
 from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of
 from serving.memory import MAY_MEND, RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
@@ -127,6 +127,8 @@ class Contest:
 
     def _read(self) -> Challenger | None:
         path = self._folder.wanted(CHALLENGER)
+        if foreign(path, self._settings):
+            return None
         try:
             entry, _, _ = read_handover(path)
         except PackageError:

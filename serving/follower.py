@@ -31,7 +31,7 @@ from blastwatch.registry import Registry
 from blastwatch.settings import Settings, load
 from serving.apart import LOADING_NICE
 from serving.fetching import fetch
-from serving.live import Served, check_order, hand_over, read_handover
+from serving.live import Served, check_order, hand_over, read_handover, source_of, source_written
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Refusal, Status, mark, now, reason_of
 from serving.offspring import leave_the_end_to_the_worker
 from serving.old_copies import remove_old_copies
@@ -117,7 +117,9 @@ class Pursued:
             self._retry_at = time.monotonic() + self._retry_after
             self._retry_after = min(LONGEST_RETRY, 2 * self._retry_after)
             raise
-        hand_over(Served(entry=entry, package=package, alias=self.alias), self._folder.wanted(self.alias))
+        source = source_of(self._registry.settings)
+        served = Served(entry=entry, package=package, alias=self.alias, source=source)
+        hand_over(served, self._folder.wanted(self.alias))
         if self._written is None or self._written.digest != entry.digest:
             _log.info("The alias %s stands on version %s (%s): fetched.", self.alias, entry.version, entry.digest[:12])
         self._written, self._failed = entry, None
@@ -143,12 +145,14 @@ class Pursued:
         return package
 
     def _already_written(self) -> Entry | None:
-        """What an earlier follower, or the start of the service, left."""
+        """What an earlier follower, or the start of the service, left; None for what another model's did."""
+        path = self._folder.wanted(self.alias)
         try:
-            entry, _, folder = read_handover(self._folder.wanted(self.alias))
+            entry, _, folder = read_handover(path)
         except PackageError:
             return None
-        return entry if folder.is_dir() else None
+        own = source_written(path) == source_of(self._registry.settings)
+        return entry if own and folder.is_dir() else None
 
     def _refuse(self, error: BlastwatchError, entry: Entry | None) -> Refusal:
         reason, version = reason_of(error), entry.version if entry else ""

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from blastwatch.settings import Settings
-from serving.binding import asked_on_loopback
+from serving.binding import asked_on_loopback, folder_is_missing
 from serving.keys import LABEL, PREDICT, READ, ApiKey, KeyFolder, KeysUnreadable, match
 from serving.live_folder import Mark, mark
 from serving.problems import RATE_LIMITED, Problem
@@ -34,12 +34,14 @@ class Keyring:
 
     Args:
         folder: of the keys.
-        keyless: whether a folder without any key leaves the service open, because only this machine reaches it.
+        keyless: whether a folder in which there never was a key leaves the service open, because only this machine
+            reaches it.
     """
 
     def __init__(self, folder: Path, *, keyless: bool) -> None:
         self._folder = KeyFolder(folder)
-        self._open = keyless
+        self._open = keyless and self._folder.empty
+        self._told = False
         self._mark: Mark | None = None
         self._rows: list[ApiKey] = []
         self._secret = b""
@@ -80,13 +82,14 @@ class Keyring:
             rows = self._folder.read()
             self._secret = self._folder.secret()
         except KeysUnreadable as error:
-            if self._mark is not None or self._rows:
+            if not self._told:
                 _log.error("Every request is refused: %s", error)
+            self._told = True
             self._mark, self._rows = None, []
             raise Problem(
                 "keys-unavailable", "The keys cannot be checked just now.", headers={"Retry-After": "5"}
             ) from error
-        self._mark, self._rows = now, rows
+        self._mark, self._rows, self._told = now, rows, False
 
 
 class Guard:
@@ -167,7 +170,8 @@ def open_guard(settings: Settings, *, keyless: bool, refused: Callable[[str], ob
     limiter = None
     if settings.rate_limit:
         limiter = RateLimiter(settings.home / "live", rate=settings.rate_limit, burst=settings.rate_burst)
-    return Guard(Keyring(settings.api_keys, keyless=keyless), limiter, refused=refused)
+    keyring = Keyring(settings.api_keys, keyless=keyless and not folder_is_missing(settings))
+    return Guard(keyring, limiter, refused=refused)
 
 
 def bearer(headers: Headers) -> str:

@@ -64,6 +64,14 @@ class KeyFolder:
         """Whether a key was ever made here: from then on every request needs one."""
         return self.list_file.exists()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no key was ever made here; a lost list leaves its secret behind. False where nobody can tell."""
+        try:
+            return not (self.list_file.exists() or self._secret_file.exists())
+        except OSError:
+            return False
+
     def read(self) -> list[ApiKey]:
         """Every key, in the order in which they were made; none where there is no list.
 

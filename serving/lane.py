@@ -6,13 +6,14 @@ Everything here may be called from any thread.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blastwatch.entry import Entry
 from blastwatch.explanation import Explainer
 from blastwatch.settings import Settings
 from serving.batcher import Batcher, Cell, Place, Row
-from serving.live import LiveModel, Served
+from serving.live import LiveModel
 from serving.live_folder import now
 from serving.predictor import Predictor, Prepared, finite
 from serving.remembered import Remembered
@@ -75,6 +76,10 @@ class Lane:
         """See `Batcher.coming`."""
         return self.batcher.coming(cells, place=place, patient=patient)
 
+    def part(self) -> int:
+        """See `Batcher.part`."""
+        return self.batcher.part()
+
     def reserve(self) -> Place:
         """See `Batcher.reserve`."""
         return self.batcher.reserve()
@@ -101,7 +106,7 @@ class Lane:
 
     def tell(self, entry: Entry) -> None:
         """Take newer facts of the registry about the same version."""
-        self.served = Served(entry=entry, package=self.served.package, alias=self.served.alias)
+        self.served = replace(self.served, entry=entry)
 
     def enter(self) -> bool:
         """Begin a request on this version; False where it takes no more. `leave` must follow."""

@@ -1,6 +1,7 @@
 """The outermost layer of the service: request ids, counted bytes, a deadline, security headers, request metrics.
 
-BentoML sets no limit to a body, so the bytes are counted here, also those of a body without a declared length.
+BentoML sets no limit to a body, nor to all of them together, so the bytes are counted here, also those of a body
+without a declared length.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blastwatch.browsers import SECURITY_HEADERS
+from serving.in_flight import InFlight
 from serving.problems import MEDIA_TYPE, Problem
 
 REQUEST_ID_HEADER = "X-Request-Id"
@@ -30,6 +32,7 @@ class Limits:
     Args:
         app: what answers; it turns `Problem` into answers itself.
         body_limits: largest body in bytes by path; `SMALL_BODY` for every other path.
+        in_flight: counts the bytes of all bodies together; None: without a limit.
         observe: called with scope, HTTP status and seconds of every request.
         admit: called with the scope of every request before its body is read; raises the `Problem` that keeps it out.
         seconds: deadline of a request.
@@ -40,12 +43,14 @@ class Limits:
         app: ASGIApp,
         *,
         body_limits: Mapping[str, int],
+        in_flight: InFlight | None = None,
         observe: Callable[[Scope, int, float], None] = lambda _scope, _status, _seconds: None,
         admit: Callable[[Scope], None] = lambda _scope: None,
         seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._app = app
         self._body_limits = body_limits
+        self._in_flight = in_flight or InFlight({})
         self._observe = observe
         self._admit = admit
         self._seconds = seconds
@@ -80,16 +85,21 @@ class Limits:
             self._observe(scope, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, headers = scope["path"], Headers(scope=scope)
+        # A body that nobody reads any further may never end where its length is not declared.
+        unread = {"Connection": "close"} if "transfer-encoding" in headers else {}
+        limit = self._body_limits.get(path, SMALL_BODY)
+        declared = headers.get("content-length", "0")
+        too_large = not declared.isdecimal() or int(declared) > limit
         try:
             self._admit(scope)
+            if not too_large:
+                self._in_flight.check(path, int(declared))
         except Problem as problem:
-            if "transfer-encoding" in Headers(scope=scope):  # a body that nobody reads, and that may never end
-                problem.headers["Connection"] = "close"
+            problem.headers |= unread
             await respond(problem, scope)(scope, receive, send)
             return
-        limit = self._body_limits.get(scope["path"], SMALL_BODY)
-        declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > limit:
+        if too_large:
             await respond(_too_large(limit), scope)(scope, receive, send)
             return
         count = 0
@@ -98,12 +108,21 @@ class Limits:
             nonlocal count
             message = await receive()
             if message["type"] == "http.request":
-                count += len(message.get("body", b""))
-                if count > limit:
+                size = len(message.get("body", b""))
+                if count + size > limit:
                     raise _too_large(limit)
+                try:
+                    self._in_flight.take(path, size)
+                except Problem as problem:
+                    problem.headers |= unread
+                    raise
+                count += size
             return message
 
-        await self._app(scope, receive_counted, send)
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._in_flight.give_back(count)
 
 
 def _too_large(limit: int) -> Problem:

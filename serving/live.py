@@ -7,7 +7,10 @@ From then on the follower replaces the file (`serving.follower`), and each worke
 A bento carries such a file and the package beside its code: it needs no registry and stays on its version. So does a
 service with BLASTWATCH_FOLLOW_SECONDS=0.
 
-    {"package": folder, relative to this file, "alias": ..., "entry": {the registry's facts}}
+    {"package": folder, relative to this file, "alias": ..., "entry": {the registry's facts},
+     "source": {"model": ..., "registry": ...}}
+
+A file of another source, as after BLASTWATCH_MODEL_NAME was changed over the same home, is nobody's fallback.
 """
 
 import json
@@ -16,7 +19,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from blastwatch.errors import (
     NotOpened,
     PackageError,
     RegistryError,
+    RegistryUnreachable,
 )
 from blastwatch.golden import check_golden
 from blastwatch.history import MOVE_SECONDS
@@ -60,11 +64,15 @@ _log = logging.getLogger("blastwatch.service")
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """One version to be served. `alias` is the name under which it was asked for."""
+    """One version to be served. `alias` is the name under which it was asked for.
+
+    source: model and registry it is of, as `source_of` has them; {} where that is not known.
+    """
 
     entry: Entry
     package: Package
     alias: str
+    source: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self, model_name: str) -> dict[str, object]:
         """What every answer says of the model."""
@@ -109,7 +117,8 @@ def find(settings: Settings, environment: Mapping[str, str] | None = None) -> Se
         return take_over(handed_over)
     registry = Registry(settings)
     entry = registry.proven(settings.model_alias)
-    return Served(entry=entry, package=fetch(registry, entry), alias=settings.model_alias)
+    package = fetch(registry, entry)
+    return Served(entry=entry, package=package, alias=settings.model_alias, source=source_of(settings))
 
 
 def settle(settings: Settings, environment: Mapping[str, str]) -> tuple[Served, dict[str, str]]:
@@ -139,9 +148,11 @@ def _settled(settings: Settings, environment: Mapping[str, str], folder: LiveFol
     seen = rest.seen()
     try:
         served = _find_patiently(settings, environment)
-        check_order(served.entry, written(folder, alias))
+        check_order(served.entry, written(folder, settings))
     except (RegistryError, PackageError) as error:
-        served = _last_verified(folder, alias, error)
+        served = _last_verified(folder, settings, error)
+        if source_written(folder.wanted(alias)) != served.source:  # the workers load what that file names
+            hand_over(served, folder.wanted(alias))
         refusal = Refusal(reason=reason_of(error), version="", message=str(error), since=now())
         folder.write_status(alias, Status(refused=refusal))
         _log.warning("Serving version %s from its verified local copy: %s", served.entry.version, error)
@@ -168,10 +179,11 @@ def check_order(entry: Entry, before: Entry | None) -> None:
         )
 
 
-def written(folder: LiveFolder, alias: str) -> Entry | None:
-    """The entry that was handed over last; None where there is none."""
+def written(folder: LiveFolder, settings: Settings) -> Entry | None:
+    """The entry that was handed over last; None where there is none, or it is of another model or registry."""
+    path = folder.wanted(settings.model_alias)
     try:
-        return read_handover(folder.wanted(alias))[0]
+        return read_handover(path)[0] if source_written(path) == source_of(settings) else None
     except PackageError:
         return None
 
@@ -188,12 +200,19 @@ def _find_patiently(settings: Settings, environment: Mapping[str, str]) -> Serve
             time.sleep(0.3)
 
 
-def _last_verified(folder: LiveFolder, alias: str, error: BlastwatchError) -> Served:
-    for path in (folder.wanted(alias), folder.good(alias)):
+def _last_verified(folder: LiveFolder, settings: Settings, error: BlastwatchError) -> Served:
+    """The copy that serves in spite of an error, which is raised where there is none. A file that does not say what it
+    is of, as those of earlier versions, counts while the registry is away: then nothing speaks against it."""
+    own = [source_of(settings), *([{}] if isinstance(error, RegistryUnreachable) else [])]
+    for path in (folder.wanted(settings.model_alias), folder.good(settings.model_alias)):
         try:
-            return take_over(path)
+            served = take_over(path)
         except PackageError:
             continue
+        if served.source in own:
+            return served
+        said = " in ".join(served.source.values()) or "an unknown model"
+        _log.warning("Passed over %s, which is of %s.", path, said)
     raise error
 
 
@@ -206,17 +225,17 @@ def open_first(settings: Settings, environment: Mapping[str, str]) -> tuple[Live
     if not follows(settings, environment):
         return open_live(find(settings, environment), settings), None
     folder, alias = LiveFolder(settings.home), settings.model_alias
-    wanted = folder.wanted(alias)
+    wanted, good = folder.wanted(alias), folder.good(alias)
     try:
         served = take_over_or_fetch(wanted, settings)
         # Nobody waits for an answer of this worker yet, so what one at a time could spare is memory alone.
         with nullcontext() if room_for_all(served.package, settings) else folder.loading():
             return open_live(served, settings), None
     except PackageError as error:
-        if not folder.good(alias).is_file():
+        if not good.is_file() or source_written(good) not in (source_of(settings), source_written(wanted)):
             raise
         refusal = Refusal(reason=reason_of(error), version=version_of(wanted), message=str(error), since=now())
-        live = open_live(take_over(folder.good(alias)), settings)
+        live = open_live(take_over(good), settings)
         _log.warning(
             "Version %s does not serve, version %s does: %s", refusal.version, live.served.entry.version, error
         )
@@ -238,7 +257,8 @@ def hand_over(served: Served, path: Path, *, package: Path | None = None) -> Pat
         package: where the package will stand; default: where it stands.
     """
     folder = Path(os.path.relpath(package or served.package.folder, path.parent))
-    return write_state(path, {"package": folder.as_posix(), "alias": served.alias, "entry": served.entry.to_dict()})
+    value = {"package": folder.as_posix(), "alias": served.alias, "entry": served.entry.to_dict()}
+    return write_state(path, value | {"source": dict(served.source)})
 
 
 def read_handover(path: Path) -> tuple[Entry, str, Path]:
@@ -252,6 +272,26 @@ def read_handover(path: Path) -> tuple[Entry, str, Path]:
         return Entry(**value["entry"]), str(value["alias"]), (path.parent / str(value["package"])).resolve()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PackageError(f"The handover {path} cannot be read: {error!r}. Start the service again.") from error
+
+
+def source_of(settings: Settings) -> dict[str, str]:
+    """Model and registry of a service. The address has no account, which may change; that of the registry under home is
+    left out, since home and what lies in it move together."""
+    registry = "the registry under home" if settings.embedded_registry else settings.tracking_shown
+    return {"model": settings.model_name, "registry": registry}
+
+
+def source_written(path: Path) -> dict[str, str]:
+    """Model and registry that a handover says it is of; {} where it does not say, or cannot be read."""
+    try:
+        return dict(json.loads(path.read_text())["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def foreign(path: Path, settings: Settings) -> bool:
+    """Whether a handover says that it is of another model or registry."""
+    return source_written(path) not in ({}, source_of(settings))
 
 
 def version_of(path: Path) -> str:
@@ -272,7 +312,7 @@ def take_over(path: Path) -> Served:
     package = open_package(folder)
     if package.digest != entry.digest:
         raise PackageError(f"Expected package {entry.digest} in {package.folder} but it holds {package.digest}.")
-    return Served(entry=entry, package=package, alias=alias)
+    return Served(entry=entry, package=package, alias=alias, source=source_written(path))
 
 
 def take_over_or_fetch(path: Path, settings: Settings) -> Served:
@@ -286,9 +326,10 @@ def take_over_or_fetch(path: Path, settings: Settings) -> Served:
     except PackageError as error:
         entry, alias, _ = read_handover(path)
         try:
-            return Served(entry=entry, package=fetch(Registry(settings), entry), alias=alias)
+            package = fetch(Registry(settings), entry)
         except RegistryError:
             raise error from None
+        return Served(entry=entry, package=package, alias=alias, source=source_written(path))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from blastwatch.decision import CLASS_NAMES
 from serving.gpus import open_gpus
 from serving.live_folder import REASONS
+from serving.metric_files import take_room
 from serving.problems import CALLER_GONE, RATE_LIMITED
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ServiceMetrics:
     """The metrics of one worker; with several workers BentoML's folder joins them on export."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        take_room()
         self.registry = registry
         self.requests = Counter(
             "blastwatch_requests",

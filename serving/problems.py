@@ -71,6 +71,7 @@ TABLE: tuple[Kind, ...] = tuple(
         ("bad-request", 400, "The request cannot be read", "The requests are described under /docs."),
         (RATE_LIMITED, 429, "This caller sends too much", "Wait as long as Retry-After says and send it again."),
         ("overloaded", 429, "The service is overloaded", "Wait as long as Retry-After says and send it again."),
+        ("no-room", 503, "The service has no room for the files", "Wait, or send fewer or smaller images a call."),
         ("timeout", 504, "The answer took too long", "Send fewer images a call."),
         ("store-unavailable", 503, "The database of predictions is away", "Wait and send it again."),
         ("time-unreadable", 400, "The time cannot be read", "Send ISO 8601, for instance at=2026-11-17T14:05Z."),

@@ -96,6 +96,14 @@ class Blastwatch:
         take_many(asyncio.get_running_loop())  # BentoML opens the service in the loop that listens next
         set_apart()
 
+    async def __is_ready__(self) -> bool:
+        """What BentoML answers /readyz by: false while the engine fails."""
+        return self.service.lane.batcher.health.ready
+
+    async def __is_alive__(self) -> bool:
+        """What BentoML answers /livez by: false once the engine has failed for long."""
+        return self.service.lane.batcher.health.alive
+
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def pin() -> None:

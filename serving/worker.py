@@ -201,11 +201,11 @@ class Service:
         if self.contest is not None:
             self.contest.close()
         self.slot.lane.close()
-        for pool in (self._readers, self._aside, self._scraping, self._drawing.pool):
-            pool.shutdown(wait=True, cancel_futures=True)
-        self.capture.close()
+        self.capture.close()  # before the threads that may wait for its database
         if self.images is not None:
             self.images.close()
+        for pool in (self._readers, self._aside, self._scraping, self._drawing.pool):
+            pool.shutdown(wait=True, cancel_futures=True)
         if self._store is not None:
             self._store.close()
         self.guard.close()

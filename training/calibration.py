@@ -18,6 +18,9 @@ CALIBRATED_ON = {
 }
 """Of each value of evaluate.calibrate_on, whom card and report name."""
 
+LOWEST, HIGHEST = 0.05, 20.0  # temperatures between which one is fitted
+BORDER = 1.01  # within a factor of it the fit ended at a border, which it nears and never reaches
+
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:
     """Temperature with the lowest weighted negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
@@ -26,7 +29,7 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) 
         logits: shape (n, classes); labels: shape (n,); weights: shape (n,), such that every patient weighs the same.
 
     Returns:
-        A value from 0.05 to 20.
+        A value from `LOWEST` to `HIGHEST`.
     """
     from scipy.optimize import minimize_scalar
 
@@ -36,8 +39,27 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) 
         chosen = probabilities(logits, float(np.exp(log_temperature)))[rows, labels]
         return float(-(weights * np.log(np.maximum(chosen, 1e-12))).sum() / weights.sum())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def border_told(temperature: float) -> str:
+    """What it means that a fitted temperature lies at the end of its range, in a sentence; "" where it does not.
+
+    >>> border_told(1.25)
+    ''
+    """
+    if temperature <= LOWEST * BORDER:
+        return (
+            f"The calibration patients do not bound the temperature, which ended at the lowest one ({LOWEST:g}): they "
+            "are too few, or none of their cells was wrong, and probabilities are too sure, many of them 0 or 1."
+        )
+    if temperature >= HIGHEST / BORDER:
+        return (
+            f"The calibration patients do not bound the temperature, which ended at the highest one ({HIGHEST:g}): the "
+            "network tells their classes hardly apart, and all probabilities lie near one half."
+        )
+    return ""
 
 
 def temperate_loss(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:

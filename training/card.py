@@ -10,10 +10,10 @@ from blastwatch.manifest import SIDES
 from blastwatch.network import READ_BY_STAGES
 from blastwatch.package import OUT_OF_FOLD, ModelInfo
 from training import initial_weights
-from training.calibration import CALIBRATED_ON
+from training.calibration import CALIBRATED_ON, border_told
 from training.card_cameras import cameras_section, change_told, or_unknown
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
-from training.conformal import attainable
+from training.conformal import attainable, expected_told
 from training.tracking import read_knobs
 
 # Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
@@ -286,21 +286,22 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, row in sorted(conformal["classes"].items()):
-        found, expected = row["coverage_by_patient"], row["expected"]
+        found = row["coverage_by_patient"]
         rows.append(
             f"| `{name}` | {row['calibration_patients']} | {1 - row['aimed_error']:.3f} | "
             f"{1 - row['guaranteed_error']:.3f} | {found['value']:.3f} "
-            f"({found['low']:.3f} to {found['high']:.3f}) | {expected['low']:.3f} to {expected['high']:.3f}, "
+            f"({found['low']:.3f} to {found['high']:.3f}) | {expected_told(row)}, "
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
+    border = border_told(info.temperature)
     return (
         f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on {CALIBRATED_ON[calibration['on']]}: expected "
         f"calibration error {calibration['ece_before']:.3f} before and {calibration['ece_after']:.3f} after, on test "
-        "patients. A cell is `all` from a probability of "
+        f"patients. {f'**{border}** ' if border else ''}A cell is `all` from a probability of "
         f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "
         f"These limits are conformal with the patient as the unit: of the cells of a new patient a share of "
         f"{conformal['error']:g} at most is to be decided against their class, on average over patients, or what the "
-        "number of calibration patients allows:\n\n" + "\n".join(rows)
+        "number of calibration patients allows; more coverage than that is no fault:\n\n" + "\n".join(rows)
     )
 
 

@@ -62,6 +62,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     from blastwatch.manifest import IMPORT, SPLIT_FACTS, read_cells, read_json, write_json
     from blastwatch.package import REPORT
     from training import evaluation, evidence, plots, report
+    from training.calibration import border_told
     from training.pack import open_pack
     from training.parameters import load_parameters
     from training.splitting import leak_told
@@ -98,6 +99,8 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
         mlflow.log_artifact(str(page))
     if facts["split"]["leaky"]:
         say(leak_told(facts["split"]))
+    if border := border_told(metrics["calibration"]["temperature"]):
+        say(border)
     if as_json:
         print_json(metrics)
         return

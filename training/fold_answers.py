@@ -79,12 +79,26 @@ def for_fold(parameters: Parameters, fold: int, split: Path) -> Parameters:
     """
     name = parameters.train.weights_file.replace("{fold}", str(fold))
     if name and not Path(name).is_file():
-        made = f" Pretrain on what it trains on: blastwatch pretrain --split {split} --out {Path(name).parent}"
         raise UsageError(
             f"Expected a file of weights for fold {fold} at {name} (train.weights_file) but there is none."
-            f"{made if name != parameters.train.weights_file else ''}"
+            f"{_made_by(Path(parameters.train.weights_file), Path(name), split)}"
         )
     return replace(parameters, train=replace(parameters.train, weights_file=name))
+
+
+def _made_by(asked: Path, named: Path, split: Path) -> str:
+    """How a fold's weights are made; "" for a file of all folds. `blastwatch pretrain` names its file itself, so each
+    fold needs a folder of its own.
+
+    Args:
+        asked: train.weights_file. named: the same with the fold filled in.
+    """
+    if asked == named:
+        return ""
+    if asked.name == WEIGHTS:
+        return f" Pretrain on what it trains on: blastwatch pretrain --split {split} --out {named.parent}"
+    folder = asked.parent if "{fold}" in str(asked.parent) else asked.parent / "{fold}"
+    return f" blastwatch pretrain calls its file {WEIGHTS}: to pretrain for each fold, name it {folder / WEIGHTS}."
 
 
 def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings) -> Answers:

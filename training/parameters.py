@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from math import ceil
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -203,8 +204,8 @@ class EvaluateParameters:
 class PackageParameters:
     """Section `package`. calibration_cells: cells that int8 is calibrated on; parity_cells: cells that every engine
     is compared on; golden_cells: cells that travel in the package with their answers; false_alarm_rate: of the drift
-    verdict, per window; drift_resamples: simulated windows; ood_rate: share of a new patient's cells that may be called
-    out of distribution."""
+    verdict, per window; drift_resamples: simulated windows, 1 / false_alarm_rate or more; ood_rate: share of a new
+    patient's cells that may be called out of distribution."""
 
     calibration_cells: int = 256
     parity_cells: int = 500
@@ -352,6 +353,12 @@ def parse(document: dict[str, dict[str, Any]]) -> Parameters:
         raise UsageError(
             f"Expected train.first_size to be at most image.size ({parameters.image.size}), to which the input grows, "
             f"but got {parameters.train.first_size}. Set it to 0 for inputs of one size."
+        )
+    rate, windows = parameters.package.false_alarm_rate, parameters.package.drift_resamples
+    if rate * windows < 1 - 1e-9:
+        raise UsageError(
+            f"Expected package.drift_resamples to be {ceil(1 / rate - 1e-9)} or more for package.false_alarm_rate "
+            f"{rate:g}, which so few windows cannot give, but got {windows}. Set more windows or a higher rate."
         )
     return parameters
 

@@ -8,9 +8,10 @@ from typing import Any
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
-from training.calibration import CALIBRATED_ON
+from training.calibration import CALIBRATED_ON, border_told
 from training.card import FEWEST_TESTED, seen_before
 from training.card_cameras import change_told, kept_from
+from training.conformal import expected_told
 from training.initial_weights import UNKNOWN, recorded
 from training.pages import render
 from training.significance import COMPARED
@@ -58,6 +59,8 @@ def write_report(
         sides=SIDES,
         classes=CLASS_NAMES,
         calibrated_on=CALIBRATED_ON[metrics["calibration"]["on"]],
+        border=border_told(metrics["calibration"]["temperature"]),
+        expected=expected_told,
         tested=tested,
         too_few=min(tested.values()) < FEWEST_TESTED,
         fewest=FEWEST_TESTED,

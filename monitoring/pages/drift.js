@@ -122,7 +122,11 @@ const CHECKED = {
   untrusted: (words) => `Do not trust the estimate: ${words}.`,
 };
 
-const noVerdict = (words) => `No verdict on the estimate, since the labelled cells carry no patient key: ${words}.`;
+const LACKS = {
+  cells: (labelled) => `${labelled.labelled} cells have labels and 30 are needed`,
+  keys: () => "fewer than half of the labelled cells carry a patient key",
+  patients: (labelled) => `the labelled cells are of ${labelled.patients} patients and 10 are needed`,
+};
 
 function showPerformance() {
   const { latest, labelled } = told.performance.now, reference = told.performance.reference;
@@ -131,8 +135,9 @@ function showPerformance() {
   if (labelled.fell.realised) fell.push("The realised accuracy fell below the reference's.");
   byId("fell").textContent = fell.join(" ");
   byId("fell").className = "label is-all";
-  const keyless = labelled.unit === "cell" && check.state === "open";
-  byId("check").textContent = (keyless ? noVerdict : CHECKED[check.state])(
+  const lacking = check.state === "open" && LACKS[check.lacks]?.(labelled);
+  const noVerdict = (words) => `No verdict on the estimate, since ${lacking}: ${words}.`;
+  byId("check").textContent = (lacking ? noVerdict : CHECKED[check.state])(
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.

@@ -1,6 +1,7 @@
 """The database of predictions on a real PostgreSQL server, started for this test."""
 
 import functools
+import time
 import uuid
 from datetime import timedelta
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 
 from monitoring.capture import Capture
+from monitoring.database import LOCK_SECONDS
 from monitoring.image_store import open_image_store
 from monitoring.patients import Patients
 from monitoring.retention import SLACK, Deleted, open_retention
@@ -134,6 +136,33 @@ def outlives_a_failover(postgres, disk):
         assert store.count() == 6 and capture.counts().dropped == 0
 
 
+def gives_up_where_a_table_is_locked(postgres, disk):
+    """Behind ALTER TABLE, VACUUM FULL or an open transaction what is to be stored goes to the disk, as in an outage."""
+    url = postgres.database("locked")
+    with open_store(url) as store, Capture(url, aside=WaitingPredictions(disk, 1 << 30)) as capture:
+        store.add([record("before")])
+        with psycopg.connect(url) as altering:
+            altering.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+            capture.submit(record("during"))
+            with pytest.raises(StoreUnavailable, match="lock timeout"):
+                store.add_labels([("before", "all", NOON)])
+            with pytest.raises(StoreUnavailable, match="lock timeout"):  # the setting outlives a rollback
+                store.count()
+            wait_for(lambda: WaitingPredictions(disk, 1 << 30).count() == 1)
+            assert capture.counts().failed and capture.counts().waiting == 0
+            with open_store(url):  # takes no lock where all is there
+                pass
+        wait_for(lambda: capture.counts().stored == 1)
+        assert capture.counts().dropped == 0 and store.count() == 2
+    patient = url + "?options=-c%20lock_timeout%3D100"
+    with open_store(patient) as store, psycopg.connect(url) as altering:
+        altering.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.count()
+        assert time.monotonic() - began < LOCK_SECONDS / 2
+
+
 def may_not_be_written(postgres):
     """Without the right to a table, or the table, nothing is wrong with the rows."""
     url = postgres.database("rights")
@@ -185,6 +214,7 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     tells_how_alike_they_answer(postgres.database("alike"))
     tells_who_came(postgres.database("patients"))
     outlives_a_failover(postgres, tmp_path / "failover.db")
+    gives_up_where_a_table_is_locked(postgres, tmp_path / "locked.db")
     may_not_be_written(postgres)
     is_opened_beside_a_vacuum_and_by_who_may_make_no_tables(postgres)
     is_brought_up_to_date(postgres.database("old"))

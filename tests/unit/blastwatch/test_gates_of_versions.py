@@ -101,6 +101,7 @@ def test_against_the_champion(registry, register, judge, right, passes):
     assert gate.passed is passes and type(gate.value) is float and gate.limit == -0.02
     assert f"difference of {round(100 * right) / 100 - 0.9:+.2f}" in gate.note
     assert "against version 1: 100 cells of 7 all and 7 hem patients, 0 patients left out" in gate.note
+    assert f"fails wholly on {1 - 0.2 ** (1 / 7):.0%} of the patients of a label, none of them among the 7" in gate.note
 
 
 def test_patients_that_one_of_the_two_was_trained_on_are_left_out(registry, register, judge):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from blastwatch.noninferiority import compare_by_patient, lower_bound, patient_differences
-from tests.benchmarks.noninferiority import World, passing
+from blastwatch.noninferiority import compare_by_patient, lower_bound, patient_differences, unseen_share
+from tests.benchmarks.noninferiority import World, passing, passing_rare
 
 answers = st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), min_size=1, max_size=60)
 levels = st.floats(0.5, 0.999)
@@ -151,6 +151,14 @@ def test_a_version_that_is_worse_by_the_margin_passes_as_seldom_as_is_said(patie
     shares = passing(World(), -0.05, patients, draws=2000, seed=3)
     assert shares[0.05, confidence] == pytest.approx(1 - confidence, abs=0.02)
     assert shares[0.02, confidence] < shares[0.05, confidence] < shares[0.10, confidence]
+
+
+def test_a_loss_in_rare_patients_passes_far_more_often_than_one_in_all():
+    """A true loss of the margin: five patients of each label hardly ever hold the 6 % on whom the candidate fails."""
+    few, many = (passing_rare(0.057, 0.88, patients, draws=2000, seed=3) for patients in (5, 80))
+    assert few == pytest.approx((1 - 0.057) ** 10, abs=0.04) and 0.05 < many < 0.15
+    share = unseen_share(5, confidence=0.95)
+    assert (1 - share) ** 5 == pytest.approx(0.05)
 
 
 def test_patients_of_both_labels_are_the_paired_t_test():

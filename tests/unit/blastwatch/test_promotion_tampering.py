@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from blastwatch import promotion
+from blastwatch import promotion, signing
 from blastwatch.errors import AliasMoved, UsageError
 from blastwatch.registry import Registry
 from tests.policies import lenient
@@ -87,3 +87,24 @@ def test_two_persons_do_not_sign_with_one_key(people, register, tmp_path):
     keyless = Registry(replace(strict, actor="sam", signing_key=None))
     assert promotion.judge(keyless, "2", cells=None).passed
     assert promotion.promote(Registry(strict), "2", reason="", cells=None).promoted
+
+
+def test_a_check_is_by_the_key_that_would_sign(people, register, tmp_path):
+    """Also by the one under home, and also while a colleague's file cannot be read."""
+    _, pat = people
+    (tmp_path / "strict").mkdir()
+    strict = replace(pat.settings, policy=lenient(tmp_path / "strict", two_person=True), signing_key=None)
+    trusted = pat.settings.trusted_keys
+    (trusted / "promoter" / "lab.pem").write_text(signing.public_pem(strict))
+    register(Registry(replace(strict, actor="tom")))
+    sam = Registry(replace(strict, actor="sam"))
+    expected = [False]
+
+    def two():
+        return [gate.passed for gate in promotion.judge(sam, "1", cells=None).gates if gate.name == "two-persons"]
+
+    assert two() == expected
+    (trusted / "trainer" / "kim.pem").write_text("")
+    assert two() == expected
+    (strict.keys / "signing.pem").unlink()
+    assert two() == [True] and not (strict.keys / "signing.pem").exists(), "to ask makes no key"

@@ -4,6 +4,7 @@ import gc
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -288,6 +289,23 @@ def test_a_public_key_that_was_emptied_is_written_anew(run, tmp_path):
     trusted = tmp_path / "pat.pem"
     trusted.write_text("")
     assert run("key", "--out", trusted)[:2] == (0, "") and "PUBLIC KEY" in trusted.read_text()
+
+
+def test_one_file_does_not_hold_both_halves(run, tmp_path, lenient_settings):
+    (tmp_path / "link.pem").symlink_to(tmp_path / "both.pem")
+    private = lenient_settings.keys / "signing.pem"
+    for words in (("--new", tmp_path / "both.pem", "--out", tmp_path / "link.pem"), ("--out", private)):
+        code, out, err = run("key", *words)
+        assert (code, out) == (2, "") and "Expected another file for the public key" in err
+    assert not (tmp_path / "both.pem").exists() and not private.exists()
+
+
+@pytest.mark.parametrize("unwritable", ["--new", "--out"])
+def test_a_key_whose_half_cannot_be_written_is_not_made(run, tmp_path, unwritable):
+    files = {"--new": tmp_path / "pq.pem", "--out": tmp_path / "public.pem", unwritable: Path("/proc/x/pq.pem")}
+    code, out, err = run("key", *(word for pair in files.items() for word in pair))
+    assert (code, out) == (2, "") and "Expected files that can be written" in err and "/proc/x" in err
+    assert list(tmp_path.glob("*.pem")) == []
 
 
 def test_verify_says_a_trusted_key_that_cannot_be_read(run, versions, lenient_settings):

@@ -116,5 +116,5 @@ def test_a_trusted_key_that_cannot_be_read_is_left_out_and_said_once(team, caplo
 
 def test_who_acts_over_keys_that_cannot_be_read_is_told(team):
     (team / signing.PROMOTER / "kim.pem").write_text("")
-    with pytest.raises(SettingsError, match=r"Expected a public key \(Ed25519, PEM\) in .*kim\.pem"):
+    with pytest.raises(SettingsError, match=r"Expected a public key \(Ed25519, PEM\) in .*kim\.pem.* remove it"):
         signing.open_signer(settings_of(team, "tess"), signing.TRAINER)

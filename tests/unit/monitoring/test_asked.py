@@ -79,15 +79,32 @@ def test_each_figure_of_a_report_says_by_what_its_interval_is(capsys):
     ]
     assert "tolerance 0.02; the estimate is open: the labels so far neither confirm nor refute it." in "\n".join(lines)
     found["now"]["labelled"] |= {"unit": "cell"}
+    found["now"]["labelled"]["check"]["lacks"] = "keys"
     found["windows"][1] |= {"unit": "cell"}
     _print_performance(found)
     lines = capsys.readouterr().out.splitlines()
     assert next(line for line in lines if line.startswith("intervals by")).split()[2:] == ["patient", "cell", "patient"]
-    assert "the estimate is open: no verdict, since the labelled cells carry no patient key." in "\n".join(lines)
+    said = "the estimate is open: no verdict, since fewer than half of the labelled cells carry a patient key."
+    assert said in "\n".join(lines)
     assert [line.split()[-2] for line in lines if line[:2] == "20"] == ["patient", "cell", *["patient"] * 3]
     assert [line.split(":")[0] for line in lines if line.startswith("Intervals by")] == [
         "Intervals by cell", "Intervals by patient",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("patients", "no verdict, since the labelled cells are of 4 patients and 10 are needed."),
+        ("cells", "no verdict, since 29 cells have labels and 30 are needed."),
+    ],
+)
+def test_what_is_lacking_for_a_verdict_is_said(lacks, said, capsys):
+    found = drawn_performance() | {"version": "2"}
+    labelled = found["now"]["labelled"]
+    labelled |= {"patients": 4, "labelled": 29, "check": labelled["check"] | {"state": "open", "lacks": lacks}}
+    _print_performance(found)
+    assert f"the estimate is open: {said}" in capsys.readouterr().out
 
 
 def test_a_report_says_when_its_cells_were_answered_and_which_windows_are_cut(capsys):

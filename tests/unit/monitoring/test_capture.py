@@ -1,12 +1,14 @@
 """Capture never makes the caller wait, loses nothing silently, and flushes when closed."""
 
 import shutil
+import threading
 import time
 
 import pytest
 
 from monitoring.capture import Capture
-from monitoring.store import StoreError, StoreUnavailable, open_store
+from monitoring.store import Store, StoreError, StoreUnavailable, open_store
+from monitoring.waiting import WaitingPredictions
 from tests.cohorts import record
 
 
@@ -114,3 +116,39 @@ def test_a_refusing_database_is_no_endless_loop(url, monkeypatch):
 def test_the_queue_holds_at_least_one(url):
     with pytest.raises(ValueError, match="`queue_size`"):
         Capture(url, queue_size=0)
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """A database that answers nothing until it is let go; then it takes everything after all."""
+    asked, let_go, add = threading.Event(), threading.Event(), Store.add
+
+    def wait(self, records):
+        if "waiting.db" not in str(self._engine.url):
+            asked.set()
+            assert let_go.wait(20)
+        add(self, records)
+
+    monkeypatch.setattr(Store, "add", wait)
+    monkeypatch.setattr("monitoring.capture.GATHER_SECONDS", 0.01)
+    monkeypatch.setattr("monitoring.capture._CLOSING_SECONDS", 0.1)
+    yield asked, let_go
+    let_go.set()
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_what_a_stuck_database_holds_up_at_the_end_lies_on_disk_or_is_counted(tmp_path, url, stuck, caplog, disk):
+    asked, let_go = stuck
+    lost, waiting = [], WaitingPredictions(tmp_path / "waiting.db", 1 << 30)
+    capture = Capture(url, aside=waiting if disk else None, on_dropped=lost.append)
+    capture.submit(record("in hand"))
+    assert asked.wait(10)
+    for number in range(3):
+        capture.submit(record(f"queued {number}"))
+    counts = capture.close(timeout=0.1)
+    assert (counts.stored, counts.dropped, counts.waiting) == (0, 0 if disk else 4, 0)
+    assert sum(lost) == counts.dropped and ("4 rows are lost" in caplog.text) is not disk
+    assert not disk or waiting.count() == 4
+    let_go.set()
+    capture._thread.join(10)
+    assert capture.counts().waiting == 0 and capture.counts().dropped == counts.dropped

@@ -3,6 +3,7 @@
 import io
 import random
 import uuid
+import weakref
 
 import numpy as np
 import pytest
@@ -122,3 +123,26 @@ def test_what_was_written_makes_room(keep, monkeypatch):
         capture.offer(record(uuid.uuid4().hex), file)
         until(lambda number=number: told["stored"] > number, PATIENCE)
     assert told == {"stored": 3, "dropped": 0, "failed": 0}
+
+
+def test_while_the_database_is_away_no_more_than_one_picture_is_a_png(keep, monkeypatch):
+    """A PNG is several times as large as the JPEG that it comes from, which is what the bound counts."""
+    seen = []
+
+    class Away:
+        def add(self, records):
+            seen.append([weakref.ref(one) for one in records])
+            raise StoreUnavailable("away")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(image_capture, "open_image_store", lambda _url: Away())
+    monkeypatch.setattr("monitoring.capture._log.disabled", True)  # what pytest keeps of a log keeps all of an error
+    capture, told, _ = keep()
+    for _ in range(10):
+        capture.offer(record(uuid.uuid4().hex), bmp())
+    until(lambda: told["failed"] > 1, PATIENCE)
+    assert {len(records) for records in seen} == {1}
+    until(lambda: not any(one() for records in seen[:2] for one in records), PATIENCE)
+    monkeypatch.setattr(capture._writer, "_deadline", 0.0)  # nothing more to wait for

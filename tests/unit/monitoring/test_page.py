@@ -13,7 +13,7 @@ from blastwatch.errors import BlastwatchError
 from blastwatch.settings import load
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import FILES, PageServer, build_app
-from monitoring.performance import ASSUMES
+from monitoring.performance import ASSUMES, FEWEST_CELLS, FEWEST_PATIENTS
 from monitoring.status import Status
 from tests.drift_status import Told, drawn_status
 from tests.running import get, post
@@ -279,7 +279,11 @@ def test_windows_are_named_by_their_day_in_utc_and_those_that_are_cut_are_said(b
     told, faults = status.document()["performance"], []
     page.on("pageerror", lambda error: faults.append(str(error)))
     latest, labelled = told["now"]["latest"], told["now"]["labelled"]
-    keyless = told["now"] | {"labelled": labelled | {"unit": "cell", "assumes": ASSUMES["cell"]}}
+
+    def lacking(what):
+        return {"patients": 4, "labelled": 29, "check": labelled["check"] | {"state": "open", "lacks": what}}
+
+    keyless = told["now"] | {"labelled": labelled | {"unit": "cell", "assumes": ASSUMES["cell"]} | lacking("keys")}
     older = told["windows"][0] | {"cut": True, "cells": 0, "estimated": {}}
     cut = [older, told["windows"][1] | {"cut": True}, *told["windows"][2:]]
 
@@ -307,8 +311,15 @@ def test_windows_are_named_by_their_day_in_utc_and_those_that_are_cut_are_said(b
         assert said in page.inner_text("#cut")
         chart = page.locator("#windows").get_by_role("img").get_attribute("aria-label")
         assert chart.startswith("Accuracy of 5 windows: estimated in 4, realised in 4.")
-        assert page.inner_text("#check").startswith("No verdict on the estimate, since the labelled cells carry no")
+        no_verdict = "No verdict on the estimate, since"
+        assert page.inner_text("#check").startswith(f"{no_verdict} fewer than half of the labelled cells carry a")
         page.screenshot(path=tmp_path / "cut.png", full_page=True)
+        shown(told | {"now": told["now"] | {"labelled": labelled | lacking("patients")}})
+        few = f"{no_verdict} the labelled cells are of 4 patients and {FEWEST_PATIENTS} are needed: realised"
+        assert page.inner_text("#check").startswith(few)
+        shown(told | {"now": told["now"] | {"labelled": labelled | lacking("cells")}})
+        few = f"{no_verdict} 29 cells have labels and {FEWEST_CELLS} are needed: realised"
+        assert page.inner_text("#check").startswith(few)
         assert not faults
     finally:
         server.close()

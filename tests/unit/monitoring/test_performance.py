@@ -16,11 +16,14 @@ from sklearn import metrics
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import (
     CELL,
+    CELLS,
     CONFIRMED,
     FEWEST_CELLS,
     FEWEST_PATIENTS,
+    KEYS,
     OPEN,
     PATIENT,
+    PATIENTS,
     UNCHECKED,
     UNTRUSTED,
     Limits,
@@ -28,7 +31,7 @@ from monitoring.performance import (
     performance,
     reference_performance,
 )
-from monitoring.performance_report import report, windows
+from monitoring.performance_report import PATIENTS_NOW, _latest, report, windows
 from monitoring.store import open_store
 from tests.answered import accuracy, answers
 from tests.cohorts import START, as_records, draw_cohort, unsealed_package
@@ -139,7 +142,7 @@ def test_a_harder_mix_is_seen_without_a_label_and_the_estimate_stands(distance):
 def test_a_version_that_is_too_sure_is_untrusted_once_labels_come():
     cells = drawn(distance=1.0, sure=3.0, patients=100)
     before = performance(cells.assign(truth=None), LIMITS, known=KNOWN)
-    assert before["check"] == {"state": UNCHECKED, "difference": None, "tolerance": 0.02}
+    assert before["check"] == {"state": UNCHECKED, "difference": None, "tolerance": 0.02, "lacks": CELLS}
     assert before["fell"] == {"estimated": False, "realised": None}  # the blind spot of the estimate
     after = performance(cells, LIMITS, known=KNOWN)
     assert after["check"]["state"] == UNTRUSTED and after["check"]["difference"]["high"] < -0.02
@@ -161,6 +164,7 @@ def test_enough_labels_confirm_and_few_leave_it_open():
     wrong = cells.assign(truth=np.where(cells["label"] == "all", "hem", "all"))
     few = wrong[wrong["patient"].isin(wrong["patient"].unique()[: FEWEST_PATIENTS - 1])]
     assert len(few) > FEWEST_CELLS and performance(few, LIMITS, known=KNOWN)["check"]["state"] == OPEN
+    assert performance(few, LIMITS)["check"]["lacks"] == PATIENTS
     assert performance(few, LIMITS, known=KNOWN)["fell"] == {"estimated": None, "realised": None}
     enough = wrong[wrong["patient"].isin(wrong["patient"].unique()[:FEWEST_PATIENTS])]
     assert performance(enough, LIMITS)["check"]["state"] == UNTRUSTED
@@ -172,6 +176,8 @@ def test_cells_without_a_patient_key_give_figures_and_no_verdict():
     keyed, keyless = (performance(cells, LIMITS, known=KNOWN) for cells in (wrong, wrong.assign(patient="")))
     assert (keyed["unit"], keyed["check"]["state"], keyed["fell"]["realised"]) == (PATIENT, UNTRUSTED, True)
     assert (keyless["unit"], keyless["check"]["state"]) == (CELL, OPEN)
+    assert (keyed["check"]["lacks"], keyless["check"]["lacks"]) == (None, KEYS)
+    assert performance(wrong.assign(patient="").head(FEWEST_CELLS - 1), LIMITS)["check"]["lacks"] == CELLS
     assert keyless["fell"] == {"estimated": None, "realised": None} and "no verdict" in keyless["assumes"]
     for figure, interval in keyed["realised"].items():
         assert keyless["realised"][figure]["value"] == interval["value"]
@@ -250,6 +256,53 @@ def test_a_report_reads_labels_beyond_the_latest_predictions(settings, tmp_path,
     span = [datetime.fromisoformat(found["now"]["labelled"][end]) for end in ("since", "until")]
     assert found["now"]["labelled"]["cells"] == 50 and span[1] == START + timedelta(minutes=10 * 148)
     assert not every["truncated"] and [window["cut"] for window in every["windows"]] == [False, False]
+
+
+@pytest.mark.parametrize("each", [60, 100, 169])
+def test_a_patient_s_cells_that_come_together_leave_patients_enough_for_a_verdict(each):
+    cells = in_blocks(patients=40, cells=each, distance=0.6, sure=4.0)
+    assert cells.tail(500)["patient"].nunique() < FEWEST_PATIENTS
+    for gone in range(0, 15 * each, 37):  # the window moves from patient to patient, and its verdict stays
+        window = _latest(cells.head(len(cells) - gone), 500)
+        assert window["patient"].nunique() == PATIENTS_NOW and 18 * each < len(window) <= 19 * each + 1
+    found = performance(_latest(cells, 500), LIMITS, known=KNOWN)
+    assert found["check"]["state"] == UNTRUSTED and None not in found["fell"].values()
+
+
+def test_no_more_cells_count_than_a_verdict_takes():
+    mixed = drawn(patients=40, cells=50)
+    assert len(_latest(mixed, 500)) == 500 and len(_latest(mixed, 5000)) == 2000
+    blocks = in_blocks(patients=15, cells=100)
+    assert _latest(blocks, 500)["patient"].nunique() == 15
+    few = blocks[blocks["patient"].isin(blocks["patient"].unique()[: FEWEST_PATIENTS - 1])]
+    third = blocks.assign(patient=blocks["patient"].where(blocks.index % 3 == 0, ""))
+    for cells in (few, blocks.assign(patient=""), third):
+        assert _latest(cells, 500).equals(cells.tail(500))  # no verdict either way
+    assert _latest(blocks.iloc[:0], 500).empty
+
+
+def in_blocks(**options):
+    """Patient after patient."""
+    return drawn(1, **options).sort_values("patient", kind="stable", ignore_index=True)
+
+
+def test_a_report_reaches_back_to_patients_enough_and_says_when_they_came(settings, tmp_path):
+    cohort = draw_cohort(np.random.default_rng(2), patients=24, cells=20)
+    package = unsealed_package(tmp_path / "package", cohort)
+    records = [
+        replace(one, time=START + timedelta(minutes=n), patient=f"patient {n // 20}")
+        for n, one in enumerate(as_records(cohort, digest=package.digest))
+    ]
+    with open_store(settings.predictions_url) as store:
+        store.add(records)
+        store.add_labels([(one.id, one.label, START) for one in records[:300]])
+        found = report(store, package, version="1", settings=replace(settings, drift_window=50))["now"]
+    for name, last, patients in (("latest", 479, 20), ("labelled", 299, 15)):
+        first = last + 1 - found[name]["cells"]
+        assert found[name]["patients"] == patients and first % 20 == 19  # the latest cell of the first of them
+        span = [datetime.fromisoformat(found[name][end]) for end in ("since", "until")]
+        assert span == [records[first].time, records[last].time]
+    assert found["labelled"]["labelled"] == found["labelled"]["cells"] and found["labelled"]["check"]["lacks"] is None
 
 
 def test_the_gauges_say_what_was_found():

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import time
 from datetime import timedelta
 
 import pytest
@@ -54,6 +56,41 @@ def test_reports_are_read_once_and_a_half_written_one_later(tmp_path):
     timeline.refresh()
     assert timeline.points() == [*points, Point(at=later.isoformat(), version="2", cells=500, score=pytest.approx(0.5),
                                                 column="focus", drifted=False)]  # fmt: skip
+
+
+def test_a_report_in_the_making_holds_up_those_after_it_and_one_of_a_maker_that_was_killed_does_not(tmp_path):
+    """Two monitors of one home: whatever a reading passes over is never read."""
+    write(tmp_path, 0)
+    timeline = read(tmp_path)
+    began = write(tmp_path, 1, drifted=True)
+    half = max(tmp_path.glob("drift-*.json"))
+    whole = half.read_text()
+    half.write_text(whole[:50])
+    write(tmp_path, 2, drifted=True)
+    timeline.refresh()
+    assert len(timeline.points()) == 1
+    half.write_text(whole)
+    timeline.refresh()
+    assert since(timeline.rows(), "1") == {"at": began, "at_least": False, "reports": 2}
+    for name, age in (("drift-20261124T120230.000000Z-v1.json", 3600), ("drift-20261124T120240.000000Z-v1.json", -1e8)):
+        (tmp_path / name).write_text(whole[:50])
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write(tmp_path, 3, drifted=True)
+    timeline.refresh()
+    assert since(timeline.rows(), "1")["reports"] == 3
+
+
+def test_a_copy_that_somebody_keeps_beside_the_reports_is_none(tmp_path):
+    write(tmp_path, 0)
+    timeline = read(tmp_path)
+    first = next(tmp_path.glob("drift-*.json"))
+    for name in ("drift-before-the-new-stain", f"{first.stem}-kept", f"{first.stem} 2"):
+        (tmp_path / f"{name}.json").write_text(first.read_text())
+    for number in range(1, 6):
+        write(tmp_path, number, drifted=True)
+        timeline.refresh()
+    assert [row.reports for row in timeline.rows()] == [5] and len(timeline.points()) == 6
+    assert read(tmp_path).rows() == timeline.rows()
 
 
 def test_a_report_on_request_of_a_window_long_past_is_not_the_present(tmp_path):

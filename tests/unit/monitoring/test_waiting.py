@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 
@@ -268,3 +269,28 @@ def test_the_setting_turns_it_off(tmp_path):
     assert open_waiting(load(home | {"BLASTWATCH_CAPTURE_DISK_MIB": "0"})) is None
     assert open_waiting(load(home)) is not None
     assert not list(tmp_path.iterdir())  # the file is made when something has to wait
+
+
+def test_what_comes_while_the_rest_is_handed_over_is_stored_at_the_end(away, disk, monkeypatch):
+    blocked, url = away
+    handing, going, hand_over = threading.Event(), threading.Event(), WaitingPredictions.hand_over
+
+    def slowly(self, database):
+        handing.set()
+        assert going.wait(PATIENCE)
+        return hand_over(self, database)
+
+    monkeypatch.setattr(WaitingPredictions, "hand_over", slowly)
+    shutil.rmtree(blocked)
+    waiting = WaitingPredictions(disk, MUCH)
+    assert waiting.keep([record("waited")])
+    waiting.close()
+    capture = Capture(url, aside=WaitingPredictions(disk, MUCH))
+    assert handing.wait(PATIENCE)
+    assert capture.submit(record("late"))
+    ending = threading.Thread(target=capture.close)
+    ending.start()
+    until(capture._closing.is_set, PATIENCE)
+    going.set()
+    ending.join(PATIENCE)
+    assert (capture.counts().stored, capture.counts().waiting) == (2, 0)

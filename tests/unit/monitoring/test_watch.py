@@ -151,13 +151,13 @@ def made(monkeypatch):
             raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
         windows.append(current["id"].tolist())
         folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / f"drift-20261101T{len(windows):06d}"
-        stem.with_suffix(".html").write_text("a page")
+        stem = folder / f"drift-20261101T{len(windows):06d}.000000Z-v{version}"
+        stem.with_name(f"{stem.name}.html").write_text("a page")
         window = {"since": START.isoformat(), "until": (START + LATER).isoformat(), "cells": len(current)}
         column = {"name": "od_red", "score": 2.0, "threshold": 1.0, "drifted": True}
         document = {"version": version, "window": window, "drifted": True, "columns": [column], "causes": [],
                     "report": ""}  # fmt: skip
-        stem.with_suffix(".json").write_text(json.dumps(document))
+        stem.with_name(f"{stem.name}.json").write_text(json.dumps(document))
         return DriftReport(document, None)
 
     monkeypatch.setattr(watch, "compare", compare)
@@ -267,7 +267,9 @@ def test_one_prediction_with_a_time_ahead_hides_none_of_those_behind_it(monitor,
     assert len(made) == 3
 
 
-def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_are_said(monitor, store, cells, made):
+def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_are_said(
+    monitor, settings, store, cells, made
+):
     now = datetime.now(UTC)
     wrong = [replace(cell, id=f"ahead {n}", time=now + timedelta(days=1, seconds=n)) for n, cell in enumerate(cells)]
     right = [replace(cell, time=now - timedelta(seconds=n)) for n, cell in enumerate(cells[:40])]
@@ -278,8 +280,20 @@ def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_a
     assert look.report is not None and sorted(made[-1]) == sorted(cell.id for cell in right)
     assert look.problem.startswith("60 predictions carry a time ahead of this clock, up to ")
     assert monitor.status.document()["problem"] == look.problem
+    assert monitor.value("blastwatch_drift_ahead_predictions") == 60
+    assert _estimated_until(monitor) == max(cell.time for cell in right)
     store.add([replace(cells[0], id="a little ahead", time=now + timedelta(minutes=2))])
     assert monitor.look().report is not None and made[-1][-1] == "a little ahead"
+    assert _estimated_until(monitor) == now + timedelta(minutes=2)
+    with open_retention(settings.predictions_url) as retention:
+        retention.by_age(now + timedelta(days=2))
+    monitor.look()
+    assert monitor.value("blastwatch_drift_ahead_predictions") == 0
+
+
+def _estimated_until(monitor):
+    """Time of the newest prediction behind the estimate."""
+    return datetime.fromisoformat(monitor.status.document()["performance"]["now"]["latest"]["until"])
 
 
 def test_cells_that_are_forgotten_take_their_verdict_with_them(monitor, settings, store, cells, monkeypatch):

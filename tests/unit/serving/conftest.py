@@ -19,7 +19,8 @@ def served(package):
         version="7", digest=package.digest, run_id="run", created="2026-01-01T00:00:00+00:00", synthetic=True,
         registered_by="tester", aliases=["champion"], metrics={"weighted_f1": 0.9},
     )  # fmt: skip
-    return Served(entry=entry, package=package, alias="champion")
+    source = {"model": "blastwatch", "registry": "the registry under home"}  # of the default settings
+    return Served(entry=entry, package=package, alias="champion", source=source)
 
 
 @pytest.fixture

@@ -239,3 +239,18 @@ def test_a_batch_does_not_turn_itself_away(served, tmp_path, monkeypatch):
         answer = door.ask("/v1/predict_batch", files=drawn(32))
     assert answer.status_code == 200
     assert ["label" in result for result in answer.json()["results"]] == [True] * 32
+
+
+def test_the_capture_is_flushed_before_threads_that_wait_for_its_database(door):
+    """They may wait for as long as the process may still live."""
+    released, ending = threading.Event(), threading.Thread(target=door.service.close)
+    for _ in range(ASIDE_THREADS):
+        door.service._aside.submit(released.wait, 20)
+    assert door.predict(cell=door.cell).status_code == 200
+    try:
+        ending.start()
+        until(lambda: not door.service.capture._thread.is_alive(), 10)
+        assert ending.is_alive() and door.service.capture.counts().stored == 1
+    finally:
+        released.set()
+        ending.join(20)

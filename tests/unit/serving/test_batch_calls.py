@@ -1,5 +1,7 @@
 """A call with many images is one call to its end: one patient's, and answered by one version."""
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ from serving.canary import PATIENT_HEADER
 from serving.live import LiveModel
 from tests.in_thread import front
 from tests.service_packages import write_cell
-from tests.unit.serving.test_aside import Quick
+from tests.unit.serving.test_aside import Quick, drawn
 
 CELLS, PART = 5, 2
 
@@ -78,3 +80,20 @@ def test_one_version_answers_all_parts_of_a_call_whatever_is_swapped_meanwhile(d
     assert sum(sizes) == CELLS and len(sizes) > 1
     assert first.ended.is_set()
     assert [result["model"]["version"] for result in ask(door, images)] == ["8"] * CELLS
+
+
+def test_a_large_call_to_a_slow_engine_leaves_room_for_single_cells(served, tmp_path, monkeypatch, engine, images):
+    """Else each is turned away until the whole batch is answered, and again where the next begins."""
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+    engine.on_batch = lambda crops: time.sleep(0.01 * len(crops))
+    with front(served, tmp_path / "home", engine=engine, BLASTWATCH_MAX_LATENCY_MS="400") as door:
+        ((_, (_, cell)), *_) = images
+        assert door.predict(cell=cell).status_code == 200  # from now on it is known how slow the engine is
+        call = threading.Thread(target=ask, args=(door, drawn(80)))
+        call.start()
+        beside = []
+        while call.is_alive():
+            beside.append(door.predict(cell=cell).status_code)
+            time.sleep(0.02)
+        call.join()
+    assert len(beside) > 3 and beside.count(200) > 0.7 * len(beside), beside  # one may come to a busy machine

@@ -228,6 +228,22 @@ def test_the_engine_computes_while_the_event_loop_is_held_up(abreast):
     batcher.close()
 
 
+@pytest.mark.parametrize(("seconds", "before", "after"), [(0.05, 8, (3, 10)), (0.6, 8, (1, 1)), (0.0, 8, (32, 32))])
+def test_a_part_of_a_large_call_takes_a_quarter_of_the_longest_wait(seconds, before, after):
+    engine = Engine(seconds, abreast=2)
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=32, longest_wait=2)
+    assert batcher.part() == before  # what the engine computes at a time
+
+    async def run():
+        await batcher.run([cell(0)])
+
+    asyncio.run(run())
+    assert after[0] <= batcher.part() <= after[1]
+    assert batcher.part() * seconds <= 0.6  # of the 1 s from where on others are turned away
+    batcher.close()
+
+
 @pytest.mark.parametrize("on_cores", [True, False])
 def test_an_engine_on_the_cores_gives_way_to_the_event_loop_and_one_that_feeds_a_gpu_does_not(on_cores):
     engine = Engine(on_cores=on_cores)

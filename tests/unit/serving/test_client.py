@@ -78,16 +78,33 @@ def test_an_overload_is_waited_out_as_the_service_asks(naps):
     assert 1 <= naps[1] <= 1.25
 
 
-def test_after_the_last_attempt_the_overload_is_raised(naps):
-    talk, _ = client(problem(429), problem(429), attempts=2)
+def test_after_the_last_attempt_the_failure_is_raised(naps):
+    talk, _ = client(problem(503), problem(503), attempts=2)
     with pytest.raises(ServiceError):
         talk.predict(b"x")
     assert len(naps) == 1
 
 
-def rate_limited(seconds):
-    document = {"type": "/problems/rate-limited", "title": "This caller sends too much", "detail": "Wait."}
+def kept_waiting(kind, seconds):
+    document = {"type": f"/problems/{kind}", "title": "Not now", "detail": "Wait."}
     return httpx.Response(429, json=document, headers={"Retry-After": str(seconds)})
+
+
+def rate_limited(seconds):
+    return kept_waiting("rate-limited", seconds)
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(1, 120), (30, 4)])
+def test_an_overload_takes_time_but_no_attempt(naps, seconds, waits):
+    """Others' batches last longer than the few seconds that the service names to each who asks."""
+    done = httpx.Response(200, json={"label": "hem"})
+    talk, _ = client(*[kept_waiting("overloaded", seconds)] * waits, done, attempts=1)
+    assert talk.predict(b"x")["label"] == "hem"
+    assert len(naps) == waits and seconds <= min(naps) <= max(naps) <= 1.25 * seconds
+    talk, _ = client(*[kept_waiting("overloaded", seconds)] * 1000)
+    with pytest.raises(ServiceError, match="Not now"):
+        talk.predict(b"x")
+    assert len(naps) == 2 * waits
 
 
 def test_a_callers_turn_is_waited_for_whole_and_takes_no_attempt(naps):
@@ -102,7 +119,7 @@ def test_a_callers_turn_is_waited_for_whole_and_takes_no_attempt(naps):
 @pytest.mark.parametrize(("seconds", "waits"), [(901, 0), (400, 2), (0, 900)])
 def test_nobody_waits_for_ever(naps, seconds, waits):
     talk, _ = client(*[rate_limited(seconds)] * 1000)
-    with pytest.raises(ServiceError, match="This caller sends too much"):
+    with pytest.raises(ServiceError, match="Not now"):
         talk.predict(b"x")
     assert len(naps) == waits
 
@@ -123,7 +140,7 @@ def test_an_address_that_is_none(url):
 
 
 def test_another_server_at_the_address():
-    talk, _ = client(httpx.Response(200, text="<html>"), httpx.Response(502, text="<html>"))
+    talk, _ = client(httpx.Response(200, text="<html>"), httpx.Response(502, text="<html>"), attempts=1)
     with pytest.raises(ServiceError, match="Is this the address of the prediction service"):
         talk.model()
     with pytest.raises(ServiceError, match="HTTP 502 without saying why"):

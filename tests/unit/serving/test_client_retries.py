@@ -1,4 +1,4 @@
-"""What both clients do about a connection that breaks before the answer."""
+"""What both clients do about a connection that breaks before the answer, with a proxy between and without."""
 
 import asyncio
 import threading
@@ -6,14 +6,14 @@ import threading
 import httpx
 import pytest
 
-from blastwatch.errors import ServiceUnreachable
+from blastwatch.errors import ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
 from serving.calls import BROKEN
 from serving.client import Client
 
 
 class Workers:
-    """Answer by turns: an error is raised, a number is the answer."""
+    """Answer by turns: an error is raised, a number is the answer, and a response is one."""
 
     def __init__(self, *turns):
         self.turns, self.lock = list(turns), threading.Lock()
@@ -23,6 +23,8 @@ class Workers:
             turn = self.turns.pop(0)
         if isinstance(turn, type):
             raise turn("the worker is gone", request=request)
+        if isinstance(turn, httpx.Response):
+            return turn
         return httpx.Response(200, json={"number": turn})
 
     async def answer(self, request):
@@ -54,6 +56,26 @@ def test_another_worker_answers_for_one_that_was_killed(kind, naps):
     assert 0.5 <= naps[0] <= naps[1] <= 1.25
     assert asyncio.run(asked(Workers(kind, kind, 8))) == {"number": 8}
     assert len(naps) == 4
+
+
+def test_a_proxy_that_found_the_connection_broken_is_asked_again(naps):
+    def bad():
+        return httpx.Response(502, text="Bad Gateway")
+
+    client = Client("http://service", transport=httpx.MockTransport(Workers(bad(), bad(), 7)))
+    assert client.predict(b"cell") == {"number": 7}
+    assert asyncio.run(asked(Workers(bad(), 8))) == {"number": 8}
+    assert len(naps) == 3
+    client = Client("http://service", transport=httpx.MockTransport(Workers(bad(), bad(), 7)), attempts=2)
+    with pytest.raises(ServiceError, match="HTTP 502"):
+        client.predict(b"cell")
+
+
+def test_what_took_a_proxy_too_long_is_not_computed_twice(naps):
+    client = Client("http://service", transport=httpx.MockTransport(Workers(httpx.Response(504), 7)))
+    with pytest.raises(ServiceError, match="HTTP 504"):
+        client.predict(b"cell")
+    assert naps == []
 
 
 def test_after_the_last_attempt_the_service_counts_as_gone(naps):

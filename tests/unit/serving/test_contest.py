@@ -102,6 +102,15 @@ def test_a_challenger_comes_answers_and_is_withdrawn(stage):
     assert here.look().version == "8"
 
 
+def test_a_challenger_of_another_model_is_none(stage):
+    """Left behind under another BLASTWATCH_MODEL_NAME, while the follower has not yet put its own in its place."""
+    here = stage(canary=1, shadow=1)
+    served = Served(entry=here.entry, package=here.second, alias="challenger", source={"model": "b", "registry": "c"})
+    hand_over(served, here.folder.wanted("challenger"))
+    here.say()
+    assert here.look() is None and here.shadowed is None
+
+
 def test_a_request_in_flight_keeps_its_lane(stage):
     here = stage(canary=1)
     here.challenge()

@@ -20,7 +20,7 @@ from blastwatch.errors import (
 from blastwatch.history import MOVE_SECONDS
 from serving import follower
 from serving.follower import FIRST_RETRY, Pursued, fetch
-from serving.live import Served, hand_over, read_handover
+from serving.live import Served, hand_over, read_handover, source_written
 from serving.live_folder import LiveFolder
 
 
@@ -120,6 +120,16 @@ def test_a_follower_that_is_started_again_does_not_fetch_again(registry, folder,
     hand_over(served, folder.wanted("champion"))
     Pursued("champion", registry, folder).look()
     assert registry.fetched == []
+
+
+def test_what_another_model_left_is_replaced(registry, folder, served, clock):
+    """Its words are of another history, and its version may have the same number and package."""
+    before = dataclasses.replace(served, entry=dataclasses.replace(served.entry, word=12))
+    hand_over(before, folder.wanted("champion"))
+    registry.settings = dataclasses.replace(registry.settings, model_name="blood-b")
+    registry.says = dataclasses.replace(served.entry, word=2)
+    Pursued("champion", registry, folder).look()
+    assert refused(folder) is None and source_written(folder.wanted("champion"))["model"] == "blood-b"
 
 
 def test_what_cannot_be_fetched_is_tried_again_later_and_later(pursued, registry, folder, clock, caplog):

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from blastwatch.errors import GoldenMismatch
 from blastwatch.golden import write_golden
 from blastwatch.package import DIGESTS, GOLDEN, open_package, seal
 from serving import following, memory
 from serving.following import FAILED_SECONDS, Pursuit
 from serving.lane import Lane, Slot
-from serving.live import Served, hand_over, open_first, open_live, read_handover, settle
+from serving.live import Served, hand_over, open_first, open_live, read_handover, settle, source_of
 from serving.live_folder import LiveFolder, Refusal
 from serving.memory import RETRY_SECONDS
 from serving.metrics import ServiceMetrics
@@ -221,6 +222,19 @@ def test_a_worker_starts_with_the_good_version_where_the_wanted_one_must_not_ser
     assert (live.served.entry.version, refusal.version, refusal.reason) == ("7", "9", "golden")
 
 
+def test_a_worker_starts_with_no_good_version_of_another_model(settings, served, wrong):
+    folder, other = LiveFolder(settings.home), dataclasses.replace(settings, model_name="blood-b")
+    hand_over(dataclasses.replace(wrong, source=source_of(other)), folder.wanted("champion"))
+    hand_over(served, folder.good("champion"))
+    with pytest.raises(GoldenMismatch):
+        open_first(other, {})
+
+
+def test_newer_facts_leave_what_the_version_is_of(worker, served):
+    worker.slot.lane.tell(dataclasses.replace(served.entry, promoted_by="pat"))
+    assert worker.slot.lane.served.source == served.source
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_a_worker_waits_for_others_at_its_start_where_memory_is_short_alone(settings, served, monkeypatch, room):
     folder, waited = LiveFolder(settings.home), []
@@ -234,7 +248,7 @@ def test_a_worker_waits_for_others_at_its_start_where_memory_is_short_alone(sett
 def test_a_start_without_a_registry_takes_the_last_verified_copy(settings, served, free_port):
     away = dataclasses.replace(settings, tracking_uri=f"http://127.0.0.1:{free_port()}")
     folder = LiveFolder(settings.home)
-    hand_over(served, folder.good("champion"))
+    hand_over(dataclasses.replace(served, source=source_of(away)), folder.good("champion"))
     found, variables = settle(away, {})
     assert (found.entry.version, variables) == ("7", {})
     assert folder.read_status("champion").refused.reason == "unreachable"

@@ -3,6 +3,7 @@
 import hmac
 import json
 import multiprocessing
+import shutil
 import stat
 from hashlib import sha256
 
@@ -18,7 +19,7 @@ from blastwatch.settings import load
 from serving.binding import KEYLESS_VARIABLE, check_binding
 from serving.client import Client
 from serving.commands import serve
-from serving.guard import Guard, Keyring
+from serving.guard import Guard, Keyring, open_guard
 from serving.key_commands import keys
 from serving.keys import ApiKey, KeyFolder, KeysUnreadable, digest_of, match
 from serving.problems import MEDIA_TYPE, Problem
@@ -286,6 +287,40 @@ def test_in_a_browser_the_own_page_is_answered_and_another_is_not(served, tmp_pa
         other.evaluate(send, f"{door.url}/v1/predict")  # the browser does not ask before it sends this
         until(lambda: door.count("blastwatch_kept_out_requests_total", problem="origin-refused") == 1)
         assert door.count("blastwatch_requests_total", route="/v1/predict", outcome="refused") == 1
+
+
+def test_a_list_that_is_lost_opens_no_worker_that_starts_later(tmp_path, caplog):
+    settings = load({"BLASTWATCH_HOME": str(tmp_path)})
+    made = KeyFolder(settings.api_keys)
+    key = made.add("lab")
+    assert check_binding("127.0.0.1", settings) == {KEYLESS_VARIABLE: ""}  # even if all of the folder is lost later
+    early = Keyring(made.folder, keyless=True)  # it was asked nothing yet
+    made.list_file.rename(tmp_path / "away")
+    late = Keyring(made.folder, keyless=True)
+    for ring in (early, late, late):
+        with pytest.raises(Problem) as caught:
+            ring.find("")
+        assert caught.value.kind.name == "keys-unavailable"
+    assert caplog.text.count("Every request is refused") == 2  # once each
+    with pytest.raises(KeysUnreadable, match=r"keys\.json are gone.*Restore the list"):
+        check_binding("127.0.0.1", settings)
+    (tmp_path / "away").rename(made.list_file)
+    assert early.find(key).name == late.find(key).name == "lab"
+    shutil.rmtree(made.folder)  # as docs/access.md says
+    assert check_binding("127.0.0.1", settings) == {KEYLESS_VARIABLE: "1"}
+    assert Keyring(made.folder, keyless=True).find("") is None
+
+
+def test_a_folder_of_keys_that_was_named_and_is_not_there_opens_nothing(tmp_path):
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "BLASTWATCH_API_KEYS": str(tmp_path / "mounted")})
+    with pytest.raises(UsageError, match="BLASTWATCH_API_KEYS names.*blastwatch keys add NAME"):
+        check_binding("127.0.0.1", settings)
+    with pytest.raises(Problem, match="cannot be checked"):
+        open_guard(settings, keyless=True, refused=str).admit(request := {"path": "/v1/predict", "headers": []})
+    settings.api_keys.mkdir()
+    assert check_binding("127.0.0.1", settings) == {KEYLESS_VARIABLE: "1"}
+    request |= {"headers": [(b"host", b"127.0.0.1")], "state": {}}
+    open_guard(settings, keyless=True, refused=str).admit(request)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])

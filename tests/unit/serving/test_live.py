@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,18 @@ from blastwatch.golden import read_golden
 from blastwatch.registry import Registry
 from serving import live
 from serving.follower import Pursued
-from serving.live import HANDOVER_VARIABLE, find, hand_over, open_live, read_handover, settle, take_over
+from serving.live import (
+    HANDOVER_VARIABLE,
+    Served,
+    find,
+    hand_over,
+    open_first,
+    open_live,
+    read_handover,
+    settle,
+    source_of,
+    take_over,
+)
 from serving.live_folder import LiveFolder
 
 ROOT = Path(__file__).parents[3]
@@ -84,12 +96,75 @@ def test_a_start_falls_back_to_the_last_verified_copy(settings, served, monkeypa
 def test_a_start_over_a_database_that_is_away_falls_back_too(settings, served, free_port):
     """MLflow's store in PostgreSQL: no server of MLflow is there to be asked whether it answers."""
     folder = LiveFolder(settings.home)
-    hand_over(served, folder.wanted("champion"))
     away = replace(settings, tracking_uri=f"postgresql+psycopg://pat@127.0.0.1:{free_port()}/mlflow")
+    hand_over(replace(served, source=source_of(away)), folder.wanted("champion"))
+    assert "pat" not in folder.wanted("champion").read_text()
     assert settle(away, {})[0].entry == served.entry
     assert folder.read_status("champion").refused.reason == "unreachable"
     Pursued("champion", Registry(away), folder).look()
     assert folder.read_status("champion").refused.reason == "unreachable"
+
+
+def raising(error):
+    return lambda *_: (_ for _ in ()).throw(error)
+
+
+OTHER_SOURCE = pytest.mark.parametrize(
+    "change", [{"model_name": "blood-b"}, {"tracking_uri": "https://pat:s3cret@mlflow.lab"}], ids=["model", "registry"]
+)
+
+
+@BOTH_WAYS
+@OTHER_SOURCE
+@pytest.mark.parametrize("error", [RegistryUnreachable("away"), AliasNotSet("nothing was promoted")])
+def test_a_start_falls_back_to_no_other_model(settings, served, monkeypatch, follow_seconds, change, error):
+    """As after BLASTWATCH_MODEL_NAME was changed over the same home."""
+    folder, other = LiveFolder(settings.home), replace(settings, follow_seconds=follow_seconds, **change)
+    monkeypatch.setattr(live, "find", raising(error))
+    for path in (folder.wanted("champion"), folder.good("champion")):
+        hand_over(served, path)
+    with pytest.raises(type(error)):
+        settle(other, {})
+    assert read_handover(folder.wanted("champion"))[0] == served.entry, "a start in vain takes nothing away"
+    mine = replace(served, entry=replace(served.entry, version="3"), source=source_of(other))
+    hand_over(mine, folder.good("champion"))
+    assert settle(other, {})[0].entry.version == "3"
+    assert read_handover(folder.wanted("champion"))[0].version == "3", "what the workers load"
+
+
+@BOTH_WAYS
+@OTHER_SOURCE
+def test_the_words_of_two_models_have_no_order(settings, served, monkeypatch, follow_seconds, change):
+    folder, other = LiveFolder(settings.home), replace(settings, follow_seconds=follow_seconds, **change)
+    hand_over(replace(served, entry=replace(served.entry, word=12)), folder.wanted("champion"))
+    named = replace(served, entry=replace(served.entry, version="3", word=2), source=source_of(other))
+    monkeypatch.setattr(live, "find", lambda *_: named)
+    assert settle(other, {})[0].entry.version == "3"
+    assert folder.read_status("champion").refused is None
+
+
+@pytest.mark.parametrize("error", [RegistryUnreachable("away"), AliasNotSet("deleted")])
+def test_a_file_that_names_no_model_counts_while_the_registry_is_away(settings, served, monkeypatch, error):
+    """As an earlier version of the service wrote it."""
+    path = hand_over(served, LiveFolder(settings.home).wanted("champion"))
+    value = json.loads(path.read_text())
+    del value["source"]
+    path.write_text(json.dumps(value))
+    monkeypatch.setattr(live, "find", raising(error))
+    if isinstance(error, AliasNotSet):
+        with pytest.raises(AliasNotSet):
+            settle(settings, {})
+    else:
+        assert settle(settings, {})[0].entry == served.entry
+        assert open_first(settings, {})[0].served.entry == served.entry
+
+
+def test_what_is_found_names_its_model(settings, served, monkeypatch):
+    monkeypatch.setattr(live, "Registry", lambda _: SimpleNamespace(proven=lambda _: served.entry))
+    monkeypatch.setattr(live, "fetch", lambda *_: served.package)
+    away = replace(settings, model_name="blood-b", tracking_uri="https://pat:s3cret@mlflow.lab")
+    expected = {"model": "blood-b", "registry": "https://mlflow.lab"}
+    assert find(away, {}) == Served(entry=served.entry, package=served.package, alias="champion", source=expected)
 
 
 @BOTH_WAYS

@@ -11,18 +11,34 @@ from serving.limits import REQUEST_SECONDS
 
 # BentoML's configuration is one for the process, so another process asks.
 ASK = """
-import json, sys
+import asyncio, json, sys
+from types import SimpleNamespace
+from starlette.exceptions import HTTPException
 from _bentoml_impl.server.app import ServiceAppFactory
 from serving.service import Blastwatch
 import monitoring.capture, serving.app, serving.contest, serving.following, serving.metrics
 heavy = ["dvc", "evidently", "mlflow", "nncf", "pandas", "scipy", "sklearn", "torch", "torchvision"]
 Blastwatch.inject_config()
-layers = ServiceAppFactory(Blastwatch).middlewares
+factory = ServiceAppFactory(Blastwatch)
+layers = factory.middlewares
+health = SimpleNamespace()
+factory._service_instance = object.__new__(Blastwatch.inner)
+factory._service_instance.service = SimpleNamespace(lane=SimpleNamespace(batcher=SimpleNamespace(health=health)))
+
+def status(probe):
+    try:
+        return asyncio.run(probe(None)).status_code
+    except HTTPException as error:
+        return error.status_code
+
+probes = []
+for health.ready, health.alive in ((True, True), (False, True), (False, False)):
+    probes.append([status(factory.readyz), status(factory.livez)])
 known = {name: value for layer in layers for name, value in layer.kwargs.items()}
 untraced = known["excluded_urls"].url_disabled("http://localhost:3000/v1/predict")
 environment = {one.name: one.value for one in Blastwatch.envs}
 print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment,
-                  "loaded": [name for name in heavy if name in sys.modules]}))
+                  "probes": probes, "loaded": [name for name in heavy if name in sys.modules]}))
 """
 
 
@@ -44,3 +60,7 @@ def test_no_span_is_made_and_the_timer_of_a_request_ends_soon_after_its_deadline
 
 def test_a_worker_loads_nothing_that_takes_seconds(found):
     assert found["loaded"] == []
+
+
+def test_probes_are_answered_by_what_the_engine_does(found):
+    assert found["probes"] == [[200, 200], [503, 200], [503, 503]]

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from blastwatch.errors import RegistryError
 from blastwatch.manifest import SPLIT_FACTS, read_json
 from tests.trainings import leave_untrained
+from training.calibration import LOWEST
 from training.commands import evaluate, package
 from training.data_commands import data
 from training.parameters import TrainParameters
@@ -46,15 +47,18 @@ def test_a_training_of_another_machine_is_told_before_the_work(command, work, co
     assert "Set MLFLOW_TRACKING_URI" in str(done.exception) and not (work / "out").exists()
 
 
-def test_an_evaluation_on_a_split_that_leaks_says_so(work, cohort, settings):
+def test_an_evaluation_on_a_split_that_leaks_says_so(work, cohort, settings, monkeypatch):
+    """And, of the same run, that its temperature is one that no calibration patient bounds."""
     from mlflow import MlflowClient
+
+    monkeypatch.setattr("training.evaluation.fit_temperature", lambda *_: LOWEST)
 
     split = [str(cohort / "cells"), "--audit", str(cohort / "audit"), "--out", str(work / "split")]
     split += ["--params", str(work / "params.yaml"), "--set", "split.by=image"]
     told = CliRunner().invoke(data, ["split", *split], catch_exceptions=False).stderr
     assert "This split by image leaks" in told
     client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
-    run_id = client.create_run(client.create_experiment("any")).info.run_id
+    run_id = client.create_run(client.create_experiment("any", settings.artifacts.as_uri())).info.run_id
     digest = read_json(work / "split" / SPLIT_FACTS, made_by="")["digest"]
     parameters = asdict(TrainParameters(architecture="resnet18", epochs=4))
     leave_untrained(cohort, work / "train", run_id=run_id, split_digest=digest, leaky=True, parameters=parameters)
@@ -62,4 +66,5 @@ def test_an_evaluation_on_a_split_that_leaks_says_so(work, cohort, settings):
     done = called(evaluate, work, trained=work / "train", **places)
     assert done.exit_code == 0, done.exception
     [line] = [line for line in told.splitlines() if "leaks" in line]
-    assert done.stderr.count(line) == 1 and json.loads((work / "summary.json").read_text())
+    assert done.stderr.count(line) == 1 and done.stderr.count("do not bound the temperature") == 1
+    assert json.loads((work / "summary.json").read_text())

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from blastwatch.decision import decide
 from blastwatch.intervals import draw_patients
 from tests.answers import Spread, draw_models
-from training.conformal import METHODS, Scores, attainable, coverage_report, expected_coverage, fit_conformal
+from training.conformal import (
+    METHODS,
+    Scores,
+    attainable,
+    coverage_report,
+    expected_coverage,
+    expected_told,
+    fit_conformal,
+)
 from training.figures import plain, units_of
 
 
@@ -158,7 +166,25 @@ def test_the_report_states_coverage_and_whether_it_lies_where_it_should():
     assert row["coverage_by_patient"]["value"] == pytest.approx(by_patient.mean())
     assert (row["calibration_patients"], row["test_patients"], row["guaranteed_error"]) == (12, 8, 0.1)
     assert report["method"] == "pooled"
-    assert row["inside"] == (row["expected"]["low"] <= by_patient.mean() <= row["expected"]["high"])
+    assert row["inside"] == (row["expected"]["low"] <= by_patient.mean())
+
+
+@pytest.mark.parametrize(("right", "inside", "told"), [(1.0, True, "0.783 or more"), (0.5, False, "0.783 to 0.983")])
+def test_classes_that_lie_apart_may_be_covered_more_than_was_asked(right, inside, told):
+    """Sixty patients of each label and nothing wrong: the upper end of what ranks alone would give is below 1."""
+    patients, rng = 60, np.random.default_rng(1)
+    table = pd.DataFrame(
+        {"group": [f"p{number}" for number in range(2 * patients)], "label": ["hem", "all"] * patients}
+    )
+    truth = table["label"] == "all"
+    table["probability"] = np.where(truth, 0.9, 0.1) + rng.uniform(-0.05, 0.05, len(table))
+    found = fit_conformal(*arrays(table), error=0.1, method="subsampled")
+    wrong = np.arange(len(table)) // 2 % 60 >= right * 60
+    tested = table.assign(probability=np.where(wrong, 1 - table["probability"], table["probability"]))
+    units = units_of(tested, thresholds=found.thresholds)
+    row = coverage_report(found, units, tested, draw_patients(tested, resamples=20, seed=1))["classes"]["hem"]
+    assert row["coverage_by_patient"]["value"] == pytest.approx(right) and row["expected"]["high"] < 1
+    assert row["inside"] is inside and expected_told(row) == told
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def made(cohort, tmp_path, monkeypatch):
         (folder / METRICS).write_text(json.dumps({"calibration": {"on": calibrated_on}}))
         packed = open_pack(cohort / "pack", read_cells(cohort / "cells"))
         rows = read_split(cohort / "cells", cohort / "split").sort_values("path", ignore_index=True)
-        knobs = Parameters(package=PackageParameters(drift_resamples=100))
+        knobs = Parameters(package=PackageParameters(drift_resamples=100, false_alarm_rate=0.01))
         maker = Maker(Package(folder, facts(preprocessing=packed.preprocessing), ""), rows, packed, knobs, tmp_path)
         return maker, *maker.write_reference()
 

@@ -12,7 +12,7 @@ from blastwatch.intervals import bounds, draw_patients
 from blastwatch.manifest import read_cells
 from tests.answers import Spread, draw_answers, draw_models
 from tests.trainings import leave_untrained
-from training.calibration import fit_temperature, patient_weights, reliability
+from training.calibration import border_told, fit_temperature, patient_weights, reliability
 from training.evaluation import run_evaluation, summary
 from training.evidence import PREDICTIONS, write_metrics
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
@@ -32,6 +32,15 @@ def test_ece_equals_torchmetrics():
     bins = reliability(table["probability"].to_numpy(), truth)
     gap = sum(row["weight"] * abs(row["probability"] - row["share"]) for row in bins)
     assert gap == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_a_temperature_that_no_cell_bounds_is_said_to_be_at_a_border():
+    """Two cells of each label with margins of 1; then labels that contradict every one; then a wrong cell."""
+    logits, labels = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([0, 0, 1, 1])
+    weights = np.ones(4)
+    assert "too sure" in border_told(fit_temperature(logits, labels, weights))
+    assert "one half" in border_told(fit_temperature(logits, 1 - labels, weights))
+    assert border_told(fit_temperature(logits, np.array([0, 1, 1, 1]), weights)) == ""
 
 
 def test_a_probability_of_one_falls_into_the_last_bin():

@@ -400,6 +400,22 @@ def test_card_states(said):
     assert said in model_card(facts(), evidence(), DRIFT)
 
 
+def test_the_card_says_that_more_coverage_than_expected_is_no_fault():
+    known = evidence()
+    covered = known["metrics"]["conformal"]["classes"]["hem"]
+    covered["expected"] = {"low": 0.5, "high": 0.65}  # 0.700 was found
+    assert "0.700 (0.600 to 0.800) | 0.500 or more, as it does |" in model_card(facts(), known, DRIFT)
+    assert "more coverage than that is no fault" in model_card(facts(), known, DRIFT)
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(0.05, "too sure, many of them 0 or 1.**"), (20.0, "one half.**")])
+def test_the_card_says_where_no_patient_bounds_the_temperature(temperature, said):
+    border = "**The calibration patients do not bound the temperature"
+    assert border not in model_card(facts(), evidence(), DRIFT)
+    card = model_card(facts(temperature=temperature), evidence(), DRIFT)
+    assert card.count(border) == 1 and said in card
+
+
 def test_the_card_says_what_is_an_ensemble():
     assert "No ensemble." in model_card(facts(), evidence(), DRIFT)
     known = evidence()

@@ -37,3 +37,14 @@ def test_an_input_that_grows_does_not_begin_larger_than_it_ends():
     with pytest.raises(UsageError, match=r"train\.first_size to be at most image\.size \(64\)") as refused:
         load_parameters(None, ["train.first_size=128", "image.size=64"])
     assert "but got 128" in str(refused.value)
+
+
+@pytest.mark.parametrize(("rate", "windows", "needed"), [(0.001, 100, 1000), (0.003, 333, 334), (0.0001, 1000, 10000)])
+def test_a_rate_of_false_alarms_is_one_that_so_many_windows_can_give(rate, windows, needed):
+    knobs = [f"package.false_alarm_rate={rate}"]
+    said = (
+        rf"package\.drift_resamples to be {needed} or more for package\.false_alarm_rate {rate}, .* but got {windows}"
+    )
+    with pytest.raises(UsageError, match=said):
+        load_parameters(None, [*knobs, f"package.drift_resamples={windows}"])
+    assert load_parameters(None, [*knobs, f"package.drift_resamples={needed}"]).package.drift_resamples == needed

@@ -1,9 +1,12 @@
 """Recipes of a comparison: what a call names, and what is no recipe."""
 
+from pathlib import Path
+
 import pytest
 
 from blastwatch.errors import UsageError
 from training.crossvalidation import UNREAD, _own, differing
+from training.fold_answers import for_fold
 from training.recipes import read_recipes
 
 
@@ -97,3 +100,21 @@ def test_a_knob_that_one_of_them_does_not_read_is_one_in_which_they_differ(turne
 def test_recipes_that_differ_in_where_their_weights_lie_are_told_apart():
     found = parameters_of(*(f"{name}:train.weights=file,train.weights_file={name}/{{fold}}/w.pt" for name in "ab"))
     assert differing(found) == {"train.weights_file": {"a": "a/{fold}/w.pt", "b": "b/{fold}/w.pt"}}
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("pre/{fold}/weights.safetensors", " blastwatch pretrain --split folds/1 --out pre/1"),
+        ("pre/fold{fold}.safetensors", "name it pre/{fold}/weights.safetensors."),
+        ("pre/{fold}/w.pt", "name it pre/{fold}/weights.safetensors."),
+        ("/pre/{fold}.pt", "name it /pre/{fold}/weights.safetensors."),
+        ("pre/weights.safetensors", "but there is none."),
+    ],
+)
+def test_weights_that_a_fold_lacks_are_made_in_a_folder_of_its_own(named, said):
+    """`blastwatch pretrain` names its file itself: into one folder it would write those of all folds."""
+    [recipe] = read_recipes(None, ["train.weights=file", f"train.weights_file={named}"])
+    with pytest.raises(UsageError) as found:
+        for_fold(recipe.parameters, 1, Path("folds/1"))
+    assert str(found.value).endswith(said) and ("--out" in said) == ("--out" in str(found.value))

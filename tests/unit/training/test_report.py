@@ -135,6 +135,22 @@ def test_synthetic_and_leaky_are_said_before_any_figure(written):
     assert "SYNTHETIC" not in clean and "LEAKY" not in clean
 
 
+@pytest.mark.parametrize(("temperature", "said"), [(0.0500003, "too sure"), (19.9999, "one half"), (1.3, "")])
+def test_a_temperature_that_no_patient_bounds_is_warned_of(written, evaluated, temperature, said):
+    text = written(calibration=evaluated[0]["calibration"] | {"temperature": temperature}).read_text()
+    assert ("do not bound the temperature" in text) is bool(said) and said in text
+
+
+def test_more_coverage_than_expected_is_no_fault(written, evaluated):
+    conformal = json.loads(json.dumps(evaluated[0]["conformal"]))
+    conformal["classes"]["hem"] |= {
+        "coverage_by_patient": {"value": 0.99, "low": 0.9, "high": 1.0}, "expected": {"low": 0.811, "high": 0.967},
+        "inside": True,
+    }  # fmt: skip
+    text = written(conformal=conformal).read_text()
+    assert "0.811 or more</td><td>yes</td>" in text and "More coverage than is expected is no fault" in text
+
+
 def test_few_test_patients_are_warned_of(written, evaluated):
     assert "Too few test patients" in written().read_text()
     sides = json.loads(json.dumps(evaluated[1]["split"]["sides"]))

@@ -1,0 +1,94 @@
+"""Forms as programs send them, cut short, without file names, or where no disk has room for them."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+
+import httpx
+import pytest
+import requests
+
+from tests.in_thread import front
+from tests.service_packages import write_cell
+from tests.unit.serving.test_aside import Quick, drawn
+
+BATCH, ONE = "/v1/predict_batch", "/v1/predict"
+HEADERS = {"Content-Type": "multipart/form-data; boundary=xx"}
+END = b"--xx--\r\n"
+
+
+@pytest.fixture(scope="module")
+def door(served, tmp_path_factory):
+    home = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLASTWATCH_KEYLESS", "1")
+        with front(served, home / "home", engine=Quick()) as opened:
+            opened.cell = write_cell(home / "cell.bmp")
+            yield opened
+
+
+@pytest.fixture
+def no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+
+def form(field, *images, name='; filename="c.png"', end=END):
+    head = f'--xx\r\nContent-Disposition: form-data; name="{field}"{name}\r\n\r\n'.encode()
+    return b"".join(head + image + b"\r\n" for image in images) + end
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 20])
+@pytest.mark.parametrize(("path", "field", "count"), [(BATCH, "images", 3), (ONE, "image", 1)])
+def test_a_form_that_ends_early_is_not_taken_for_a_shorter_one(door, path, field, count, cut):
+    body = form(field, *(image for _, image in drawn(count)), end=b"")
+    refused = door.ask(path, content=body[: len(body) - cut], headers=HEADERS)
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/form-unreadable")
+    assert refused.json()["detail"].endswith("but it ends before its closing boundary.")
+
+
+@pytest.mark.parametrize("end", [END, b"--xx--", END + b"an epilogue\r\n--xx\r\n"])
+def test_a_form_may_end_in_any_way_that_the_standard_has(door, end):
+    images = [image for _, image in drawn(3)]
+    answer = door.ask(BATCH, content=form("images", *images, end=end), headers=HEADERS)
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 3)
+
+
+@pytest.mark.parametrize("library", [httpx, requests])
+def test_what_a_library_sends_is_answered(door, library):
+    assert library.post(door.url + ONE, files={"image": door.cell.read_bytes()}, timeout=30).status_code == 200
+    files = [("images", door.cell.read_bytes())] * 3
+    assert len(library.post(door.url + BATCH, files=files, timeout=30).json()["results"]) == 3
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("more", [(), ("-H", "Transfer-Encoding: chunked")])
+def test_what_curl_sends_is_answered(door, more):
+    command = ["curl", "-s", "-F", f"image=@{door.cell}", *more, door.url + ONE]
+    answer = subprocess.run(command, capture_output=True, timeout=30, check=True).stdout
+    assert json.loads(answer)["model"]["version"] == "7"
+
+
+@pytest.mark.parametrize("size", [5_000, 1_000_000])
+def test_a_file_without_its_name_is_told_so_however_large(door, size):
+    refused = door.ask(ONE, content=form("image", b"\x89" * size, name=""), headers=HEADERS)
+    assert refused.json()["type"] == "/problems/not-a-file"
+    assert refused.json()["detail"] == 'Expected a file in `image` but got a part without `filename="..."`.'
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_one_image_needs_no_room_on_a_disk(door):
+    large = door.cell.read_bytes() + bytes(3 << 20)  # what follows the pixels of a BMP is passed over
+    assert door.predict(cell=large).status_code == 200
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_a_batch_without_room_on_a_disk_is_to_come_later(door, caplog):
+    before = door.count("blastwatch_requests_total", route=BATCH, outcome="failed")
+    small = door.cell.read_bytes()
+    later = door.ask(BATCH, files=[("images", small), ("images", small + bytes(3 << 20))])
+    assert (later.status_code, later.json()["type"]) == (503, "/problems/no-room")
+    assert int(later.headers["Retry-After"]) >= 1 and "gone" not in later.text
+    assert "cannot be kept in the temporary folder" in caplog.text
+    assert door.count("blastwatch_requests_total", route=BATCH, outcome="failed") == before + 1
+    assert len(door.ask(BATCH, files=[("images", small)] * 3).json()["results"]) == 3
