@@ -1,12 +1,14 @@
 """The commands `blastwatch drift`."""
 
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 import click
 
 from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
+from blastwatch.errors import UsageError
 from blastwatch.settings import load
 
 
@@ -155,6 +157,11 @@ def calibrate(
     from monitoring.calibration import calibrate as calibrate_on
 
     settings = load()
+    if false_alarm_rate * resamples < 1 - 1e-9:  # as for package.false_alarm_rate in params.yaml
+        raise UsageError(
+            f"Expected --resamples to be {ceil(1 / false_alarm_rate - 1e-9)} or more for a false-alarm rate of "
+            f"{false_alarm_rate:g}, which so few windows cannot give, but got {resamples}. Set more, or a higher rate."
+        )
     package = Registry(settings).fetch(ref or settings.model_alias).package
     found = calibrate_on(
         package.reference(),

@@ -217,7 +217,10 @@ def test_the_commands(settings, champion, cohort, blastwatch, tmp_path):
     assert json.loads(done.stdout)["window"] == {
         "since": "2026-11-01T00:00:30+00:00", "until": "2026-11-01T00:01:09+00:00", "cells": 40,
     }  # fmt: skip
-    done = blastwatch("drift", "calibrate", "--patients", "5", "--resamples", "100", "--json")
+    done = blastwatch("drift", "calibrate", "--patients", "5", "--resamples", "100")
+    assert done.returncode == 2 and "--resamples to be 1000 or more for a false-alarm rate of 0.001" in done.stderr
+    few = ("--resamples", "100", "--false-alarm-rate", "0.01")
+    done = blastwatch("drift", "calibrate", "--patients", "5", *few, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["patients"] == 5
     truth = tmp_path / "truth.csv"

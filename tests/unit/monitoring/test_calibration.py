@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, UsageError
 from blastwatch.package import DriftReference
 from monitoring.calibration import FALSE_ALARM_RATE, _freedoms, calibrate, scale_quantile, simulate, thresholds_for
 from monitoring.commands import calibrate as calibrate_command
@@ -199,6 +200,11 @@ def test_build_reference_puts_the_columns_in_order_and_refuses_what_does_not_fit
 def test_packages_and_the_command_have_the_same_rate_by_default():
     (option,) = (each for each in calibrate_command.params if each.name == "false_alarm_rate")
     assert option.default == FALSE_ALARM_RATE == PackageParameters().false_alarm_rate
+
+
+def test_the_command_takes_no_rate_that_so_few_windows_cannot_give():
+    done = CliRunner().invoke(calibrate_command, ["--resamples", "999"])
+    assert isinstance(done.exception, UsageError) and "Expected --resamples to be 1000 or more" in str(done.exception)
 
 
 def test_what_a_direction_is_fitted_with_takes_degrees_of_freedom():
