@@ -310,7 +310,7 @@ def test_card(package):
 
 
 def test_the_card_that_training_writes_is_complete():
-    from tests.unit.training import test_export as made
+    from tests.unit.training import test_card as made
     from training.card import model_card
 
     assert card_gate(model_card(made.facts(), made.evidence(), made.DRIFT), DEFAULT).value == "complete"
