@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from blastwatch.errors import BlastwatchError
 
+_PORT = re.compile(r":\d*\Z")
+
 
 def encrypted(address: str) -> bool:
     """False for a plain `http://` address, as on the loopback; the value of httpx' `verify`.
@@ -26,6 +28,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def asked_on_loopback(host: str) -> bool:
+    """Whether a request was sent to the loopback, by its header `Host`: a name or address, with or without a port.
+
+    >>> asked_on_loopback("LOCALHOST:3000"), asked_on_loopback("[::1]:3001"), asked_on_loopback("127.0.0.1.lab:3000")
+    (True, True, False)
+    """
+    return is_loopback(_PORT.sub("", host.lower()))
 
 
 def past_proxies(address: str) -> dict[str, None]:

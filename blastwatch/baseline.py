@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 SIZES, METRIC = "sizes", "auroc"
+FEWEST_TESTED = 5
+"""Test patients of a label below which an interval by patient is no evidence: a bootstrap over so few has too few
+distinct draws. With one patient a label every draw is the same."""
+
 BEATS, BEATEN, ALIKE = "beats", "does not beat", "cannot be told apart from"
 
 
@@ -45,6 +49,29 @@ def size_difference(metrics: Mapping[str, Any]) -> SizeDifference | None:
             if difference is not None and low is not None and high is not None:
                 return SizeDifference(difference=difference, low=low, high=high)
     return None
+
+
+def patients_tested(split: Mapping[str, Any]) -> dict[str, int]:
+    """Test patients of each label, from the evidence of a split; {} where it does not say."""
+    try:
+        return {str(label): int(counts["groups"]) for label, counts in sorted(split["sides"]["test"].items())}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
+
+
+def what_few_show(patients: Mapping[str, int]) -> str:
+    """Of whom an interval by patient is, and that it is no evidence where it is of too few; "" where nobody knows.
+
+    >>> what_few_show({"all": 12, "hem": 9})
+    'of 12 all and 9 hem test patients'
+    >>> what_few_show({"all": 12, "hem": 2})
+    'of 12 all and 2 hem test patients, which is no evidence either way: 5 of each are needed'
+    """
+    if not patients:
+        return ""
+    told = f"of {' and '.join(f'{count} {label}' for label, count in patients.items())} test patients"
+    few = min(patients.values()) < FEWEST_TESTED
+    return f"{told}, which is no evidence either way: {FEWEST_TESTED} of each are needed" if few else told
 
 
 def number_of(row: Any, key: str) -> float | None:

@@ -1,5 +1,6 @@
 """The command `blastwatch`. Each command's module is loaded only when the command is called."""
 
+import errno
 import gc
 import importlib
 import os
@@ -36,7 +37,7 @@ class LazyGroup(click.Group):
         "labels": ("monitoring.label_commands", "Add labels that came later, and tell what they say."),
         "store": ("monitoring.store_commands", "Show what is stored; delete what is old, or a patient's."),
         "up": ("blastwatch.stack_commands", "Start registry, service, monitor and dashboards."),
-        "demo": ("blastwatch.stack_commands", "Run the whole chain once, on synthetic or on your cells."),
+        "demo": ("training.demo_commands", "Run the whole chain once, on synthetic or on your cells."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -78,8 +79,18 @@ QUIET = {
 OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
+# What a machine says, and no mistake of ours: no room, no right, no such place, broken.
+OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+
+
 def main() -> None:
-    """Entry point: a Blastwatch error becomes one line on standard error and its exit code."""
+    """Entry point: a Blastwatch error becomes one line on standard error and its exit code.
+
+    So does what the machine refuses (`OF_THE_MACHINE`), where no command has a better word for it.
+    """
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *gc.get_threshold()[1:])
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -97,6 +108,12 @@ def main() -> None:
     except BlastwatchError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"Error: The machine refused{where}: {error.strerror}. Mend that, or name another place.", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ import yaml
 from blastwatch import DISCLAIMER
 from blastwatch.addresses import encrypted
 from blastwatch.console import say
+from blastwatch.embedded_store import make_embedded
 from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.manifest import SIDES, read_json, read_split
 from blastwatch.processes import Processes, free_port, mlflow_server, script
@@ -27,6 +30,8 @@ SEED = 7
 ASKED = 160  # held-out cells that are sent
 PATIENCE = 120  # seconds for the monitor to have looked at them
 STRENGTH = 2.0  # of the other stain: `blastwatch data restain --strength`
+KNOBS = "deploy/demo/params.yaml"  # what the demo changes in params.yaml
+NEEDED = ("dvc.yaml", "params.yaml", KNOBS, "deploy/demo/policy.yaml")  # of the checkout
 SHOWN = ("weighted_f1", "auroc", "sensitivity", "specificity")
 MARK = ".blastwatch-demo"  # an empty file in a work folder: what is there is a demo's, and a later one may empty it
 UNMARKED = ("home", "dvc.yaml", "params.yaml", ".dvc/config")  # what a demo leaves in a folder without it
@@ -68,17 +73,22 @@ class Demo:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
 
-    def run(self, overrides: Sequence[str]) -> str:
+    def run(self, knobs: Mapping[str, Mapping[str, Any]]) -> str:
         """Do every step; returns the summary.
+
+        Args:
+            knobs: what params.yaml holds, whole and checked.
 
         Raises:
             BlastwatchError: naming the step that failed, with what it printed.
         """
-        self._prepare(overrides)
+        self._prepare(knobs)
+        make_embedded(load({"BLASTWATCH_HOME": str(self.home)}))
         with Processes(self.environment, self.home / "logs") as children:
             children.start("mlflow", mlflow_server(self.home, self.home / "mlartifacts", self.registry_port))
-            self._pipeline(children)
-            entry = self._promote()
+            with self._telling_how_to_go_on():
+                self._pipeline(children)
+                entry = self._promote()
             cells = self._held_out()
             # The monitor looks at as many predictions as are sent at once, so that the last look sees nothing else.
             self.environment["BLASTWATCH_DRIFT_WINDOW"] = str(len(cells))
@@ -91,24 +101,43 @@ class Demo:
                 other = self._ask(answering, self._restained(cells), "The same cells in another stain")
         return self._summary(entry, clean, other)
 
-    def _prepare(self, overrides: Sequence[str]) -> None:
-        for name in ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml", "deploy/demo/policy.yaml"):
-            if not (self.checkout / name).is_file():
-                raise BlastwatchError(f"Expected {name} in {self.checkout}. Run the demo from the checkout: make demo")
+    def _prepare(self, knobs: Mapping[str, Mapping[str, Any]]) -> None:
+        check_checkout(self.checkout)
         check_emptied(self.folder, checkout=self.checkout, state=load().home)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.home.mkdir(parents=True)
-        (self.folder / MARK).touch()
-        shutil.copy(self.checkout / "dvc.yaml", self.folder)
-        knobs = yaml.safe_load((self.checkout / "params.yaml").read_text())
-        for section, values in yaml.safe_load((self.checkout / "deploy/demo/params.yaml").read_text()).items():
-            knobs[section] |= values
-        for override in overrides:
-            key, _, text = override.partition("=")
-            section, _, name = key.partition(".")
-            knobs.setdefault(section, {})[name] = yaml.safe_load(text)
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(knobs, sort_keys=False))
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.home.mkdir(parents=True)
+            (self.folder / MARK).touch()
+            shutil.copy(self.checkout / "dvc.yaml", self.folder)
+            (self.folder / "params.yaml").write_text(yaml.safe_dump(knobs, sort_keys=False))
+        except OSError as error:
+            raise UsageError(
+                f"Expected a work folder that can be made and written to but got {self.folder}: "
+                f"{error.strerror or error}. Name another: --dir"
+            ) from error
+
+    @contextmanager
+    def _telling_how_to_go_on(self) -> Iterator[None]:
+        """Say, where the pipeline fails or is stopped, how to go on there: another demo begins anew."""
+        try:
+            yield
+        except (BlastwatchError, KeyboardInterrupt):
+            if (self.folder / "data" / "source.dvc").is_file():  # before that there is nothing to go on with
+                say(self._to_go_on())
+            raise
+
+    def _to_go_on(self) -> str:
+        told = ("BLASTWATCH_HOME", "BLASTWATCH_POLICY")
+        variables = " ".join(f"{name}={shlex.quote(self.environment[name])}" for name in told)
+        return (
+            "The next demo begins anew. What is done so far is kept; to go on with it:\n"
+            f"    cd {shlex.quote(str(self.folder))}\n"
+            "    unset MLFLOW_TRACKING_URI\n"  # or the demo's model would be registered in the laboratory's
+            f"    export {variables}\n"
+            "    dvc repro && blastwatch registry register results/package\n"
+            '    blastwatch registry promote candidate --reason "the demo"'
+        )
 
     def _pipeline(self, children: Processes) -> None:
         if self.cells is None:
@@ -120,7 +149,8 @@ class Demo:
             shutil.copytree(self.cells, self.folder / "data" / "source" / self.cells.name)
         self._step("Version the cells with DVC")
         self._call("dvc", "init", "--no-scm", "--quiet")
-        self._call("dvc", "remote", "add", "--default", "local", str(self.folder / "remote"), "--quiet")
+        # Relative: DVC writes it into a file of ASCII, and the folder may be of other letters.
+        self._call("dvc", "remote", "add", "--default", "local", "remote", "--quiet")
         self._call("dvc", "add", "--quiet", "data/source")
         children.wait_for("mlflow", f"http://127.0.0.1:{self.registry_port}/health")
         self._step("Run the pipeline: import, audit, split, pack, train, evaluate, package")
@@ -204,6 +234,7 @@ class Demo:
         metrics = read_json(self.folder / "results/evaluate/metrics.json", made_by="blastwatch evaluate")
         sides = read_json(self.folder / "data/split/split.json", made_by="blastwatch data split")["sides"]
         groups = {side: sum(row["groups"] for row in sides[side].values()) for side in SIDES}
+        home = shlex.quote(str(self.home))
         kind = "SYNTHETIC cells: no figure says anything about patients" if metrics["synthetic"] else "real cells"
         counts, window = metrics["counts"], self.environment["BLASTWATCH_DRIFT_WINDOW"]  # of the cells asked last alone
         figures = [_figure(name, metrics["cells"][name]) for name in SHOWN]
@@ -218,14 +249,21 @@ class Demo:
                 f"Answered  {_counts(clean.answers)}; in another stain: {_counts(other.answers)}",
                 f"Drift     held-out cells: {_verdict(clean)}",
                 f"          another stain:  {_verdict(other)}",
-                f"Try       {clean.answers[0]['path']}",
+                f"Try       {shlex.quote(clean.answers[0]['path'])}",
                 "          (held out: cells that the network was trained on may be referred as unlike new ones)",
                 f"Open      {other.report['report']}",
                 f"          {self.folder / 'results' / 'evaluate'} and {self.folder / 'results/package/card.md'}",
-                f"          all pages: BLASTWATCH_HOME={self.home} BLASTWATCH_DRIFT_WINDOW={window} blastwatch up",
+                f"          all pages: BLASTWATCH_HOME={home} BLASTWATCH_DRIFT_WINDOW={window} blastwatch up",
                 f"{DISCLAIMER} Took {time.monotonic() - self.started:.0f} s.",
             ]
         )
+
+
+def check_checkout(checkout: Path) -> None:
+    """Raise `BlastwatchError` where a folder lacks what a demo reads."""
+    for name in NEEDED:
+        if not (checkout / name).is_file():
+            raise BlastwatchError(f"Expected {name} in {checkout}. Run the demo from the checkout: make demo")
 
 
 def check_emptied(folder: Path, *, checkout: Path, state: Path) -> None:

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from blastwatch import DISCLAIMER
-from blastwatch.baseline import number_of, size_difference
+from blastwatch.baseline import number_of, patients_tested, size_difference, what_few_show
 from blastwatch.errors import PackageError
 from blastwatch.gate import AT_MOST, MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
@@ -140,7 +140,9 @@ def baseline_gate(package: Package, policy: Policy) -> Gate:
     if found is None:
         note = "an evaluation of old has no such comparison; evaluate and package anew to have it"
         return at_least("baseline", None, limit, note)
-    return at_least("baseline", found.low, limit, f"lower end of the 95 % interval; {found}", unit="AUROC")
+    whose = what_few_show(patients_tested(package.evidence("split")))
+    note = "; ".join(filter(None, ["lower end of the 95 % interval", str(found), whose]))
+    return at_least("baseline", found.low, limit, note, unit="AUROC")
 
 
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from blastwatch.rounding import against, significant
+
 GATES = (
     "digests",
     "signature",
@@ -74,9 +76,10 @@ class Gate:
     @property
     def told(self) -> str:
         """Its name, what was found and what was allowed."""
-        limit = OFF if self.off else f"limit: {' '.join(part for part in (self.bound, _figure(self.limit)) if part)}"
+        value, allowed = _figures(self.value, self.limit)
+        limit = OFF if self.off else f"limit: {' '.join(part for part in (self.bound, allowed) if part)}"
         unit = f" {self.unit}" if self.unit and not isinstance(self.value, str) else ""
-        return f"{self.name}: {_figure(self.value)}{unit} ({limit}){f'; {self.note}' if self.note else ''}"
+        return f"{self.name}: {value}{unit} ({limit}){f'; {self.note}' if self.note else ''}"
 
     @property
     def stands(self) -> bool:
@@ -121,8 +124,9 @@ def _judged(
     )
 
 
-def _figure(value: float | str) -> str:
-    """A number with as many digits as it is read with; words as they are."""
-    if isinstance(value, str):
-        return value
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+def _figures(value: float | str, limit: float | str) -> tuple[str, str]:
+    """Numbers with as many digits as they are read with and told apart by; words as they are."""
+    if isinstance(value, str) or isinstance(limit, str):
+        alone = (one if isinstance(one, str) else significant(one) for one in (value, limit))
+        return next(alone), next(alone)
+    return against(value, limit)

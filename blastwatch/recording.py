@@ -27,6 +27,8 @@ ALIAS_TAG = "blastwatch.alias."
 ENTRY_TAG = "blastwatch.history."
 HEAD_TAG = "blastwatch.history.head"
 LONGEST_TAG = 5000  # characters, as MLflow's tags of a model hold them in PostgreSQL
+_MIRRORING = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Signs that turn the direction of what follows: with them a reason would be read as another than was signed."""
 _LONGEST_WHY = 1000  # characters; what JSON escapes is mirrored with up to four
 
 
@@ -233,6 +235,12 @@ def check_reason(why: str) -> None:
     wrong = [sign for sign in why if sign not in "\n\r\t" and unicodedata.category(sign) in ("Cc", "Cs")]
     if wrong:
         raise UsageError(f"Expected a reason in UTF-8 without control characters but got {wrong[0]!a} in it.")
+    turning = [sign for sign in why if sign in _MIRRORING]
+    if turning:
+        raise UsageError(
+            f"Expected a reason that is read as it was signed but got {turning[0]!a} in it, which turns the direction "
+            "of what follows. Write it without."
+        )
 
 
 def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blastwatch import history
+from blastwatch.addresses import shown
 from blastwatch.console import json_option, print_json, say
-from blastwatch.errors import SettingsError, SignatureInvalid, UsageError
+from blastwatch.embedded_store import is_made
+from blastwatch.errors import RegistryError, SettingsError, SignatureInvalid, UsageError
 from blastwatch.gate import OFF, Gate, table_of
-from blastwatch.settings import load
+from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
     from blastwatch.entry import Entry
@@ -30,6 +32,28 @@ def _registry() -> "Registry":
     from blastwatch.registry import Registry
 
     return Registry(load())
+
+
+def _reading() -> "Registry":
+    """The registry, for a command that only looks at it: where there is none yet it makes none.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    found = _registry()
+    if not is_made(found.settings):
+        raise RegistryError(f"There is no registry in {_where(found.settings)}. {MEANT}")
+    return found
+
+
+MEANT = "Name the one that is meant, or register a version there: blastwatch registry register DIR"
+
+
+def _where(settings: Settings) -> str:
+    """Where the registry lies, and which variable says so."""
+    if settings.embedded_registry:
+        return f"{settings.tracking_shown} (BLASTWATCH_HOME)"
+    return f"{settings.tracking_shown} (MLFLOW_TRACKING_URI), history in {shown(settings.history_url)}"
 
 
 def _aliases(entry: "Entry") -> str:
@@ -80,13 +104,14 @@ def register(folder: Path, as_json: bool) -> None:
 @json_option
 def list_versions(as_json: bool) -> None:
     """List every version, newest first."""
-    entries = _registry().entries()
+    found = _registry()
+    entries = found.entries() if is_made(found.settings) else []
     if as_json:
         print_json([entry.to_dict() for entry in entries])
     elif entries:
         click.echo("\n".join(_line(entry) for entry in entries))
     else:
-        say("No version is registered yet: blastwatch registry register DIR")
+        say(f"No version is registered in {_where(found.settings)}. {MEANT}")
 
 
 @registry.command()
@@ -94,7 +119,7 @@ def list_versions(as_json: bool) -> None:
 @json_option
 def show(ref: str, as_json: bool) -> None:
     """Show the version that REF names: an alias, a number, or a model URI."""
-    entry = _registry().entry(ref)
+    entry = _reading().entry(ref)
     if as_json:
         print_json(entry.to_dict())
         return
@@ -110,7 +135,7 @@ def check(ref: str, cells: Path | None, as_json: bool) -> None:
     """Ask every gate about REF as promote does, and write nothing; exit code 3 if one fails."""
     from blastwatch import promotion
 
-    result = promotion.judge(_registry(), ref, cells=cells)
+    result = promotion.judge(_reading(), ref, cells=cells)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -198,7 +223,7 @@ def restore(reason: str, as_json: bool) -> None:
 def show_history(at: str | None, as_json: bool) -> None:
     """Tell what happened to the versions, oldest first; with --at, what served then and who made it so."""
     found = _registry()
-    rows = found.ledger.rows()
+    rows = found.ledger.rows() if is_made(found.settings) else []
     if at is not None:
         told = history.told(rows, history.parse_time(at))
         if as_json:
@@ -215,7 +240,7 @@ def show_history(at: str | None, as_json: bool) -> None:
         failed = history.failed_gates(row) if record.action == "refuse" else []
         click.echo(_record_line(record, failed, key=keys.get(record.key, "")))
     if not records:
-        say("Nothing has happened yet. Register a version: blastwatch registry register PACKAGE")
+        say(f"Nothing has happened yet in {_where(found.settings)}. {MEANT}")
 
 
 def _key_names(found: "Registry", records: Sequence[history.Record]) -> dict[str, str]:
@@ -269,10 +294,16 @@ def _told(told: dict[str, Any]) -> list[str]:
 @click.option("--no-files", is_flag=True, help="Leave the versions' files unread.")
 @json_option
 def verify(no_files: bool, as_json: bool) -> None:
-    """Check history, signatures, aliases and every version's files; exit code 3 if anything is not as signed."""
+    """Check history, signatures, aliases and every version's files; exit code 3 if anything is not as signed.
+
+    Where there is neither an entry nor a version there is nothing to be intact, and the exit code is 1.
+    """
     from blastwatch.verification import verify as check
 
-    found = check(_registry(), files=not no_files)
+    looked_at = _reading()
+    found = check(looked_at, files=not no_files)
+    if found.intact and not (found.entries or found.versions):
+        raise RegistryError(f"Neither an entry nor a version is in {_where(looked_at.settings)}. {MEANT}")
     if as_json:
         print_json(found.to_dict())
     found.check()
@@ -320,7 +351,11 @@ def _tell_key(new: Path | None, out: Path | None) -> None:
     if new is not None:
         signing.make_private(new)
     public = signing.pem_of(new) if new is not None else signing.public_pem(load())
+    if new is not None:
+        say(f"The private half is in {new}: leave it there, for its owner alone (BLASTWATCH_SIGNING_KEY).")
     if out is None:
         click.echo(public, nl=False)
+        say("This is the public half. It belongs into the folder of trusted keys, as ROLE/NAME.pem.")
     else:
         replace_file(out, public.encode(), mode=0o644)
+        say(f"The public half is in {out}: give it to all who trust you, as ROLE/NAME.pem.")

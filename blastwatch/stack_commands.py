@@ -1,8 +1,7 @@
-"""`blastwatch up`: everything at once on this machine; `blastwatch demo`: the whole chain, once."""
+"""`blastwatch up`: everything at once on this machine."""
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,6 @@ from blastwatch import DISCLAIMER
 from blastwatch.addresses import check_free
 from blastwatch.console import say
 from blastwatch.embedded_store import open_embedded
-from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -80,27 +78,3 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     children.wait_for("monitor", addresses["gauges"])
     children.wait_for("evidently", addresses["evidently"])
     return addresses
-
-
-@click.command()
-@click.option("--cells", type=click.Path(path_type=Path, file_okay=False), help="A C-NMC download; default: synthetic.")
-@click.option(
-    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), default=".blastwatch/demo", show_default=True,
-    help="Work folder, new or an earlier demo's; emptied first.",
-)  # fmt: skip
-@click.option("--patients", type=click.IntRange(12), default=40, show_default=True, help="Synthetic patients.")
-@click.option("--cells-each", type=click.IntRange(1), default=20, show_default=True, help="Cells of each of them.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a parameter: train.epochs=3.")
-def demo(cells: Path | None, folder: Path, patients: int, cells_each: int, overrides: tuple[str, ...]) -> None:
-    """Run the whole chain: pipeline, register, promote, serve, predict, drift. Run it from the checkout."""
-    from blastwatch.demo import Demo
-    from blastwatch.processes import stopping_politely
-
-    if cells is not None and not cells.is_dir():
-        raise BlastwatchError(f"Expected a folder of cells at {cells} but there is none.")
-    if cells is not None and cells.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(
-            f"Expected cells outside of the work folder {folder}, which is emptied first, but got {cells}."
-        )
-    with stopping_politely():
-        click.echo(Demo(Path.cwd(), folder.absolute(), cells=cells, patients=patients, each=cells_each).run(overrides))

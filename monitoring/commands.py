@@ -9,6 +9,7 @@ import click
 from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import UsageError
+from blastwatch.rounding import against, fixed
 from blastwatch.settings import load
 
 
@@ -49,14 +50,14 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     Finding drift is a result and no failure: the exit code is 0 either way, and 1 where no report could be made,
     for instance because there are too few predictions for a verdict.
     """
-    from blastwatch.registry import Registry
+    from monitoring.asked import asked
     from monitoring.drift import compare
     from monitoring.store import open_store
     from monitoring.workspace import add_run
 
     check_span(since, until)
     settings = load()
-    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    fetched = asked(settings, ref)
     limit = settings.drift_window if since is None and until is None else None
     with open_store(settings.predictions_url) as store:
         current = store.read(since=since, until=until, model_digest=fetched.package.digest, limit=limit)
@@ -84,12 +85,12 @@ def patients(ref: str | None, as_json: bool) -> None:
     At most one false alarm in a thousand patients, however often it is looked at. An alarm is a result and no failure:
     the exit code is 0 either way.
     """
-    from blastwatch.registry import Registry
+    from monitoring.asked import asked
     from monitoring.patient_report import PatientWatch
     from monitoring.store import open_store
 
     settings = load()
-    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    fetched = asked(settings, ref)
     with open_store(settings.predictions_url) as store:
         watched = PatientWatch(store, fetched.package, version=fetched.entry.version, settings=settings)
         found = watched.look(datetime.now(UTC))
@@ -153,7 +154,7 @@ def calibrate(
     ref: str | None, false_alarm_rate: float, patients: int, resamples: int, seed: int, as_json: bool
 ) -> None:
     """Work the thresholds of a version out anew and print them; its sealed package keeps the ones it has."""
-    from blastwatch.registry import Registry
+    from monitoring.asked import asked
     from monitoring.calibration import calibrate as calibrate_on
 
     settings = load()
@@ -162,7 +163,7 @@ def calibrate(
             f"Expected --resamples to be {ceil(1 / false_alarm_rate - 1e-9)} or more for a false-alarm rate of "
             f"{false_alarm_rate:g}, which so few windows cannot give, but got {resamples}. Set more, or a higher rate."
         )
-    package = Registry(settings).fetch(ref or settings.model_alias).package
+    package = asked(settings, ref).package
     found = calibrate_on(
         package.reference(),
         signatures=package.drift().get("signatures"),
@@ -195,7 +196,7 @@ def _print_report(document: dict[str, Any]) -> None:
     )
     rows = [["column", "score", "threshold", ""]]
     rows += [
-        [column["name"], f"{column['score']:.3f}", f"{column['threshold']:.3f}", "drift" if column["drifted"] else ""]
+        [column["name"], *against(column["score"], column["threshold"]), "drift" if column["drifted"] else ""]
         for column in document["columns"]
     ]
     print_table(rows)
@@ -205,13 +206,15 @@ def _print_report(document: dict[str, Any]) -> None:
 
 
 def _print_patients(found: dict[str, Any]) -> None:
+    from monitoring.patient_report import dated
+
     for line in _who_came(found):
         click.echo(line)
     rows = [["column", "evidence", "before", "between", "now", "since", ""]]
     rows += [
         [
-            column["name"], f"{column['evidence']:.3f}", f"{column['before']:.3f}", f"{column['spread']:.3f}",
-            "" if column["now"] is None else f"{column['now']:.3f}", column["since"] or "",
+            column["name"], fixed(column["evidence"]), f"{column['before']:.3f}", f"{column['spread']:.3f}",
+            "" if column["now"] is None else f"{column['now']:.3f}", dated(column),
             "other" if column["drifted"] else "",
         ]
         for column in found["columns"]

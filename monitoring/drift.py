@@ -34,6 +34,9 @@ MOST_COMPARED = 2000
 """Cells of a window that Evidently is given. The kernel of the embeddings' distance grows with the square of the cells
 (57 GiB for a day of one a second), and beyond this what a score still varies by is which patients came."""
 
+LOCK, UNFINISHED = "reports.lock", "report.half"
+"""In the folder of the reports: held by whoever writes one, and what is written of it until it is whole."""
+
 _NAME = re.compile(r"drift-\d{8}T\d{6}\.\d{6}Z-v\w+\.(json|html)", re.ASCII)
 """Of a file of a report. Others, a copy that somebody keeps beside them, are none."""
 
@@ -109,8 +112,6 @@ def compare(
     names = numeric_of(reference.cells)
     snapshot = _run(_columns_of(compared, names), _known(reference, names), thresholds, moment)
     columns = _verdicts(snapshot, thresholds)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"drift-{_turn(folder, moment):%Y%m%dT%H%M%S.%fZ}-v{version}"
     drifted = any(column["drifted"] for column in columns)
     document = {
         "version": version,
@@ -125,13 +126,31 @@ def compare(
         "drifted": drifted,
         "columns": columns,
         "causes": name_causes(calibration.get("signatures"), current) if drifted else [],
-        "report": str(stem.with_name(f"{stem.name}.html")),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     with _refusals():
         snapshot = arranged(snapshot, document, digest=package.digest, synthetic=package.info.synthetic)
-        snapshot.save_html(document["report"])
-    stem.with_name(f"{stem.name}.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return DriftReport(document, snapshot)
+        return DriftReport(_put(folder, moment, document, snapshot), snapshot)
+
+
+def _put(folder: Path, moment: datetime, document: dict[str, Any], snapshot: "Snapshot") -> dict[str, Any]:
+    """Write a report's files, each whole or not at all, the page first; returns the document with the page's path.
+
+    One report at a time, of several processes too, from its name to its last file: no two get one name, and none comes
+    under a name before that of one that is there, which a monitor has read and looks for nothing before.
+    """
+    from filelock import FileLock
+
+    with FileLock(folder / LOCK, mode=0o664):  # whoever may write to the folder may hold it
+        stem = f"drift-{_turn(folder, moment):%Y%m%dT%H%M%S.%fZ}-v{document['version']}"
+        page = folder / f"{stem}.html"
+        document = document | {"report": str(page)}
+        half = folder / UNFINISHED  # the next report writes over what a kill leaves of it
+        snapshot.save_html(str(half))
+        half.replace(page)
+        half.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        half.replace(page.with_suffix(".json"))
+    return document
 
 
 def names_of(folder: Path, ending: str = "") -> list[str]:

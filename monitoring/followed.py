@@ -61,7 +61,7 @@ class Followed(Generic[Taken]):
         last word put it on, which is the one that services serve. A machine without the keys that services trust proves
         none: it goes by the alias alone. Either is said."""
         try:
-            entry = self._proven_patiently()
+            entry = proven_patiently(self._registry, self._alias)
             self._check_order(entry)
             return entry, True
         except (AliasMoved, AliasNotSet) as error:
@@ -76,14 +76,6 @@ class Followed(Generic[Taken]):
             entry = self._registry.entry(self._alias)
             self.problem = f"{error} Version {entry.version} is watched, unproven, since the alias stands on it."
             return entry, False
-
-    def _proven_patiently(self) -> Entry:
-        """As `Registry.proven`, and once more where a promotion may just be written."""
-        try:
-            return self._registry.proven(self._alias)
-        except AliasMoved:
-            time.sleep(history.MOVE_SECONDS)
-            return self._registry.proven(self._alias)
 
     def _named_by_word(self, moved: AliasMoved | AliasNotSet) -> Entry:
         """The version that the last signed word puts the alias on. Raises `moved` where there is no such word, or the
@@ -111,3 +103,12 @@ class Followed(Generic[Taken]):
                 f"entry {self._last[0].word} had moved it on: an old word was put back. If the registry was restored "
                 "from a backup, start the monitor anew."
             )
+
+
+def proven_patiently(registry: Registry, alias: str) -> Entry:
+    """As `Registry.proven`, and once more where a promotion may just be written."""
+    try:
+        return registry.proven(alias)
+    except AliasMoved:
+        time.sleep(history.MOVE_SECONDS)
+        return registry.proven(alias)

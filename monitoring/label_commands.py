@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from blastwatch import DISCLAIMER
+from blastwatch.addresses import shown
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
+from blastwatch.rounding import fixed
 from blastwatch.settings import load
 from monitoring.commands import Moment, check_span, print_table
 from monitoring.performance import (
@@ -43,6 +45,7 @@ LACKS = {
 }
 """Where it is open since something is lacking."""
 
+
 SPAN = (("from (UTC)", "since"), ("to (UTC)", "until"))
 
 
@@ -60,12 +63,21 @@ def add(file: Path, skip_empty: bool, as_json: bool) -> None:
 
     All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
     """
-    from monitoring.store import open_store
+    from sqlalchemy.engine import make_url
 
-    now = datetime.now(UTC)
+    from monitoring.store import UnknownPredictions, open_store
+
+    now, url = datetime.now(UTC), load().predictions_url
     rows = [(id_, label, now) for id_, label in _read_labels(file, skip_empty=skip_empty)]
-    with open_store(load().predictions_url) as store:
-        changed = store.add_labels(rows)
+    where = f"{shown(url)} (BLASTWATCH_HOME or BLASTWATCH_PREDICTIONS_URL of the service)"
+    file_of_it = make_url(url).database if url.startswith("sqlite") else None
+    if file_of_it and not Path(file_of_it).exists():  # made by who answers, not by a typo
+        raise DataError(f"Expected stored predictions in {where} but there is no such database.")
+    with open_store(url) as store:
+        try:
+            changed = store.add_labels(rows)
+        except UnknownPredictions as error:
+            raise DataError(f"{error} They were looked for in {where}.") from error
     if as_json:
         print_json({"labels": len(rows), "changed": changed})
     else:
@@ -84,13 +96,13 @@ REF = click.option("--ref", help="Version or alias; default: the one that serves
 @json_option
 def report(since: datetime | None, until: datetime | None, ref: str | None, as_json: bool) -> None:
     """Tell how well a version answers: estimated from its probabilities, and realised where labels came."""
-    from blastwatch.registry import Registry
+    from monitoring.asked import asked
     from monitoring.performance_report import report as report_on
     from monitoring.store import open_store
 
     check_span(since, until)
     settings = load()
-    fetched = Registry(settings).fetch(ref or settings.model_alias)
+    fetched = asked(settings, ref)
     with open_store(settings.predictions_url) as store:
         found = report_on(
             store, fetched.package, version=fetched.entry.version, settings=settings, since=since, until=until
@@ -135,7 +147,7 @@ def review(
     Fill in the column label (all or hem) and give the file to `blastwatch labels add --skip-empty`. A cell whose
     picture is not kept is found by the id that the service's answer gave.
     """
-    from blastwatch.registry import Registry
+    from monitoring.asked import asked
     from monitoring.review import candidates
     from monitoring.store import open_store
 
@@ -143,7 +155,7 @@ def review(
         raise DataError(f"Expected a new file but {file} is there, perhaps with labels in it. Name another one.")
     check_span(since, until)
     settings = load()
-    package = Registry(settings).fetch(ref or settings.model_alias).package
+    package = asked(settings, ref).package
     where: dict[str, Any] = {"model_digest": package.digest, "since": since, "until": until, "limit": among}
     with open_store(settings.predictions_url) as store:
         answers, cells = store.answers(**where), store.read(**where)
@@ -243,7 +255,7 @@ def _counted(window: dict[str, Any]) -> str:
 
 
 def _interval(value: dict[str, float] | None) -> str:
-    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})" if value else "unknown"
+    return f"{fixed(value['value'])} ({fixed(value['low'])} to {fixed(value['high'])})" if value else "unknown"
 
 
 def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
@@ -256,7 +268,7 @@ def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
                 found = f"its first line is {first!r}" if first else "it is empty"
                 raise DataError(f"Expected the columns id and label, parted by a comma, in {file} but {found}.")
             for row in reader:
-                id_, label = (row["id"] or "").strip(), (row["label"] or "").strip()
+                id_, label = (row["id"] or "").strip().lower(), (row["label"] or "").strip()
                 if id_ and not label and skip_empty:
                     continue
                 if not id_ or not label:

@@ -1,7 +1,8 @@
 """The monitor's own port on the loopback address: `/drift` for a person, with example cells where pictures are kept and
 the report behind the verdict, `/metrics` for Prometheus, `/livez`.
 
-A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own.
+A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own. What it says
+of cells it says to nobody whom a page from elsewhere sent.
 """
 
 import functools
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -18,13 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blastwatch.addresses import bound
 from blastwatch.browsers import FILES as SHARED
-from blastwatch.browsers import SECURITY_HEADERS
+from blastwatch.browsers import SECURITY_HEADERS, from_elsewhere
 from monitoring.status import Status
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 HOST = "127.0.0.1"
+PROXIED = "A proxy before the monitor has to ask it by the address that it has here, such as 127.0.0.1:3001."
+LINKED = "Open /drift of this monitor in a window of its own and go on from there."
 PAGES = Path(__file__).parent / "pages"
 FILES = SHARED | {
     "/drift": PAGES / "drift.html",
@@ -34,6 +37,9 @@ FILES = SHARED | {
     "/examples.js": PAGES / "examples.js",
     "/patients.js": PAGES / "patients.js",
 }
+OPEN = {"/", "/livez", "/metrics", *FILES}
+"""What says nothing of a cell: pages without what they show, counts for Prometheus, probes. Answered whoever asks."""
+
 OF_EVIDENTLY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,7 +49,8 @@ pages and port included."""
 
 
 class _Secured:
-    """ASGI middleware: the service's security headers on every answer."""
+    """ASGI middleware: the service's security headers on every answer, and 403 where a page from elsewhere asks for
+    more than `OPEN`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,7 +63,11 @@ class _Secured:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        app = self._app
+        if scope["type"] == "http" and scope["path"] not in OPEN and (reason := from_elsewhere(Headers(scope=scope))):
+            told = PROXIED if "`Host`" in reason else LINKED
+            app = PlainTextResponse(f"{reason} {told}\n", status_code=403)
+        await app(scope, receive, send_with_headers)
 
 
 def build_app(registry: "CollectorRegistry", status: Status) -> ASGIApp:

@@ -13,6 +13,7 @@ from monitoring.directions import with_directions_of_patients
 from monitoring.patient_drift import (
     LATEST,
     PATIENTS_PER_FALSE_ALARM,
+    Change,
     Course,
     courses,
     patient_means,
@@ -43,7 +44,8 @@ class PatientWatch:
             patients who came, who are not complete yet, and who had too few cells; stated_patients: one false alarm in
             so many at most; minutes, fewest_cells: when a patient is complete, and how many cells it takes to count;
             drifted; columns: the most evidence first; causes: of what stands, the likeliest first; changes: every
-            alarm, oldest first.
+            alarm, oldest first. `since_or_before` is true where others came before those who are looked at, so that a
+            change of theirs is dated to one of these.
         """
         came = self._patients.look(at)
         counts = _counts(came)
@@ -55,7 +57,7 @@ class PatientWatch:
 
 def _counts(came: Came) -> tuple[object, ...]:
     """What is other where anything is to be said anew."""
-    return (came.waiting, came.few, *came.first)
+    return (came.waiting, came.few, came.cut, *came.first)
 
 
 def told(
@@ -117,6 +119,7 @@ def _column(name: str, course: Course, came: Came) -> dict[str, Any]:
         "now": float(latest.mean()) if len(latest) else None,
         "patients": len(latest),
         "since": None if alarm is None else _time(came, alarm.since),
+        "since_or_before": alarm is not None and _or_before(came, course, alarm),
         "found": None if alarm is None else _time(came, alarm.found),
     }
 
@@ -126,6 +129,7 @@ def _changes(found: dict[str, Course], came: Came) -> list[dict[str, Any]]:
         {
             "name": name,
             "since": _time(came, change.since),
+            "since_or_before": _or_before(came, course, change),
             "found": _time(came, change.found),
             "until": None if change.until is None else _time(came, change.until),
         }
@@ -133,6 +137,17 @@ def _changes(found: dict[str, Course], came: Came) -> list[dict[str, Any]]:
         for change in course.changes
     ]
     return sorted(rows, key=lambda row: row["found"])
+
+
+def _or_before(came: Came, course: Course, change: Change) -> bool:
+    """Whether a change may be of before anybody who is looked at: the first one, since before a later one patients were
+    as known."""
+    return came.cut and change == course.changes[0]
+
+
+def dated(change: dict[str, Any]) -> str:
+    """Since when a change of a document is, in words; "" where nothing changed."""
+    return f"{change['since'] or ''}{' or before' if change['since_or_before'] else ''}"
 
 
 def _time(came: Came, place: int) -> str:

@@ -40,13 +40,15 @@ Entered = dict[str, tuple[datetime, pd.Series | None]]
 class Came:
     """rows: mean of each statistic and of the probability, a row a patient, in the order in which they entered. first:
     time of the first cell of each. uniforms: of [0, 1), shape (n,), drawn from the patient's hashed key, so the same at
-    every look. few: how many had too few cells. waiting: how many are not complete yet."""
+    every look. few: how many had too few cells. waiting: how many are not complete yet. cut: whether as many are looked
+    at as ever are, so that others may have come before them."""
 
     rows: pd.DataFrame
     first: pd.Series
     uniforms: NDArray[np.float64]
     few: int
     waiting: int
+    cut: bool = False
 
 
 class Patients:
@@ -127,6 +129,7 @@ class Patients:
             uniforms=np.array([_uniform(patient) for patient in kept], dtype=np.float64),
             few=len(self._entered) - len(kept),
             waiting=waiting,
+            cut=len(self._entered) >= MOST_PATIENTS,
         )
 
 

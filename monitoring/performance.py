@@ -33,7 +33,17 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE
-from blastwatch.intervals import LEVEL, Floats, bounds, draw_patients
+from blastwatch.intervals import (
+    DIFFERENCE,
+    LEVEL,
+    ROUNDING,
+    SHARE,
+    Floats,
+    bounds,
+    draw_patients,
+    exact_bounds,
+    spreads,
+)
 from monitoring.recalibration import AS_GIVEN, Recalibration
 
 FIGURES = ("accuracy", "sensitivity", "specificity")
@@ -50,7 +60,6 @@ RESAMPLES = 1000
 FEWEST_PATIENTS = 10  # with fewer no verdict is given: of 5, 17 % of the windows of an exact version are refuted
 FEWEST_CELLS = 30
 MANY_PATIENTS = 200  # with more, Student's interval says the same as the bootstrap, and at once
-_SPREAD = 1e-12  # below it all draws are one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,18 +223,20 @@ class Units:
 
     def _by_patient(self, top: Floats, bottom: Floats, value: float) -> tuple[float, float]:
         above, below = (np.bincount(self._codes, part, self.count).astype(np.float64) for part in (top, bottom))
-        if self.count > MANY_PATIENTS and np.abs(above - value * below).max() > _SPREAD:
+        if self.count > MANY_PATIENTS and np.abs(above - value * below).max() > ROUNDING:
             return _linear(above, below, value)
         sums = self._drawn @ below
         some = sums > 0  # a draw may hold no patient with a blast
         draws = (self._drawn[some] @ above) / sums[some]
         patients = int((below > 0).sum())
-        return _exact(value, patients) if np.ptp(draws) < _SPREAD else bounds(draws, patients)
+        if not spreads(draws):
+            return exact_bounds(value, patients) if value >= 0 else DIFFERENCE
+        return bounds(draws, patients, value=value, within=SHARE if (top >= 0).all() else DIFFERENCE)
 
 
 def _by_cell(top: Floats, bottom: Floats, value: float) -> tuple[float, float]:
     if np.isin(top, (0, 1)).all() and np.isin(bottom, (0, 1)).all():
-        return _exact(value, int(bottom.sum()))
+        return exact_bounds(value, int(bottom.sum()))
     return _linear(top, bottom, value)
 
 
@@ -240,18 +251,6 @@ def _linear(top: Floats, bottom: Floats, value: float) -> tuple[float, float]:
     error = np.sqrt(count / (count - 1) * ((top - value * bottom) ** 2).sum()) / bottom.sum()
     reach = float(-stdtrit(count - 1, (1 - LEVEL) / 2) * error)
     return max(value - reach, 0.0 if (top >= 0).all() else -1.0), min(value + reach, 1.0)
-
-
-def _exact(value: float, trials: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share out of independent trials; a mean below zero has none: -1 to 1."""
-    from scipy.special import betaincinv
-
-    if not 0 <= value <= 1:
-        return -1.0, 1.0
-    hits, tail = value * trials, (1 - LEVEL) / 2
-    low = float(betaincinv(hits, trials - hits + 1, tail)) if hits > 0 else 0.0
-    high = float(betaincinv(hits + 1, trials - hits, 1 - tail)) if hits < trials else 1.0
-    return low, high
 
 
 def _check(units: Units, expected: Parts, realised: Parts, tolerance: float) -> dict[str, Any]:

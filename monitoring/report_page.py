@@ -7,6 +7,7 @@ model that it is stored as, and read again: the workspace and the HTML page show
 from typing import TYPE_CHECKING, Any
 
 from blastwatch import DISCLAIMER
+from blastwatch.rounding import against, fixed
 from monitoring.scores import EMBEDDING_SCORE
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def _head(
         *(("probable cause", f"{cause['cause']} ({cause['evidence']})") for cause in document["causes"]),
     ]
     rows = [
-        (column["name"], "drift" if column["drifted"] else "as known", f"{column['ratio']:.2f}",
-         f"{column['score']:.3f}", f"{column['threshold']:.3f}")
+        (column["name"], "drift" if column["drifted"] else "as known", fixed(column["ratio"], 2),
+         *against(column["score"], column["threshold"]))
         for column in columns
     ]  # fmt: skip
     return [

@@ -50,13 +50,17 @@ def report(
     The comparison is valid however often it is looked at. No verdict is a failure: the exit code is 0.
     """
     from blastwatch.registry import CHALLENGER, Registry
+    from monitoring.asked import named
     from monitoring.shadow_report import Rules
     from monitoring.shadow_report import report as report_on
     from monitoring.shadow_store import open_shadow_store
 
     settings = load()
     registry = Registry(settings)
-    pair = registry.entry(champion or settings.model_alias), registry.entry(challenger or CHALLENGER)
+    pair = (
+        named(registry, champion or settings.model_alias, option="--champion"),
+        named(registry, challenger or CHALLENGER, option="--challenger"),
+    )
     with open_shadow_store(settings.predictions_url) as store:
         found = report_on(store, *pair, at=at or datetime.now(UTC), rules=Rules(margin=margin, alpha=alpha))
     if as_json:

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from blastwatch import DISCLAIMER
 from blastwatch.entry import Entry
-from blastwatch.registry import CHALLENGER, Registry
 from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdict
 from monitoring.shadow_entries import CELL, PATIENT, SETTLE, entries, graded, unit_of
 from monitoring.shadow_store import ShadowStore
@@ -34,11 +33,6 @@ class Rules:
     margin: float = MARGIN
     alpha: float = ALPHA
     settle: timedelta = SETTLE
-
-
-def present_pair(registry: Registry) -> tuple[Entry, Entry]:
-    """The champion and the challenger of now. Raises `AliasNotSet` where there is none."""
-    return registry.entry(registry.settings.model_alias), registry.entry(CHALLENGER)
 
 
 def report(

@@ -13,7 +13,7 @@ from monitoring.drift import names_of
 from monitoring.examples import Examples
 from monitoring.report_page import by_distance
 from monitoring.retention import Usage
-from monitoring.timeline import Timeline, before, since, thinned
+from monitoring.timeline import Row, Timeline, before, row_of, since, thinned
 
 DRIFT, PATIENTS, CALM, WAITING = "drift", "patients", "calm", "waiting"
 """Of the latest window; `patients` where it has no drift but the patients, one after another, changed."""
@@ -33,13 +33,15 @@ class Status:
         self.begin("The monitor has not looked yet.")
 
     def begin(self, note: str) -> None:
-        """Nothing is watched: forget what was known, and say why."""
+        """Nothing is watched, or not yet: forget what was known, and say why. From this moment on a look that works is
+        awaited (`begun_at`)."""
         self._version = self._digest = ""
         self._known: dict[str, Any] | None = None
         self._found: dict[str, Any] = {}
         self._pictures: dict[str, bytes] = {}
         self._document: dict[str, Any] = {
             "state": WAITING,
+            "begun_at": _now(),
             "looked_at": None,
             "problem": None,
             "note": note,
@@ -72,11 +74,10 @@ class Status:
             report: the document of a report on the watched version, the last that was made; None: nothing is known, or
                 no longer.
         """
-        self._timeline.refresh()
         self._known = report
-        nothing: dict[str, Any] = {"since": None, "window": None, "columns": [], "causes": [], "report": None}
+        nothing: dict[str, Any] = {"window": None, "columns": [], "causes": [], "report": None}
         said = nothing if report is None else self._said(report)
-        self._found = self._found | said | {"timeline": thinned(self._timeline.points())}
+        self._found = self._found | said | self._over_time()
 
     def see(self, **parts: dict[str, Any]) -> None:
         """What a look has found so far, told to the gauges as well.
@@ -88,7 +89,8 @@ class Status:
         self._found = self._found | parts
 
     def document(self) -> dict[str, Any]:
-        return self._document
+        """With the monitor's own time, by which whoever reads it sees how old it is: no other clock need be right."""
+        return self._document | {"now": _now()}
 
     def picture(self, identity: str) -> bytes | None:
         """PNG of an example cell; None for any other."""
@@ -101,6 +103,9 @@ class Status:
     def standing(self) -> tuple[dict[str, Any] | None, str | None]:
         """The document of the last report on the watched version, None where no verdict stands, and until when the last
         one that said otherwise was."""
+        row = self._row()
+        if row is not None and self._known is not None and row.drifted != self._known["drifted"]:
+            return self._known, row.last  # the timeline has not come to the report yet
         return self._known, before(self._timeline.rows(), self._version, self._digest)
 
     def fail(self, problem: str) -> None:
@@ -123,16 +128,16 @@ class Status:
             retraining: from `monitoring.retraining.Retraining.document`.
             problem: what hindered it all the same, "" for nothing.
         """
-        self._found = self._found | {
+        self._found = self._found | self._over_time() | {
             "examples": examples.document,
             "promotions": self._promotions(),
             "retraining": retraining,
             "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
-        }
+        }  # fmt: skip
         self._pictures = examples.pictures
         self._document = self._document | self._found | {
             "state": self._state(),
-            "looked_at": datetime.now(UTC).isoformat(),
+            "looked_at": _now(),
             "problem": problem or None,
             "note": note,
         }  # fmt: skip
@@ -147,12 +152,29 @@ class Status:
     def _said(self, report: dict[str, Any]) -> dict[str, Any]:
         """What a report says."""
         return {
-            "since": since(self._timeline.rows(), self._version, self._digest),
             "window": report["window"],
             "columns": by_distance(report["columns"])[:MOST_COLUMNS],
             "causes": report["causes"],
             "report": self._page(report),
         }
+
+    def _over_time(self) -> dict[str, Any]:
+        """The reports of before, read again at every look: one that could not be read holds up those after it."""
+        self._timeline.refresh()
+        return {"since": self._since(), "timeline": thinned(self._timeline.points())}
+
+    def _since(self) -> dict[str, Any] | None:
+        """Since when the verdict stands, None without one. Where the timeline has not come to the report, which another
+        one that cannot be read holds up or a full disk lost, no more is known than that it says so itself."""
+        if self._known is None:
+            return None
+        row, until = self._row(), self._known["window"]["until"]
+        if row is None or (row.last, row.drifted) != (until, self._known["drifted"]):
+            return {"at": until, "at_least": True, "reports": 1}
+        return since(self._timeline.rows(), self._version, self._digest)
+
+    def _row(self) -> Row | None:
+        return row_of(self._timeline.rows(), self._version, self._digest)
 
     def _page(self, report: dict[str, Any]) -> str | None:
         """Where the monitor serves Evidently's page of a report, beside `/drift`; of old ones only the JSON is kept."""
@@ -171,3 +193,7 @@ class Status:
             for record in records
             if record.alias == CHAMPION and record.after != record.before
         ]  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from blastwatch.console import json_option, print_json
+from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError, UsageError
 from blastwatch.settings import Settings, load
 
@@ -59,6 +59,11 @@ def retain(as_json: bool) -> None:
         print_json({"deleted": asdict(gone), "left": _usage(usage)})
     else:
         click.echo(f"Deleted {_words(gone)}; {usage.predictions} predictions are left.")
+        if not (settings.retention_days or settings.retention_mib):
+            say(
+                "No limit is set for predictions (BLASTWATCH_RETENTION_DAYS, BLASTWATCH_RETENTION_MIB), so all of them "
+                f"stay; pictures stay for {settings.image_days:g} days (BLASTWATCH_IMAGE_DAYS)."
+            )
 
 
 @store.command()

@@ -157,7 +157,7 @@ def _point(document: dict[str, Any]) -> Point:
 
 def followed_by(rows: Sequence[Row], point: Point) -> list[Row]:
     """The rows of all versions once one more report was made."""
-    row = _row(rows, point.version, point.digest)
+    row = row_of(rows, point.version, point.digest)
     others = [other for other in rows if other is not row]
     if row is not None and row.drifted == point.drifted:
         digest = point.digest or row.digest
@@ -185,17 +185,17 @@ def since(rows: Sequence[Row], version: str, digest: str = "") -> dict[str, Any]
         rows: of `Timeline.rows`.
         digest: of the version's package: where the registry began anew its numbers do too. "" goes by the number alone.
     """
-    row = _row(rows, version, digest)
+    row = row_of(rows, version, digest)
     return {"at": row.first, "at_least": row.at_least, "reports": row.reports} if row else None
 
 
 def before(rows: Sequence[Row], version: str, digest: str = "") -> str | None:
     """Time of the newest prediction in the last report on this version that said otherwise; None where none did."""
-    row = _row(rows, version, digest)
+    row = row_of(rows, version, digest)
     return row.before if row else None
 
 
-def _row(rows: Sequence[Row], version: str, digest: str) -> Row | None:
+def row_of(rows: Sequence[Row], version: str, digest: str) -> Row | None:
     """The one of a package, or of a version's number where it or its reports name none."""
     return next(
         (

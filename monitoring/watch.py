@@ -23,7 +23,7 @@ from monitoring.drift import DriftReport, TooFewPredictions, compare, names_of
 from monitoring.examples import ExampleCells
 from monitoring.followed import Followed
 from monitoring.metrics import MonitorMetrics
-from monitoring.patient_report import PatientWatch
+from monitoring.patient_report import PatientWatch, dated
 from monitoring.performance_report import report as performance_report
 from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
 from monitoring.retraining import Findings, Retraining
@@ -352,7 +352,7 @@ def patient_sentence(patients: dict[str, Any]) -> list[str]:
     at, as without a version to watch."""
     if not patients:
         return []
-    moved = [f"{column['name']} since {column['since']}" for column in patients["columns"] if column["drifted"]]
+    moved = [f"{column['name']} since {dated(column)}" for column in patients["columns"] if column["drifted"]]
     causes = ", ".join(cause["cause"] for cause in patients["causes"])
     return [f"Other patients: {', '.join(moved)}; probable cause: {causes}."] if moved else []
 

@@ -27,11 +27,11 @@ _log = logging.getLogger("blastwatch.service")
 def about_routes(service: "Service") -> list[Route]:
     """Every route of this module."""
     calls = {"/v1/model": _model, "/v1/history": _history, "/metrics": _metrics, "/docs.json": _document}
+    # Under BentoML it answers these two (`serving.service`), and leaves to this application whatever is no GET.
+    calls |= {"/livez": _alive, "/readyz": _ready}
     found = [
         Route("/v1/labels", functools.partial(_labels, service), methods=["POST"]),
         *(Route(path, functools.partial(call, service), methods=["GET"]) for path, call in calls.items()),
-        # BentoML answers these two, and leaves to this application whatever is no GET.
-        *(Route(path, _alive, methods=["GET"]) for path in ("/livez", "/readyz")),
     ]
     if service.following is not None and service.settings.webhook_secret:
         found.append(Route("/v1/webhook", functools.partial(_webhook, service), methods=["POST"]))
@@ -103,8 +103,12 @@ async def _metrics(service: "Service", _request: Request) -> Response:
     return Response(await service.scraped(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _alive(_request: Request) -> Response:
-    return Response(status_code=200)
+async def _alive(service: "Service", _request: Request) -> Response:
+    return Response(status_code=200 if service.lane.batcher.health.alive else 503)
+
+
+async def _ready(service: "Service", _request: Request) -> Response:
+    return Response(status_code=200 if service.lane.batcher.health.ready else 503)
 
 
 async def _document(service: "Service", _request: Request) -> Response:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from starlette.types import ASGIApp
+
 IN_A_TURN = 8
 """Connections of one listening socket. More would keep those waiting in that turn who have a connection already."""
 
@@ -38,10 +40,14 @@ class Watchers:
             await server.wait_closed()
 
 
-def take_many(loop: asyncio.AbstractEventLoop) -> None:
+def take_many(loop: asyncio.AbstractEventLoop, app: ASGIApp | None = None) -> None:
     """From now on let every server that this loop opens on a given socket watch it `IN_A_TURN` times, through
     duplicates of the socket, and bound what a connection of uvicorn may send (`serving.heads`). Other event loops than
-    uvloop take all who wait, and are left as they are."""
+    uvloop take all who wait, and are left as they are.
+
+    Args:
+        app: where requests to /v1/ go straight (`serving.straight`); None: nowhere else than all others.
+    """
     if type(loop).__module__ != "uvloop":
         return
     create_server = loop.create_server
@@ -51,16 +57,18 @@ def take_many(loop: asyncio.AbstractEventLoop) -> None:
     ) -> Server:
         if sock is None:
             return await create_server(protocol, *address, **more)
-        protocol = _bounded(protocol)
+        protocol = _bounded(protocol, app)
         watched = [sock, *(sock.dup() for _ in range(IN_A_TURN - 1))]
         return Watchers([await create_server(protocol, *address, sock=each, **more) for each in watched])
 
     loop.create_server = create_watchers  # type: ignore[method-assign,assignment]
 
 
-def _bounded(protocol: Callable[[], asyncio.BaseProtocol]) -> Callable[[], asyncio.BaseProtocol]:
+def _bounded(
+    protocol: Callable[[], asyncio.BaseProtocol], app: ASGIApp | None
+) -> Callable[[], asyncio.BaseProtocol]:  # fmt: skip
     if find_spec("httptools") is None:  # then uvicorn parses with h11, which has bounds of its own
         return protocol
     from serving.heads import bounded
 
-    return bounded(protocol)
+    return bounded(protocol, app)

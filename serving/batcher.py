@@ -219,6 +219,8 @@ class Batcher:
             self._on_queue(len(waiting))
             self._changed.notify(min(len(waiting), self._engine.abreast))
         try:
+            if len(waiting) == 1:  # most calls have one cell
+                return [await waiting[0].done]
             return list(await asyncio.gather(*(row.done for row in waiting)))
         finally:
             for row in waiting:  # the caller went away: spare the engine what nobody reads

@@ -2,7 +2,6 @@
 what else is decided before the workers start."""
 
 import os
-import re
 from collections.abc import Mapping
 
 from blastwatch.addresses import is_loopback
@@ -15,15 +14,8 @@ KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
 Without it keys are needed, so a worker that was started in another way is shut rather than open, and so is one that is
 started again when the keys are lost."""
 
-_PORT = re.compile(r":\d*\Z")
-
 SETTLED_VARIABLE = "BLASTWATCH_SETTLED"
 """Set to 1 by `blastwatch serve` once it has settled what the workers serve at first, so that it is not done twice."""
-
-
-def asked_on_loopback(host: str) -> bool:
-    """Whether a request was sent to the loopback, by its header `Host`: a name or address, with or without a port."""
-    return is_loopback(_PORT.sub("", host.lower()))
 
 
 def check_binding(host: str, settings: Settings) -> dict[str, str]:

@@ -3,29 +3,30 @@
 import logging
 from pathlib import Path
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Scope
 
 from blastwatch.errors import BlastwatchError
 from monitoring.pseudonyms import Pseudonyms
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
+from serving.header import header
 from serving.problems import Problem
 
+_CALLER, _PATIENT = CALLER_HEADER.lower().encode(), PATIENT_HEADER.lower().encode()
 _log = logging.getLogger("blastwatch.service")
 
 
 def check_headers(scope: Scope) -> None:
     """Raise the `Problem` of a header that is longer than /docs.json allows."""
-    for name in (CALLER_HEADER, PATIENT_HEADER):
-        length = len(Headers(scope=scope).get(name, ""))
+    for name, sent in ((CALLER_HEADER, _CALLER), (PATIENT_HEADER, _PATIENT)):
+        length = len(header(scope, sent))
         if length > LONGEST_HEADER:
             raise Problem("header-too-long", f"Expected at most {LONGEST_HEADER} bytes in {name} but got {length}.")
 
 
 def caller_of(request: Request) -> str:
     """The key by which a caller stays in the canary or out of it: its header, else its address."""
-    return request.headers.get(CALLER_HEADER, "") or (request.client.host if request.client else "")
+    return header(request.scope, _CALLER) or (request.client.host if request.client else "")
 
 
 class Callers:
@@ -41,7 +42,7 @@ class Callers:
         A salt that cannot be had is said once in the log; the cell is answered and stored without its patient.
         """
         try:
-            return self._pseudonyms(request.headers.get(PATIENT_HEADER, ""))
+            return self._pseudonyms(header(request.scope, _PATIENT))
         except BlastwatchError as error:
             if not self._said:
                 _log.warning("Patients are not stored: %s", error)

@@ -167,6 +167,8 @@ def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
 def unanswered(url: str, error: Exception, timeout: float) -> ServiceError | ServiceUnreachable:
     """The error for a request without an answer: the service is there but took longer than `timeout` seconds, or there
     was no connection to it."""
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return no_address(url)
     if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         return ServiceError(
             f"The service at {url} did not answer within {timeout:g} s. Send fewer images a call, or see its log.",
@@ -179,8 +181,10 @@ def unanswered(url: str, error: Exception, timeout: float) -> ServiceError | Ser
 
 
 def no_address(url: str) -> ServiceUnreachable:
-    """The error for something that is no address."""
-    return ServiceUnreachable(f"Expected an address such as http://127.0.0.1:3000 but got {url!r}.")
+    """The error for something that is no address, or one that does not say how to call it."""
+    return ServiceUnreachable(
+        f"Expected an address that begins with http:// or https://, such as http://127.0.0.1:3000, but got {url!r}."
+    )
 
 
 def _check_key(api_key: str) -> None:

@@ -17,7 +17,8 @@ from serving.connected import while_connected
 from serving.lane import Lane
 from serving.predictor import Cell, finite
 from serving.problems import Problem, of_image
-from serving.uploads import files, read_files
+from serving.straight import Endpoint
+from serving.uploads import files, read_file, read_files
 
 if TYPE_CHECKING:
     from serving.worker import Service
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger("blastwatch.service")
 
 
+def cell_endpoints(service: "Service") -> dict[str, Endpoint]:
+    """By its path what answers each of the routes."""
+    calls = {"/v1/predict": _predict, "/v1/predict_batch": _predict_batch, "/v1/explain": _explain}
+    return {path: functools.partial(call, service) for path, call in calls.items()}
+
+
 def cell_routes(service: "Service") -> list[Route]:
     """Every route of this module."""
-    calls = {"/v1/predict": _predict, "/v1/predict_batch": _predict_batch, "/v1/explain": _explain}
-    return [Route(path, functools.partial(call, service), methods=["POST"]) for path, call in calls.items()]
+    return [Route(path, call, methods=["POST"]) for path, call in cell_endpoints(service).items()]
 
 
 async def _predict(service: "Service", request: Request) -> Response:
     started = time.perf_counter()
-    data = await _one_image(request)
+    data = await read_file(request, "image")
     patient = service.callers.patient(request)
     with service.taken(request) as lane:
         answer = _answer(service, lane, request, data, started, patient)
@@ -79,14 +85,16 @@ async def _answers(
         # Whether there is room for all was asked at the door; a part is more than the engine has at a time, so its last
         # cells wait for the first ones, however idle the service is.
         rows = iter(await lane.outputs(cells, patient=True))
+        told = {"instance": request.url.path, "request_id": request.state.request_id}
         for item in prepared:
+            if isinstance(item, Problem):  # raised here it would hold the images of its part
+                results.append(item.document(**told))
+                continue
             try:
-                if isinstance(item, Problem):
-                    raise item
                 _check_finite(row := next(rows), lane, request)
                 results.append(service.conclude(lane, item, row, started, patient))
             except Problem as problem:
-                results.append(problem.document(instance=request.url.path, request_id=request.state.request_id))
+                results.append(problem.document(**told))
     return results
 
 
@@ -105,7 +113,7 @@ async def _prepared_or_problem(service: "Service", lane: Lane, data: bytes) -> C
 
 
 async def _explain(service: "Service", request: Request) -> Response:
-    data = await _one_image(request)
+    data = await read_file(request, "image")
     with service.taken(request) as lane:
         try:
             picture, label = await while_connected(request, service.explain(lane, data))
@@ -114,11 +122,3 @@ async def _explain(service: "Service", request: Request) -> Response:
             raise of_image(error) from error
         headers = {"Blastwatch-Label": label, "Blastwatch-Model-Version": lane.version}
     return Response(picture, media_type="image/png", headers=headers)
-
-
-async def _one_image(request: Request) -> bytes:
-    form = await read_files(request, "image", at_most=1)
-    try:
-        return await files(form, "image")[0].read()
-    finally:
-        await form.close()

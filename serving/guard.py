@@ -4,6 +4,7 @@ Health, metrics, pages and the description of the interface are open: they show 
 never a cell, a patient or the name of a key. MLflow's webhook brings a signature of its own instead of a key.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from blastwatch.browsers import from_elsewhere
 from blastwatch.settings import Settings
-from serving.binding import asked_on_loopback, folder_is_missing
+from serving.binding import folder_is_missing
+from serving.header import header
 from serving.keys import LABEL, PREDICT, READ, ApiKey, KeyFolder, KeysUnreadable, match
 from serving.live_folder import Mark, mark
 from serving.problems import RATE_LIMITED, Problem
@@ -24,9 +27,11 @@ SIGNED = ("/v1/webhook",)
 NEEDED = {"/v1/predict": PREDICT, "/v1/predict_batch": PREDICT, "/v1/explain": PREDICT, "/v1/labels": LABEL}
 """The permission that an address needs; every other one needs `READ`."""
 
+NO_ROOM = "overloaded"  # the problem of a call that the service has no room for
 LONGEST_KEY = 128  # characters; a longer one is refused unhashed
 
 _log = logging.getLogger("blastwatch.service")
+_address_of = functools.lru_cache(maxsize=1024)(address_of)  # parsing one takes longer than all else at the door
 
 
 class Keyring:
@@ -122,14 +127,16 @@ class Guard:
         if not path.startswith(GUARDED) or path in SIGNED:
             return
         try:
-            payer = f"address {address_of(scope['client'][0])}" if scope.get("client") else "address unknown"
+            payer = f"address {_address_of(scope['client'][0])}" if scope.get("client") else "address unknown"
             try:
-                key = self._keyring.find(bearer(Headers(scope=scope)))
+                key = self._keyring.find(bearer(scope))
             except Problem:
                 self._take(payer)  # who tries keys is slowed down by address
                 raise
             if key is None:
-                _check_origin(Headers(scope=scope))  # before it pays: other sites must not use up what the own page may
+                # Before it pays: other sites must not use up what the own page may.
+                if reason := from_elsewhere(Headers(scope=scope)):
+                    raise Problem("origin-refused", reason)
             else:
                 scope["state"]["key"], payer = key.name, f"key {key.name}"
             scope["state"]["payer"] = payer
@@ -148,6 +155,14 @@ class Guard:
         """Let a call that was let in pay for its further cells."""
         if self._limiter is not None:
             self._limiter.charge(scope["state"]["payer"], cells - 1)
+
+    def settle(self, scope: Scope) -> None:
+        """Give back what a call paid that was let in here and then turned away for want of room, its body unread. Once
+        a body was read its call pays, however it ends: else a caller could have any number read for nothing.
+        """
+        state = scope["state"]
+        if self._limiter is not None and state.get("problem") == NO_ROOM and "payer" in state:
+            self._limiter.give_back(state["payer"], 1)
 
     def close(self) -> None:
         if self._limiter is not None:
@@ -174,27 +189,10 @@ def open_guard(settings: Settings, *, keyless: bool, refused: Callable[[str], ob
     return Guard(keyring, limiter, refused=refused)
 
 
-def bearer(headers: Headers) -> str:
+def bearer(scope: Scope) -> str:
     """The key of an Authorization header (RFC 6750), "" where there is none."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
+    scheme, _, key = header(scope, b"authorization").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
-
-
-def _check_origin(headers: Headers) -> None:
-    """Keep out what a page from elsewhere lets the browser of this machine send, where no key does.
-
-    A page needs nobody's leave to send a form with files, and one whose own name leads to the loopback by now (DNS
-    rebinding) would also read the answers.
-    """
-    host, origin = headers.get("host", ""), headers.get("origin")
-    if not asked_on_loopback(host):
-        raise Problem("origin-refused", f"Expected a name or address of the loopback in `Host` but got {host[:64]!r}.")
-    if origin is not None and origin.lower().partition("://")[2] != host.lower():
-        raise Problem(
-            "origin-refused", f"Expected a page of {host[:64]!r} itself but got the `Origin` {origin[:64]!r}."
-        )
-    if headers.get("sec-fetch-site") == "cross-site":
-        raise Problem("origin-refused", "Expected a page of the service itself but got `Sec-Fetch-Site: cross-site`.")
 
 
 def _check_permission(key: ApiKey, needed: str) -> None:

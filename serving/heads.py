@@ -8,7 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from serving.straight import shorten
 
 MOST_HEAD = 64 * 1024
 """Bytes of an address and the headers, also those behind a chunked body. h11, uvicorn's other parser, has it too."""
@@ -52,6 +55,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._untold = 0
+        cycle: Any = self.cycle
+        if not cycle.body:
+            cycle.body = b""  # adding to it is no copy, nor is handing it on; uvicorn's own bytearray makes two
+        elif isinstance(cycle.body, bytes):
+            cycle.body = bytearray(cycle.body)  # several pieces at a time, and there may be thousands
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -75,9 +83,15 @@ class BoundedProtocol(HttpToolsProtocol):
             raise TooMuch
 
 
-def bounded(make: Callable[[], Any]) -> Callable[[], Any]:
-    """What makes a connection's protocol in place of what uvicorn gives to its loop; any other is left as it is."""
+def bounded(make: Callable[[], Any], app: ASGIApp | None = None) -> Callable[[], Any]:
+    """What makes a connection's protocol in place of what uvicorn gives to its loop; any other is left as it is.
+
+    Args:
+        app: see `serving.accepting.take_many`.
+    """
     first = make()
     if type(first) is not HttpToolsProtocol:
         return make
+    if app is not None:
+        shorten(first.config.loaded_app, app)
     return partial(BoundedProtocol, first.config, first.server_state, first.app_state)

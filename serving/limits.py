@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blastwatch.browsers import SECURITY_HEADERS
+from serving.header import has_header, header
 from serving.in_flight import InFlight
 from serving.problems import MEDIA_TYPE, Problem
 
@@ -35,6 +35,8 @@ class Limits:
         in_flight: counts the bytes of all bodies together; None: without a limit.
         observe: called with scope, HTTP status and seconds of every request.
         admit: called with the scope of every request before its body is read; raises the `Problem` that keeps it out.
+        settle: called with the scope of every request that is kept out before its body is read, its problem known,
+            just before the answer goes out.
         seconds: deadline of a request.
     """
 
@@ -46,6 +48,7 @@ class Limits:
         in_flight: InFlight | None = None,
         observe: Callable[[Scope, int, float], None] = lambda _scope, _status, _seconds: None,
         admit: Callable[[Scope], None] = lambda _scope: None,
+        settle: Callable[[Scope], None] = lambda _scope: None,
         seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._app = app
@@ -53,13 +56,14 @@ class Limits:
         self._in_flight = in_flight or InFlight({})
         self._observe = observe
         self._admit = admit
+        self._settle = settle
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope))
+        request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         started, status = time.perf_counter(), 500
         answered = False
@@ -85,11 +89,11 @@ class Limits:
             self._observe(scope, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path, headers = scope["path"], Headers(scope=scope)
+        path = scope["path"]
         # A body that nobody reads any further may never end where its length is not declared.
-        unread = {"Connection": "close"} if "transfer-encoding" in headers else {}
+        unread = {"Connection": "close"} if has_header(scope, b"transfer-encoding") else {}
         limit = self._body_limits.get(path, SMALL_BODY)
-        declared = headers.get("content-length", "0")
+        declared = header(scope, b"content-length", "0")
         too_large = not declared.isdecimal() or int(declared) > limit
         try:
             self._admit(scope)
@@ -97,7 +101,9 @@ class Limits:
                 self._in_flight.check(path, int(declared))
         except Problem as problem:
             problem.headers |= unread
-            await respond(problem, scope)(scope, receive, send)
+            answer = respond(problem, scope)
+            self._settle(scope)
+            await answer(scope, receive, send)
             return
         if too_large:
             await respond(_too_large(limit), scope)(scope, receive, send)
@@ -130,9 +136,9 @@ def _too_large(limit: int) -> Problem:
     return Problem("body-too-large", f"Expected a body of at most {limit} bytes.", headers={"Connection": "close"})
 
 
-def _request_id(headers: Headers) -> str:
+def _request_id(scope: Scope) -> str:
     """The caller's id where it is harmless in a log, else a new one."""
-    given = headers.get(REQUEST_ID_HEADER, "")
+    given = header(scope, _REQUEST_ID_NAME)
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 

@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 _NUMBER = {"type": "number"}
 _TEXT = {"type": "string"}
+_PLAIN = {"text/plain": {"schema": _TEXT}}
 _OOD = {"type": ["number", "null"]}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _ALIAS = _TEXT | {"description": "Under which it answers; `challenger` for a caller of the canary."}
@@ -44,9 +45,10 @@ def _reference(name: str) -> Json:
 
 
 def _history() -> Json:
-    entries = {"type": "array", "items": {"type": "object"}, "description": "Newest first."}
+    entries = {"type": "array", "items": {"type": "object"}, "description": "Newest first, the latest alone."}
+    total = {"type": "integer", "description": "Entries until the time, also those that are not given."}
     check = _object({"intact": {"type": "boolean"}, "entries": {"type": "integer"}, "faults": {"type": "array"}})
-    return _object({"told": {"type": "object"}, "entries": entries, "check": check})
+    return _object({"told": {"type": "object"}, "entries": entries, "total": total, "check": check})
 
 
 def _schemas() -> Json:
@@ -249,7 +251,10 @@ def document(settings: Settings, *, keyed: bool) -> Json:
     Args:
         keyed: whether requests need a key.
     """
-    plain = {"200": {"description": "Yes.", "content": {"text/plain": {"schema": _TEXT}}}}
+    plain = {"200": {"description": "Yes.", "content": _PLAIN}}
+    failing = "No: the engine failed several batches in a row, and none was answered since"
+    ready = plain | {"503": {"description": f"{failing}. Ask again in half a minute.", "content": _PLAIN}}
+    alive = plain | {"503": {"description": f"{failing}, for over a minute: start it anew.", "content": _PLAIN}}
     results = _object(
         {"results": {"type": "array", "items": {"anyOf": [_reference("Prediction"), _reference("Problem")]}}}
     )
@@ -330,8 +335,8 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                 },
                 **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),
                 "/metrics": {"get": {"operationId": "metrics", "summary": "Prometheus metrics.", "responses": plain}},
-                "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": plain}},
-                "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": plain}},
+                "/livez": {"get": {"operationId": "livez", "summary": "Is it alive?", "responses": alive}},
+                "/readyz": {"get": {"operationId": "readyz", "summary": "Does it answer?", "responses": ready}},
             },
             keyed=keyed,
         ),

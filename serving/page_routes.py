@@ -15,6 +15,8 @@ PAGES = Path(__file__).parent / "pages"
 PAGE_FILES = SHARED | {
     "/": PAGES / "index.html",
     "/page.js": PAGES / "page.js",
+    "/sending.js": PAGES / "sending.js",
+    "/queue.js": PAGES / "queue.js",
     "/key.js": PAGES / "key.js",
     "/docs": PAGES / "docs.html",
     "/docs.js": PAGES / "docs.js",

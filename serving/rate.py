@@ -2,8 +2,9 @@
 
 A bucket holds at most `burst` tokens and gains `rate` tokens a second. A request is let in while its caller's bucket
 holds a whole token, and takes one. A batch of n cells takes n - 1 more once its files are counted, and may leave the
-bucket in debt, which the caller waits out. Over any t seconds a caller so sends at most burst + rate * t cells, and the
-rest of the calls that were let in by then.
+bucket in debt, which the caller waits out. What was taken for a call that is then turned away for want of room, before
+its body is read, is given back: who waits and sends it again pays once. Over any t seconds the service so reads at most
+burst + rate * t cells of one caller, and the rest of the calls that were let in by then.
 
 Kept is one number a bucket, the time at which it would be full again (the theoretical arrival time of the generic cell
 rate algorithm, ITU-T I.371, which is the same bucket). The numbers lie in a file that every worker maps, so that
@@ -20,6 +21,8 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SETS, WAYS = 4096, 8  # 32,768 callers in 512 KiB
@@ -68,15 +71,21 @@ class RateLimiter:
         if tokens > 0:
             self._move(caller, tokens, at, always=True)
 
+    def give_back(self, caller: str, tokens: int) -> None:
+        """Put tokens back that were taken for what was not read; a bucket holds no more than its burst."""
+        number, start = _place_of(caller)
+        with self._locked(start):
+            place, full = self._find(number, start)
+            if full:  # else it is not known any more, and begins with a full bucket anyway
+                _SLOT.pack_into(self._slots, place, number, full - tokens / self._rate)
+
     def close(self) -> None:
         self._slots.close()
         os.close(self._file)
 
     def _move(self, caller: str, tokens: int, at: float | None, *, always: bool) -> float:
-        number = int.from_bytes(hashlib.blake2b(caller.encode(), digest_size=8).digest(), "little") or 1
-        start = number % SETS * _SET_BYTES
-        fcntl.lockf(self._file, fcntl.LOCK_EX, _SET_BYTES, start)
-        try:
+        number, start = _place_of(caller)
+        with self._locked(start):
             now = time.monotonic() if at is None else at  # one clock for every process of the machine
             place, full = self._find(number, start)
             full = max(full, now)
@@ -86,6 +95,13 @@ class RateLimiter:
                 return wait
             _SLOT.pack_into(self._slots, place, number, full + tokens / self._rate)
             return 0.0
+
+    @contextmanager
+    def _locked(self, start: int) -> Iterator[None]:
+        """Alone with one set."""
+        fcntl.lockf(self._file, fcntl.LOCK_EX, _SET_BYTES, start)
+        try:
+            yield
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN, _SET_BYTES, start)
 
@@ -99,6 +115,12 @@ class RateLimiter:
             if full < earliest:
                 best, earliest = place, full
         return best, 0.0
+
+
+def _place_of(caller: str) -> tuple[int, int]:
+    """The hash of a caller, and where its set begins."""
+    number = int.from_bytes(hashlib.blake2b(caller.encode(), digest_size=8).digest(), "little") or 1
+    return number, number % SETS * _SET_BYTES
 
 
 def address_of(host: str) -> str:

@@ -23,7 +23,8 @@ class Told:
         self._trusted = open_trusted(settings)
 
     def answer(self, at: str | None) -> dict[str, Any]:
-        """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, and their check.
+        """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, of how many, and the
+        check of all.
 
         Raises:
             Problem: the time is no time, or the history is not at hand, or has entries that cannot be read.
@@ -51,6 +52,7 @@ class Told:
             ledger.close()
         return {
             "told": told,
+            "total": len(records),
             "entries": [record.to_dict() for record in reversed(records[-LATEST:])],
             "check": {"intact": not faults, "entries": len(rows), "faults": [f"{n}: {text}" for n, text in faults[:5]]},
         }

@@ -1,13 +1,14 @@
 """Reading files and JSON out of requests. Nothing in a form makes the service open an address or unpickle anything."""
 
+import functools
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -17,6 +18,7 @@ MULTIPART = "multipart/form-data"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 not
 _ADDRESS = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "data:")
 _LATER = {"Retry-After": "5"}  # seconds
+_SMALL_PIECE = 4096  # bytes
 _log = logging.getLogger("blastwatch.service")
 
 
@@ -42,6 +44,36 @@ class _Parser(MultiPartParser):
             )
 
 
+Parser = TypeVar("Parser", bound=_Parser)
+
+
+class _OneParser(_Parser):
+    """Keeps the bytes of its one file as they come, to be joined once. In memory, however large: the body is bounded, a
+    disk may be full."""
+
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int) -> None:
+        super().__init__(headers, stream, max_files=1, **limits)
+        self.pieces: list[bytes | bytearray] = []
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Called for each piece of a part: a whole chunk of the body for the most, but as little as a byte."""
+        if self._current_part.file is None:
+            super().on_part_data(data, start, end)
+        elif end - start >= _SMALL_PIECE:
+            self.pieces.append(data[start:end])
+        else:  # one by one those of a caller who sends two bytes at a time would take twenty times their size
+            if not self.pieces or not isinstance(self.pieces[-1], bytearray):
+                self.pieces.append(bytearray())
+            self.pieces[-1] += data[start:end]
+
+
+async def read_file(request: Request, field: str) -> bytes:
+    """The one file of a form that holds nothing else, under this field name. Raises as `read_files`."""
+    form, parser = await _parsed(request, field, 1, _OneParser)
+    await form.close()
+    return b"".join(parser.pieces)
+
+
 async def read_files(request: Request, field: str, *, at_most: int) -> FormData:
     """Parse a form that holds nothing but files under one field name; close it when done.
 
@@ -51,12 +83,18 @@ async def read_files(request: Request, field: str, *, at_most: int) -> FormData:
     Raises:
         Problem: naming what was wrong.
     """
+    make = functools.partial(_Parser, max_files=at_most)
+    form, _ = await _parsed(request, field, at_most, make)
+    return form
+
+
+async def _parsed(
+    request: Request, field: str, at_most: int, make: Callable[..., Parser]
+) -> tuple[FormData, Parser]:  # fmt: skip
     require_media_type(request, MULTIPART)
     try:
         async with aclosing(request.stream()) as stream:
-            parser = _Parser(request.headers, stream, max_files=at_most, max_fields=10, max_part_size=4096)
-            if at_most == 1:
-                parser.spool_max_size = 0  # in memory, however large: the body is bounded, a disk may be full
+            parser = make(request.headers, stream, max_fields=10, max_part_size=4096)
             form = await parser.parse()
     except MultiPartException as error:
         raise _refused(error.message, field, at_most) from error
@@ -69,7 +107,7 @@ async def read_files(request: Request, field: str, *, at_most: int) -> FormData:
     if fault is not None:
         await form.close()
         raise fault
-    return form
+    return form, parser
 
 
 def _refused(words: str, field: str, at_most: int) -> Problem:

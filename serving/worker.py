@@ -121,10 +121,12 @@ class Service:
             return await self._in(self._drawing.pool, self._drawing.timed, draw)
 
     async def _in(self, pool: Executor, call: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(pool, self._carried(call, *arguments))
+
+    def _carried(self, call: Callable[..., Result], *arguments: Any) -> Callable[[], Result]:
+        """A call that is made in a thread, within the span of this request."""
         work = functools.partial(call, *arguments)
-        if self.traces is not None:
-            work = functools.partial(contextvars.copy_context().run, work)
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
+        return work if self.traces is None else functools.partial(contextvars.copy_context().run, work)
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """A span of the current request, where spans are made."""
@@ -132,7 +134,7 @@ class Service:
 
     async def prepare(self, lane: Lane, data: bytes) -> Prepared:
         """Decode and measure one image for a lane, counted and timed. Raises `Problem`."""
-        return await self._in(self._readers, self._prepare, lane, data)
+        return await self._readers.run(self._carried(self._prepare, lane, data))
 
     def _prepare(self, lane: Lane, data: bytes) -> Prepared:
         started = time.perf_counter()

@@ -141,8 +141,11 @@ def drawn_examples(*, stained: bool) -> Examples:
     return Examples(document={"policy": "sampled", "statistic": statistic, **spans}, pictures=pictures)
 
 
-def drawn_patients(*, others: bool) -> dict[str, object]:
-    """Patients of four weeks, two a day; the last eighteen of another mix, if asked."""
+def drawn_patients(*, others: bool, cut: bool = False) -> dict[str, object]:
+    """Patients of four weeks, two a day; the last eighteen of another mix, if asked.
+
+    cut: whether others came before them.
+    """
     random = np.random.default_rng(6)
     columns = [*MEASURED, PROBABILITY]
     known, came = (pd.DataFrame(random.normal(0.5, 0.1, (n, len(columns))), columns=columns) for n in (36, 2 * DAYS))
@@ -150,12 +153,18 @@ def drawn_patients(*, others: bool) -> dict[str, object]:
         came.loc[len(came) - 18 :, "probability"] += 0.35
     days = [timedelta(days=DAYS * n / len(came)) for n in range(len(came))]
     first = pd.Series(pd.to_datetime([NOW - timedelta(days=DAYS) + day for day in days], utc=True))
-    entered = Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1)
+    entered = Came(rows=came, first=first, uniforms=random.random(len(came)), few=1, waiting=1, cut=cut)
     return told(known, entered, None, version="2", settle=timedelta(hours=1))
 
 
 def drawn_status(
-    settings: Settings, *, stained: bool = True, others: bool = True, sure: float = 1.0, reachable: bool = True
+    settings: Settings,
+    *,
+    stained: bool = True,
+    others: bool = True,
+    cut: bool = False,
+    sure: float = 1.0,
+    reachable: bool = True,
 ) -> Status:
     """A monitor's status after a look."""
     write_reports(settings.drift, stained=stained)
@@ -177,7 +186,7 @@ def drawn_status(
     retraining = {"findings": ["drift"], "last": last} if stained else None
     status.watch(fetched)
     status.judge(json.loads(max(settings.drift.glob("drift-*.json")).read_text()))
-    status.see(patients=drawn_patients(others=others), performance=drawn_performance(sure=sure))
+    status.see(patients=drawn_patients(others=others, cut=cut), performance=drawn_performance(sure=sure))
     status.tell("", usage, retraining, drawn_examples(stained=stained))
     return status
 

@@ -66,11 +66,10 @@ def stopped(cells: Cells, planted: Planted) -> tuple[pd.Series, bool, int]:
     sides = cells.rows["path"].isin(list(planted.kinds)).map({True: "test", False: "train"})
     near = near_duplicates(look(cells))
     audit = audit_cells(cells, near, split=cells.rows.assign(group=cells.rows["subject"], side=sides))
-    pairs = [finding for finding in audit.findings if finding.kind != "subject"]
-    tied = {name for finding in pairs for name in (finding.a, finding.b)}
+    tied = {name for finding in audit.findings for name in (finding.a, finding.b)}
     subjects = dict(zip(cells.rows["path"], cells.rows["subject"], strict=True))
     together = {subject: number for number, group in enumerate(audit.groups) for subject in group}
-    parted = {subjects[finding.a] for finding in audit.findings if finding.kind == "subject"}
+    parted = {subjects[finding.a] for finding in audit.parted}
     found = {
         name: subjects[name] in parted
         if kind == SHARED
@@ -78,5 +77,7 @@ def stopped(cells: Cells, planted: Planted) -> tuple[pd.Series, bool, int]:
         for name, kind in planted.kinds.items()
     }
     rows = pd.DataFrame({"kind": pd.Series(planted.kinds), "found": pd.Series(found)})
-    unplanned = sum(finding.kind == "near" and not {finding.a, finding.b} & set(planted.kinds) for finding in pairs)
+    unplanned = sum(
+        finding.kind == "near" and not {finding.a, finding.b} & set(planted.kinds) for finding in audit.findings
+    )
     return rows.groupby("kind", sort=False)["found"].mean(), audit.leak, unplanned

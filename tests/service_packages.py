@@ -132,6 +132,20 @@ def crown(settings: Settings, folder: Path, *, alias: str = CHAMPION, **options)
     return give_alias(registry, entry, alias)
 
 
+def champion_and_another(settings: Settings, folder: Path) -> Registry:
+    """The registry of a champion, version 1, and a candidate that was never promoted, version 2; neither can serve."""
+    from mlflow import MlflowClient
+
+    client, registry = MlflowClient(settings.tracking_uri, settings.tracking_uri), Registry(settings)
+    experiment = client.create_experiment("test", artifact_location=settings.artifacts.as_uri())
+    for number in (1, 2):
+        run = client.create_run(experiment).info.run_id
+        entry = registry.register(make_package(folder / f"p{number}", run_id=run, seed=number))
+        if number == 1:
+            give_alias(registry, entry)
+    return registry
+
+
 def give_alias(registry: Registry, entry: Entry, alias: str = CHAMPION) -> Entry:
     """Signed and written down as a promotion is, for tests that are about something else than the gates."""
     with registry.writing(PROMOTER) as writer:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from blastwatch.digests import json_digest
 from blastwatch.errors import DataError
-from blastwatch.manifest import AUDIT, STATISTICS, Cells, read_json, write_json
+from blastwatch.manifest import AUDIT, STATISTICS, Cells, read_json, read_rows, write_json
 from training.near_duplicates import Pair
 from training.oddities import Alike, Oddity
 
@@ -39,8 +40,9 @@ class Finding:
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """What the audit found. groups: every subject once, alone or with those it is tied to, by findings or by links.
-    links: subjects that the user says are one patient. odd, alike: for a person to judge, they tie nothing. leak: a
-    finding crosses the split that was given."""
+    links: subjects that the user says are one patient. odd, alike: for a person to judge, they tie nothing.
+    parted, leak: of the split that was given, the findings of the kind `subject`, and whether anything crosses it; they
+    say nothing of the data set, so `write_audit` leaves them out."""
 
     images: int
     data_digest: str
@@ -49,10 +51,16 @@ class Audit:
     links: list[list[str]] = field(default_factory=list)
     odd: list[Oddity] = field(default_factory=list)
     alike: list[Alike] = field(default_factory=list)
+    parted: list[Finding] = field(default_factory=list)
     leak: bool = field(default=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `data audit --json` prints."""
+    @property
+    def shown(self) -> list[Finding]:
+        """The findings of the data set, then those of the split."""
+        return [*self.findings, *self.parted]
+
+    def of_data(self) -> dict[str, Any]:
+        """What `audit.json` says of the data set, whatever split was held against it."""
         return {
             "images": self.images,
             "findings": [finding.to_dict() for finding in self.findings],
@@ -60,8 +68,31 @@ class Audit:
             "links": self.links,
             "odd": [odd.to_dict() for odd in self.odd],
             "alike": [pair.to_dict() for pair in self.alike],
-            "leak": self.leak,
         }
+
+    @property
+    def ties_digest(self) -> str:
+        """SHA-256 over groups and links: another one deals other groups."""
+        return json_digest([self.groups, _in_order(self.links)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `data audit --json` prints."""
+        return {**self.of_data(), "findings": [finding.to_dict() for finding in self.shown], "leak": self.leak}
+
+
+def check_links(audit: Audit, links: Sequence[Sequence[str]], folder: Path) -> None:
+    """Raise `DataError` where `audit.links` of the parameters are others than those that the audit in `folder` tied by:
+    patients that were linked since would be parted."""
+    wanted, tied = _in_order(links), _in_order(audit.links)
+    if wanted != tied:
+        raise DataError(
+            f"Expected audit.links as the audit in {folder} had them, {tied}, but the parameters say {wanted}. Run "
+            "blastwatch data audit anew with the same parameters, or give both the same --set audit.links."
+        )
+
+
+def _in_order(links: Sequence[Sequence[str]]) -> list[list[str]]:
+    return sorted(sorted(link) for link in links)
 
 
 def audit_cells(
@@ -88,11 +119,12 @@ def audit_cells(
     subjects = dict(zip(cells.rows["path"], cells.rows["subject"], strict=True))
     ties = [(subjects[found.a], subjects[found.b]) for found in findings]
     groups = connected(subjects.values(), [*ties, *_linked(links, set(subjects.values()))])
-    leak = False
+    parted, leak = [], False
     if split is not None:
-        findings += parted_subjects(split)
+        parted = parted_subjects(split)
         sides = split.drop_duplicates(["subject", "side"]).groupby("subject")["side"].agg(set)
-        leak = bool(crossing(findings, split)) or any(len(set().union(*sides[list(link)])) > 1 for link in links)
+        torn = any(len(set().union(*sides[list(link)])) > 1 for link in links)
+        leak = torn or bool(parted or crossing(findings, split))
     return Audit(
         images=len(cells.rows),
         data_digest=cells.digest,
@@ -101,6 +133,7 @@ def audit_cells(
         links=[sorted(link) for link in links],
         odd=list(odd),
         alike=list(alike),
+        parted=parted,
         leak=leak,
     )
 
@@ -146,6 +179,13 @@ def crossing(findings: Iterable[Finding], split: pd.DataFrame) -> list[Finding]:
     return [found for found in findings if sides[found.a] != sides[found.b]]
 
 
+def contradicting(findings: Iterable[Finding], rows: pd.DataFrame) -> list[Finding]:
+    """The findings whose two images carry two labels (rows with `path` and `label`): one of these is wrong, whether the
+    pixels are equal or the image was saved anew; or the two are no pair."""
+    labels = dict(zip(rows["path"], rows["label"], strict=True))
+    return [found for found in findings if labels[found.a] != labels[found.b]]
+
+
 def connected(items: Iterable[str], ties: Iterable[tuple[str, str]]) -> list[list[str]]:
     """The sets of items that ties hold together, directly or through others; each sorted, and sorted by their first."""
     ties = list(ties)
@@ -166,10 +206,10 @@ def connected(items: Iterable[str], ties: Iterable[tuple[str, str]]) -> list[lis
 
 
 def write_audit(audit: Audit, statistics: pd.DataFrame, out: Path) -> Path:
-    """Write `statistics.parquet`, and `audit.json`: what `--json` prints, and the digest of the manifest."""
+    """Write `statistics.parquet`, and `audit.json`: what is true of the data set, and the digest of the manifest."""
     out.mkdir(parents=True, exist_ok=True)
     statistics.to_parquet(out / STATISTICS, index=False)
-    write_json(out / AUDIT, {**audit.to_dict(), "data_digest": audit.data_digest})
+    write_json(out / AUDIT, {**audit.of_data(), "data_digest": audit.data_digest})
     return out / AUDIT
 
 
@@ -177,12 +217,9 @@ def read_statistics(folder: Path) -> pd.DataFrame:
     """The image statistics that an audit wrote beside `audit.json`, by `path`; of equal images the first has them.
 
     Raises:
-        DataError: where they are missing.
+        DataError: where they are missing or damaged.
     """
-    path = folder / STATISTICS
-    if not path.is_file():
-        raise DataError(f"Expected {path} but it is missing. Make it anew: blastwatch data audit FOLDER --out {folder}")
-    return pd.read_parquet(path)
+    return read_rows(folder / STATISTICS, made_by=f"blastwatch data audit FOLDER --out {folder}")
 
 
 def read_audit(folder: Path, cells: Cells) -> Audit:
@@ -198,10 +235,18 @@ def read_audit(folder: Path, cells: Cells) -> Audit:
     return Audit(
         images=facts["images"],
         data_digest=facts["data_digest"],
-        findings=[Finding(**finding) for finding in facts["findings"]],
+        findings=[Finding(**finding) for finding in of_images(facts["findings"])],
         groups=facts["groups"],
         links=facts["links"],
         odd=[Oddity(**odd) for odd in facts["odd"]],
         alike=[Alike(**pair) for pair in facts["alike"]],
-        leak=facts["leak"],
     )
+
+
+def of_images(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The findings of an `audit.json` that say something of two images.
+
+    Before Blastwatch left them out, an audit that was held against a split wrote the subjects it parts among them, and
+    whoever read it counted these as images that show one cell, long after that split was gone.
+    """
+    return [finding for finding in findings if finding["kind"] != "subject"]

@@ -9,7 +9,8 @@ import pandas as pd
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import Cells
-from training.audit import Audit, Finding, crossing
+from training.audit import Audit, Finding, contradicting, crossing
+from training.oddities import background_told, without_background
 from training.pages import render
 from training.thumbnails import thumbnail
 
@@ -36,29 +37,39 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shown:
-    """A finding with its pictures; crosses: it lies on two sides of the split; apart: it ties two subjects."""
+    """A finding with its pictures; crosses: it lies on two sides of the split; apart: it ties two subjects;
+    contradicts: the two carry two labels."""
 
     finding: Finding
     pictures: tuple[Picture, Picture]
     crosses: bool
     apart: bool
+    contradicts: bool
 
 
 def write_page(audit: Audit, cells: Cells, out: Path, *, split: pd.DataFrame | None = None) -> Path:
-    """Draw the page; what crosses the split comes first, then what ties subjects, then the least alike.
+    """Draw the page; what carries two labels comes first, then what crosses the split, what ties subjects, and the
+    least alike.
 
     Args:
         split: rows of `blastwatch.manifest.read_split` that the findings were held against.
     """
     facts = cells.rows.set_index("path")
     sides = dict(zip(split["path"], split["side"], strict=True)) if split is not None else {}
-    crossed = {(found.a, found.b) for found in crossing(audit.findings, split)} if split is not None else set()
+    crossed = {(found.a, found.b) for found in crossing(audit.shown, split)} if split is not None else set()
+    disputed = {(found.a, found.b) for found in contradicting(audit.findings, cells.rows)}
     subject = facts["subject"].to_dict()
     order = sorted(
-        audit.findings,
-        key=lambda found: ((found.a, found.b) not in crossed, subject[found.a] == subject[found.b], found.score),
+        audit.shown,
+        key=lambda found: (
+            (found.a, found.b) not in disputed,
+            (found.a, found.b) not in crossed,
+            subject[found.a] == subject[found.b],
+            found.score,
+        ),
     )[:PICTURED]
-    odd = sorted({odd.path for odd in audit.odd})[:PICTURED]
+    all_odd = sorted({odd.path for odd in audit.odd})
+    odd = all_odd[:PICTURED]
     images = _thumbnails(cells, {name for found in order for name in (found.a, found.b)} | set(odd))
 
     def picture(path: str) -> Picture:
@@ -71,6 +82,7 @@ def write_page(audit: Audit, cells: Cells, out: Path, *, split: pd.DataFrame | N
             (picture(found.a), picture(found.b)),
             (found.a, found.b) in crossed,
             subject[found.a] != subject[found.b],
+            (found.a, found.b) in disputed,
         )
         for found in order
     ]
@@ -83,12 +95,15 @@ def write_page(audit: Audit, cells: Cells, out: Path, *, split: pd.DataFrame | N
         kinds={
             kind: (
                 why,
-                sum(found.kind == kind for found in audit.findings),
+                sum(found.kind == kind for found in audit.shown),
                 [s for s in shown if s.finding.kind == kind],
             )
             for kind, why in EXPLAINED.items()
         },
         crossing=len(crossed) if split is not None else None,
+        disputed=len(disputed),
+        no_background=background_told(without_background(audit.odd)),
+        number_odd=len(all_odd),
         apart=sum(subject[found.a] != subject[found.b] for found in audit.findings),
         odd=[(picture(path), [odd for odd in audit.odd if odd.path == path]) for path in odd],
         counts=[

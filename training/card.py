@@ -5,19 +5,18 @@ from collections import Counter
 from typing import Any
 
 from blastwatch import DISCLAIMER
-from blastwatch.baseline import ALIKE, BEATEN, BEATS, size_difference
+from blastwatch.baseline import ALIKE, BEATEN, BEATS, FEWEST_TESTED, size_difference
 from blastwatch.manifest import SIDES
 from blastwatch.network import READ_BY_STAGES
 from blastwatch.package import OUT_OF_FOLD, ModelInfo
+from blastwatch.rounding import fixed
 from training import initial_weights
+from training.audit import of_images
 from training.calibration import CALIBRATED_ON, border_told
-from training.card_cameras import cameras_section, change_told, or_unknown
+from training.card_cameras import cameras_section, change_told
 from training.checklists import CLAIM, TRIPOD, UNKNOWN, checklist_table
 from training.conformal import attainable, expected_told
 from training.tracking import read_knobs
-
-# Below it a bootstrap over patients has too few distinct draws: with one patient a label, every draw is the same.
-FEWEST_TESTED = 5
 
 LEVELS = {
     "group": "no patient on two sides",
@@ -77,7 +76,7 @@ def _out_of_distribution(evidence: dict[str, dict[str, Any]]) -> str:
         else "validation and calibration"
     )
     rate = attainable(patients, evidence["params"]["package"]["ood_rate"])
-    return f"{patients} {who} patients than all but a share of {rate:.3f}"
+    return f"{patients} {who} patients than all but a share of {fixed(rate)}"
 
 
 def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
@@ -151,7 +150,7 @@ def _data(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
 
 def _pairs(audit: dict[str, Any]) -> str:
     """How many pairs of images the audit found, and of which kinds."""
-    kinds = Counter(finding["kind"] for finding in audit["findings"])
+    kinds = Counter(finding["kind"] for finding in of_images(audit["findings"]))
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"{kinds.total()} pairs of images ({told})" if told else "no pair of images"
 
@@ -224,7 +223,9 @@ def who_chose(train: dict[str, Any]) -> str:
 
 
 def _row(name: str, figure: dict[str, float]) -> str:
-    return f"| {name.replace('_', ' ')} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |"
+    return (
+        f"| {name.replace('_', ' ')} | {fixed(figure['value'])} | {fixed(figure['low'])} to {fixed(figure['high'])} |"
+    )
 
 
 def _results(evidence: dict[str, dict[str, Any]]) -> str:
@@ -235,7 +236,7 @@ def _results(evidence: dict[str, dict[str, Any]]) -> str:
     rows += [_row(f"patients: {name}", figure) for name, figure in metrics["patients"].items()]
     chosen = metrics["operating"]
     rows += [
-        _row(f"at the chosen threshold {chosen['threshold']:.3f}: {name}", chosen["cells"][name])
+        _row(f"at the chosen threshold {fixed(chosen['threshold'])}: {name}", chosen["cells"][name])
         for name in ("sensitivity", "specificity")
         if name in chosen["cells"]
     ]
@@ -271,8 +272,8 @@ def _comparisons(metrics: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     rows += [
-        f"| {row['baseline']}: {row['metric'].replace('_', ' ')} | {row['difference']:+.3f} | "
-        f"{row['low']:+.3f} to {row['high']:+.3f} | {row['p_holm']:.4f} |"
+        f"| {row['baseline']}: {row['metric'].replace('_', ' ')} | {fixed(row['difference'], sign=True)} | "
+        f"{fixed(row['low'], sign=True)} to {fixed(row['high'], sign=True)} | {fixed(row['p_holm'], 4)} |"
         for row in metrics["comparisons"]
     ]
     return "\n".join(rows)
@@ -288,17 +289,18 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
     for name, row in sorted(conformal["classes"].items()):
         found = row["coverage_by_patient"]
         rows.append(
-            f"| `{name}` | {row['calibration_patients']} | {1 - row['aimed_error']:.3f} | "
-            f"{1 - row['guaranteed_error']:.3f} | {found['value']:.3f} "
-            f"({found['low']:.3f} to {found['high']:.3f}) | {expected_told(row)}, "
+            f"| `{name}` | {row['calibration_patients']} | {fixed(1 - row['aimed_error'])} | "
+            f"{fixed(1 - row['guaranteed_error'])} | {fixed(found['value'])} "
+            f"({fixed(found['low'])} to {fixed(found['high'])}) | {expected_told(row)}, "
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
     border = border_told(info.temperature)
     return (
-        f"## Decisions\n\nTemperature {info.temperature:.3f}, fitted on {CALIBRATED_ON[calibration['on']]}: expected "
-        f"calibration error {calibration['ece_before']:.3f} before and {calibration['ece_after']:.3f} after, on test "
-        f"patients. {f'**{border}** ' if border else ''}A cell is `all` from a probability of "
-        f"{info.thresholds.all:.3f} upwards, `hem` up to {info.thresholds.hem:.3f}, and referred to a person between. "
+        f"## Decisions\n\nTemperature {fixed(info.temperature)}, fitted on {CALIBRATED_ON[calibration['on']]}: "
+        f"expected calibration error {fixed(calibration['ece_before'])} before and {fixed(calibration['ece_after'])} "
+        f"after, on test patients. {f'**{border}** ' if border else ''}A cell is `all` from a probability of "
+        f"{fixed(info.thresholds.all)} upwards, `hem` up to {fixed(info.thresholds.hem)}, and referred to a person "
+        "between. "
         f"These limits are conformal with the patient as the unit: of the cells of a new patient a share of "
         f"{conformal['error']:g} at most is to be decided against their class, on average over patients, or what the "
         "number of calibration patients allows; more coverage than that is no fault:\n\n" + "\n".join(rows)
@@ -312,11 +314,15 @@ def _engines(info: ModelInfo) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {found.cells} | {found.flip_rate:.2%} | {or_unknown(found.decision_flip_rate, '.2%')} | "
-        f"{found.largest_difference:.3f} | {or_unknown(found.speed, '.2f')} |"
+        f"| {name} | {found.cells} | {_percent(found.flip_rate)} | {_percent(found.decision_flip_rate)} | "
+        f"{fixed(found.largest_difference)} | {'unknown' if found.speed is None else fixed(found.speed, 2)} |"
         for name, found in sorted(info.precision.items())
     ]
     return "## Engines\n\nSpeed in batches, on the machine that made this package.\n\n" + "\n".join(rows)
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{fixed(100 * share, 2)}%"
 
 
 def _drift(drift: dict[str, Any]) -> str:

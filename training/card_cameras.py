@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from blastwatch.rounding import fixed
 from training.nuisances import STRENGTHS
 
 
@@ -16,8 +17,7 @@ def cameras_section(evidence: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {or_unknown(_value(figures, 'mean_accuracy'), '.3f')} | {change} | "
-        f"{or_unknown(_value(figures, 'auroc'), '.3f')} |"
+        f"| {name} | {_value(figures, 'mean_accuracy')} | {change} | {_value(figures, 'auroc')} |"
         for name, figures, change in (
             ("as they are", found["plain"], ""),
             *((row["name"].replace("_", " "), row["figures"], change_told(row["change"])) for row in found["rows"]),
@@ -54,14 +54,13 @@ def kept_from(cameras: Mapping[str, Any], train: Mapping[str, Any]) -> str:
     )
 
 
-def _value(figures: dict[str, Any], name: str) -> float | None:
-    return figures[name]["value"] if name in figures else None
+def _value(figures: dict[str, Any], name: str) -> str:
+    return fixed(figures[name]["value"]) if name in figures else "unknown"
 
 
 def change_told(row: Mapping[str, float] | None, *, undefined: str = "unknown") -> str:
     """`-0.031 (-0.080 to +0.012)`, or `undefined` where it is not."""
-    return undefined if row is None else f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-
-
-def or_unknown(value: float | None, form: str) -> str:
-    return "unknown" if value is None else format(value, form)
+    if row is None:
+        return undefined
+    value, low, high = (fixed(row[name], sign=True) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds
 from blastwatch.intervals import LEVEL
+from blastwatch.rounding import fixed
 from training.figures import Units
 from training.intervals import intervals
 
@@ -237,4 +238,4 @@ def expected_told(row: Mapping[str, Any]) -> str:
     """
     expected = row["expected"]
     above = row["coverage_by_patient"]["value"] > expected["high"] + ROUNDING
-    return f"{expected['low']:.3f} or more" if above else f"{expected['low']:.3f} to {expected['high']:.3f}"
+    return f"{fixed(expected['low'])} or more" if above else f"{fixed(expected['low'])} to {fixed(expected['high'])}"

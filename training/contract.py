@@ -9,8 +9,9 @@ import pandas as pd
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import COLUMNS, Cells, write_json
-from training.audit import Audit
-from training.parameters import ContractParameters
+from training.audit import Audit, contradicting
+from training.data_parameters import ContractParameters
+from training.subjects import shown, spelled_alike
 
 CHECK = "check.json"
 SHOWN = 20  # rows that a broken rule names
@@ -38,7 +39,8 @@ def check_contract(cells: Cells, audit: Audit, parameters: ContractParameters) -
         *_schema(cells.rows),
         _range(cells.rows, parameters),
         *_labels(cells.rows, audit, parameters),
-        _conflicts(audit),
+        _spellings(cells.rows, audit),
+        *_conflicts(cells.rows, audit, parameters),
         _refused(cells, parameters),
         _odd(audit, parameters),
     ]
@@ -109,13 +111,41 @@ def _labels(rows: pd.DataFrame, audit: Audit, parameters: ContractParameters) ->
             )
 
 
-def _conflicts(audit: Audit) -> Rule:
-    broken = [f"{finding.a} and {finding.b}" for finding in audit.findings if finding.kind == "label"]
+def _spellings(rows: pd.DataFrame, audit: Audit) -> Rule:
+    """Subjects that the audit ties are one patient already, whatever they are called."""
+    group_of = {subject: group[0] for group in audit.groups for subject in group}
+    broken = [
+        " and ".join(map(shown, alike))
+        for alike in spelled_alike(rows["subject"].dropna().astype(str))
+        if len({group_of.get(subject, subject) for subject in alike}) > 1
+    ]
     return _rule(
+        "subjects differ by more than spelling",
+        "no two that differ only by case, leading zeros, blanks or the way a letter is encoded",
+        broken,
+        "They are one patient under two names: write them alike in the source and import it anew, or name them in "
+        "audit.links and audit anew. If they are two, give one of them another name.",
+    )
+
+
+def _conflicts(rows: pd.DataFrame, audit: Audit, parameters: ContractParameters) -> Iterator[Rule]:
+    broken = [f"{finding.a} and {finding.b}" for finding in audit.findings if finding.kind == "label"]
+    yield _rule(
         "equal images carry one label",
         "no pair with two labels",
         broken,
         "One of the labels is wrong: correct or remove these images in the source, import and audit it anew.",
+    )
+    near = [finding for finding in audit.findings if finding.kind == "near"]
+    judged = {frozenset(pair) for pair in parameters.two_cells}
+    unjudged = [finding for finding in contradicting(near, rows) if frozenset((finding.a, finding.b)) not in judged]
+    yield _rule(
+        "near images carry one label",
+        "no image of one cell with two labels",
+        [f"{finding.a} and {finding.b}" for finding in unjudged],
+        "Look at them in audit.html. One of the labels is wrong: correct or remove the image in the source, import and "
+        "audit it anew. If they really show two cells, name the two paths in contract.two_cells; their patients stay "
+        "one group.",
     )
 
 

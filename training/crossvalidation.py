@@ -26,7 +26,7 @@ from blastwatch.digests import json_digest
 from blastwatch.errors import UsageError
 from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
-from training.audit import read_audit, read_statistics
+from training.audit import check_links, read_audit, read_statistics
 from training.baselines import BASELINES
 from training.choosing import CHOSEN, check_choosing, check_known_unseen, chosen_answers
 from training.fold_answers import (
@@ -95,6 +95,7 @@ def run_crossvalidation(
     packed = open_pack(pack, manifest)
     check_image(packed, base.image, pack)
     found = read_audit(audit, manifest)
+    check_links(found, base.audit.links, audit)
     splits = fold_splits(manifest, found, base.split, read_statistics(audit))
     digests = {"data": manifest.digest, "split": folds_digest(splits), "pack": packed.digest}
     with alone(out):

@@ -9,7 +9,8 @@ import pandas as pd
 from blastwatch import DISCLAIMER
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import Cells
-from training.audit import read_audit, read_statistics
+from training.audit import contradicting, read_audit, read_statistics
+from training.oddities import background_told, without_background
 from training.pages import render
 from training.thumbnails import thumbnail
 
@@ -37,9 +38,11 @@ def data_card(cells: Cells, audit: Path | None = None) -> dict[str, Any]:
         "leaks": {
             "findings": pd.Series([finding.kind for finding in found.findings], dtype=str).value_counts().to_dict(),
             "between_subjects": len(apart),
+            "two_labels": len(contradicting(found.findings, cells.rows)),
             "groups": [group for group in found.groups if len(group) > 1],
             "patients": len(found.groups),
             "odd": len({odd.path for odd in found.odd}),
+            "without_background": without_background(found.odd),
         },
     }
 
@@ -63,7 +66,15 @@ def write_data_page(cells: Cells, card: dict[str, Any], path: Path) -> Path:
     """Write the card as one HTML file with a sheet of cells, which needs no network."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        render("data.html", card=card, short=_short, sheet=_sheet(cells), disclaimer=DISCLAIMER), encoding="utf-8"
+        render(
+            "data.html",
+            card=card,
+            short=_short,
+            sheet=_sheet(cells),
+            disclaimer=DISCLAIMER,
+            background_told=background_told,
+        ),
+        encoding="utf-8",
     )
     return path
 
@@ -153,9 +164,10 @@ def _leaks_text(card: dict[str, Any]) -> list[str]:
     return [
         f"leaks      {sum(leaks['findings'].values())} pairs of images show one cell "
         f"({_told(leaks['findings']) or 'none'}), "
-        f"{leaks['between_subjects']} of them between subjects",
+        f"{leaks['between_subjects']} of them between subjects, {leaks['two_labels']} under two labels",
         f"tied       {groups}; {leaks['patients']} groups of patients",
         f"odd        {leaks['odd']} images",
+        *([f"beware     {told}"] if (told := background_told(leaks["without_background"])) else []),
         f"stain      {', '.join(stained)}",
     ]
 

@@ -41,9 +41,14 @@ def import_(
     Images that cannot be used are listed in refused.csv, and the rest goes on. What was read is remembered under
     BLASTWATCH_HOME: an import that was stopped goes on, and one of unchanged files reads none of them.
     """
+    from blastwatch.folders import check_folder
     from blastwatch.settings import load
     from training.importing import import_cells
 
+    check_folder(out, "--out")  # before every image is read for it
+    home = load().home
+    if not fresh:
+        check_folder(home, "BLASTWATCH_HOME")
     done = import_cells(
         source,
         out,
@@ -51,7 +56,7 @@ def import_(
         work_folder=Path.cwd(),
         source_name=source_name,
         subject_pattern=subject_pattern,
-        memory=None if fresh else load().home / "imports.db",
+        memory=None if fresh else home / "imports.db",
     )
     facts = done.facts
     if done.known:
@@ -61,7 +66,7 @@ def import_(
     if len(done.refused) > 5:
         say(f"... and {len(done.refused) - 5} more; all of them are in {out / 'refused.csv'}.")
     for why, count in facts["skipped"].items():
-        say(f"Left aside {count} images: {why}.")
+        say(f"Left aside {count}: {why}.")
     if as_json:
         print_json(facts)
         return
@@ -74,9 +79,11 @@ def import_(
 @click.option("--cells", type=int, required=True, help="Number of cells of each patient.")
 @click.option("--seed", type=int, required=True, help="The same seed draws the same patients.")
 @click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
-@click.option("--duplicates", type=int, default=2, show_default=True, help="Pairs of patients given one equal image.")
+@click.option(
+    "--duplicates", type=int, help="Pairs of patients given one equal image.  [default: 2, or as many as there can be]"
+)
 @json_option
-def synth(patients: int, cells: int, seed: int, out: Path, duplicates: int, as_json: bool) -> None:
+def synth(patients: int, cells: int, seed: int, out: Path, duplicates: int | None, as_json: bool) -> None:
     """Draw a synthetic cohort in the layout of C-NMC. No patient is behind it."""
     from training.synthesis import synthesise
 
@@ -120,16 +127,17 @@ def audit(
 ) -> None:
     """Find cells that the imported data set FOLDER holds twice, and the patients that they tie together.
 
-    Copies are found though they were saved anew, rescaled, shifted, turned, mirrored or brightened. Images that do not
-    look like the rest are named too. audit.html shows every finding side by side.
+    Copies of single cells on black are found though they were saved anew, rescaled, shifted, turned, mirrored or
+    brightened; of images without a dark background most shifted and cropped ones are missed. Images that do not look
+    like the rest are named too. audit.html shows every finding side by side.
     """
     from blastwatch.errors import LeakFound
     from blastwatch.manifest import read_cells, read_split
-    from training.audit import audit_cells, write_audit
+    from training.audit import audit_cells, contradicting, write_audit
     from training.audit_page import write_page
     from training.looks import look
     from training.near_duplicates import near_duplicates
-    from training.oddities import alike_subjects, oddities
+    from training.oddities import alike_subjects, background_told, oddities, without_background
     from training.parameters import load_parameters
 
     if params is None and Path(PARAMS).is_file():
@@ -156,12 +164,16 @@ def audit(
             if len(group) > 1:
                 say(f"One group: {', '.join(group)}")
         say(
-            f"{found.images} images, {len(found.findings)} findings, {len(found.odd)} oddities, {len(found.groups)} "
+            f"{found.images} images, {len(found.shown)} findings, {len(found.odd)} oddities, {len(found.groups)} "
             f"groups. Written to {path} and, with pictures, to {page}."
         )
+        if disputed := len(contradicting(found.findings, cells.rows)):
+            say(f"{disputed} of the findings carry two labels, of which one is wrong; they come first in {page}.")
+        if told := background_told(without_background(found.odd)):
+            say(told)
     if found.leak:
         raise LeakFound(
-            f"The split in {split} parts what belongs together: of the findings in {path}, some cross it. Make it "
+            f"The split in {split} parts what belongs together: of the findings in {page}, some cross it. Make it "
             f"anew, by group: blastwatch data split {folder} --audit {out or folder} --out {split}"
         )
 
@@ -176,13 +188,15 @@ def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
     """Hold the data set FOLDER against the contract of params.yaml; exit code 3 where it breaks a rule."""
     from blastwatch.errors import CheckRefused
     from blastwatch.manifest import read_cells
-    from training.audit import read_audit
+    from training.audit import check_links, read_audit
     from training.contract import check_contract, write_check
     from training.parameters import load_parameters
 
-    parameters = load_parameters(params, overrides).contract
+    parameters = load_parameters(params, overrides)
     cells = read_cells(folder)
-    rules = check_contract(cells, read_audit(audit_folder, cells), parameters)
+    found = read_audit(audit_folder, cells)
+    check_links(found, parameters.audit.links, audit_folder)
+    rules = check_contract(cells, found, parameters.contract)
     path = write_check(rules, cells, out)
     if as_json:
         print_json([rule.to_dict() for rule in rules])
@@ -207,15 +221,19 @@ def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
     from blastwatch.manifest import SIDES, read_cells
-    from training.audit import read_audit, read_statistics
+    from training.audit import check_links, read_audit, read_statistics
+    from training.keeping import kept_told
     from training.parameters import load_parameters
     from training.splitting import leak_told, split_cells, write_split
 
-    parameters = load_parameters(params, overrides).split
-    cells = read_cells(folder)
+    read = load_parameters(params, overrides)
+    parameters, cells = read.split, read_cells(folder)
     found = read_audit(audit_folder, cells)
+    check_links(found, read.audit.links, audit_folder)
     rows = split_cells(cells, found, parameters, read_statistics(audit_folder))
     facts = write_split(rows, cells, found, parameters, out)
+    if facts["kept_subjects"]:
+        say(kept_told(parameters.keep, facts["kept_subjects"]))
     if facts["leaky"]:
         say(leak_told(facts))
     if as_json:

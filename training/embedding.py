@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blastwatch import efficientnet_lite, images, stage_pooling
+from blastwatch import efficientnet_lite, images, openvino_engine, stage_pooling
 from blastwatch.console import progress
 from blastwatch.digests import json_digest
 from blastwatch.images import Pixels, normalise
 from blastwatch.network import head_of
+from blastwatch.openvino_engine import OpenVinoEngine
 from blastwatch.stage_pooling import Standardise
 from monitoring import shifts
-from training import nuisances
+from training import export, network_graph, nuisances
 from training.kept_embeddings import Floats, KeptRows
 from training.loop import TrainingDiverged
 from training.nuisances import CAMERAS, LOOKED_AT, Moves, under_cameras
@@ -28,14 +30,19 @@ from training.precision import Precision
 from training.sampling import Side, of_each_patient
 
 BATCH = 32
-"""Cells of every batch, a short one filled up with black: torch's sums differ between sizes of a batch and not within
+"""Cells of every batch, a short one filled up with black: sums may differ between sizes of a batch and do not within
 one, so a cell has the same numbers whatever else is asked for."""
+AT_ONCE = 8  # of these by OpenVINO, which is no slower by it and keeps the maps of all of them: 0.1 GB each at 448 px
 PROGRAM = (images, stage_pooling, efficientnet_lite)  # what decides the numbers of a cell, beside the weights
+BY_OPENVINO = (network_graph, export, openvino_engine)
 CAMERA_PROGRAM = (shifts, nuisances)  # and those under other cameras
 
 
 class Embedder:
-    """Cells of a pack through all of a network but its last layer, and the standardising before that."""
+    """Cells of a pack through all of a network but its last layer, and the standardising before that.
+
+    By OpenVINO on a CPU in float32 (`training.network_graph`), else by torch.
+    """
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class Embedder:
         self.last: tuple[str, ...] = (*(["standardise"] if standardised else []), head_of(network))
         self.kept = kept / self._key() if kept else None
         self._cells: KeptRows | None = None
+        self._graph: OpenVinoEngine | None = None  # made when the first cell is looked at
 
     def cells(self, rows: NDArray[np.int64]) -> Floats:
         """What the last layer reads of cells, by their row in the pack, float32 (n, d).
@@ -119,9 +127,26 @@ class Embedder:
         random = np.random.default_rng((seed, row))
         return self._embed(under_cameras(np.asarray(self.packed.crops[row]), self.packed.preprocessing, random))
 
-    @torch.inference_mode()
+    @property
+    def _by_openvino(self) -> bool:
+        return self.device.type == "cpu" and self.precision.kind == "fp32"
+
     def _embed(self, crops: Pixels) -> Floats:
         """What comes before `last`, of crops, uint8 (n, s, s, 3)."""
+        embeddings = self._embed_by_openvino(crops) if self._by_openvino else self._embed_by_torch(crops)
+        if not np.isfinite(embeddings).all():
+            raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
+        return embeddings
+
+    def _embed_by_openvino(self, crops: Pixels) -> Floats:
+        if self._graph is None:
+            _check_numbers(self.network)
+            self._graph = network_graph.network_graph(self.network, self.packed.preprocessing, standardised=False)
+        pieces = (crops[start : start + AT_ONCE] for start in range(0, len(crops), AT_ONCE))
+        return np.concatenate([self._graph.infer(piece).embeddings for piece in pieces])
+
+    @torch.inference_mode()
+    def _embed_by_torch(self, crops: Pixels) -> Floats:
         inputs = torch.from_numpy(normalise(crops, self.packed.preprocessing)).to(self.device)
         read: list[Tensor] = []
 
@@ -134,10 +159,7 @@ class Embedder:
                 self.network(inputs.contiguous(memory_format=self.format))
         finally:
             handle.remove()
-        embeddings = np.asarray(read[0].float().cpu().numpy())
-        if not np.isfinite(embeddings).all():
-            raise TrainingDiverged("The network makes values that are no numbers of a cell. Set train.precision=fp32.")
-        return embeddings
+        return np.asarray(read[0].float().cpu().numpy())
 
     @torch.inference_mode()
     def _standardised(self, raw: Floats) -> Floats:
@@ -164,10 +186,20 @@ class Embedder:
                 "channels_last": self.format == torch.channels_last,
                 "device": torch.cuda.get_device_name(self.device) if cuda else torch.backends.cpu.get_cpu_capability(),
                 "torch": [torch.__version__, torchvision.__version__],
-                "program": _program(PROGRAM),
+                "openvino": version("openvino") if self._by_openvino else None,
+                "program": _program((*PROGRAM, *(BY_OPENVINO if self._by_openvino else ()))),
                 "batch": BATCH,
             }
         )
+
+
+def _check_numbers(network: nn.Module) -> None:
+    """OpenVINO takes what is no number for 0 in places, and the network would seem to answer."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingDiverged(
+                f"The network's {name} holds what is no number. Begin with other weights: train.weights."
+            )
 
 
 def _program(modules: Sequence[Any]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
 from blastwatch.digests import file_digest
 from blastwatch.errors import UsageError
-from blastwatch.intervals import as_interval, draw_patients
+from blastwatch.intervals import DIFFERENCE, SHARE, as_interval, draw_patients
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
@@ -30,6 +30,7 @@ from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, fig
 from training.intervals import intervals, patients_behind
 from training.loop import answering
 from training.memory import keep_freed_memory
+from training.network_graph import inferring
 from training.operating import choose_threshold
 from training.out_of_fold import calibrating_cells
 from training.pack import open_pack
@@ -75,7 +76,8 @@ def run_evaluation(
     check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
     forget_evaluation(out)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
-    answer = answering(network, packed)
+    infer = inferring(network, facts["parameters"], packed.preprocessing)
+    answer = answering(infer, packed)
     held, held_logits, proven = calibrating_cells(answer, rows, trained, parameters.calibrate_on)
     fitted = fit(held, held_logits, parameters, proven=proven)
     logits = answer(tested["path"].tolist())
@@ -105,7 +107,7 @@ def run_evaluation(
             name: size_matched_auroc(answered, statistics, _draws(table, parameters))
             for name, answered in {NETWORK: table, **baselines}.items()
         },
-        "cameras": camera_figures(network, tested, manifest.root, packed.preprocessing, fitted.temperature, parameters),
+        "cameras": camera_figures(infer, tested, manifest.root, packed.preprocessing, fitted.temperature, parameters),
         "breakdown": breakdown(
             table,
             tested.set_index("path")["source"],
@@ -245,15 +247,22 @@ def ece_draws(table: pd.DataFrame, draws: Floats) -> dict[str, Floats]:
     return {"before": before, "after": after, "lowered_by": before - after}
 
 
+def ece_intervals(found: dict[str, Floats], patients: int) -> dict[str, dict[str, float] | None]:
+    """Of `ece_draws`, with intervals by patient."""
+    return {
+        name: as_interval(values, patients, within=DIFFERENCE if name == "lowered_by" else SHARE)
+        for name, values in found.items()
+    }
+
+
 def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
     """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
     found = ece_draws(table, draws)
-    behind = patients_behind(units_of(table), "ece")
     return {
         "temperature": temperature,
         "ece_before": float(found["before"][0]),
         "ece_after": float(found["after"][0]),
-        "ece": {name: as_interval(values, behind) for name, values in found.items()},
+        "ece": ece_intervals(found, patients_behind(units_of(table), "ece")),
     }
 
 

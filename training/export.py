@@ -69,7 +69,7 @@ def export_onnx(network: Any, size: int, path: Path) -> float:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(list(OUTPUTS), {INPUT: cells.numpy()})[0]
     difference = float(np.abs(found - expected).max())
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # of a network that answers no number it is none
         raise PackageError(
             f"The exported graph differs from torch by {difference:.2g} in a logit (most: {TOLERANCE:g})."
         )

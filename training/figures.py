@@ -307,12 +307,17 @@ def _sensitivity_over_ill(units: Units, weights: Floats) -> Floats:
     return _mean(weights[:, units.ill], _share_right(units)[units.ill])
 
 
+def quarter(patients: ArrayLike) -> Floats:
+    """A quarter of so many patients, rounded and one at least."""
+    return np.maximum(1, np.rint(QUARTER * np.asarray(patients, dtype=np.float64)))
+
+
 def _worst_quarter_accuracy(units: Units, weights: Floats) -> Floats:
     """Mean over the quarter of the patients, rounded and one at least, whose cells are answered worst."""
     share = _share_right(units)
     order = np.argsort(share, kind="stable")
     ranked = weights[:, order]
-    wanted = np.maximum(1, np.rint(QUARTER * ranked.sum(axis=1)))[:, None]
+    wanted = quarter(ranked.sum(axis=1))[:, None]
     before = np.cumsum(ranked, axis=1) - ranked
     taken = np.clip(wanted - before, 0, ranked)
     return np.asarray((taken @ share[order]) / wanted[:, 0])
@@ -368,6 +373,8 @@ FORMULAS: Mapping[str, Formula] = {**CELLS, **DECISIONS, **COVERAGES, **PATIENTS
 
 AT_THRESHOLD = ("accuracy", "weighted_f1", "macro_f1", "sensitivity", "specificity")
 """The figures over cells that move with the threshold."""
+RIGHT_OR_WRONG = ("majority_accuracy", "mean_probability_accuracy")
+"""The shares of patients who are right."""
 OF_ILL = ("sensitivity", "sensitivity_over_ill", "coverage_all", "coverage_over_ill")
 OF_HEALTHY = ("specificity", "specificity_over_healthy", "coverage_hem", "coverage_over_healthy")
 """The figures that read the cells of one label alone."""

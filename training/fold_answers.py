@@ -19,6 +19,7 @@ from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.embedding import Embedder
 from training.initial_weights import recorded
 from training.loop import Answer, answering
+from training.network_graph import inferring
 from training.out_of_fold import calibrating_cells
 from training.pack import Packed
 from training.parameters import EvaluateParameters, Parameters
@@ -163,7 +164,7 @@ def _answering(trained: Path, packed: Packed, kept: Path | None) -> Answer:
     network.to(device)
     made = facts["parameters"]
     if kept is None or made["fit"] != "logistic":
-        return answering(network, packed)
+        return answering(inferring(network, made, packed.preprocessing), packed)
     embedder = Embedder(network, packed, Precision("fp32", device), channels_last=made["channels_last"], kept=kept)
     return lambda paths: embedder.logits(packed.rows_of(paths))
 

@@ -6,8 +6,8 @@ for git and DVC. SQLite keeps what was committed through a kill of the process a
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import PIL
 from filelock import FileLock
 
+from blastwatch.errors import DataError
 from blastwatch.images import FORMATS, MAX_BYTES, MAX_PIXELS
 
 SCHEMA = """
@@ -42,16 +43,31 @@ def stamp(path: Path) -> str:
 
 
 class ImportMemory:
-    """A SQLite file of facts by place; several imports may share it."""
+    """A SQLite file of facts by place; several imports may share it.
+
+    Every method raises `DataError` where the file is damaged, locked for too long, or cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
-        # SQLite waits for nobody while it changes a new file to its write-ahead log, it says "database is locked".
-        with FileLock(path.with_suffix(".lock"), timeout=WAIT_SECONDS):
-            self._database.execute("pragma journal_mode = wal")
-            self._database.execute("pragma synchronous = normal")
-            self._database.execute(SCHEMA)
+        self._path = path
+        with self._told():
+            self._database = sqlite3.connect(path, timeout=WAIT_SECONDS)
+            # SQLite waits for nobody while it changes a new file to its write-ahead log, it says "database is locked".
+            with FileLock(path.with_suffix(".lock"), timeout=WAIT_SECONDS):
+                self._database.execute("pragma journal_mode = wal")
+                self._database.execute("pragma synchronous = normal")
+                self._database.execute(SCHEMA)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"What earlier imports read cannot be looked up or kept in {self._path}: {error}. Import with --fresh, "
+                "or delete that file where it is damaged: it spares reading images again and holds nothing else."
+            ) from error
 
     def __enter__(self) -> "ImportMemory":
         return self
@@ -74,7 +90,7 @@ class ImportMemory:
             asked = places[start : start + ASKED]
             marks = ",".join("?" * len(asked))
             query = f"select place, stamp, fact from seen where place in ({marks})"  # noqa: S608 - marks only
-            with closing(self._database.execute(query, asked)) as rows:
+            with self._told(), closing(self._database.execute(query, asked)) as rows:
                 for place, seen, fact in rows:
                     if seen == stamps[paths[place]]:
                         known[paths[place]] = json.loads(fact)
@@ -83,7 +99,7 @@ class ImportMemory:
     def keep(self, root: Path, facts: Iterable[tuple[str, str, Fact]]) -> None:
         """Remember (path, stamp, fact) of files that were read; all of them or, where the process is killed, none."""
         rows = [(_place(root, path), seen, json.dumps(fact)) for path, seen, fact in facts]
-        with self._database:
+        with self._told(), self._database:
             self._database.executemany("insert or replace into seen values (?, ?, ?)", rows)
 
 

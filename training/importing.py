@@ -18,9 +18,10 @@ import PIL
 from blastwatch.console import progress
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
-from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, manifest_digest, write_json
+from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, columns_digest, manifest_digest, write_json
 from training.import_memory import Fact, ImportMemory, stamp
-from training.sources import Candidate, Listing, Refusal, any_synthetic, list_cnmc, list_folder
+from training.sources import MARKER, Candidate, Listing, Refusal, any_synthetic, list_cnmc, list_folder
+from training.steps import held
 from training.tables import list_table
 
 KINDS = ("cnmc", "folder", "table")
@@ -63,9 +64,11 @@ def import_cells(
         memory: SQLite file that remembers what was read, see `training.import_memory`; without one all is read.
 
     Raises:
-        DataError: where the source is missing, a table lacks columns, or no image is left.
+        DataError: where the source is missing, a table lacks columns, some of the images are drawn and others are not,
+            or no image is left.
     """
     listing = list_source(source, kind=kind, source_name=source_name, subject_pattern=subject_pattern)
+    synthetic = _synthetic(listing)
     with ImportMemory(memory) if memory else nullcontext() as remembered:
         records, unreadable, known = _read_all(listing, remembered)
     refused = sorted([*listing.refused, *unreadable], key=lambda refusal: (refusal.path, refusal.message))
@@ -82,7 +85,8 @@ def import_cells(
         "labels": {str(label): int(count) for label, count in rows["label"].value_counts().items()},
         "sources": {str(name): int(count) for name, count in rows["source"].value_counts().items()},
         "digest": manifest_digest(rows),
-        "synthetic": any_synthetic(listing.root / candidate.path for candidate in listing.candidates),
+        "rows_digest": columns_digest(rows, COLUMNS),
+        "synthetic": synthetic,
         "decoder": f"pillow {PIL.__version__}",
     }
     _write(out, rows, refused, facts)
@@ -100,6 +104,24 @@ def list_source(
     if kind == "table":
         return list_table(source, name=source_name or source.stem)
     raise ValueError(f"Expected `kind` to be one of {', '.join(KINDS)} but got {kind!r}")
+
+
+def _synthetic(listing: Listing) -> bool:
+    """Whether the images are drawn.
+
+    Raises:
+        DataError: where some are and others are not. Every card says one thing of all the cells of a data set, and
+            either would be untrue of some.
+    """
+    one_of = {(listing.root / candidate.path).parent: candidate.path for candidate in listing.candidates}
+    drawn = {path: any_synthetic([listing.root / path]) for path in sorted(one_of.values())}
+    if len(set(drawn.values())) > 1:
+        one, other = (next(path for path, found in drawn.items() if found is wanted) for wanted in (True, False))
+        raise DataError(
+            f"Expected all images of {listing.root} to be drawn, or none, but {one} lies below a {MARKER} and {other} "
+            "does not. Import them apart."
+        )
+    return any(drawn.values())
 
 
 def read_image(path: Path) -> Fact:
@@ -171,14 +193,14 @@ def _nothing_left(source: Path, kind: str, listing: Listing, refused: list[Refus
     if refused:
         first = refused[0]
         return f"No image of {source} could be used: {len(refused)} refused, the first {first.path}: {first.message}"
-    if listing.skipped:
-        told = ", ".join(f"{count} of the {why}" for why, count in listing.skipped.items())
-        return f"No image of {source} has a label: left aside were {told}."
     wanted = {
         "cnmc": "the C-NMC download, with folders fold_K/all and fold_K/hem",
         "folder": "folders named all and hem with images in them",
         "table": "rows with path, label and subject",
     }
+    aside = ", ".join(f"{count} of the {why}" for why, count in listing.skipped.items())
+    if aside:
+        return f"Expected {wanted[kind]} but no image of {source} can be used: left aside were {aside}."
     return f"Expected {wanted[kind]} but found no image in {source}."
 
 
@@ -186,8 +208,10 @@ def _written_root(root: Path, out: Path, work_folder: Path | None) -> str:
     absolute_root, absolute_out = root.absolute(), out.absolute()
     if work_folder is not None:
         work = work_folder.absolute()
-        if absolute_root.is_relative_to(work) and absolute_out.is_relative_to(work):
-            return Path(os.path.relpath(absolute_root, absolute_out)).as_posix()
+        relative = Path(os.path.relpath(absolute_root, absolute_out))
+        leads_back = (absolute_out / relative).resolve() == absolute_root.resolve()  # it does not where `out` is a link
+        if leads_back and absolute_root.is_relative_to(work) and absolute_out.is_relative_to(work):
+            return relative.as_posix()
     return absolute_root.as_posix()
 
 
@@ -198,13 +222,15 @@ def _write(out: Path, rows: pd.DataFrame, refused: list[Refusal], facts: dict[st
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "message"])
     writer.writerows([refusal.path, refusal.reason, refusal.message] for refusal in refused)
-    aside = out / ".import"
-    shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed here
-    aside.mkdir()
-    rows.to_parquet(aside / MANIFEST, index=False)
-    (aside / REFUSED).write_text(text.getvalue(), encoding="utf-8")
-    write_json(aside / IMPORT, facts)
-    (out / IMPORT).unlink(missing_ok=True)
-    for file in (MANIFEST, REFUSED, IMPORT):
-        (aside / file).replace(out / file)
-    aside.rmdir()
+    aside, lock = out / ".import", out / ".import.lock"
+    with held(lock, f"Another import is writing into {out}. Wait for its end, or name another folder: --out."):
+        shutil.rmtree(aside, ignore_errors=True)  # of an import that was killed here
+        aside.mkdir()
+        rows.to_parquet(aside / MANIFEST, index=False)
+        (aside / REFUSED).write_text(text.getvalue(), encoding="utf-8")
+        write_json(aside / IMPORT, facts)
+        (out / IMPORT).unlink(missing_ok=True)
+        for file in (MANIFEST, REFUSED, IMPORT):
+            (aside / file).replace(out / file)
+        aside.rmdir()
+        lock.unlink()  # while it is held, see `training.checkpoint.alone_with`

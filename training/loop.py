@@ -33,6 +33,9 @@ from training.sampling import Side, epoch_order
 Answer = Callable[[Sequence[str]], NDArray[Any]]
 """Logits of cells by their paths, in their order, shape (n, classes)."""
 
+Infer = Callable[[Pixels], NDArray[np.float32]]
+"""Logits, shape (n, classes), of crops, uint8 (n, s, s, 3)."""
+
 LOOK = 20  # steps between two looks at the loss; each waits for a GPU
 HOPELESS = 20 * math.log(2)  # twenty times the loss of guessing
 SIZE_STEP = 32  # px between the sizes of progressive resizing
@@ -306,9 +309,15 @@ def predict_logits(network: nn.Module, packed: Packed, rows: NDArray[np.int64], 
     return np.concatenate([logits_of_crops(network, part, packed.preprocessing) for part in parts])
 
 
-def answering(network: nn.Module, packed: Packed) -> Answer:
-    """A network as what it answers to cells of the pack."""
-    return lambda paths: predict_logits(network, packed, packed.rows_of(paths))
+def answering(infer: Infer, packed: Packed, *, batch: int = 32) -> Answer:
+    """What is answered to crops as what is answered to cells of the pack."""
+
+    def answer(paths: Sequence[str]) -> NDArray[Any]:
+        rows = packed.rows_of(paths)
+        starts = range(0, len(rows), batch)
+        return np.concatenate([infer(packed.crops[rows[start : start + batch]]) for start in starts])
+
+    return answer
 
 
 @torch.inference_mode()

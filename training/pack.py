@@ -1,5 +1,7 @@
 """Every cell decoded and cropped once, into one memory-mapped array that training and evaluation read."""
 
+import errno
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -62,7 +64,7 @@ def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[st
     A pack that lies there stays as it is for those who have it open, and whole until this one is.
 
     Raises:
-        DataError: where an image is no longer what the import read.
+        DataError: where an image is no longer what the import read, or the disk has no room for the crops.
     """
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(f"{ASIDE}*"):  # by one that was killed
@@ -78,7 +80,7 @@ def _fill(folder: Path, cells: Cells, preprocessing: Preprocessing) -> dict[str,
     rows = cells.rows.sort_values("path")
     size = preprocessing.size
     shape = (len(rows), size, size, 3)
-    crops = np.lib.format.open_memmap(folder / CROPS, mode="w+", dtype=np.uint8, shape=shape)
+    crops = _with_room(folder / CROPS, shape)
 
     def read(task: tuple[int, str, str]) -> None:
         row, path, expected = task
@@ -107,6 +109,39 @@ def _fill(folder: Path, cells: Cells, preprocessing: Preprocessing) -> dict[str,
     return facts
 
 
+def _with_room(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """A new file of zeros, mapped, of which all blocks are taken. By itself such a file takes them as its pages are
+    written, and a disk that is full by then ends the process with a bus error and no word."""
+    free = shutil.disk_usage(path.parent).free
+    try:
+        crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"Expected {math.prod(shape) / 1e9:.3f} GB free in {path.parent.parent} for the packed cells but got "
+            f"{free / 1e9:.3f} GB ({error.strerror}). Free some, or name another folder."
+        ) from error
+    return crops
+
+
+def _paths(folder: Path, cells: Cells, made_by: str) -> tuple[str, ...]:
+    """The paths in the order of the crops. No digest covers the index, but only the order of `_fill` is right."""
+    path, expected = folder / INDEX, tuple(cells.rows["path"].sort_values())
+    try:
+        found = tuple(pd.read_parquet(path)["path"])
+    except (OSError, ValueError, KeyError) as error:  # Arrow says with a ValueError that it is no Parquet
+        raise DataError(f"{path} is missing or cannot be read ({error}). Make it anew: {made_by}") from error
+    if found != expected:
+        raise DataError(
+            f"Expected the {len(expected)} cells of the manifest in {path}, sorted by path, but got {len(found)}, "
+            f"others or in another order: it was changed. Make it anew: {made_by}"
+        )
+    return expected
+
+
 def open_pack(folder: Path, cells: Cells) -> Packed:
     """Open a pack and check that it is whole and belongs to the manifest.
 
@@ -124,5 +159,5 @@ def open_pack(folder: Path, cells: Cells) -> Packed:
     expected = (facts["cells"], facts["size"], facts["size"], 3)
     if crops.shape != expected:
         raise DataError(f"Expected {folder / CROPS} of shape {expected} but got {crops.shape}. Make it anew: {made_by}")
-    paths = tuple(pd.read_parquet(folder / INDEX)["path"])
+    paths = _paths(folder, cells, made_by)
     return Packed(crops=crops, paths=paths, preprocessing=preprocessing, digest=facts["digest"])

@@ -36,7 +36,7 @@ from training.pack import Packed, open_pack
 from training.parameters import Parameters
 from training.projection import fit_projection, without_each
 from training.sampling import of_each_patient
-from training.splitting import dealt_by
+from training.splitting import check_ties, dealt_by
 
 REFERENCE_SIDES = ("validation", "calibration")
 PARITY_SIDES = ("calibration", "test")
@@ -76,7 +76,7 @@ def build_package(
     check_trained_on(facts, train_folder, cells=cells, split=split_folder, packed=packed, pack=pack_folder)
     metrics = read_json(evaluate_folder / METRICS, made_by="blastwatch evaluate")
     check_evaluated(metrics, facts, train_folder, evaluate_folder)
-    read_audit(audit_folder, cells)  # refused where it is of other cells
+    found = read_audit(audit_folder, cells)  # refused where it is of other cells
     evidence = {
         "metrics": metrics,
         "audit": read_json(audit_folder / AUDIT, made_by=f"blastwatch data audit {cells_folder}"),
@@ -87,6 +87,7 @@ def build_package(
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
         | {"initial_weights": recorded(facts)},
     }
+    check_ties(evidence["split"], found, audit_folder)
     evidence["params"] = params_of(parameters, facts, metrics, evidence["split"])
     fitted = read_json(evaluate_folder / CALIBRATION, made_by="blastwatch evaluate")
     info = ModelInfo(

@@ -10,41 +10,8 @@ import yaml
 
 from blastwatch.errors import UsageError
 from blastwatch.network import ARCHITECTURES, READ_BY_STAGES
+from training.data_parameters import AuditParameters, ContractParameters, ImportParameters
 from training.splitting import SplitParameters
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportParameters:
-    """Section `import`. kind: layout of data/source: cnmc, folder or table."""
-
-    kind: str = "cnmc"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditParameters:
-    """Section `audit`. links: lists of subjects that are known to be one patient each, beyond what images show."""
-
-    links: list[list[str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for link in self.links:
-            if not (isinstance(link, list) and len(link) >= 2 and all(isinstance(subject, str) for subject in link)):
-                raise UsageError(
-                    'Expected audit.links to be lists of at least two subjects as text, such as [["12", "H12"]], but '
-                    f"got {link!r}."
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContractParameters:
-    """Section `contract`: what a data set must be before a split is made of it, see `training.contract`."""
-
-    least_patients: int = 4
-    least_cells: int = 40
-    most_refused: float = 0.05
-    most_odd: float = 0.05
-    least_side: int = 64
-    most_side: int = 4096
 
 
 @dataclass(frozen=True, kw_only=True)

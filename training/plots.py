@@ -1,5 +1,6 @@
 """The pictures of a run. Each says whether the cells were synthetic, and that this is no medical device."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 from blastwatch import DISCLAIMER
 from blastwatch.explanation import heat_map, overlay
 from blastwatch.images import normalise
+from blastwatch.rounding import fixed
 from training.calibration import reliability
 from training.figures import HALF
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 PICTURES = ("confusion", "roc", "reliability", "patients", "parts", "errors")
 """What the evaluation report shows, each a PNG of that name."""
 
-BLUE, RED, GREY = "#2b6cb0", "#c53030", "#718096"
+BLUE, RED, GREY = "#2b6cb0", "#c53030", "#616e7c"
+LONGEST_NAME = 40  # characters that an axis shows of a name
+LONGEST_TITLE = 16  # characters that stand over one cell of a row of eight
 
 
 def _figure(width: float, height: float, title: str, *, synthetic: bool) -> "Figure":
@@ -31,6 +35,30 @@ def _figure(width: float, height: float, title: str, *, synthetic: bool) -> "Fig
     figure.suptitle(f"{title} (synthetic cells)" if synthetic else title)
     figure.supxlabel(DISCLAIMER, fontsize=7, color=GREY)
     return figure
+
+
+def drawn_name(name: str, instead: str, most: int = LONGEST_NAME) -> str:
+    """A name of the data as a picture can show it; whoever draws it says `parse_math=False`, for dollars are letters.
+
+    Args:
+        instead: what stands for a name that has a character without a glyph in the font, or none to be seen.
+        most: characters; of a longer name the middle is left out, since names of one source begin alike.
+
+    >>> drawn_name("ward-3-of-the-hospital-P0417", "patient 2", most=12)
+    'ward-3…P0417'
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    if not name.isprintable() or not all(font.get_char_index(ord(sign)) for sign in name):
+        return instead
+    kept = most - 1
+    return name if len(name) <= most else f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
+
+
+def numbered(subjects: Iterable[str]) -> dict[str, int]:
+    """The number of every subject, from 1 in the order of their names: what stands for a name that cannot be drawn."""
+    return {name: place for place, name in enumerate(sorted(set(subjects)), start=1)}
 
 
 def plot_curves(curves: pd.DataFrame, best_epoch: int, path: Path, *, synthetic: bool) -> None:
@@ -90,7 +118,7 @@ def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> 
     wrong, right, _ = roc_curve(truth, blast)
     area = metrics["cells"]["auroc"]
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    told = f"AUROC {area['value']:.3f}\n95 % by patient {area['low']:.3f} to {area['high']:.3f}"
+    told = f"AUROC {fixed(area['value'])}\n95 % by patient {fixed(area['low'])} to {fixed(area['high'])}"
     axes.plot(wrong, right, color=BLUE, label=told)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
     axes.legend(loc="lower right", fontsize=8)
@@ -104,7 +132,7 @@ def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> 
     axes.scatter(bins["probability"], bins["share"], s=20 + 300 * bins["weight"], color=BLUE, alpha=0.6)
     before, after = (metrics["calibration"][name] for name in ("ece_before", "ece_after"))
     axes.set(xlabel="probability of a blast", ylabel="share of blasts", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.set_title(f"ECE {before:.3f} before, {after:.3f} after temperature", fontsize=8)
+    axes.set_title(f"ECE {fixed(before)} before, {fixed(after)} after temperature", fontsize=8)
     figure.savefig(paths[2])
     return paths
 
@@ -126,20 +154,20 @@ def plot_patients(metrics: dict[str, Any], path: Path) -> None:
 def plot_parts(metrics: dict[str, Any], path: Path) -> None:
     """AUROC with its interval within every part of the test cells that has one."""
     rows = [
-        (f"{kind.replace('_', ' ')}: {row['name']}", row["figures"]["auroc"])
+        (f"{kind.replace('_', ' ')}: {drawn_name(row['name'], f'row {place} of its table')}", row["figures"]["auroc"])
         for kind, parts in metrics["breakdown"].items()
-        for row in parts
+        for place, row in enumerate(parts, start=1)
         if "auroc" in row["figures"]
     ]
     figure = _figure(9, 1.4 + 0.28 * len(rows), "AUROC within parts of the test cells", synthetic=metrics["synthetic"])
     axes = figure.subplots()
     whole = metrics["cells"]["auroc"]["value"]
-    axes.axvline(whole, color=GREY, linewidth=0.8, linestyle=":", label=f"all test cells {whole:.3f}")
+    axes.axvline(whole, color=GREY, linewidth=0.8, linestyle=":", label=f"all test cells {fixed(whole)}")
     for place, (_, area) in enumerate(rows):
         axes.plot([area["low"], area["high"]], [place, place], color=BLUE, linewidth=1.5)
         axes.plot(area["value"], place, color=BLUE, marker="o", markersize=5)
     axes.set(xlim=(0, 1.02), xlabel="AUROC, 95 % interval by patient", ylim=(len(rows) - 0.4, -0.6))
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8, parse_math=False)
     axes.legend(fontsize=8, loc="upper left")
     figure.savefig(path)
 
@@ -152,9 +180,11 @@ def plot_mistakes(table: pd.DataFrame, packed: "Packed", path: Path, *, syntheti
     for axes in grid.flat:
         axes.axis("off")
     rows = packed.rows_of(worst["path"].tolist())
-    for axes, row, (_, cell) in zip(grid.flat, rows, worst.iterrows(), strict=False):
+    titles = _titles(worst, table)
+    for axes, row, title, (_, cell) in zip(grid.flat, rows, titles, worst.iterrows(), strict=False):
         axes.imshow(packed.crops[row])
-        axes.set_title(f"{cell['subject']}: {cell['label']}, p {cell['probability']:.2f}", fontsize=7)
+        told = f"{title}\n{cell['label']}, p {fixed(cell['probability'], 2)}"
+        axes.set_title(told, fontsize=7, parse_math=False)
     figure.savefig(path)
 
 
@@ -170,14 +200,21 @@ def plot_explained_errors(
     for axes in grid.flat:
         axes.axis("off")
     rows = packed.rows_of(worst["path"].tolist())
-    for (plain, under), row, (_, cell) in zip(grid.reshape(-1, 2), rows, worst.iterrows(), strict=False):
+    titles = _titles(worst, table)
+    for (plain, under), row, title, (_, cell) in zip(grid.reshape(-1, 2), rows, titles, worst.iterrows(), strict=False):
         crop = np.asarray(packed.crops[row])
         heat, _target = heat_map(network, normalise(crop[None], packed.preprocessing))
         plain.imshow(crop)
         under.imshow(overlay(crop, heat))
-        plain.set_title(f"{cell['subject']} is {cell['label']}", fontsize=7)
-        under.set_title(f"blast with {cell['probability']:.3f}", fontsize=7)
+        plain.set_title(f"{title}\nis {cell['label']}", fontsize=7, parse_math=False)
+        under.set_title(f"blast with {fixed(cell['probability'])}", fontsize=7)
     figure.savefig(path)
+
+
+def _titles(cells: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """The subject of each cell as its title names it; table: of all test cells, by whose subjects they are numbered."""
+    number = numbered(table["subject"])
+    return [drawn_name(name, f"patient {number[name]}", LONGEST_TITLE) for name in cells["subject"]]
 
 
 def certain_errors(table: pd.DataFrame, most: int) -> pd.DataFrame:

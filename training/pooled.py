@@ -14,9 +14,9 @@ import pandas as pd
 
 from blastwatch.decision import Thresholds
 from blastwatch.errors import DataError
-from blastwatch.intervals import as_interval, draw_patients
+from blastwatch.intervals import draw_patients
 from blastwatch.package import PREDICTION_COLUMNS
-from training.evaluation import ece_draws, per_patient
+from training.evaluation import ece_draws, ece_intervals, per_patient
 from training.figures import CELLS, COVERAGES, DECISIONS, PATIENTS, Units, plain, units_of
 from training.intervals import intervals, patients_behind
 from training.parameters import EvaluateParameters
@@ -73,7 +73,6 @@ def pooled_figures(
     """
     draws = draw_patients(table, resamples=parameters.resamples, seed=parameters.seed)
     units = pooled_units(table, thresholds)
-    behind = patients_behind(units, "ece")
     folds = [
         {"fold": fold, **fold_figures(table[table["fold"] == fold], limits)} for fold, limits in thresholds.items()
     ]
@@ -81,7 +80,7 @@ def pooled_figures(
         "cells": intervals(units, (*CELLS, *DECISIONS), draws),
         "patients": intervals(units, tuple(PATIENTS), draws),
         "coverage": intervals(units, tuple(COVERAGES), draws),
-        "ece": {name: as_interval(values, behind) for name, values in ece_draws(table, draws).items()},
+        "ece": ece_intervals(ece_draws(table, draws), patients_behind(units, "ece")),
         "size_matched": size_matched_auroc(table, statistics, draws),
         "folds": folds,
         "spread": {part: _spread([fold[part] for fold in folds]) for part in ("cells", "patients")},

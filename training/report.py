@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from blastwatch import DISCLAIMER
+from blastwatch.baseline import FEWEST_TESTED
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
+from blastwatch.rounding import fixed
 from training.calibration import CALIBRATED_ON, border_told
-from training.card import FEWEST_TESTED, seen_before
+from training.card import seen_before
 from training.card_cameras import change_told, kept_from
 from training.conformal import expected_told
 from training.initial_weights import UNKNOWN, recorded
 from training.pages import render
+from training.plots import numbered
 from training.significance import COMPARED
 from training.tracking import read_knobs
 
@@ -74,8 +77,9 @@ def write_report(
         called=lambda name: NAMES.get(name, name.replace("_", " ")),
         interval=_interval,
         change=lambda row: change_told(row, undefined="–"),
+        number=numbered(row["subject"] for row in metrics["per_patient"]),
         p_value=_p_value,
-        edge=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3f}",
+        edge=lambda value: f"{value:,.0f}" if value >= 100 else fixed(value),
         disclaimer=DISCLAIMER,
     )
     path.write_text(text, encoding="utf-8")
@@ -94,8 +98,8 @@ def _by_metric(metrics: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, 
 
 def _interval(row: Mapping[str, float] | None) -> str:
     """`0.812 (0.701 to 0.893)`, or a dash where the figure is not defined."""
-    return "–" if row is None else f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    return "–" if row is None else f"{fixed(row['value'])} ({fixed(row['low'])} to {fixed(row['high'])})"
 
 
 def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else fixed(value)

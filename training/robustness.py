@@ -16,7 +16,7 @@ import pandas as pd
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.errors import DataError
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode
-from blastwatch.intervals import as_interval, draw_patients
+from blastwatch.intervals import DIFFERENCE, as_interval, draw_patients
 from monitoring.shifts import SHIFTS, shift
 from training.figures import figures, units_of
 from training.intervals import intervals, patients_behind
@@ -25,15 +25,16 @@ from training.sampling import of_each_patient
 from training.unsimulated import UNSIMULATED
 
 if TYPE_CHECKING:
-    from torch import nn
+    from training.loop import Infer  # which needs torch
 
+BATCH = 32  # cells that the network is asked of at a time
 STRENGTH = 1.0  # what a person would see at a glance
 COMPARED = "mean_accuracy"
 SHOWN = (COMPARED, "auroc", "sensitivity", "specificity")
 
 
 def camera_figures(
-    network: "nn.Module",
+    infer: "Infer",
     tested: pd.DataFrame,
     root: Path,
     preprocessing: Preprocessing,
@@ -43,6 +44,7 @@ def camera_figures(
     """Figures of some of the test cells, evenly of all patients, as they are and under each cause.
 
     Args:
+        infer: what the network answers to crops.
         tested: test cells with path, group and label; root: where their images lie, which are shifted as the camera
             took them.
         parameters: `camera_cells` in all; with 0 nothing is looked at.
@@ -56,8 +58,6 @@ def camera_figures(
     Raises:
         DataError: where an image is missing.
     """
-    from training.loop import logits_of_crops  # which needs torch
-
     if not parameters.camera_cells:
         return None
     drawn = np.random.default_rng(parameters.seed).permutation(len(tested))
@@ -69,7 +69,8 @@ def camera_figures(
 
     def answered(shown: Iterable[Pixels]) -> pd.DataFrame:
         crops = np.stack([crop_cell(image, preprocessing) for image in shown])
-        logits = logits_of_crops(network, crops, preprocessing)
+        starts = range(0, len(crops), BATCH)
+        logits = np.concatenate([infer(crops[start : start + BATCH]) for start in starts])
         return cells.assign(probability=probabilities(logits, temperature)[:, POSITIVE])
 
     def under(name: str) -> Iterable[Pixels]:
@@ -80,6 +81,7 @@ def camera_figures(
 
     plain = units_of(answered(images))
     known = figures(plain, every, [COMPARED])[COMPARED]
+    fewer = patients_behind(plain, COMPARED)
     rows = []
     for name in (*SHIFTS, *UNSIMULATED):
         units = units_of(answered(under(name)))
@@ -89,7 +91,7 @@ def camera_figures(
                 "name": name,
                 "simulated": name in SHIFTS,
                 "figures": intervals(units, SHOWN, draws),
-                "change": as_interval(change, patients_behind(units, COMPARED)),
+                "change": as_interval(change, fewer, within=DIFFERENCE, others=units.groups - fewer),
             }
         )
     return {

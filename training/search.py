@@ -177,6 +177,7 @@ def hide_sides(rows: pd.DataFrame, split: Path, out: Path) -> pd.DataFrame:
     """
     seen = rows[rows["side"].isin(SEEN)].reset_index(drop=True)
     facts = read_json(split / SPLIT_FACTS, made_by="blastwatch data split")
+    facts.pop("rows_digest", None)  # it is of all sides
     facts |= {"digest": split_digest(seen), "sides": {side: facts["sides"][side] for side in SEEN}}
     out.mkdir(parents=True, exist_ok=True)
     seen[["path", "subject", "group", "side"]].to_parquet(out / SPLIT, index=False)

@@ -22,9 +22,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from blastwatch.errors import DataError
-from blastwatch.intervals import LEVEL, bounds, draw_patients
+from blastwatch.intervals import DIFFERENCE, LEVEL, bounds, draw_patients
 from blastwatch.package import PREDICTION_COLUMNS
-from training.figures import EXACT, Units, figures, units_of
+from training.figures import EXACT, OF_HEALTHY, OF_ILL, Units, figures, units_of
 from training.intervals import patients_behind
 
 COMPARED = (
@@ -91,6 +91,10 @@ class Pair:
         """Patients of the label that has fewer, among those a figure reads."""
         # Each patient stands in the units once per model.
         return patients_behind(self._units, name) // 2
+
+    def others(self, name: str) -> int:
+        """Patients of the label that has more, where a figure reads both; else 0."""
+        return 0 if name in {*OF_ILL, *OF_HEALTHY} else self.patients - self.behind(name)
 
     def swapped(self, names: Sequence[str], swaps: NDArray[np.bool_]) -> dict[str, Floats]:
         """Difference of the figures after swapping the patients that `swaps`, shape (n, patients), marks."""
@@ -174,7 +178,14 @@ def _differences(pair: Pair, names: Sequence[str], *, resamples: int, seed: int,
     found = {}
     for name in names:
         apart = np.round(first[name] - second[name], EXACT)
-        low, high = bounds(apart[1:], pair.behind(name), level)
+        low, high = bounds(
+            apart[1:],
+            pair.behind(name),
+            level,
+            value=float(apart[0]),
+            within=DIFFERENCE,
+            others=pair.others(name),
+        )
         found[name] = Difference(
             first=float(first[name][0]), second=float(second[name][0]), difference=float(apart[0]), low=low, high=high
         )

@@ -13,10 +13,18 @@ from pathlib import Path, PurePosixPath
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import DataError, UsageError
+from training.subjects import one_spelling
 
 IMAGE_SUFFIXES = (".bmp", ".dib", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".jfif")
+NO_IMAGES = (".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".txt", ".md", ".log", ".pdf", ".py", ".ini",
+             ".xlsx", ".xls", ".ods", ".parquet", ".db", ".dvc")  # fmt: skip
+"""What lies beside images and is none: it is passed over without a word."""
 CNMC_NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.ASCII)
 FOLD = re.compile(r"fold_(\d+)", re.ASCII)
+PART = re.compile(r"train|training|test|validation|val|fold_\d+", re.ASCII | re.IGNORECASE)
+"""Folders above a class that are parts of a data set; nobody is called so."""
+KNOWN_KIND = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}\s*", re.ASCII)  # .0001 would be one kind for every file
+MAC_ARCHIVE = "__MACOSX"
 MARKER = "SYNTHETIC.json"
 """File that `blastwatch data synth` writes into the folder of a drawn cohort."""
 MARKER_DEPTH = 5  # folders above an image in which the marker is looked for: cohort/C-NMC_training_data/fold_K/all/
@@ -69,44 +77,87 @@ def cnmc_subject(text: str) -> str:
     return text.upper()
 
 
-def image_files(root: Path) -> Iterator[str]:
+def image_files(root: Path, listing: Listing | None = None) -> Iterator[str]:
     """Paths of all image files below a folder, relative to it, sorted; hidden files and folders are passed over.
 
     A link to a folder outside is followed, once; one to a folder inside is not, which is walked by its own name.
 
+    Args:
+        listing: is told of what was passed over and may have been meant: files of other suffixes, hidden ones, links.
+
     Raises:
         DataError: where a folder cannot be listed: a cohort without it would be another. Or a name is not in UTF-8, as
-            those of the manifest are.
+            those of the manifest are. With a listing, where links put one folder under two labels.
     """
-    for path in _files(root, IMAGE_SUFFIXES):
+    for path in _files(root, IMAGE_SUFFIXES, listing):
         if any("\ud800" <= letter <= "\udfff" for letter in path):
             raise DataError(f"Expected names of files and folders in UTF-8 but got {path!r} in {root}. Rename it.")
         yield path
 
 
-def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    walked = {root.resolve()}
+def _files(root: Path, suffixes: tuple[str, ...], listing: Listing | None = None) -> Iterator[str]:
+    walked = {root.resolve(): PurePosixPath()}
     for folder, names, files in os.walk(root, followlinks=True, onerror=_unlisted):
-        names[:] = [name for name in sorted(names) if not _hidden(name) and _to_walk(Path(folder, name), walked)]
-        below = Path(folder).relative_to(root)
+        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        names[:] = [name for name in sorted(names) if _to_walk(root, below / name, walked, listing)]
         for name in sorted(files):
-            if not _hidden(name) and name.lower().endswith(suffixes):
+            wanted = name.lower().endswith(suffixes)
+            if wanted and not _hidden(name):
                 yield (below / name).as_posix()
+            elif listing and (why := _passed_over(name, wanted)):
+                listing.skip(why)
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name == MAC_ARCHIVE
 
 
-def _to_walk(folder: Path, walked: set[Path]) -> bool:
-    """Whether to enter the folder. `walked`: the source and the targets of links so far, the new one is added."""
-    if not folder.is_symlink():
-        return True
-    target = folder.resolve()
-    if any(target.is_relative_to(other) for other in walked):
+def _passed_over(name: str, wanted: bool) -> str | None:
+    """Why a file is not read, in words, or None where nobody would miss it."""
+    if _hidden(name):  # ._NAME is what a Mac writes beside NAME on a foreign disk
+        return "hidden files" if wanted and not name.startswith("._") else None
+    suffix = PurePosixPath(name).suffix
+    if suffix.lower() in NO_IMAGES:
+        return None
+    return f"files ending in {suffix!r}" if KNOWN_KIND.fullmatch(suffix) else "files of no known kind"
+
+
+def _to_walk(
+    root: Path, below: PurePosixPath, walked: dict[Path, PurePosixPath], listing: Listing | None
+) -> bool:  # fmt: skip
+    """Whether to enter the folder `below` the root. `walked`: the source and the targets of links so far, with the
+    paths by which they are read; a new one is added."""
+    if _hidden(below.name):
+        if listing and below.name != MAC_ARCHIVE:
+            listing.skip("hidden folders")
         return False
-    walked.add(target)
+    if not (root / below).is_symlink():
+        return True
+    target = (root / below).resolve()
+    for other, name in walked.items():
+        inside = target.relative_to(other) if target.is_relative_to(other) else None
+        if inside is None or any(map(_hidden, inside.parts)):  # what is hidden is read by no other name
+            continue
+        if listing:
+            _check_one_label(root, below, name / inside.as_posix())
+            listing.skip("links to folders that are read by another name")
+        return False
+    walked[target] = below
     return True
+
+
+def _check_one_label(root: Path, link: PurePosixPath, read_as: PurePosixPath) -> None:
+    one, other = _class_at(link.parts), _class_at(read_as.parts)
+    if one >= 0 and other >= 0 and link.parts[one].lower() != read_as.parts[other].lower():
+        raise DataError(
+            f"Expected every folder of {root} under one label but {link} is a link to what is read as {read_as} too. "
+            "Remove the link that is wrong."
+        )
+
+
+def _class_at(folders: tuple[str, ...]) -> int:
+    """Place of the last folder that is named as a class, -1 where none is."""
+    return max((index for index, part in enumerate(folders) if part.lower() in CLASS_NAMES), default=-1)
 
 
 def _unlisted(error: OSError) -> None:
@@ -138,7 +189,7 @@ def list_cnmc(root: Path, *, name: str = "C-NMC") -> Listing:
     listing = Listing(root=root)
     rows = _preliminary_rows(root)
     seen = set()
-    for path in image_files(root):
+    for path in image_files(root, listing):
         file = PurePosixPath(path)
         folders = [part.lower() for part in (root.resolve() / path).parts[-6:-1]]
         matched = CNMC_NAME.fullmatch(file.stem)
@@ -192,23 +243,34 @@ def _preliminary_rows(root: Path) -> dict[str, tuple[str, str]]:
     for path in (root / found for found in _files(root, (".csv",))):
         if "prelim" not in path.name.lower():
             continue
+        columns, table = _read_csv(path)
+        missing = [column for column in PRELIMINARY_COLUMNS if column not in columns]
+        if missing:
+            raise DataError(f"Expected the columns {', '.join(PRELIMINARY_COLUMNS)} in {path}; "
+                            f"{', '.join(missing)} missing. Take the CSV of the C-NMC download.")  # fmt: skip
+        for row in table:
+            image, told = (
+                str(row["new_names"]).strip(),
+                (str(row["Patient_ID"]).strip(), str(row["labels"]).strip()),
+            )
+            if rows.setdefault(image, told) != told:
+                raise DataError(
+                    f"Expected one row for {image} but {path} says {told[0]} with label {told[1]}, and a row "
+                    f"before {rows[image][0]} with {rows[image][1]}. Remove the wrong one."
+                )
+    return rows
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
-            missing = [column for column in PRELIMINARY_COLUMNS if column not in (table.fieldnames or ())]
-            if missing:
-                raise DataError(f"Expected the columns {', '.join(PRELIMINARY_COLUMNS)} in {path}; "
-                                f"{', '.join(missing)} missing. Take the CSV of the C-NMC download.")  # fmt: skip
-            for row in table:
-                image, told = (
-                    str(row["new_names"]).strip(),
-                    (str(row["Patient_ID"]).strip(), str(row["labels"]).strip()),
-                )
-                if rows.setdefault(image, told) != told:
-                    raise DataError(
-                        f"Expected one row for {image} but {path} says {told[0]} with label {told[1]}, and a row "
-                        f"before {rows[image][0]} with {rows[image][1]}. Remove the wrong one."
-                    )
-    return rows
+            return list(table.fieldnames or ()), list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as a CSV in UTF-8: {error}. Take the CSV of the C-NMC download, or save it in "
+            "UTF-8."
+        ) from error
 
 
 def list_folder(root: Path, *, name: str, subject_pattern: str | None = None) -> Listing:
@@ -216,49 +278,76 @@ def list_folder(root: Path, *, name: str, subject_pattern: str | None = None) ->
 
     The subject is, in this order: the group `subject` of `subject_pattern`, searched in the relative path; the folder
     between the class and the file; the subject of a C-NMC file name. One name under both classes is one person.
+    An empty pattern is none.
 
     Raises:
-        DataError: where the folder is missing, holds no class, or an image has no subject.
+        DataError: where the folder is missing, holds no class, or an image has no subject; or where, without a pattern,
+            several folders may be the subject: slides would become patients, and the cells of one be parted.
         UsageError: where the pattern is no regular expression with a group `subject`.
     """
     _check_folder(root)
     pattern = _compile(subject_pattern)
     listing = Listing(root=root)
     nobody = []
-    for path in image_files(root):
+    places: dict[tuple[tuple[str, ...], int], str] = {}
+    for path in image_files(root, listing):
         folders = PurePosixPath(path).parts[:-1]
-        classes = [index for index, part in enumerate(folders) if part.lower() in CLASS_NAMES]
-        if not classes:
+        at = _class_at(folders)
+        if at < 0:
             listing.refuse(path, "label", "Expected it below a folder named all or hem.")
             continue
-        subject = _subject_of(path, folders[classes[-1] + 1 :], pattern)
+        above = tuple(part for part in folders[:at] if not PART.fullmatch(part))
+        places.setdefault((above, len(folders) - at - 1), path)
+        subject = _subject_of(path, folders[at + 1 :], pattern)
         if subject is None:
             nobody.append(path)
             continue
-        label = folders[classes[-1]].lower()
+        label = folders[at].lower()
         listing.candidates.append(Candidate(path=path, label=label, subject=subject, source=name))
+    if not pattern:
+        _refuse_several(places)
     if nobody:
         raise DataError(
             f"Expected a subject for every image but found none for {len(nobody)}, the first being {nobody[0]}. Cells "
             "of one person must not be parted, so a subject is needed: put a folder per person between the class and "
-            "the files (all/PERSON/cell.png), give --subject-pattern, or import a table with the columns path, label, "
-            "subject (--kind table)."
+            "the files (all/PERSON/cell.png), give --subject-pattern (import.subject_pattern in params.yaml), or "
+            "import a table with the columns path, label, subject (--kind table)."
         )
     return listing
 
 
+def _refuse_several(places: dict[tuple[tuple[str, ...], int], str]) -> None:
+    """Args: places: of the folders above the class, parts left out, and the number of those between it and the file,
+    the first path."""
+    deep = [path for (_, between), path in places.items() if between > 1]
+    below = [path for (_, between), path in places.items() if between]
+    if deep:
+        what, path = "several folders between the class and the file", deep[0]
+    elif below and len({above for above, _ in places}) > 1:
+        what, path = "folders of several names above the class and folders below it too", below[0]
+    else:
+        return
+    raise DataError(
+        "Expected one folder that can be the patient, as in all/PERSON/cell.png or train/all/PERSON/cell.png, but "
+        f"found {what}, as in {path}. If a slide or a batch were taken for the patient, cells of one person would be "
+        "parted. Say where the patient stands, by --subject-pattern or import.subject_pattern in params.yaml: "
+        "'(?i)(^|/)(all|hem)/(?P<subject>[^/]+)/' for the folder right below the class, '(?P<subject>[^/]+)/[^/]+$' "
+        "for the one that holds the files, '^(?P<subject>[^/]+)/' for the topmost one."
+    )
+
+
 def _subject_of(path: str, between: tuple[str, ...], pattern: re.Pattern[str] | None) -> str | None:
     if pattern:
-        found = pattern.search(path)
-        return (found["subject"] or None) if found else None
+        found = pattern.search(one_spelling(path))
+        return (one_spelling(found["subject"] or "") or None) if found else None
     if between:
-        return between[0]
+        return one_spelling(between[0]) or None
     matched = CNMC_NAME.fullmatch(PurePosixPath(path).stem)
     return cnmc_subject(matched["subject"]) if matched else None
 
 
 def _compile(text: str | None) -> re.Pattern[str] | None:
-    if text is None:
+    if not text:  # that of params.yaml is empty where there is none
         return None
     example = r"'(?P<subject>P\d+)_'"
     try:

@@ -10,18 +10,19 @@ import pandas as pd
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import CheckRefused, DataError, LeakFound, UsageError
 from blastwatch.manifest import (
+    KEPT_COLUMNS,
     SIDES,
     SPLIT,
     SPLIT_FACTS,
     Cells,
-    check_columns,
-    read_json,
+    columns_digest,
     split_digest,
     write_json,
 )
 from training.audit import Audit, crossing
 from training.by_looks import folds_by_looks, places_by_looks
 from training.dealing import check_enough, deal_labels, units_by_label
+from training.keeping import keep_split
 
 WAYS = ("group", "official", "image")
 FOLDS_BY = ("balance", "looks")
@@ -39,8 +40,8 @@ class SplitParameters:
     folds, fold: with folds of at least 2, groups are dealt into that many, and fold (0 to folds - 1) is the test side.
     folds_by: `balance` makes every fold like the whole, `looks` puts patients who look alike into one fold
         (`training.by_looks`).
-    keep: folder of an earlier split of fewer images. Its groups stay on their sides, and new ones are dealt so that
-    the whole comes nearest to the fractions.
+    keep: folder of an earlier split of fewer images. Its groups stay on their sides (`training.keeping`), and new ones
+    are dealt so that the whole comes nearest to the fractions.
     """
 
     seed: int = 1
@@ -109,8 +110,7 @@ def split_cells(
         The manifest's rows with the columns `group` (the first subject of the group) and `side`, sorted by path.
 
     Raises:
-        CheckRefused: where the audit found equal images under two labels, or ties patients that an earlier split, which
-            is to be kept, has on two sides.
+        CheckRefused: where the audit found equal images under two labels, or an earlier split cannot be kept.
         DataError: where there are too few groups of a label, or no statistics of the cells where they are needed.
         LeakFound: where a group or an image stands on two sides, if the split is by group.
     """
@@ -123,15 +123,13 @@ def split_cells(
         raise DataError(
             f"The audit does not know the subjects {', '.join(unknown[:5])}. Run blastwatch data audit anew."
         )
-    rows["side"] = _sides(rows, audit, parameters, statistics)
+    rows["side"] = _sides(rows, parameters, statistics)
     if parameters.by == "group":
         check_leak(rows)
     return rows
 
 
-def _sides(
-    rows: pd.DataFrame, audit: Audit, parameters: SplitParameters, statistics: pd.DataFrame | None
-) -> pd.Series:  # fmt: skip
+def _sides(rows: pd.DataFrame, parameters: SplitParameters, statistics: pd.DataFrame | None) -> pd.Series:
     key = str(parameters.seed)
     units = rows.assign(unit=rows["path"] if parameters.by == "image" else rows["group"])
     if parameters.by == "official":
@@ -148,7 +146,7 @@ def _sides(
         tested = units["unit"].map(fold_of) == parameters.fold
         dealt = deal_labels(units_by_label(units[~tested]), parameters.fractions_without_test, key=key)
         return units["unit"].map(dealt).where(~tested, TEST)
-    kept = kept_sides(audit, Path(parameters.keep)) if parameters.keep else {}
+    kept = keep_split(rows, Path(parameters.keep)).sides if parameters.keep else {}
     return units["unit"].map(deal_labels(units_by_label(units), parameters.fractions, key=key, kept=kept))
 
 
@@ -170,41 +168,6 @@ def folds(
     names = {str(number): 1 / parameters.folds for number in range(parameters.folds)}
     dealt = deal_labels(units_by_label(units), names, key=f"{parameters.seed}:folds")
     return {unit: int(number) for unit, number in dealt.items()}
-
-
-def kept_sides(audit: Audit, earlier: Path) -> Mapping[str, str]:
-    """Side of every group of which the earlier split knows a patient, by the group's name.
-
-    Raises:
-        CheckRefused: where patients of two sides now form one group, or the earlier split parted one patient. No side
-            is right then: a patient that was tested on must not be trained on, and one that was trained on cannot be
-            tested on.
-    """
-    path = earlier / SPLIT
-    if not path.is_file():
-        raise DataError(f"Expected an earlier split in {earlier} (split.keep) but {path} is missing.")
-    known = pd.read_parquet(path)
-    check_columns(known, ("subject", "side"), path)
-    side_of = dict(zip(known["subject"], known["side"], strict=True))
-    apart = known.groupby("subject")["side"].nunique()
-    if (apart > 1).any():
-        told = ", ".join(map(str, apart.index[apart > 1][:5]))
-        raise CheckRefused(
-            f"Expected every patient of the split in {earlier} (split.keep) on one side but {(apart > 1).sum()} have "
-            f"images on several, such as {told}. Keep a split by group, or split anew with split.keep empty."
-        )
-    kept = {}
-    for group in audit.groups:
-        sides = {subject: side_of[subject] for subject in group if subject in side_of}
-        if len(set(sides.values())) > 1:
-            told = ", ".join(f"{subject} ({side})" for subject, side in sides.items())
-            raise CheckRefused(
-                f"The audit ties patients that the split in {earlier} has on several sides: {told}. Remove the images "
-                "of those on one of the sides from the source, or split anew with split.keep empty, and train anew."
-            )
-        if sides:
-            kept[group[0]] = next(iter(sides.values()))
-    return kept
 
 
 def check_leak(rows: pd.DataFrame) -> None:
@@ -238,11 +201,15 @@ def write_split(
 ) -> dict[str, Any]:
     """Write `split.parquet` and `split.json`, and return what the latter says: `leaky`, and how many of the audit's
     findings have their two images on two sides (`crossing`), travel with every figure that is obtained on this split.
+    `ties_digest` names the groups and links of the audit, `kept_subjects` says how many a kept split knew.
     """
+    kept = keep_split(rows, Path(parameters.keep)) if parameters.keep else None
     parted = rows.groupby("group")["side"].nunique()
     crossed = crossing(audit.findings, rows)
     facts = {
         "digest": split_digest(rows),
+        "rows_digest": columns_digest(rows, KEPT_COLUMNS),
+        "ties_digest": audit.ties_digest,
         "data_digest": cells.digest,
         "seed": parameters.seed,
         "by": parameters.by,
@@ -254,14 +221,28 @@ def write_split(
         "folds": parameters.folds,
         "fold": parameters.fold,
         "folds_by": parameters.folds_by,
-        "kept": _earlier_digest(parameters),
+        "kept": kept.digest if kept else "",
+        "kept_subjects": dict(kept.subjects) if kept else None,
         "synthetic": cells.synthetic,
         "sides": {side: _count(rows[rows["side"] == side]) for side in SIDES},
     }
     out.mkdir(parents=True, exist_ok=True)
-    rows[["path", "subject", "group", "side"]].to_parquet(out / SPLIT, index=False)
+    rows[list(KEPT_COLUMNS)].to_parquet(out / SPLIT, index=False)
     write_json(out / SPLIT_FACTS, facts)
     return facts
+
+
+def check_ties(facts: Mapping[str, Any], audit: Audit, folder: Path) -> None:
+    """Raise `LeakFound` where a split was dealt by other groups or links than those of the audit in `folder`.
+
+    Args:
+        facts: what split.json says; of an earlier program it does not name the audit.
+    """
+    if facts.get("ties_digest", audit.ties_digest) != audit.ties_digest:
+        raise LeakFound(
+            f"The audit in {folder} ties other patients than the one by which the split was made, which may part "
+            "those. Name that audit, or split anew by this one and train on that split."
+        )
 
 
 def leak_told(facts: Mapping[str, Any]) -> str:
@@ -281,13 +262,6 @@ def dealt_by(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     told = ("seed", "by", "official", "folds", "fold", "folds_by", "kept")
     return {**facts["fractions"], **{name: facts[name] for name in told if name in facts}}
-
-
-def _earlier_digest(parameters: SplitParameters) -> str:
-    """Digest of the split that was kept; empty where none was."""
-    if not parameters.keep:
-        return ""
-    return str(read_json(Path(parameters.keep) / SPLIT_FACTS, made_by="blastwatch data split")["digest"])
 
 
 def _count(rows: pd.DataFrame) -> dict[str, dict[str, int]]:

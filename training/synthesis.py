@@ -26,6 +26,7 @@ FOLDER = "C-NMC_training_data"
 FOLDS = 3
 HEALTHY_SHARE = 0.4  # of the patients; 26 of 73 subjects of C-NMC 2019 are healthy
 CELLS_PER_IMAGE = 4  # cells that share an image number in the file names
+DUPLICATES = 2
 MAX_PATIENTS, MAX_CELLS = 2000, 2000
 SAME_STYLE = 0  # last number of the seed of a style; cells count from 1
 
@@ -52,7 +53,7 @@ class Patient:
         return f"{FOLDER}/fold_{self.fold}/{self.label}/{name}"
 
 
-def synthesise(out: Path, *, patients: int, cells: int, seed: int, duplicates: int = 2) -> dict[str, Any]:
+def synthesise(out: Path, *, patients: int, cells: int, seed: int, duplicates: int | None = None) -> dict[str, Any]:
     """Draw a cohort into `out` and write its marker, `SYNTHETIC.json`.
 
     The same arguments give the same bytes, and a patient is the same whatever the size of the cohort, as long as the
@@ -62,23 +63,42 @@ def synthesise(out: Path, *, patients: int, cells: int, seed: int, duplicates: i
         patients: number of patients, at least 2. cells: number of cells of each.
         seed: of the cohort, not negative.
         duplicates: pairs of patients of one class who are given one identical image, in place of the last cell of the
-            second, so that the audit has something to find.
+            second, so that the audit has something to find; None: `DUPLICATES`, or as many as there can be.
 
     Returns:
         What the marker says.
 
     Raises:
-        DataError: where `out` exists and is not empty.
+        DataError: where `out` exists and is not empty, or cannot be written.
         UsageError: where the numbers do not go together.
     """
     people = cohort(patients)
-    pairs = _plan_duplicates(people, duplicates)
     if not 1 <= cells <= MAX_CELLS:
         raise UsageError(f"Expected 1 to {MAX_CELLS} cells a patient but got {cells}.")
     if seed < 0:
         raise UsageError(f"Expected a seed of 0 or more but got {seed}.")
+    pairs = _plan_duplicates(people, duplicates)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"Expected a new or empty folder to draw into but {out} holds something. Choose another --out.")
+    marker = {
+        "synthetic": True,
+        "patients": patients,
+        "cells_per_patient": cells,
+        "seed": seed,
+        "duplicates": [[first.path(0), second.path(cells - 1)] for first, second in pairs],
+    }
+    try:
+        _draw(out, people, pairs, cells=cells, seed=seed)
+        write_json(out / MARKER, marker)
+    except OSError as error:
+        raise DataError(
+            f"The cells cannot be written to {out}: {error.strerror or error}. Choose another --out."
+        ) from error
+    return marker
+
+
+def _draw(out: Path, people: list[Patient], pairs: list[tuple[Patient, Patient]], *, cells: int, seed: int) -> None:
+    """Draw every patient's cells and copy those that are in `pairs`. Raises `OSError`."""
     for folder in sorted({(out / person.path(0)).parent for person in people}):
         folder.mkdir(parents=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -87,15 +107,6 @@ def synthesise(out: Path, *, patients: int, cells: int, seed: int, duplicates: i
             pass
     for first, second in pairs:
         shutil.copyfile(out / first.path(0), out / second.path(cells - 1))
-    marker = {
-        "synthetic": True,
-        "patients": patients,
-        "cells_per_patient": cells,
-        "seed": seed,
-        "duplicates": [[first.path(0), second.path(cells - 1)] for first, second in pairs],
-    }
-    write_json(out / MARKER, marker)
-    return marker
 
 
 def cohort(patients: int) -> list[Patient]:
@@ -107,13 +118,17 @@ def cohort(patients: int) -> list[Patient]:
     return sick + [Patient(label="hem", number=number) for number in range(1, healthy + 1)]
 
 
-def _plan_duplicates(people: list[Patient], wanted: int) -> list[tuple[Patient, Patient]]:
+def _plan_duplicates(people: list[Patient], wanted: int | None) -> list[tuple[Patient, Patient]]:
     """Pairs of neighbours within a class, blasts and normal cells by turns; nobody is in two pairs."""
     by_label = {label: [person for person in people if person.label == label] for label in ("all", "hem")}
     pairs = {label: list(zip(persons[0::2], persons[1::2], strict=False)) for label, persons in by_label.items()}
     possible = sum(len(found) for found in pairs.values())
+    if wanted is None:
+        wanted = min(DUPLICATES, possible)
     if not 0 <= wanted <= possible:
-        raise UsageError(f"Expected 0 to {possible} duplicates among {len(people)} patients but got {wanted}.")
+        raise UsageError(
+            f"Expected 0 to {possible} duplicates (--duplicates) among {len(people)} patients but got {wanted}."
+        )
     order = sorted((place, label) for label, found in pairs.items() for place in range(len(found)))
     return [pairs[label][place] for place, label in order[:wanted]]
 

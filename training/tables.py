@@ -1,18 +1,27 @@
 """Which images a table offers: CSV or Parquet with the columns `path`, `label`, `subject`, and `source` if wanted."""
 
+import csv
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import DataError
-from blastwatch.manifest import check_columns
+from blastwatch.manifest import AUDIT, IMPORT, MANIFEST, REFUSED, SPLIT, SPLIT_FACTS, STATISTICS, check_columns
 from training.sources import Candidate, Listing
+from training.subjects import one_spelling
 
 TABLE_COLUMNS = ("path", "label", "subject")
 COLUMNS = (*TABLE_COLUMNS, "source")  # what is read; others may hold anything
+WRITTEN = {MANIFEST: IMPORT, REFUSED: IMPORT, STATISTICS: AUDIT, SPLIT: SPLIT_FACTS}
+"""Tables that an earlier step leaves in its folder, with the file that it leaves beside them."""
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+EXACT = 2**53  # the first whole number after which a float skips some
 
 
 def list_table(table: Path, *, name: str) -> Listing:
@@ -44,7 +53,7 @@ def list_table(table: Path, *, name: str) -> Listing:
             continue
         listing.candidates.append(found[0])
         for _ in found[1:]:
-            listing.refuse(path, "repeated", "An equal row names it before; it is taken once.")
+            listing.skip("equal rows")
     return listing
 
 
@@ -55,13 +64,44 @@ def _read_rows(table: Path) -> pd.DataFrame:
         if table.suffix.lower() == ".parquet":
             return pd.read_parquet(table)
         # As text: the subject 007 keeps its zeros, and a subject named NA is a name.
-        return pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:  # pandas' parser, unicode and Arrow errors are ValueErrors
+        _check_fields(table)
+        return pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (ValueError, OSError, csv.Error) as error:  # pandas' parser, unicode and Arrow errors are ValueErrors
         raise DataError(f"{table} cannot be read as a table (.csv in UTF-8, or .parquet): {error}") from error
 
 
+def _check_fields(table: Path) -> None:
+    """Of rows with a field more than the first line pandas makes an index, and moves every value by a column."""
+    with table.open(newline="", encoding="utf-8-sig") as file, _fields_of_any_length():
+        lines = csv.reader(file)
+        columns = next((row for row in lines if row), [])  # pandas passes over empty lines before them, too
+        for sign, name in OTHER_SEPARATORS.items():
+            if len(columns) == 1 and sign in columns[0]:
+                raise DataError(
+                    f"Expected commas between the fields of {table} but its first line, {columns[0]!r}, has {name}. "
+                    "Save it with commas."
+                )
+        for row in lines:
+            if len(row) > len(columns):
+                raise DataError(
+                    f"Expected {len(columns)} fields, as in the first line, in line {lines.line_num} of {table} but "
+                    f"got {len(row)}. Put a field with a comma in quotes, or name the column that lacks a name."
+                )
+
+
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Without it csv refuses one of over 131,072 characters, such as a report or an outline, which pandas reads."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _only_table(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".parquet"))
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".parquet"))
+    found = [path for path in tables if path.name not in WRITTEN or not (folder / WRITTEN[path.name]).is_file()]
     if len(found) != 1:
         told = ", ".join(path.name for path in found) or "none"
         raise DataError(f"Expected one table (.csv or .parquet) in {folder} but found {told}. Name the file itself.")
@@ -69,11 +109,17 @@ def _only_table(folder: Path) -> Path:
 
 
 def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value).strip()  # NaN is what differs from itself
+    if value is None or value != value:  # NaN is what differs from itself
+        return ""
+    if isinstance(value, float) and value.is_integer():  # whole numbers with a gap among them are floats in Parquet
+        if abs(value) >= EXACT:
+            raise DataError(f"Expected subjects as text but got the number {value!r}, whose last digits are lost.")
+        return str(int(value))
+    return str(value).strip()
 
 
 def _candidate(listing: Listing, row: dict[str, str], name: str) -> Candidate | None:
-    path, label, subject = (row[column] for column in TABLE_COLUMNS)
+    path, label, subject = row["path"], row["label"], one_spelling(row["subject"])
     inside = _inside(path, listing.root)
     if inside is None:
         listing.refuse(path, "outside", "Expected a path inside the table's folder, relative to it.")
@@ -82,7 +128,8 @@ def _candidate(listing: Listing, row: dict[str, str], name: str) -> Candidate | 
     elif not subject:
         listing.refuse(inside, "subject", "Expected a subject but the field is empty.")
     elif not (listing.root / inside).is_file():
-        listing.refuse(inside, "missing", "The table names it, but there is no such file.")
+        advice = " Write folders apart by / and not by \\." if "\\" in inside else ""
+        listing.refuse(inside, "missing", f"The table names it, but there is no such file.{advice}")
     else:
         return Candidate(path=inside, label=label, subject=subject, source=row.get("source") or name)
     return None

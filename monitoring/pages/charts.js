@@ -15,7 +15,9 @@ const day = (time) => new Date(time).toLocaleDateString(undefined, { month: "sho
 const hour = (time) => new Date(time).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
 
 // At most so many moments with their names, in equal whole steps: midnights where there are days, else full minutes
-// counted from midnight.
+// counted from midnight. Each is made from the day's own hands of the clock, not from the moment before it: where summer
+// time begins or ends a step is longer or shorter, and an hour that no clock shows has no moment. A day whose midnight no
+// clock shows begins at one.
 const STEPS = { days: [1, 2, 7, 14, 28, 91, 182, 364], minutes: [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720] };
 
 function moments(first, last, most) {
@@ -23,14 +25,15 @@ function moments(first, last, most) {
   if (last - first < 2 * unit) return [[first, name(first)]];
   const step = STEPS[days ? "days" : "minutes"].find((size) => (last - first) / (size * unit) < most)
     || Math.ceil((last - first) / unit / most);
-  const found = [], time = new Date(first);
-  time.setHours(days ? 24 : 0, 0, 0, 0);
-  while (time <= last) {
-    if (time >= first) found.push([time.getTime(), name(time)]);
-    if (days) time.setDate(time.getDate() + step);
-    else time.setMinutes(time.getMinutes() + step);
+  const found = [], from = new Date(first), date = [from.getFullYear(), from.getMonth(), from.getDate()];
+  const midnight = (number) => new Date(date[0], date[1], date[2] + number);
+  const tomorrow = midnight(0) < first ? 1 : 0;
+  for (let count = 0; ; count += step) {
+    const time = days ? midnight(tomorrow + count) : new Date(...date, 0, count);
+    if (time > last) return found;
+    const shown = days || time.getHours() * 60 + time.getMinutes() === count % 1440;
+    if (time >= first && shown) found.push([time.getTime(), name(time)]);
   }
-  return found;
 }
 
 function frame(box, words, [first, last], [low, high], ticks) {
@@ -65,7 +68,7 @@ function drawTimeline(box, points, moves) {
   const beyond = points.filter((point) => point.drifted).length;
   const { svg, x, y, width } = frame(box,
     `Scores over thresholds of ${points.length} reports from ${day(times[0])} to ${day(last)}: ${beyond} with drift, ` +
-    `the largest ${Math.max(...points.map((point) => point.score)).toFixed(1)}. ${inside.length} moves of the champion.`,
+    `the largest ${fixed(Math.max(...points.map((point) => point.score)), 1)}. ${inside.length} moves of the champion.`,
     [times[0], last], [0, ticks[ticks.length - 1]], ticks);
   part(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: y(1), y2: y(1), class: "limit" });
   let taken = -Infinity;

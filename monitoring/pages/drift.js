@@ -1,7 +1,7 @@
 "use strict";
 const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 const interval = (value) => value
-  ? `${value.value.toFixed(3)} (${value.low.toFixed(3)} to ${value.high.toFixed(3)})` : "unknown";
+  ? `${fixed(value.value)} (${fixed(value.low)} to ${fixed(value.high)})` : "unknown";
 const SHOWN = 8;  // statistics before the others are folded away
 const STALE = 10;  // intervals without a look from which the page says so
 let told = null;
@@ -24,20 +24,31 @@ function ratio(value) {
   bar.className = "bar";
   bar.setAttribute("aria-hidden", "true");
   bar.style.width = `${Math.min(value, 4) * 1.2}rem`;
-  whole.append(bar, value.toFixed(2));
+  whole.append(bar, fixed(value, 2));
   return whole;
 }
 
-function earliest() {
-  return told.patients.columns.filter((column) => column.drifted).map((column) => column.since).sort()[0];
+const others = () => told.patients.columns.filter((column) => column.drifted);
+
+function earliest() { return others().map((column) => column.since).sort()[0]; }
+
+// By the monitor's own clock, which need not be that of whoever reads this.
+function staleness() {
+  const age = (Date.parse(told.now) - Date.parse(told.looked_at || told.begun_at)) / 1000;
+  if (age <= STALE * told.interval_seconds) return "";
+  const span = age < 120 ? `${Math.round(age)} seconds` : `${Math.round(age / 60)} minutes`;
+  return told.looked_at ? `The monitor has not managed a look for ${span}; what stands here is old.`
+    : `The monitor has not managed its first look in ${span}.`;
 }
 
 function showNow() {
   const sentence = byId("sentence");
-  const since = told.since && `${told.since.at_least ? "at least " : ""}since ${local(told.since.at)}`;
+  const since = !told.since ? "(since when is not known yet)"
+    : `${told.since.at_least ? "at least " : ""}since ${local(told.since.at)}`;
   const words = {
     drift: () => `Drift ${since}: version ${told.model.version} sees other cells than it knows.`,
-    patients: () => `Other patients since ${local(earliest())}: ${told.window
+    patients: () => `Other patients since ${dated({
+      since: earliest(), since_or_before: others().some((column) => column.since_or_before) })}: ${told.window
       ? "no drift in the latest window, but those" : "those"} who came one after another to version ${told.model.version} `
       + "are not those that it knows.",
     calm: () => `No drift ${since}: version ${told.model.version} sees the cells that it knows.`,
@@ -45,17 +56,14 @@ function showNow() {
   }[told.state]();
   if (sentence.textContent !== words) sentence.textContent = words;  // a screen reader hears changes only
   sentence.className = `label ${{ drift: "is-all", patients: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
-  const age = told.looked_at ? (Date.now() - Date.parse(told.looked_at)) / 1000 : 0;
-  const stale = age > STALE * told.interval_seconds
-    ? `The monitor has not managed a look for ${Math.round(age / 60)} minutes; what stands here is old.` : "";
-  byId("problem").textContent = [stale, told.problem].filter(Boolean).join(" ");
+  byId("problem").textContent = [staleness(), told.problem].filter(Boolean).join(" ");
   byId("whole").hidden = !told.report;
   byId("whole").firstChild.href = told.report || "";
   byId("synthetic").hidden = !told.model || !told.model.synthetic;
   const facts = !told.model ? [] : [["version", told.model.version], ["package", told.model.digest]];
   if (told.window) {
     facts.push(["window", `${told.window.cells} cells, ${local(told.window.since)} to ${local(told.window.until)}`]);
-    facts.push(["reports alike", String(told.since.reports)]);
+    if (told.since) facts.push(["reports alike", String(told.since.reports)]);
   }
   if (told.looked_at) facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
   if (told.stored) {
@@ -85,8 +93,8 @@ function showCauses(id, causes) {
 
 function showColumns() {
   const rows = told.columns.map((column) => row([
-    column.name, column.drifted ? "drift" : "as known", ratio(column.ratio), column.score.toFixed(3),
-    column.threshold.toFixed(3)], column.drifted ? "is-all" : ""));
+    column.name, column.drifted ? "drift" : "as known", ratio(column.ratio), ...against(column.score, column.threshold)],
+  column.drifted ? "is-all" : ""));
   const moved = told.columns.filter((column) => column.drifted);
   const most = Math.max(SHOWN, moved.length);
   byId("moved").textContent = !told.columns.length ? "No report of this version yet."
@@ -104,7 +112,7 @@ function showTimeline() {
     ? "The history of the registry cannot be read, so no move of the champion is marked."
     : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`;
   fill("points", told.timeline.map((point) => row([local(point.at), point.version, String(point.cells),
-    point.score.toFixed(2), point.column, point.drifted ? "drift" : "no drift"],
+    fixed(point.score, 2), point.column, point.drifted ? "drift" : "no drift"],
   point.drifted ? "is-all" : "")).reverse());
   fill("promotions", moves.map((move) => row([local(move.at), move.version || "none", move.before || "none",
     move.action, move.who])).reverse());
@@ -141,8 +149,8 @@ function showPerformance() {
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.
-  const since = { drift: () => told.since.at, patients: earliest }[told.state]?.();
-  const early = since && !(labelled.since && Date.parse(labelled.since) >= Date.parse(since));
+  const when = { drift: () => told.since?.at, patients: earliest }[told.state], since = when?.();
+  const early = when && !(since && labelled.since && Date.parse(labelled.since) >= Date.parse(since));
   byId("early").textContent = early ? `${told.state === "drift" ? "The cells have drifted" : "The patients are others"}, and `
     + "the estimate takes for granted that the probabilities still hold: do not rely on it before cells since then have labels." : "";
   fill("figures", [
@@ -176,14 +184,26 @@ function show() {
   }
 }
 
+async function answered() {
+  const response = await fetch("drift.json");
+  if (response.status === 403) throw new Error(`it says: ${(await response.text()).trim().replace(/\.$/, "")}`);
+  if (!response.ok) throw new Error(`it answered ${response.status}`);
+  return response.json().catch(() => { throw new Error("its answer is not JSON, so something else answers in its place"); });
+}
+
 async function ask() {
   try {
-    const response = await fetch("drift.json");
-    if (!response.ok) throw new Error(`it answered ${response.status}`);
-    told = await response.json();
-    show();
+    told = await answered();
   } catch (error) {
     byId("problem").textContent = `The monitor cannot be asked: ${error.message}. What stands here is old.`;
+    return;
+  }
+  try {
+    show();
+  } catch (error) {
+    byId("problem").textContent = `This page cannot show all that the monitor said (${error.message}); what stands here may `
+      + "be old. /drift.json has it whole.";
+    throw error;  // for the browser's console
   }
 }
 

@@ -7,14 +7,21 @@ const NONE = { true: "No picture of a cell is kept (BLASTWATCH_KEEP_IMAGES), so 
 const SPANS = { now: "in this window", before: "before the drift" };
 const ENDS = { farthest: "Farthest", nearest: "Nearest" };
 
+// In whole per cent, and never all or none where it is not.
+function percent(share) {
+  const whole = Math.round(100 * share);
+  if (whole === 100 && share < 1) return "over 99 %";
+  return whole === 0 && share > 0 ? "under 1 %" : `${whole} %`;
+}
+
 function exampleCell(cell, statistic) {
   const figure = document.createElement("figure");
   const picture = figure.appendChild(document.createElement("img"));
   picture.src = `cells/${cell.id}.png`;
   picture.alt = `Cell ${cell.id} of ${local(cell.time)}`;
-  const words = [`blast ${cell.probability.toFixed(2)}, ${cell.decision}`];
+  const words = [`blast ${fixed(cell.probability, 2)}, ${cell.decision}`];
   if (statistic && cell.value !== null) words.push(`${statistic.name} ${cell.value.toPrecision(3)}`);
-  words.push(`${Math.round(100 * cell.unlike)} % are nearer`);
+  words.push(`${percent(cell.unlike)} are nearer`);
   const caption = figure.appendChild(document.createElement("figcaption"));
   words.forEach((line) => { caption.appendChild(document.createElement("span")).textContent = line; });
   return figure;

@@ -2,6 +2,9 @@
 // Drift over patients: what the patients say who came one after another, and no window of a few of them could.
 const number = (value) => value === null ? "unknown" : value.toPrecision(3);
 
+// Of patients before those who are looked at nothing is known.
+const dated = (change) => `${local(change.since)}${change.since_or_before ? " or before" : ""}`;
+
 const people = (count) => count === 1 ? "1 patient" : `${count} patients`;
 
 // Of those who came, who counts and who does not yet, or not at all.
@@ -18,9 +21,9 @@ function whoCame({ entered, waiting, few, known, minutes, fewest_cells: fewest }
 
 function patientSentence(patients) {
   const words = whoCame(patients), moved = patients.columns.filter((column) => column.drifted), most = patients.columns[0];
-  if (moved.length) words.push(`${moved.map((column) => `${column.name} is other since ${local(column.since)}`).join("; ")}.`);
+  if (moved.length) words.push(`${moved.map((column) => `${column.name} is other since ${dated(column)}`).join("; ")}.`);
   else if (most && patients.entered) {
-    words.push(`No column says that they are other; ${most.name} has most evidence, ${most.evidence.toFixed(2)} of what is needed.`);
+    words.push(`No column says that they are other; ${most.name} has most evidence, ${fixed(most.evidence, 2)} of what is needed.`);
   }
   return words.join(" ");
 }
@@ -29,14 +32,15 @@ function showPatients() {
   const { patients } = told;
   byId("patient-words").textContent = patientSentence(patients);
   showCauses("patient-causes", patients.causes);
+  const verdict = (column) => column.drifted ? "other" : patients.entered ? "as known" : "no verdict";
   const rows = patients.columns.map((column) => row([
-    column.name, column.drifted ? "other" : "as known", ratio(column.evidence), number(column.before),
-    number(column.spread), number(column.now), column.since ? local(column.since) : ""], column.drifted ? "is-all" : ""));
+    column.name, verdict(column), ratio(column.evidence), number(column.before),
+    number(column.spread), number(column.now), column.since ? dated(column) : ""], column.drifted ? "is-all" : ""));
   const shown = Math.max(4, patients.columns.filter((column) => column.drifted).length);
   fill("patient-columns", rows.slice(0, shown));
   fill("patient-rest", rows.slice(shown));
   byId("patient-more").hidden = rows.length <= shown;
-  fill("patient-changes", patients.changes.map((change) => row([change.name, local(change.since), local(change.found),
+  fill("patient-changes", patients.changes.map((change) => row([change.name, dated(change), local(change.found),
     change.until ? local(change.until) : "it stands"], change.until ? "" : "is-all")).reverse());
   byId("patient-past").hidden = !patients.changes.length;
 }

@@ -1,8 +1,10 @@
 "use strict";
 const short = (digest) => (digest ? digest.slice(0, 12) : "unknown");
 const local = (time) => new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const whole = (value) => typeof value !== "number" || Number.isInteger(value);
-const figure = (value) => String(whole(value) ? value : Number(value.toPrecision(4)));
+const figure = (value) => (typeof value === "number" ? significant(value) : String(value));
+const figures = (value, limit) => (typeof value === "number" && typeof limit === "number" ? against(value, limit)
+  : [figure(value), figure(limit)]);
+let asked = 0; // questions: an answer that comes after the next question is not shown
 
 // A table's rows. On a narrow screen each is a card, whose lines are named by the heads of the columns.
 function fill(body, rows) {
@@ -14,14 +16,18 @@ function fill(body, rows) {
       const cell = line.appendChild(document.createElement("td"));
       cell.setAttribute("role", "cell");
       cell.dataset.head = heads[at];
-      cell.textContent = text;
+      const parts = [text ?? ""].flat().filter((part) => part !== "");
+      if (parts.length) cell.appendChild(document.createElement("span")).append(...parts); // one item of a card's line
+      if (text instanceof HTMLElement) cell.className = "foreign";
     }
     if (kind) line.className = kind;
     return line;
   }));
 }
 
-function quoted(who, why) { return why ? `${who}: “${why}”` : who; }
+const own = (text) => (text ? foreign(text) : ""); // an empty cell stays one
+
+function quoted(who, why) { return why ? [foreign(who), ": “", foreign(why), "”"] : [own(who)]; }
 
 function showServed(told) {
   byId("report").hidden = !told.version;
@@ -35,8 +41,8 @@ function showServed(told) {
   byId("overridden").textContent = told.overridden.length
     ? `Overridden at its promotion: ${told.overridden.join(", ")}.` : "";
   pairs(byId("facts"), [
-    ["since", `${local(told.since)}, ${told.action} by ${quoted(told.by, told.why)}`],
-    ["promoted", `${local(told.promoted.time)} by ${quoted(told.promoted.by, told.promoted.why)}`],
+    ["since", [`${local(told.since)}, ${told.action} by `, ...quoted(told.by, told.why)]],
+    ["promoted", [`${local(told.promoted.time)} by `, ...quoted(told.promoted.by, told.promoted.why)]],
     ["package", told.digest], ["data", told.data_digest], ["split", told.split_digest],
     ["code", told.git_commit || "unknown"],
     ["overridden", told.overridden.join(", ") || "nothing"],
@@ -44,31 +50,47 @@ function showServed(told) {
   fill(byId("gates"), told.gates.map((gate) => {
     const unit = typeof gate.value === "number" && gate.unit ? ` ${gate.unit}` : "";
     const bound = typeof gate.limit === "number" && gate.bound ? `${gate.bound} ` : ""; // neither stands in older reports
-    const cells = [gate.name, gate.verdict, figure(gate.value) + unit, bound + figure(gate.limit), gate.note];
+    const [value, limit] = figures(gate.value, gate.limit);
+    const cells = [gate.name, gate.verdict, value + unit, bound + limit, gate.note];
     return { cells, kind: gate.passed ? "" : "is-refer" };
   }));
 }
 
-function showEntries(entries, check) {
+function showEntries({ entries, total, check }) {
   byId("check").textContent = check.intact
     ? `All ${check.entries} entries are what was signed.`
     : `The history is not what was signed. ${check.faults.join(" ")}`;
   byId("check").className = check.intact ? "" : "is-all";
+  byId("shown").textContent = entries.length < total ? `Shown are the latest ${entries.length} of ${total} until then.` : "";
   fill(byId("entries"), entries.map((entry) => ({
     cells: [
-      entry.number, local(entry.time), entry.who, entry.action, entry.version,
+      entry.number, local(entry.time), own(entry.who), entry.action, entry.version,
       entry.alias ? `${entry.alias}: ${entry.before || "none"} → ${entry.after || "none"}` : "",
-      entry.overridden.length ? `${entry.why} (overridden: ${entry.overridden.join(", ")})` : entry.why,
+      [own(entry.why), ...(entry.overridden.length ? [` (overridden: ${entry.overridden.join(", ")})`] : [])],
     ],
     kind: entry.action === "refuse" || entry.overridden.length ? "is-refer" : "",
   })));
 }
 
+// What answered an earlier question is no answer to this one, least of all beside a refusal.
+function clear() {
+  for (const name of ["sentence", "overridden", "check", "shown", "facts", "gates", "entries"]) byId(name).replaceChildren();
+  byId("report").hidden = true;
+}
+
 async function tell(at) {
+  const question = asked += 1;
+  clear();
   byId("status").textContent = "Asking…";
   try {
-    await ask(at);
+    const answer = await ask(at);
+    if (question !== asked) return;
+    byId("status").textContent = "";
+    showServed(answer.told);
+    showEntries(answer);
   } catch (error) {
+    if (question !== asked) return;
+    clear();
     byId("status").textContent = error.message;
   }
 }
@@ -76,10 +98,7 @@ async function tell(at) {
 async function ask(at) {
   const response = await askWithKey(at ? `v1/history?at=${encodeURIComponent(at)}` : "v1/history");
   if (!response.ok) throw new Error((await refusalOf(response)).words);
-  const answer = await response.json();
-  byId("status").textContent = "";
-  showServed(answer.told);
-  showEntries(answer.entries, answer.check);
+  return jsonOf(response);
 }
 
 byId("ask").addEventListener("submit", (event) => {

@@ -2,7 +2,10 @@
 // Where the service needs a key it answers 401; then a field for it appears. The key stays in this tab and goes nowhere else.
 const KEY_ITEM = "blastwatch-key";
 const keyListeners = [];
+const GONE = "The service does not answer: it is stopped or out of reach. Try again when it runs.";
 let justGiven = false; // a key, in the form that went with it
+
+class Unanswered extends Error {} // the service took no notice of the call, and may of the same call later
 
 function onKey(call) { keyListeners.push(call); }
 
@@ -10,7 +13,7 @@ async function askWithKey(path, options = {}) {
   const key = sessionStorage.getItem(KEY_ITEM);
   const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
   const response = await fetch(path, { ...options, headers }).catch((error) => {
-    throw new Error("The service does not answer: it is stopped or out of reach. Try again when it runs.", { cause: error });
+    throw new Unanswered(GONE, { cause: error });
   });
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
   if (justGiven && document.activeElement === document.body) { // who works by keyboard goes on here
@@ -20,12 +23,23 @@ async function askWithKey(path, options = {}) {
   return response;
 }
 
+// What the service answered; a page that a proxy puts in its place is no answer, whatever its status.
+async function jsonOf(response) {
+  const text = await response.text().catch((error) => { throw new Unanswered(GONE, { cause: error }); });
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Unanswered("What came is no answer of the service: something between it and this page answered in its place.",
+      { cause: error });
+  }
+}
+
 // What a refusal says, and its type, "" where it is no problem document.
 async function refusalOf(response) {
   if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) {
     return { words: `The service answered HTTP ${response.status}.`, type: "" };
   }
-  const { title, detail, type } = await response.json();
+  const { title, detail, type } = await jsonOf(response);
   return { words: detail.startsWith(title) ? detail : `${title}. ${detail}`, type }; // some details begin with their title
 }
 

@@ -115,6 +115,9 @@ def main() -> None:
                 "count, size and age of all": retention.usage,
                 "the share of labels that agree": lambda: store.agreement(model_digest=DIGEST),
                 f"the latest {MOST_CELLS} answers": lambda: store.answers(model_digest=DIGEST, limit=MOST_CELLS),
+                f"the latest {MOST_CELLS} that have a label": lambda: store.answers(
+                    model_digest=DIGEST, limit=MOST_CELLS, labelled=True
+                ),
                 "their performance by day": lambda: windows(
                     store.answers(model_digest=DIGEST, limit=MOST_CELLS), LIMITS, KNOWN, days=1
                 ),

@@ -48,7 +48,7 @@ def test_each_fold_chooses_by_patients_whom_it_does_not_test(make, tmp_path, mon
         taken, chosen = (table.loc[(name, row["fold"])] for name in (row["chosen_recipe"], "chosen"))
         pd.testing.assert_frame_equal(taken.reset_index(drop=True), chosen.reset_index(drop=True))
     page = (work.out / PAGE).read_text()
-    assert "What each fold chose" in page and page.count("<td>train.learning_rate</td>") == 1
+    assert "What each fold chose" in page and page.count(">train.learning_rate</th>") == 1
     monkeypatch.setenv("BLASTWATCH_HOME", str(work.place / "home"))
     (tmp_path / "params.yaml").write_text("{}")
     call = ["--params", str(tmp_path / "params.yaml"), "--out", str(work.out), "--choose"]

@@ -98,7 +98,8 @@ def test_every_cell_is_answered_once_by_a_network_that_never_saw_its_group(whole
     assert all(row["p_holm"] >= row["p"] for row in facts["comparison"])
     page = (work.out / PAGE).read_text()
     assert "synthetic: no patient" in page and "auroc within equal sizes" in page
-    assert "<tr><td>train.epochs</td><td>2</td></tr>" in page and "In which they differ" not in page
+    assert '<tr><th scope="row">train.epochs</th><td class="words">2</td></tr>' in page
+    assert "In which they differ" not in page
     matched = {name: recipe["size_matched"]["value"] for name, recipe in facts["recipes"].items()}
     assert matched["sizes"] < facts["recipes"]["sizes"]["cells"]["auroc"]["value"]  # drawn blasts are larger
 
@@ -279,8 +280,8 @@ def test_recipes_that_decide_in_their_own_ways_are_told_apart(make):
     assert "resamples" not in lenient["evaluate"]
     assert facts["recipes"]["sizes"]["parameters"] == {}
     page = (work.out / PAGE).read_text()
-    assert "<tr><td>evaluate.error</td><td>0.1</td><td>0.4</td></tr>" in page
-    assert "<tr><td>train.epochs</td><td>1</td></tr>" in page and page.count("<td>evaluate.error</td>") == 1
+    assert '>evaluate.error</th><td class="words">0.1</td><td class="words">0.4</td></tr>' in page
+    assert '>train.epochs</th><td class="words">1</td></tr>' in page and page.count(">evaluate.error</th>") == 1
     assert (
         "drawn with evaluate.resamples 20, evaluate.permutations 100" in page
         and "evaluate.conformal of plain and" in page

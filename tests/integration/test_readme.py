@@ -37,9 +37,10 @@ def test_make_targets_exist_and_are_what_ci_runs():
 def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
     port = str(free_port())
     work = tmp_path / "work"
-    shutil.copytree(demo.folder / "home", work / "home")
+    home = work / ".blastwatch" / "demo" / "home"  # where the README's own export points to
+    shutil.copytree(demo.folder / "home", home)
     environment = demo.environment | {
-        "BLASTWATCH_HOME": str(work / "home"),
+        "BLASTWATCH_HOME": str(home),
         "BLASTWATCH_URL": f"http://127.0.0.1:{port}",
         "BLASTWATCH_POLICY": str(ROOT / "deploy/demo/policy.yaml"),
     }
@@ -67,6 +68,10 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
         for line in COMMANDS:
             if line.startswith("make "):
                 continue
+            if line.startswith("export "):
+                name = line.removeprefix("export ").partition("=")[0]
+                assert run(f'{line}; printf %s "${name}"') == environment[name], "the state of the demo"
+                continue
             if line.startswith("blastwatch serve"):
                 children.start("service", [script("blastwatch"), "serve", "--port", port])
                 children.wait_for("service", f"http://127.0.0.1:{port}/readyz")
@@ -74,7 +79,7 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
             if "labels.csv" in line:
                 [answer] = json.loads(run("blastwatch predict cell.bmp --json"))
                 (work / "labels.csv").write_text(f"id,label\n{answer['id']},hem\n")
-                until(lambda made=answer["id"]: stored(work / "home" / "predictions.db", made))
+                until(lambda made=answer["id"]: stored(home / "predictions.db", made))
             run(line)
         [python] = blocks("python")
         (work / "ask.py").write_text(python.replace("3000", port))

@@ -269,6 +269,12 @@ def test_the_worker_watches_its_socket_several_times(running):
     assert files.count((folder / str(listening)).readlink()) == IN_A_TURN
 
 
+def test_requests_go_past_the_layers_of_bentoml(running):
+    """A later BentoML may have one that `serving.straight` does not know."""
+    said = running.log.read_text()
+    assert "Requests to /v1/ go past the layers of BentoML." in said and "all layers of BentoML" not in said
+
+
 def test_a_truncated_image(running):
     response = post(running, files={"image": running.cell.read_bytes()[:5000]})
     assert (response.status_code, response.json()["type"]) == (422, "/problems/image-truncated")

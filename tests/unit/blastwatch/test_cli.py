@@ -1,4 +1,7 @@
 import ast
+import errno
+import gc
+import os
 from pathlib import Path
 
 import click
@@ -6,6 +9,7 @@ import mlflow.telemetry.utils
 import pytest
 from click.testing import CliRunner
 
+from blastwatch import cli
 from blastwatch.cli import QUIET, LazyGroup, blastwatch
 
 ROOT = Path(__file__).parents[3]
@@ -57,3 +61,30 @@ def test_mlflow_reports_to_nobody_even_where_the_user_wrote_do_not_track_in_anot
     assert not mlflow.telemetry.utils.is_telemetry_disabled()
     monkeypatch.setenv("DO_NOT_TRACK", QUIET["DO_NOT_TRACK"])
     assert mlflow.telemetry.utils.is_telemetry_disabled()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys, number):
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def refused(**_):
+        raise OSError(number, os.strerror(number), "/full/file")
+
+    monkeypatch.setattr(cli, "blastwatch", refused)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and f"Error: The machine refused /full/file: {os.strerror(number)}." in said
+
+
+def test_an_error_of_ours_is_not_laid_on_the_machine(monkeypatch):
+    monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def wrong(**_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(cli, "blastwatch", wrong)
+    with pytest.raises(OSError, match="Invalid argument"):
+        cli.main()

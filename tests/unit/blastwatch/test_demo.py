@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from blastwatch import demo as module
 from blastwatch.demo import MARK, Asked, Demo
-from blastwatch.errors import UsageError
-from blastwatch.stack_commands import demo
+from blastwatch.errors import BlastwatchError, UsageError
+from training.demo_commands import demo
 
 ROOT = Path(__file__).parents[3]
-READ = ("dvc.yaml", "params.yaml", "deploy/demo/params.yaml", "deploy/demo/policy.yaml")
 SET_UP = "[core]\n    no_scm = True\n    remote = local\n['remote \"local\"']\n    url = /somewhere/remote\n"
 
 
@@ -21,7 +21,7 @@ SET_UP = "[core]\n    no_scm = True\n    remote = local\n['remote \"local\"']\n 
 def checkout(tmp_path, monkeypatch):
     """The current folder: a checkout with the state of Blastwatch in it, in a home directory."""
     place = tmp_path / "user" / "work" / "checkout"
-    for name in READ:
+    for name in module.NEEDED:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)
     (place / ".blastwatch").mkdir()
@@ -103,9 +103,10 @@ def test_a_folder_of_a_demo_is_emptied_and_marked(checkout, monkeypatch, left):
     if left == "a demo that was stopped":
         (folder / MARK).touch()
         (folder / "home").mkdir()
-    Demo(checkout, folder, cells=None, patients=12, each=1)._prepare([])
+    Demo(checkout, folder, cells=None, patients=12, each=1)._prepare({"train": {"epochs": 3}})
     assert {path.name for path in folder.iterdir()} == {MARK, "home", "dvc.yaml", "params.yaml"}
     assert not list((folder / "home").iterdir())
+    assert yaml.safe_load((folder / "params.yaml").read_text()) == {"train": {"epochs": 3}}
     assert (checkout / ".blastwatch" / "mlflow.db").read_text() == "dear"
 
 
@@ -126,3 +127,82 @@ def test_the_summary_names_a_cell_to_try_that_was_held_out(checkout, tmp_path):
     asked = Asked(answers, {"columns": [], "report": ""}, gauge=False)
     said = demo._summary({"version": "1", "digest": "0" * 64}, asked, asked)
     assert "Try       /cells/a.bmp\n          (held out: " in said
+
+
+@pytest.mark.usefixtures("nothing_removed")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "train.epoch=3"], "Expected keys of train among"),
+        (["--set", "training.epochs=3"], "Expected the sections"),
+        (["--set", "train.epochs=many"], "Expected train.epochs to be a whole number but got 'many'"),
+        (["--set", "train.epochs"], "Expected SECTION.KEY=VALUE"),
+        (["--patients", "14", "--cells-each", "6"], "Expected --cells-each 14 or more for 14 patients, of whom 6 are"),
+        (["--set", "contract.least_cells=1000"], "Expected --cells-each 63 or more"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_an_earlier_demo_is_removed(checkout, words, said):
+    folder = left_by_an_earlier_version(checkout / ".blastwatch" / "demo")
+    found = CliRunner().invoke(demo, ["--dir", str(folder), *words])
+    assert isinstance(found.exception, UsageError) and said in str(found.exception), found.exception
+    assert (folder / "dvc.yaml").is_file()
+
+
+@pytest.mark.usefixtures("checkout")
+def test_the_demo_goes_by_its_own_parameters_and_by_those_that_were_set(monkeypatch):
+    """Over all of params.yaml, in which DVC finds every key."""
+    taken = []
+    monkeypatch.setattr(Demo, "run", lambda _, knobs: taken.append(knobs) or "done")
+    sizes = ["--patients", "12", "--cells-each", "16"]
+    found = CliRunner().invoke(demo, [*sizes, "--set", "train.epochs=9", "--set", "image.size=32"])
+    assert found.output == "done\n", found.exception
+    [knobs] = taken
+    wanted, changed = (yaml.safe_load((ROOT / name).read_text()) for name in ("params.yaml", module.KNOBS))
+    for section, values in (changed | {"image": {"size": 32}}).items():
+        wanted[section] |= values
+    wanted["train"]["epochs"] = 9
+    assert knobs == wanted
+
+
+def test_a_work_folder_that_cannot_be_made_is_said(checkout):
+    (checkout / "file").touch()
+    with pytest.raises(UsageError, match=r"can be made and written to but got .*file/demo.* --dir"):
+        Demo(checkout, checkout / "file" / "demo", cells=None, patients=12, each=1)._prepare({})
+
+
+@pytest.mark.parametrize("end", [BlastwatchError("no room"), KeyboardInterrupt()])
+def test_a_pipeline_that_ends_early_says_how_to_go_on(checkout, tmp_path, monkeypatch, capsys, end):
+    def stopped(*_):
+        raise end
+
+    run = Demo(checkout, tmp_path / "a demo", cells=None, patients=12, each=8)
+    monkeypatch.setattr(run, "_pipeline", stopped)
+    monkeypatch.setattr(module, "make_embedded", lambda _: None)
+    monkeypatch.setattr(module.Processes, "start", lambda *_: None)
+    for begun in (False, True):
+        monkeypatch.setattr(run, "_prepare", lambda _, begun=begun: source_added(run.folder) if begun else None)
+        with pytest.raises(type(end)):
+            run.run({})
+        said = capsys.readouterr().err
+        assert begun == (f"cd '{tmp_path}/a demo'\n" in said), "before that there is nothing to go on with"
+    assert (
+        f"export BLASTWATCH_HOME='{tmp_path}/a demo/home' BLASTWATCH_POLICY={checkout}/deploy/demo/policy.yaml" in said
+    )
+    assert "dvc repro && blastwatch registry register results/package" in said
+    assert said.index("unset MLFLOW_TRACKING_URI\n") < said.index("dvc repro"), "the laboratory's is no demo's"
+
+
+def source_added(folder):
+    """What `dvc add data/source` leaves."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "source.dvc").touch()
+
+
+def test_the_remote_is_named_in_ascii_wherever_the_folder_is(checkout, monkeypatch):
+    """DVC writes its address into a file of ASCII."""
+    calls = []
+    run = Demo(checkout, checkout / "d\u00e9mo", cells=None, patients=12, each=8)
+    monkeypatch.setattr(run, "_call", lambda *words, **_: calls.append(words) or "")
+    run._pipeline(type("Children", (), {"wait_for": lambda *_: None})())
+    [remote] = [words for words in calls if words[:3] == ("dvc", "remote", "add")]
+    assert " ".join(remote).isascii() and "remote" in remote[4:]

@@ -1,13 +1,13 @@
-"""A drift reference is worth what its thresholds are: without any, no number of its cells passes."""
+"""What the evidence is worth: a drift reference by its thresholds, the comparison with size numbers by its patients."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from blastwatch.evidence_gates import reference_gates
+from blastwatch.evidence_gates import baseline_gate, reference_gates
 from blastwatch.gate import MISSING
-from blastwatch.package import DRIFT, REFERENCE, open_package
+from blastwatch.package import DRIFT, METRICS, REFERENCE, open_package
 from blastwatch.policy import load_policy
 from tests.packages import make_package
 
@@ -31,3 +31,24 @@ def asked(package, drift):
 def test_a_reference_without_thresholds_is_none(package, drift):
     assert asked(package, drift) == [(MISSING, False, "drift.json has no thresholds for this reference")] * 2
     assert asked(package, {"windows": [{"cells": 30}]}) == [(CELLS, True, ""), (GROUPS, True, "")]
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ({"all": {"groups": 4}, "hem": {"groups": 9}}, "; of 4 all and 9 hem test patients, which is no evidence"),
+        ({"all": {"groups": 5}, "hem": {"groups": 5}}, "; of 5 all and 5 hem test patients"),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_of_few_test_patients_the_comparison_with_size_numbers_says_that_it_shows_nothing(package, test, said):
+    """Whatever the interval is: of so few it may leave out zero by chance."""
+    row = {"baseline": "sizes", "metric": "auroc", "difference": 0.2, "low": 0.1, "high": 0.3}
+    (package.folder / METRICS).write_text(json.dumps({"comparisons": [row]}))
+    split = package.folder / "evidence" / "split.json"
+    split.write_text(json.dumps(json.loads(split.read_text()) | {"sides": {"test": test}}))
+    note = baseline_gate(package, load_policy(None)).note
+    told = "lower end of the 95 % interval; the network beats three size numbers: +0.200 (+0.100 to +0.300)"
+    assert note.startswith(told) and note.removeprefix(told).startswith(said)
+    assert ("no evidence either way: 5 of each are needed" in note) is said.endswith("no evidence")

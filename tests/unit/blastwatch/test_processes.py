@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from blastwatch import database
 from blastwatch.errors import BlastwatchError, SettingsError, UsageError
-from blastwatch.stack_commands import demo
 from tests.running import until
+from training.demo_commands import demo
 
 ROOT = Path(__file__).parents[3]
 IMPATIENT = """

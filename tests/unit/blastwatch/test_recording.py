@@ -169,7 +169,9 @@ def test_no_entry_is_written_that_mlflow_cannot_be_told_of(two_versions):
 @pytest.mark.parametrize(("reason", "said"), [
     ("x" * 1001, "at most 1000 characters but got 1001"), ("f\udcfcr Station 3", r"in UTF-8 .* got '\\udcfc' in it"),
     ("red \x1b[31m", r"without control characters but got '\\x1b' in it"),
-], ids=["long", "no text", "control"])  # fmt: skip
+    ("tested \u202eno", r"read as it was signed but got '\\u202e' in it"),
+    ("tested \u2066no", r"read as it was signed but got '\\u2066' in it"),
+], ids=["long", "no text", "control", "turned", "apart"])  # fmt: skip
 def test_a_reason_that_cannot_be_written_down_is_told_before_anything_is_judged(
     two_versions, monkeypatch, reason, said
 ):

@@ -51,6 +51,7 @@ def test_an_empty_history_says_so_and_prints_nothing(settings, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
     found = CliRunner().invoke(registry, ["history"])
     assert (found.exit_code, found.stdout) == (0, "") and "blastwatch registry register" in found.stderr
+    assert f"{settings.home}/mlflow.db (BLASTWATCH_HOME)" in found.stderr
     asked = CliRunner().invoke(registry, ["history", "--json"])
     assert asked.stdout.strip() == "[]" and asked.stderr == ""
 
@@ -154,6 +155,31 @@ def test_a_restoration_prints_where_the_aliases_are(run, versions):
     code, out, err = run("restore", "--json")
     assert code == 0 and json.loads(out) == {"champion": "1", "candidate": "2"}
     assert "Nothing to restore" in err and len(versions.records()) == 4, "the second one had nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        (["verify"], 1), (["verify", "--json"], 1), (["show", "champion"], 1), (["check", "1"], 1),
+        (["list"], 0), (["history"], 0), (["list", "--json"], 0), (["history", "--json"], 0),
+    ],
+)  # fmt: skip
+def test_where_no_registry_is_a_look_makes_none_and_says_where_it_looked(run, monkeypatch, tmp_path, words, ends):
+    home = tmp_path / "elsewhere"
+    monkeypatch.setenv("BLASTWATCH_HOME", str(home))
+    code, out, err = run(*words)
+    assert code == ends and not home.exists()
+    if ends == 0 and "--json" in words:
+        assert (out.strip(), err) == ("[]", "")
+    else:
+        assert out == "" and f"{home}/mlflow.db (BLASTWATCH_HOME)" in err and "registry register DIR" in err
+
+
+def test_an_empty_registry_is_not_intact(run, lenient_settings):
+    """Nothing in it was signed, and it is hardly the one that was meant."""
+    for words in (("verify",), ("verify", "--json")):
+        code, out, err = run(*words)
+        assert (code, out) == (1, "") and f"Neither an entry nor a version is in {lenient_settings.tracking_uri}" in err
 
 
 def left(registry):
@@ -277,7 +303,9 @@ def test_a_new_key_is_made_once(run, tmp_path):
 def test_a_public_key_is_written_where_it_is_trusted(run, tmp_path):
     """Not by the shell, which empties the file of the first one before the second command is refused."""
     file, trusted = tmp_path / "pat.pem", tmp_path / "trusted" / "promoter" / "pat.pem"
-    assert run("key", "--new", file, "--out", trusted) == (0, "", "")
+    code, out, err = run("key", "--new", file, "--out", trusted)
+    assert (code, out) == (0, "")
+    assert f"The private half is in {file}:" in err and f"The public half is in {trusted}:" in err
     assert trusted.read_text() == pem_of(file) and trusted.stat().st_mode & 0o777 == 0o644
     for again in (("--new", file), ("--new", tmp_path / "other.pem"), ()):
         code, out, err = run("key", *again, "--out", trusted)

@@ -2,16 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from blastwatch.errors import DataError
 from monitoring.commands import _print_patients, drift
-from monitoring.label_commands import SAID, labels
+from monitoring.commands import _print_report as _print_drift
+from monitoring.label_commands import SAID, _interval, labels
 from monitoring.label_commands import _print_report as _print_performance
+from monitoring.patient_drift import Change, Course
 from monitoring.performance import STATES
 from monitoring.watch import patient_sentence
-from tests.drift_status import drawn_patients, drawn_performance
+from tests.drift_status import NOW, drawn_patients, drawn_performance, report
 
 FEW = "1 patient had fewer than 10 cells in that time, which is too few to count."
 REVERSED = ["--since", "2026-11-29T08:00", "--until", "2026-11-29T07:00"]
@@ -63,6 +66,39 @@ def test_patients_who_came_and_do_not_count_yet_are_said(entered, waiting, few, 
     lines, (first, *others) = capsys.readouterr().out.splitlines(), said.split("|")
     assert lines[: len(others) + 1] == [f"Version 2: {first}, 36 are known", *others]
     assert lines[len(others) + 1].startswith("column")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_change_of_who_came_first_may_be_of_before_where_others_came_before_them(cut, capsys):
+    found = drawn_patients(others=True, cut=cut)
+    changed = next(column for column in found["columns"] if column["drifted"])
+    words = f"{changed['since']}{' or before' if cut else ''}"
+    assert [change["since_or_before"] for change in found["changes"]] == [cut]
+    assert not any(column["since_or_before"] for column in found["columns"] if not column["drifted"])
+    assert patient_sentence(found) == [f"Other patients: probability since {words}; probable cause: unknown."]
+    _print_patients(found)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("probability"))
+    assert line.endswith(f"  {words}  other")
+
+
+def test_a_change_after_patients_as_known_is_dated_whoever_came_before(monkeypatch):
+    """Of the second alarm of a column the beginning is looked at."""
+    ended, stands = Change(since=3, found=9, until=20), Change(since=30, found=40)
+    course = Course(evidence=1.0, baseline=np.ones(2), changes=(ended, stands))
+    monkeypatch.setattr("monitoring.patient_report.courses", lambda *_: {"probability": course})
+    found = drawn_patients(others=True, cut=True)
+    assert [change["since_or_before"] for change in found["changes"]] == [True, False]
+    assert [column["since_or_before"] for column in found["columns"]] == [False]
+
+
+def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(capsys):
+    _print_drift(report(NOW, "2", {"od_red": 0.99996}) | {"compared": 500})
+    _print_patients(
+        {**(found := drawn_patients(others=False)), "columns": [found["columns"][0] | {"evidence": 0.99996}]}
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["od_red", "0.19999", "0.2"] in rows and "0.99996" in rows[-1]
+    assert _interval({"value": 0.99996, "low": 0.99, "high": 1.0}) == "0.99996 (0.990 to 1.000)"
 
 
 def test_every_state_of_the_estimate_is_explained():

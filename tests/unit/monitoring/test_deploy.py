@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from monitoring.metrics import MonitorMetrics
+from monitoring.performance import CONFIRMED, OPEN, STATES, UNCHECKED, UNTRUSTED
 from serving.gpus import Gpus
 from serving.metrics import ServiceMetrics
 from tests.fake_driver import FakeDriver
@@ -98,9 +99,41 @@ def test_panels_do_not_overlap():
         taken |= cells
 
 
+def single_figures():
+    return {panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] == "stat"}
+
+
+def overrides(panel):
+    """Of each series that is shown otherwise than the others of its tile, by its name: what is."""
+    return {
+        one["matcher"]["options"]: {shown["id"]: shown["value"] for shown in one["properties"]}
+        for one in panel["fieldConfig"]["overrides"]
+    }
+
+
+def test_no_single_figure_is_coloured_by_thresholds_that_nobody_chose():
+    """Those of Grafana are green, and red from 80: of cells in a window, of an age in seconds, of a 1 for an alarm."""
+    stats = single_figures()
+    for title, panel in stats.items():
+        shown = panel["fieldConfig"]["defaults"]
+        assert shown["thresholds"]["steps"][0]["value"] is None, title
+        assert set(overrides(panel)) <= {target["legendFormat"] for target in panel["targets"]} | set(STATES), title
+    ages = [
+        stats["Age of the last report"]["fieldConfig"]["defaults"],
+        overrides(stats["Failed looks"])["since the last look"],
+    ]
+    assert [age["unit"] for age in ages] == ["s", "s"]
+    (fell,) = stats["Accuracy fell"]["fieldConfig"]["defaults"]["mappings"]
+    assert fell["options"] == {"0": {"text": "no", "color": "green"}, "1": {"text": "fell", "color": "red"}}
+    estimate = stats["The estimate"]
+    assert estimate["options"]["textMode"] == "name"
+    colours = {state: shown["color"]["fixedColor"] for state, shown in overrides(estimate).items()}
+    assert colours == {UNCHECKED: "text", OPEN: "text", CONFIRMED: "green", UNTRUSTED: "red"}
+
+
 def test_a_single_figure_is_the_one_of_now():
     """Over a range of hours a tile would show the last there was: of a monitor that ended, of a verdict long gone."""
-    stats = {panel["title"]: panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] == "stat"}
+    stats = single_figures()
     assert all(target.get("instant") is True for panel in stats.values() for target in panel["targets"])
     (drift,) = stats["Drift"]["targets"]
     # The gauge of the verdict is 0 also without one; thresholds are there only with one.

@@ -3,6 +3,7 @@
 import json
 import socket
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from blastwatch.browsers import SECURITY_HEADERS
 from blastwatch.errors import BlastwatchError
 from blastwatch.settings import load
+from monitoring import page as module
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import FILES, PageServer, build_app
 from monitoring.performance import ASSUMES, FEWEST_CELLS, FEWEST_PATIENTS
@@ -30,7 +32,7 @@ def statuses(tmp_path_factory):
     return {
         "drift": drawn_status(settings()),
         "calm": drawn_status(settings(), stained=False, others=False, sure=3.0, reachable=False),
-        "patients": drawn_status(settings(), stained=False),
+        "patients": drawn_status(settings(), stained=False, cut=True),
         "new": Status(settings(), Told()),
     }
 
@@ -49,6 +51,29 @@ def serve(statuses, free_port):
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("zone", "first", "last", "ticks"),
+    [
+        ("UTC", "2026-11-01T00:00Z", "2026-11-05T00:00Z", ["1/0", "2/0", "3/0", "4/0", "5/0"]),
+        ("UTC", "2026-11-01T00:01Z", "2026-11-05T00:00Z", ["2/0", "3/0", "4/0", "5/0"]),
+        # On 6 September no clock there shows midnight.
+        ("America/Santiago", "2026-09-04T04:00Z", "2026-09-10T10:00Z", ["4/0", "6/1", "8/0", "10/0"]),
+        ("America/Santiago", "2026-09-06T04:00Z", "2026-09-06T20:00Z", ["6/3", "6/6", "6/9", "6/12", "6/15"]),
+        # On 29 March none shows two, and on 25 October all show it twice.
+        ("Europe/Berlin", "2026-03-28T23:00Z", "2026-03-29T09:00Z", ["29/0", "29/4", "29/6", "29/8", "29/10"]),
+        ("Europe/Berlin", "2026-10-24T22:00Z", "2026-10-25T08:00Z", ["25/0", "25/2", "25/4", "25/6", "25/8"]),
+    ],
+)
+def test_the_times_below_a_chart_where_a_day_is_longer_or_shorter(browser, zone, first, last, ticks):
+    page = browser.new_page(timezone_id=zone)
+    page.add_script_tag(path=Path(module.__file__).with_name("pages") / "charts.js")
+    script = """([first, last]) => moments(Date.parse(first), Date.parse(last), 6)
+        .map(([time]) => `${new Date(time).getDate()}/${new Date(time).getHours()}`)"""
+    assert page.evaluate(script, [first, last]) == ticks
+    page.close()
 
 
 def test_every_answer_has_the_headers_of_the_service(serve):
@@ -123,6 +148,36 @@ def test_the_report_behind_the_verdict_is_given_and_its_scripts_reach_nothing(tm
             assert get(f"{url}/reports/{name}").status_code == 404, name
     finally:
         server.close()
+
+
+def test_a_page_from_elsewhere_reads_no_cell_and_whoever_scrapes_is_answered(serve, statuses):
+    url, port = serve("drift"), urlsplit(serve("drift")).port
+    cell = statuses["drift"].document()["examples"]["now"]["farthest"][0]["id"]
+    told = ["/drift.json", f"/cells/{cell}.png", "/reports/drift-20261124T120000.000000Z-v2.html", "/nothing"]
+    for foreign in (
+        {"Host": "evil.example"},  # its name leads here by now
+        {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"},
+        {"Host": f"127.0.0.1.evil.example:{port}"},
+        {"Host": f"0.0.0.0:{port}"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        answers = [get(f"{url}{path}", headers=foreign) for path in told]
+        assert [answer.status_code for answer in answers] == [403] * len(told), foreign
+        assert {name: answers[0].headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+        # Probes and Prometheus ask by whatever address they have, and a link from elsewhere leads to the page.
+        assert [get(f"{url}{path}", headers=foreign).status_code for path in ("/metrics", "/livez", "/drift")] == [
+            200
+        ] * 3
+    refused = get(f"{url}/drift.json", headers={"Host": "cells.lab"}).text
+    assert refused.startswith(
+        "Expected a name or address of the loopback in `Host` but got 'cells.lab'. A proxy before"
+    )
+    linked = get(f"{url}{told[2]}", headers={"Sec-Fetch-Site": "cross-site"}).text
+    assert "Open /drift of this monitor" in linked and "proxy" not in linked
+    for own in ({"Host": f"localhost:{port}"}, {"Host": "[::1]"}, {"Sec-Fetch-Site": "same-origin"}, {"Origin": url}):
+        assert [get(f"{url}{path}", headers=own).status_code for path in told[:2]] == [200] * 2, own
 
 
 def test_a_head_that_does_not_end_is_cut_off(serve):
@@ -202,13 +257,14 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     assert "56 patients count, and 36 are known to the version. 1 patient is here and counts 60 minutes after" in words
     assert "which is too few to count. No column says that they are other" in words
     page.goto(f"{serve('patients')}/drift")
-    page.get_by_text("Other patients since 15 Nov 2026, 12:00: no drift in the latest window, but").wait_for()
+    page.get_by_text("Other patients since 15 Nov 2026, 12:00 or before: no drift in the latest window, but").wait_for()
     page.screenshot(path=tmp_path / "patients.png", full_page=True)
     words = page.inner_text("body")
-    assert "which is too few to count. probability is other since 15 Nov 2026" in words
+    assert "which is too few to count. probability is other since 15 Nov 2026, 12:00 or before." in words
     assert "The patients are others, and the estimate takes for granted that the probabilities still hold" in words
     page.get_by_text("Every change that was found").press("Enter")
-    assert "it stands" in page.get_by_role("region", name="Changes of patients").inner_text()
+    changes = page.get_by_role("region", name="Changes of patients").inner_text()
+    assert "it stands" in changes and "15 Nov 2026, 12:00 or before" in changes
     page.goto(f"{serve('new')}/drift")
     page.get_by_text("The monitor has not looked yet.").wait_for()
     assert page.get_by_role("heading", level=2).all_inner_texts() == ["Now"]

@@ -111,7 +111,7 @@ def test_the_latest_patients_alone(store, who, monkeypatch):
     monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
     for number in range(5):
         store.add(cells_of(f"p{number}", NOON + number * HOUR, [0.1 * number] * 20))
-        who.look(NOON + (number + 1) * HOUR)
+        assert who.look(NOON + (number + 1) * HOUR).cut is (number >= 2)
     assert who.look(NOON + 9 * HOUR).rows["probability"].round(6).tolist() == [0.2, 0.3, 0.4]
 
 

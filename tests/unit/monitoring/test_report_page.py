@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from blastwatch.rounding import against, fixed
 from blastwatch.settings import load
 from monitoring.drift import compare
 from monitoring.metrics import MonitorMetrics
@@ -66,8 +67,8 @@ def test_the_page_says_whose_it_is_and_shows_first_what_moved_most(report, serve
     table, drawn = rest.split("Drift in column", 1)
     rows = [line.split("\t") for line in table.strip().splitlines()]
     assert rows == [["column", "verdict", "score over threshold", "score", "threshold"]] + [
-        [column["name"], "drift" if column["drifted"] else "as known", f"{column['score'] / column['threshold']:.2f}",
-         f"{column['score']:.3f}", f"{column['threshold']:.3f}"]
+        [column["name"], "drift" if column["drifted"] else "as known", fixed(column["score"] / column["threshold"], 2),
+         *against(column["score"], column["threshold"])]
         for column in columns
     ]  # fmt: skip
     named = ["embeddings: embedding" if column["name"] == "embedding" else f"'{column['name']}'" for column in columns]

@@ -222,7 +222,9 @@ def test_the_commands(tmp_path, monkeypatch):
         "1 predictions and 0 pictures" in run("show").output
         and "Deleted for patient: 2 predictions" in run("show").output
     )
+    assert "No limit is set for predictions" in run("retain").stderr and run("retain", "--json").stderr == ""
     monkeypatch.setenv("BLASTWATCH_RETENTION_DAYS", "0.5")
+    assert run("retain").stderr == ""
     with open_store(url) as store:
         store.add([record("d", time=datetime.now(UTC) - timedelta(days=1))])
     left = json.loads(run("retain", "--json").stdout)["left"]["predictions"]

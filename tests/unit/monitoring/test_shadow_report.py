@@ -231,7 +231,7 @@ def test_the_gauges_say_what_the_report_says(clinic):
 
 def test_the_command(clinic, tmp_path, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
-    monkeypatch.setattr("blastwatch.registry.Registry.entry", lambda _self, ref: PAIR[ref == "challenger"])
+    monkeypatch.setattr("blastwatch.registry.Registry.proven", lambda _self, ref: PAIR[ref == "challenger"])
     said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
     assert "No cell was read by both yet" in said and "Research software" in said
     clinic.tell(clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY), "all", datetime.now(UTC) - 2 * DAY)

@@ -3,12 +3,15 @@
 import functools
 import json
 import os
+import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from monitoring import timeline as module
+from monitoring.drift import _put, names_of
 from monitoring.timeline import STANDING, Point, Timeline, before, followed_by, since, thinned
 from tests.drift_status import NOW, report, write_reports
 
@@ -35,6 +38,47 @@ def write(folder, number, *, drifted=False, version="1", **more):
     document = report(moment, version, {"focus": 2.0 if drifted else 0.5}) | more
     (folder / f"drift-{moment:%Y%m%dT%H%M%S.%fZ}-v{version}.json").write_text(json.dumps(document))
     return moment.isoformat()
+
+
+def test_of_two_reports_at_one_moment_both_are_kept_and_read_by_whoever_looks_in_between(tmp_path):
+    """Two monitors of one home, or a monitor and a person: the first is drawing its page when the second is ready."""
+    seen, second_done = [], threading.Event()
+    timeline = Timeline(tmp_path)
+
+    class Page:
+        def __init__(self, meanwhile):
+            self.meanwhile = meanwhile
+
+        def save_html(self, path):
+            Path(path).write_text("half")
+            self.meanwhile()
+            seen.append(sorted(path.name for path in tmp_path.glob("drift-*")))
+            Path(path).write_text("whole")
+
+    def make(meanwhile=lambda: None):
+        _put(tmp_path, NOW, {"on_request": False} | report(NOW, "1", {"focus": 0.5}), Page(meanwhile))
+
+    def second():
+        make()
+        timeline.refresh()
+        second_done.set()
+
+    other = threading.Thread(target=second)
+
+    def meanwhile():
+        other.start()
+        second_done.wait(0.5)  # where it is let in, it is done by then
+
+    make(meanwhile)
+    other.join()
+    timeline.refresh()
+    first, last = "drift-20261124T120000.000000Z-v1", "drift-20261124T120000.000001Z-v1"
+    assert seen == [[], [f"{first}.html", f"{first}.json"]]  # nothing half is there under the name of a report
+    assert names_of(tmp_path) == [f"{stem}.{ending}" for stem in (first, last) for ending in ("html", "json")]
+    assert len(timeline.points()) == 2 and timeline.rows()[0].reports == 2
+    for stem in (first, last):
+        assert (tmp_path / f"{stem}.html").read_text() == "whole"
+        assert json.loads((tmp_path / f"{stem}.json").read_text())["report"] == str(tmp_path / f"{stem}.html")
 
 
 def test_reports_are_read_once_and_a_half_written_one_later(tmp_path):

@@ -6,11 +6,9 @@ from click.testing import CliRunner
 
 import serving.bento
 from blastwatch.errors import AliasMoved, SignatureInvalid
-from blastwatch.registry import Registry
 from serving.bento import Built
 from serving.commands import bento, score
-from tests.packages import make_package
-from tests.service_packages import give_alias, write_cell
+from tests.service_packages import champion_and_another, write_cell
 
 NAME = "blastwatch"
 
@@ -21,17 +19,9 @@ def client(settings):
 
 
 @pytest.fixture
-def versions(settings, client, tmp_path, monkeypatch):
-    """The registry of a champion, version 1, and a candidate that was never promoted, version 2."""
+def versions(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
-    registry = Registry(settings)
-    experiment = client.create_experiment("test", artifact_location=settings.artifacts.as_uri())
-    for number in (1, 2):
-        run = client.create_run(experiment).info.run_id
-        entry = registry.register(make_package(tmp_path / f"p{number}", run_id=run, seed=number))
-        if number == 1:
-            give_alias(registry, entry)
-    return registry
+    return champion_and_another(settings, tmp_path)
 
 
 @pytest.fixture

@@ -1,14 +1,21 @@
 """A call with many images is one call to its end: one patient's, and answered by one version."""
 
+import asyncio
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from monitoring.pseudonyms import Pseudonyms
 from serving.canary import PATIENT_HEADER
+from serving.cell_routes import _answers
 from serving.live import LiveModel
+from serving.problems import Problem
 from tests.in_thread import front
 from tests.service_packages import write_cell
 from tests.unit.serving.test_aside import Quick, drawn
@@ -97,3 +104,36 @@ def test_a_large_call_to_a_slow_engine_leaves_room_for_single_cells(served, tmp_
             time.sleep(0.02)
         call.join()
     assert len(beside) > 3 and beside.count(200) > 0.7 * len(beside), beside  # one may come to a busy machine
+
+
+class Image:
+    """Stands for the bytes of a file; bytes themselves cannot be watched."""
+
+
+def test_refused_images_of_a_batch_are_let_go_with_their_answers():
+    """And not when Python's garbage collector comes: they are no longer counted as held by then."""
+    seen = []
+
+    async def read():
+        image = Image()
+        seen.append(weakref.ref(image))
+        return image
+
+    async def prepare(_lane, _data):
+        raise Problem("image-truncated", "It is cut off.")
+
+    async def outputs(_cells, *, patient):
+        return []
+
+    service = SimpleNamespace(prepare=prepare)
+    lane = SimpleNamespace(part=lambda: 2, coming=lambda *_, **__: contextlib.nullcontext(), outputs=outputs)
+    request = SimpleNamespace(state=SimpleNamespace(place=None, request_id="a"), url=SimpleNamespace(path="/"))
+    gc.collect()
+    gc.disable()
+    try:
+        files = [SimpleNamespace(read=read) for _ in range(6)]
+        answers = asyncio.run(_answers(service, lane, request, files, 0.0, ""))
+        assert [one["type"] for one in answers] == ["/problems/image-truncated"] * 6
+        assert len(seen) == 6 and not any(image() for image in seen)
+    finally:
+        gc.enable()

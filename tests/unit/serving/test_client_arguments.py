@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blastwatch.errors import ServiceError
+from blastwatch.errors import ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
+from serving.client import Client
 from tests.unit.serving.test_client import client
 
 
@@ -66,3 +67,17 @@ def test_a_problem_that_repeats_its_title_is_told_once():
     with pytest.raises(ServiceError) as caught:
         talk.predict(b"x")
     assert str(caught.value) == "The image is damaged: half a file. (HTTP 422, request r1)"
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:3777", "localhost:3777", "//127.0.0.1:3777"])
+def test_an_address_without_a_scheme_is_told_from_a_service_that_is_away(url):
+    words = f"Expected an address that begins with http:// or https://.* but got '{url}'"
+    with pytest.raises(ServiceUnreachable, match=words), Client(url) as talk:
+        talk.predict(b"x")
+
+    async def asked():
+        async with AsyncClient(url) as other:
+            await other.predict(b"x")
+
+    with pytest.raises(ServiceUnreachable, match=words):
+        asyncio.run(asked())

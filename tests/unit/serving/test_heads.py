@@ -5,14 +5,19 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.accepting import take_many
-from serving.heads import MOST_HEAD, MOST_WAITING, bounded
+from serving.heads import MOST_HEAD, MOST_WAITING, BoundedProtocol, bounded
+from serving.straight import PastBentoML
 from tests.running import until as wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -145,3 +150,44 @@ def test_requests_that_wait_for_an_earlier_one_are_few(door, caplog):
 
 def test_a_protocol_that_is_none_of_uvicorn_is_left_as_it_is():
     assert bounded(asyncio.Protocol) is asyncio.Protocol
+
+
+def test_requests_to_v1_go_to_the_application_that_is_given():
+    """As BentoML starts it: uvicorn's own protocol before an application that mounts another one."""
+    config = uvicorn.Config(Starlette(routes=[Mount("", app=application)]), log_config=None, lifespan="off")
+    config.load()
+    loop = asyncio.new_event_loop()
+    state = SimpleNamespace(connections=set(), tasks=set(), default_headers=[])
+    try:
+        made = bounded(partial(HttpToolsProtocol, config, state, {}, loop), application)(_loop=loop)
+    finally:
+        loop.close()
+    assert isinstance(made, BoundedProtocol) and made.app is config.loaded_app
+    assert isinstance(config.loaded_app.app, PastBentoML)
+
+
+@pytest.fixture
+def protocol():
+    """One that has read the head of a request with a body."""
+    config = uvicorn.Config(application, log_config=None, lifespan="off")
+    config.load()
+    loop = asyncio.new_event_loop()
+    state = SimpleNamespace(connections=set(), tasks=set(), default_headers=[], total_requests=0)
+    made = BoundedProtocol(config, state, {}, _loop=loop)
+    made.cycle = SimpleNamespace(body=bytearray(), response_complete=False, message_event=asyncio.Event())
+    made.parser = SimpleNamespace(should_upgrade=lambda: False)
+    made.flow = SimpleNamespace(pause_reading=lambda: None)
+    yield made
+    loop.close()
+
+
+def test_a_piece_of_a_body_is_handed_on_as_it_is_and_thousands_are_gathered(protocol):
+    piece, cycle = b"x" * (1 << 18), protocol.cycle
+    protocol.on_body(piece)
+    assert bytes(cycle.body) is piece  # so uvicorn hands it on
+    cycle.body = bytearray()  # as it does then
+    for _ in range(3):
+        protocol.on_body(b"x")
+    gathered = cycle.body
+    protocol.on_body(b"y")
+    assert cycle.body is gathered and gathered == b"xxxy"

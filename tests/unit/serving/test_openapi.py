@@ -1,5 +1,7 @@
 """The description of the interface beside what a service answers: statuses and headers that callers meet."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from serving.keys import KeyFolder
@@ -39,3 +41,12 @@ def test_each_refusal_is_among_those_that_are_described(door, path, content, sta
     assert refused.status_code == status
     (operation,) = door.paths[path].values()
     assert refused.headers["content-type"] in operation["responses"][str(status)]["content"]
+
+
+def test_a_probe_of_a_service_whose_engine_fails_is_answered_as_described(door, monkeypatch):
+    """As BentoML answers by the same health: test_worker.py."""
+    for ready, alive in ((True, True), (False, True), (False, False)):
+        monkeypatch.setattr(door.service.lane.batcher, "health", SimpleNamespace(ready=ready, alive=alive))
+        for path, good in (("/readyz", ready), ("/livez", alive)):
+            status = door.ask(path).status_code
+            assert status == (200 if good else 503) and str(status) in door.paths[path]["get"]["responses"]

@@ -1,4 +1,4 @@
-"""What the pages say: which version serves now, why a cell is referred, what a figure is, and what went wrong."""
+"""What the page says: which version serves now, why a cell is referred, what a figure is, and what went wrong."""
 
 import pytest
 from playwright.sync_api import expect
@@ -84,9 +84,11 @@ def test_a_service_that_is_gone_is_called_so_and_asked_again(door, opened):
     page.evaluate("showModel()")
     expect(page.locator("#model-fault")).to_have_text(f"What serves is not shown. {GONE}")
     assert page.locator("#facts dd").count() == 0  # nothing stale
-    expect(read(page, door).locator(".words")).to_have_text(GONE)
+    page.set_input_files("#choose", door.cell)
+    expect(page.locator("#status")).to_have_text(f"1 image waits. {GONE}")
     page.unroute("**/v1/*")
-    read(page, door)
+    page.get_by_role("button", name="Read the image that waits").click()
+    page.get_by_text("1 of 1 read.").wait_for()
     expect(said(page, "name and version")).to_contain_text("version 7 (champion)")
     expect(page.locator("#model-fault")).to_be_hidden()
 
@@ -149,70 +151,3 @@ def test_where_the_units_are_not_at_hand_the_page_says_so(door, opened):
     page = opened()
     page.route("**/docs.json", lambda route: route.abort())
     expect(read(page, door).locator(".more")).to_contain_text(f"not known. {GONE}")
-
-
-GATES = [
-    {"name": name, "passed": verdict != "overridden", "verdict": verdict, "value": value, "limit": limit, "note": note}
-    | more
-    for name, verdict, value, limit, note, more in (
-        ("parity", "passed", 0.00123456, 0.01, "openvino-int8", {"bound": "at most", "unit": ""}),
-        ("latency", "off", "not measured", "off by policy", "", {"bound": "at most", "unit": "ms"}),
-        ("reference-cells", "overridden", 200.0, 300.0, "under uneven", {"bound": "at least", "unit": "cells"}),
-        ("calibration", "passed", 0.1, 0.2, "", {}),  # as reports were before they had a bound and a unit
-    )
-]
-WHY = "better on the same patients, and the stain of ward 3 is among those that it was trained on by now"
-
-
-LINES = """cell => {
-    const words = document.createRange();
-    words.selectNodeContents(cell);
-    return new Set([...words.getClientRects()].map((box) => box.top)).size;
-}"""
-
-
-def history():
-    """What /v1/history says of three champions."""
-    times = [f"2026-11-{day}T14:05:07.123456+00:00" for day in (17, 24, 28)]
-    entries = [
-        {
-            "number": 9 - at, "time": time, "who": "mia.wallenstein", "action": "promote", "version": str(9 - at),
-            "alias": "champion", "before": str(8 - at), "after": str(9 - at), "why": WHY,
-            "overridden": ["reference-cells"],
-        }
-        for at, time in enumerate(reversed(times))
-    ]  # fmt: skip
-    told = {
-        "at": times[2], "version": "9", "since": times[2], "action": "promote", "by": "mia.wallenstein", "why": WHY,
-        "promoted": {"time": times[2], "by": "mia.wallenstein", "why": WHY}, "overridden": ["reference-cells"],
-        "digest": "d" * 64, "data_digest": "e" * 64, "split_digest": "f" * 64, "git_commit": "a" * 40, "gates": GATES,
-    }  # fmt: skip
-    return {"told": told, "entries": entries, "check": {"intact": True, "entries": 3, "faults": []}}
-
-
-@pytest.mark.parametrize("width", [400, 1100])
-def test_the_history_can_be_read_on_a_telephone(door, opened, width, tmp_path):
-    page = opened(path="/history", width=width, history=history())
-    page.get_by_text("Version 9 served at").wait_for()
-    page.locator("#report summary").click()
-    page.screenshot(path=tmp_path / f"history-{width}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    rows = page.get_by_role("row").filter(has_text="champion: 8")
-    expect(rows).to_have_count(1)  # a row still, to a reader of the screen
-    cells = rows.get_by_role("cell").all()
-    for cell in (cells[1], cells[2], cells[5]):  # time, who, moved: each on one line
-        assert cell.evaluate(LINES) == 1
-    why = cells[6].bounding_box()
-    assert why["x"] + why["width"] <= width and why["width"] > 200
-
-
-def test_the_history_tells_of_each_gate_what_its_report_has(opened):
-    page = opened(path="/history", history=history())
-    page.locator("#report summary").click()
-    rows = [[cell.inner_text() for cell in row.get_by_role("cell").all()] for row in page.locator("#gates tr").all()]
-    assert rows == [
-        ["parity", "passed", "0.001235", "at most 0.01", "openvino-int8"],
-        ["latency", "off", "not measured", "off by policy", ""],
-        ["reference-cells", "overridden", "200 cells", "at least 300", "under uneven"],
-        ["calibration", "passed", "0.1", "0.2", ""],
-    ]

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from monitoring.store import StoreError
 from serving import rate as module
 from serving.drawing import MOST
+from serving.in_flight import InFlight
 from serving.keys import KeyFolder
-from serving.problems import Overloaded
+from serving.problems import Overloaded, Problem
 from serving.rate import RateLimiter, address_of
 from tests.in_thread import front
 from tests.service_packages import write_cell
@@ -60,6 +62,23 @@ def test_it_is_the_token_bucket(tmp_path_factory, rate, burst, calls):
         else:
             limiter.charge("a", cells - 1, at=now)
             level -= cells
+    limiter.close()
+
+
+def test_what_is_given_back_can_be_taken_again_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SETS", 1)
+    limiter = RateLimiter(tmp_path, rate=1, burst=3)
+    assert limiter.take("a", at=9.0) == 0
+    limiter.charge("a", 4, at=9.0)
+    assert limiter.take("a", at=9.0) == 3
+    limiter.give_back("a", 5)
+    assert [limiter.take("a", at=9.0) for _ in range(4)] == [0, 0, 0, 1]
+    limiter.give_back("a", 2)  # long after: the bucket is full and takes no more
+    assert [limiter.take("a", at=99.0) for _ in range(4)] == [0, 0, 0, 1]
+    for number in range(8):
+        limiter.charge(f"busy {number}", 200, at=99.0)
+    limiter.give_back("a", 1)  # who had to make room takes none of the others' places
+    assert [limiter.take(f"busy {number}", at=99.0) for number in range(8)] == [198] * 8
     limiter.close()
 
 
@@ -159,7 +178,8 @@ def test_real_requests_are_limited_by_key_and_guesses_by_address(served, tmp_pat
 
 
 def test_a_caller_beyond_its_limit_and_a_service_with_too_many_cells_are_counted_apart(served, tmp_path, monkeypatch):
-    """Both are told 429, and nothing else than the outcome says which."""
+    """Both are told 429, and nothing else than the outcome says which. Who is turned away since too many cells wait,
+    before a body is read, has not used up any of the limit; a heat map's was."""
 
     def full():
         raise Overloaded(retry_after=2, waiting=9)
@@ -171,8 +191,10 @@ def test_a_caller_beyond_its_limit_and_a_service_with_too_many_cells_are_counted
         cell = write_cell(tmp_path / "cell.bmp").read_bytes()
         paths = ("/v1/predict", "/v1/predict", "/v1/predict_batch", "/v1/explain", "/v1/predict", "/v1/explain")
         answers = [door.ask(path, lab, files={"image": cell}) for path in paths]
+        assert [door.ask("/v1/model", lab).status_code for _ in range(2)] == [200] * 2
+        answers += [door.ask(path, lab, files={"image": cell}) for path in paths[-2:]]
         assert {answer.status_code for answer in answers} == {429}
-        assert [answer.json()["type"].rpartition("/")[2] for answer in answers] == 4 * ["overloaded"] + 2 * [
+        assert [answer.json()["type"].rpartition("/")[2] for answer in answers] == 6 * ["overloaded"] + 2 * [
             "rate-limited"
         ]
         counted = {
@@ -181,9 +203,72 @@ def test_a_caller_beyond_its_limit_and_a_service_with_too_many_cells_are_counted
             for outcome in ("overloaded", "limited", "refused", "failed", "ok")
         }
         assert {key: count for key, count in counted.items() if count} == {
-            ("predict", "overloaded"): 2, ("predict_batch", "overloaded"): 1, ("explain", "overloaded"): 1,
+            ("predict", "overloaded"): 3, ("predict_batch", "overloaded"): 1, ("explain", "overloaded"): 2,
             ("predict", "limited"): 1, ("explain", "limited"): 1,
         }  # fmt: skip
+
+
+def test_a_batch_that_is_turned_away_once_its_files_were_read_pays_for_all_of_them(served, tmp_path, monkeypatch):
+    lab = KeyFolder(tmp_path / "home" / "api-keys").add("lab")
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="1") as door:
+        room = [Overloaded(retry_after=1, waiting=9), None, Overloaded(retry_after=1, waiting=9)]
+
+        def check():
+            if error := room.pop(0):
+                raise error
+
+        monkeypatch.setattr(door.service.lane.batcher, "check_room", check)
+        files = [("images", write_cell(tmp_path / "cell.bmp").read_bytes())] * 2
+        asked = [door.ask("/v1/predict_batch", lab, files=files) for _ in range(3)]
+        assert room == [] and [answer.json()["type"].rpartition("/")[2] for answer in asked] == [
+            "overloaded", "overloaded", "rate-limited",
+        ]  # fmt: skip
+        assert 50 < int(asked[2].headers["retry-after"]) <= 100  # it owes one of two cells
+
+
+def test_a_heat_map_that_finds_no_room_is_paid_since_it_was_read(served, tmp_path, monkeypatch):
+    """Else whoever has all of the places could have any number of bodies read for nothing."""
+    lab = KeyFolder(tmp_path / "home" / "api-keys").add("lab")
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="3") as door:
+        monkeypatch.setattr(door.service._drawing, "_asked", MOST)
+        said = [door.ask("/v1/explain", lab, files={"image": cell}).json()["type"] for _ in range(5)]
+    assert [kind.rpartition("/")[2] for kind in said] == 3 * ["overloaded"] + 2 * ["rate-limited"]
+
+
+def test_no_room_for_a_body_is_paid_only_once_it_has_begun(served, tmp_path, monkeypatch):
+    """One without a declared length is refused when its first bytes are here."""
+
+    def full(_count, _path, size):
+        if size:
+            raise Problem("overloaded", "Full.")
+
+    lab = KeyFolder(tmp_path / "home" / "api-keys").add("lab")
+    multipart = {"Content-Type": "multipart/form-data; boundary=b"}
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="1") as door:
+        monkeypatch.setattr(InFlight, "check", full)
+        bodies = [b"--b", b"--b", iter([b"--b"]), b"--b"]
+        asked = [door.ask("/v1/predict", lab, content=body, headers=multipart) for body in bodies]
+    said = [answer.json()["type"].rpartition("/")[2] for answer in asked]
+    assert said == 3 * ["overloaded"] + ["rate-limited"]
+
+
+def test_a_label_that_was_not_stored_and_files_that_were_not_kept_are_paid(served, tmp_path, monkeypatch):
+    def away(*_arguments):
+        raise StoreError("away")
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lab = KeyFolder(tmp_path / "home" / "api-keys").add("lab")
+    with front(served, tmp_path / "home", BLASTWATCH_RATE_LIMIT="0.02", BLASTWATCH_RATE_BURST="2") as door:
+        monkeypatch.setattr(door.service, "store_label", away)
+        monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", full)
+        label = {"json": {"id": "0", "label": "all"}}
+        files = {"files": {"images": b"x"}}
+        asked = [door.ask("/v1/labels", lab, **label), door.ask("/v1/predict_batch", lab, **files)]
+        assert [answer.json()["type"] for answer in asked] == ["/problems/store-unavailable", "/problems/no-room"]
+        assert door.ask("/v1/model", lab).json()["type"] == "/problems/rate-limited"
 
 
 HOLD = """

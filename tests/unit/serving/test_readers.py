@@ -1,11 +1,15 @@
 """Few images are read at a time, and none waits behind one that takes long."""
 
+import asyncio
 import gc
 import os
 import threading
 import time
 import weakref
+from asyncio import wrap_future
 from concurrent.futures import wait
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -50,6 +54,59 @@ def test_results_and_errors_go_to_who_asked(open_readers):
     assert [readers.submit(pow, 2, exponent).result(10) for exponent in range(20)] == [2**e for e in range(20)]
     with pytest.raises(ZeroDivisionError):
         readers.submit(divmod, 1, 0).result(10)
+
+
+def test_results_and_errors_go_to_who_awaits_them(open_readers):
+    readers = open_readers(2, at_a_time=1)
+
+    async def ask():
+        assert await readers.run(lambda: 2**10) == 1024
+        with pytest.raises(ZeroDivisionError):
+            await readers.run(lambda: divmod(1, 0))
+        assert await asyncio.gather(*(readers.run(lambda n=n: n) for n in range(20))) == list(range(20))
+
+    asyncio.run(ask())
+
+
+def test_who_left_or_whose_loop_has_ended_is_not_read_for(open_readers):
+    readers, begun, go, read = open_readers(1, at_a_time=1, slow=60.0), threading.Event(), threading.Event(), []
+
+    def hold():
+        begun.set()
+        go.wait(10)
+
+    async def leave():
+        holding = asyncio.create_task(readers.run(hold))
+        await asyncio.to_thread(begun.wait, 10)
+        waiting = asyncio.create_task(readers.run(lambda: read.append("left")))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        holding.cancel()
+
+    asyncio.run(leave())
+    go.set()  # its result has no loop to go to
+    assert readers.submit(lambda: read.append("stayed")).result(10) is None
+    assert read == ["stayed"]
+
+
+def test_at_the_end_nobody_waits_in_vain(open_readers):
+    readers, go = open_readers(1, at_a_time=1, slow=60.0), threading.Event()
+
+    async def end():
+        holding = asyncio.create_task(readers.run(lambda: go.wait(10)))
+        waiting = asyncio.create_task(readers.run(lambda: None))
+        await asyncio.sleep(0.01)
+        readers.shutdown(wait=False, cancel_futures=True)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go.set()
+        assert await holding
+        with pytest.raises(RuntimeError, match="Expected a call before the end"):
+            await readers.run(lambda: None)
+
+    asyncio.run(end())
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2])
@@ -122,6 +179,42 @@ def test_an_idle_thread_keeps_no_image(open_readers):
         gc.collect()
         time.sleep(0.01)
     assert seen() is None
+
+
+@pytest.mark.parametrize("way", ["run", "submit"])
+def test_an_image_that_was_refused_is_kept_by_nothing_once_its_error_went(open_readers, way):
+    """Also where nobody collects rings of objects, and where the error has one that it came of."""
+
+    class Image:
+        pass
+
+    def read(_image):
+        try:
+            raise LookupError("within")
+        except LookupError as error:
+            raise ValueError("refused") from error
+
+    readers, refused = open_readers(1, at_a_time=1), []
+
+    async def ask():
+        image = Image()
+        refused.append(weakref.ref(image))
+        with suppress(ValueError):
+            await (readers.run(partial(read, image)) if way == "run" else wrap_future(readers.submit(read, image)))
+
+    async def ask_several():
+        for _ in range(5):
+            await ask()
+        await readers.run(int)  # the thread that read the last one has let go of it
+
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        asyncio.run(ask_several())
+        assert [image() for image in refused] == [None] * 5
+    finally:
+        if was:
+            gc.enable()
 
 
 @pytest.mark.parametrize("cancel", [True, False])

@@ -47,6 +47,15 @@ def test_now_and_before(told):
     assert told.answer("2020-01-01")["entries"] == []
 
 
+def test_entries_that_one_answer_does_not_hold_are_counted(told, monkeypatch):
+    every = told.answer(None)
+    assert every["total"] == len(every["entries"]) == 2
+    monkeypatch.setattr("serving.told.LATEST", 1)
+    answer = told.answer(None)
+    assert (answer["entries"], answer["total"]) == (every["entries"][:1], 2)
+    assert told.answer("2020-01-01")["total"] == 0
+
+
 def test_a_changed_entry_is_told_with_the_fault(told, crowned_settings):
     change(crowned_settings, "update history set body = replace(body, 'tester', 'nobody') where number = 2")
     answer = told.answer(None)

@@ -1,6 +1,8 @@
 """What a mistyped address answers to an image: that it is none, before a byte of the image is read."""
 
+import json
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -40,6 +42,19 @@ def test_an_image_for_an_unknown_address_is_told_that_it_is_none(door, path):
     assert (refused.status_code, refused.json()["type"]) == (404, "/problems/not-found")
     assert refused.json()["detail"] == f"There is nothing at {path}."
     assert refused.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", ["/v1/labels%0a", "/v1/model%0a", "/v1/explain%0a", "/v1/predict%0A", "/v1/x%0ay"])
+def test_an_address_with_a_line_feed_is_none_and_leaves_its_line(door, path):
+    """Else it were a known one to the routes and an unknown one to the door, which asks for less."""
+    log = Path(door.settings.audit_log)
+    for content in ({}, {"json": {"id": "x", "label": "all"}}):
+        refused = door.ask(path, door.key, **content)
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/not-found")
+        assert refused.headers["connection"] == "close"
+        door.ask("/metrics")
+        line = json.loads(log.read_text().splitlines()[-1])
+        assert (line["key"], line["route"], line["status"]) == ("lab", "other", 404)
 
 
 @pytest.mark.parametrize("path", KNOWN)

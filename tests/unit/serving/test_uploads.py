@@ -1,14 +1,18 @@
 """Forms as programs send them, cut short, without file names, or where no disk has room for them."""
 
+import asyncio
 import json
 import shutil
 import subprocess
 import tempfile
+import tracemalloc
 
 import httpx
 import pytest
 import requests
+from starlette.requests import Request
 
+from serving.uploads import read_file
 from tests.in_thread import front
 from tests.service_packages import write_cell
 from tests.unit.serving.test_aside import Quick, drawn
@@ -92,3 +96,31 @@ def test_a_batch_without_room_on_a_disk_is_to_come_later(door, caplog):
     assert "cannot be kept in the temporary folder" in caplog.text
     assert door.count("blastwatch_requests_total", route=BATCH, outcome="failed") == before + 1
     assert len(door.ask(BATCH, files=[("images", small)] * 3).json()["results"]) == 3
+
+
+async def one_file(body, size):
+    """What `read_file` makes of a form whose body comes in pieces of this size."""
+    left = iter(range(0, len(body), size))
+
+    async def receive():
+        at = next(left)
+        return {"type": "http.request", "body": body[at : at + size], "more_body": at + size < len(body)}
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+    return await read_file(Request({"type": "http", "method": "POST", "headers": headers}, receive), "image")
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000, 1 << 20])
+def test_one_file_is_the_same_however_its_body_is_cut(size):
+    data = bytes(range(256)) * 20 + b"\r\n--x" * 200 + b"\r" * 5000
+    assert asyncio.run(one_file(form("image", data), size)) == data
+
+
+def test_a_file_that_comes_by_two_bytes_takes_no_more_than_others():
+    body = form("image", b"ab" * 5_000)
+    tracemalloc.start()
+    try:
+        assert len(asyncio.run(one_file(body, 2))) == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(body)
+    finally:
+        tracemalloc.stop()

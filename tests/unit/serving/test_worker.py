@@ -15,6 +15,7 @@ import asyncio, json, sys
 from types import SimpleNamespace
 from starlette.exceptions import HTTPException
 from _bentoml_impl.server.app import ServiceAppFactory
+from _bentoml_sdk.service import set_current_service
 from serving.service import Blastwatch
 import monitoring.capture, serving.app, serving.contest, serving.following, serving.metrics
 heavy = ["dvc", "evidently", "mlflow", "nncf", "pandas", "scipy", "sklearn", "torch", "torchvision"]
@@ -34,11 +35,24 @@ def status(probe):
 probes = []
 for health.ready, health.alive in ((True, True), (False, True), (False, False)):
     probes.append([status(factory.readyz), status(factory.livez)])
+reached = []
+
+class Application:
+    async def app(self, scope, _receive, _send):
+        reached.append(scope["path"])
+
+async def send(_message):
+    pass
+
+set_current_service(Application())
+for path in ("/v1/x", "/v1/x\\ny", "/v1/x\\n", "/\\n/v1/x"):
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "headers": []}
+    asyncio.run(factory()(scope, None, send))
 known = {name: value for layer in layers for name, value in layer.kwargs.items()}
 untraced = known["excluded_urls"].url_disabled("http://localhost:3000/v1/predict")
 environment = {one.name: one.value for one in Blastwatch.envs}
 print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment,
-                  "probes": probes, "loaded": [name for name in heavy if name in sys.modules]}))
+                  "probes": probes, "reached": reached, "loaded": [name for name in heavy if name in sys.modules]}))
 """
 
 
@@ -60,6 +74,10 @@ def test_no_span_is_made_and_the_timer_of_a_request_ends_soon_after_its_deadline
 
 def test_a_worker_loads_nothing_that_takes_seconds(found):
     assert found["loaded"] == []
+
+
+def test_every_address_reaches_the_application_and_so_its_door_and_its_audit_log(found):
+    assert found["reached"] == ["/v1/x", "/v1/x\ny", "/v1/x\n", "/\n/v1/x"]
 
 
 def test_probes_are_answered_by_what_the_engine_does(found):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blastwatch.errors import DataError
-from blastwatch.manifest import COLUMNS, Cells, manifest_digest
-from training.audit import audit_cells, connected, read_audit, write_audit
+from blastwatch.manifest import AUDIT, COLUMNS, Cells, manifest_digest, read_json, write_json
+from training.audit import audit_cells, connected, contradicting, crossing, read_audit, write_audit
 
 STATISTICS = pd.DataFrame({"path": ["0000.bmp"]})
 
@@ -84,8 +84,39 @@ def test_a_finding_that_crosses_a_split_is_a_leak(sides, leak, kinds):
 def test_a_parted_subject_is_a_leak():
     cells = cells_of([("1", "all", "a"), ("1", "all", "b"), ("1", "all", "c")])
     found = audit_cells(cells, [], split=cells.rows.assign(group="1", side=["train", "test", "train"]))
-    assert found.leak
-    assert [(finding.kind, finding.a, finding.b) for finding in found.findings] == [("subject", "0000.bmp", "0001.bmp")]
+    assert found.leak and found.findings == []
+    assert [(finding.kind, finding.a, finding.b) for finding in found.shown] == [("subject", "0000.bmp", "0001.bmp")]
+    assert [finding["kind"] for finding in found.to_dict()["findings"]] == ["subject"]
+
+
+def parted(tmp_path):
+    cells = cells_of([("1", "all", "a"), ("1", "all", "b"), ("2", "all", "a")], folder=tmp_path)
+    return cells, cells.rows.assign(group="1", side=["train", "test", "train"])
+
+
+def test_what_is_said_of_a_split_is_not_written_as_if_it_were_true_of_the_data(tmp_path):
+    cells, split = parted(tmp_path)
+    write_audit(audit_cells(cells, []), STATISTICS, tmp_path / "without")
+    write_audit(audit_cells(cells, [], split=split), STATISTICS, tmp_path / "with")
+    assert (tmp_path / "with" / AUDIT).read_bytes() == (tmp_path / "without" / AUDIT).read_bytes()
+
+
+def test_an_earlier_audit_that_wrote_the_subjects_of_its_split_is_read_without_them(tmp_path):
+    cells, split = parted(tmp_path)
+    found = audit_cells(cells, [], split=split)
+    write_audit(found, STATISTICS, tmp_path)
+    earlier = read_json(tmp_path / AUDIT, made_by="") | {"findings": found.to_dict()["findings"], "leak": True}
+    write_json(tmp_path / AUDIT, earlier)
+    read = read_audit(tmp_path, cells)
+    assert [finding.kind for finding in read.findings] == ["exact"] and not read.leak
+    assert crossing(read.findings, split.assign(side="train")) == crossing(read.findings, split) == []
+
+
+def test_pairs_under_two_labels_are_found_whatever_their_kind():
+    cells = cells_of([("1", "all", "a"), ("1", "hem", "a"), ("2", "all", "b"), ("3", "hem", "c"), ("4", "all", "d")])
+    found = audit_cells(cells, [("0002.bmp", "0003.bmp", 0.9), ("0002.bmp", "0004.bmp", 0.9)])
+    told = [(finding.kind, finding.a, finding.b) for finding in contradicting(found.findings, cells.rows)]
+    assert told == [("label", "0000.bmp", "0001.bmp"), ("near", "0002.bmp", "0003.bmp")]
 
 
 def test_an_audit_is_read_back_and_belongs_to_its_manifest(tmp_path):

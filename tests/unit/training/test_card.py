@@ -158,6 +158,14 @@ def test_card_says_where_too_few_patients_were_answered_for_the_thresholds():
     assert said not in model_card(facts(), evidence(), DRIFT)
 
 
+def test_card_does_not_count_what_an_earlier_audit_wrote_of_a_split_as_pairs_of_images():
+    known = evidence()
+    told = "3 pairs of images (1 exact, 2 near)"
+    assert told in model_card(facts(), known, DRIFT)
+    known["audit"]["findings"] += [{"kind": "subject"}] * 55
+    assert told in model_card(facts(), known, DRIFT)
+
+
 def test_card_warns_of_a_split_that_leaks():
     assert "**Leaks.**" in model_card(facts(), evidence(leaky=True), DRIFT)
 

@@ -82,6 +82,7 @@ def test_the_card_tells_leaks_and_stain_and_draws_a_page(work):
     card = json.loads(run(work, "show", "data/cells", "--audit", "data/audit", "--html", "card/data.html", "--json"))
     assert card["leaks"]["findings"] == {"exact": 2}
     assert card["leaks"]["between_subjects"] == 2
+    assert card["leaks"]["two_labels"] == card["leaks"]["without_background"] == 0
     assert len(card["leaks"]["groups"]) == 2 and card["leaks"]["patients"] == 18
     assert card["licences"] == dict.fromkeys(card["sources"], "drawn: no rights of others")
     rows, table = (
@@ -103,6 +104,7 @@ def test_a_split_by_image_is_refused_by_the_audit_with_exit_code_3(work):
     assert done.returncode == 3
     assert json.loads(done.stdout)["leak"] is True
     assert "blastwatch data split" in done.stderr
+    assert (work / "again/audit.json").read_bytes() == (work / "data/audit/audit.json").read_bytes()
 
 
 def test_the_contract_stops_a_data_set_with_exit_code_3(work):
@@ -134,6 +136,21 @@ def test_links_of_the_user_tie_patients(work):
     groups = json.loads((work / "linked/audit.json").read_text())["groups"]
     assert [group for group in groups if "5" in group and "7" in group]
     assert "5 = 7" in (work / "linked/audit.html").read_text()
+    same = ("data/cells", "--audit", "linked", "--out", "tied", "--set", "split.seed=4")
+    for command in ("check", "split"):  # with the links of params.yaml, which has none
+        done = call(work, command, *same)
+        assert done.returncode == 1 and "[['5', '7']], but the parameters say []" in done.stderr, done.stderr
+    assert not (work / "tied").exists()
+    run(work, "split", *same, "--set", 'audit.links=[["7", "5"]]')
+
+
+def test_a_split_that_keeps_another_says_whom_it_knew(work):
+    made = ("split", "data/cells", "--audit", "data/audit", "--out", "kept", "--set", "split.keep=data/split")
+    done = call(work, *made)
+    assert done.returncode == 0
+    assert "Kept the sides of 20 subjects of the split in data/split; 0 are new." in done.stderr
+    facts = json.loads((work / "kept/split.json").read_text())
+    assert facts["kept_subjects"] == {"named": 20, "by_image": 0, "by_path": 0, "new": 0, "gone": 0}
 
 
 def test_restain(work):

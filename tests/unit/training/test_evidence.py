@@ -141,6 +141,13 @@ def test_an_audit_of_other_cells_is_refused(copied):
     refused(places, DataError, "made of another manifest")
 
 
+def test_an_audit_that_ties_others_than_the_split_was_made_by_is_refused(copied):
+    """Links that came since: patients who are one may stand on two sides."""
+    folder, places = copied("audit")
+    edit(folder / AUDIT, links=[["1", "2"]])
+    refused(places, LeakFound, "ties other patients than the one by which the split was made")
+
+
 def test_other_cells_than_those_of_the_training_are_refused(copied, whole):
     _, places = copied("train")
     edit(places["train"] / "train.json", data_digest="d" * 64)

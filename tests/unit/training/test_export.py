@@ -167,6 +167,13 @@ def test_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
         export.export_onnx(build("resnet18").eval(), SIZE, tmp_path / ONNX)
 
 
+def test_a_network_that_answers_no_numbers_is_refused(tmp_path):
+    network = build("resnet18").eval()
+    network.fc.bias.data.fill_(float("nan"))
+    with pytest.raises(PackageError, match="differs from torch by nan"):
+        export.export_onnx(network, SIZE, tmp_path / ONNX)
+
+
 def test_projection_is_the_principal_axes_with_settled_signs():
     random = np.random.default_rng(2)
     embeddings = (random.normal(size=(200, 48)) * np.linspace(5, 0.1, 48) + 3).astype(np.float32)

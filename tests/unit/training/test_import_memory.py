@@ -11,12 +11,14 @@ from unittest import mock
 
 import pytest
 
+from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
 from tests.forkserver import forkserver
 from tests.unit.training.test_import import draw
 from training import importing
 from training.import_memory import ImportMemory
 from training.importing import import_cells
+from training.steps import held
 
 IMAGES = 1500
 NEW = 200  # one opening in fourteen failed
@@ -32,6 +34,30 @@ def source(tmp_path_factory):
     (folder / "all/s0/text.png").write_text("no image")
     (folder / "hem/s1/empty.bmp").write_bytes(b"")
     return folder
+
+
+def test_a_memory_that_is_damaged_is_told(tmp_path):
+    """At its opening, or, where a page in its middle is, when it is read."""
+    memory = tmp_path / "imports.db"
+    draw(tmp_path / "source/all/A/1.png")
+    imported(tmp_path / "source", tmp_path / "cells", memory)
+    whole = memory.read_bytes()
+    for damaged in (b"no database" * 100, whole[:4096] + b"\xff" * (len(whole) - 4096)):
+        memory.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cannot be looked up or kept in .*imports\.db: .*--fresh"):
+            imported(tmp_path / "source", tmp_path / "cells", memory)
+    assert imported(tmp_path / "source", tmp_path / "cells").known == 0
+
+
+def test_two_imports_into_one_folder_do_not_mix(tmp_path):
+    draw(tmp_path / "source/all/A/1.png")
+    out = tmp_path / "cells"
+    imported(tmp_path / "source", out)
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    with held(out / ".import.lock", "held by the test"), pytest.raises(UsageError, match="Another import is writing"):
+        imported(tmp_path / "source", out)
+    imported(tmp_path / "source", out)
+    assert {path.name for path in out.iterdir()} == set(FILES)
 
 
 def bytes_of(out):

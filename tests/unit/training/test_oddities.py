@@ -3,19 +3,22 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from blastwatch.images import crop_cell
 from blastwatch.manifest import read_cells
+from monitoring.statistics import image_statistics
 from training.importing import import_cells
-from training.looks import LOOKED_AT, look, saturated_share
-from training.oddities import PROFILE, alike_subjects, limits, oddities
+from training.looks import LOOKED_AT, PREPROCESSING, look, saturated_share
+from training.oddities import PROFILE, alike_subjects, background_told, limits, oddities, without_background
 from training.synthesis import synthesise
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Sixty cells of twelve patients, and six images that are odd in one way each."""
+    """Sixty cells of twelve patients, and six images that are odd in one way at least."""
     folder = tmp_path_factory.mktemp("odd")
     synthesise(folder / "source", patients=12, cells=5, seed=4, duplicates=0)
     sample = sorted((folder / "source").rglob("*.bmp"))[0]
@@ -32,6 +35,7 @@ def drawn(tmp_path_factory):
             "frame": pixels[:400],
             "size": np.asarray(tiny),
             "stain": np.where(pixels.max(axis=2, keepdims=True) > 12, 250 - pixels // 8, 0).astype(np.uint8),
+            "background": np.where(pixels.max(axis=2, keepdims=True) > 12, pixels, 200).astype(np.uint8),
         }.items()
     ):
         Image.fromarray(image).save(sample.with_name(f"UID_90{number}_1_1_{name}_all.bmp".replace(f"_{name}", "")))
@@ -45,7 +49,7 @@ def test_each_planted_oddity_is_named_by_its_kind(drawn):
     for odd in found:
         assert not odd.low <= odd.value <= odd.high or odd.kind == "empty"
         kinds.setdefault(odd.path.rsplit("UID_", 1)[1].split("_")[0], set()).add(odd.kind)
-    for number, kind in enumerate(("empty", "saturated", "frame", "size", "stain")):
+    for number, kind in enumerate(("empty", "saturated", "frame", "size", "stain", "background")):
         assert kind in kinds.pop(f"90{number}")
     assert kinds == {}
 
@@ -53,6 +57,24 @@ def test_each_planted_oddity_is_named_by_its_kind(drawn):
 def test_a_source_without_a_usual_frame_has_no_odd_one(drawn):
     rows = drawn.rows.assign(width=np.arange(len(drawn.rows)) + 100, height=np.arange(len(drawn.rows)) + 100)
     assert not [odd for odd in oddities(rows, look(drawn).table()) if odd.kind == "frame"]
+
+
+@pytest.mark.parametrize("side", [40, 192, 320])
+def test_an_image_whose_every_pixel_counts_as_cell_has_no_dark_background(side):
+    images = {"field": np.full((side, side, 3), 200, np.uint8), "cut out": np.zeros((side, side, 3), np.uint8)}
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    images["cut out"][np.hypot(x, y) < side / 2] = 150  # the largest disc that the frame has room for
+    areas = [image_statistics(crop_cell(image, PREPROCESSING), PREPROCESSING)["cell_area"] for image in images.values()]
+    table = pd.DataFrame(1.0, index=range(2), columns=list(LOOKED_AT)).assign(path=list(images), cell_area=areas)
+    rows = pd.DataFrame({"path": list(images), "source": "test", "width": side, "height": side})
+    found = oddities(rows, table)
+    assert [odd.path for odd in found if odd.kind == "background"] == ["field"]
+    assert without_background(found) == 1
+
+
+def test_how_many_images_have_no_dark_background_is_told():
+    assert background_told(0) == ""
+    assert background_told(7).startswith("7 images have no dark background")
 
 
 def test_limits_are_those_of_the_normal_distribution():
@@ -73,8 +95,6 @@ def test_saturated_share_counts_full_pixels_of_the_cell():
 
 def cohort(offsets, cells=60, seed=0):
     """Rows and statistics of subjects whose looks differ by their offset, in standard deviations between cells."""
-    import pandas as pd
-
     random = np.random.default_rng(seed)
     values, subjects = [], []
     for number, offset in enumerate(offsets):

@@ -15,6 +15,7 @@ from training.calibration import fit_temperature, patient_weights
 from training.evaluation import fit, read_trained, run_evaluation
 from training.fold_answers import network_table
 from training.loop import answering, predict_logits
+from training.network_graph import inferring
 from training.out_of_fold import OUT_OF_FOLD, calibrating_cells, out_of_fold_logits, write_out_of_fold
 from training.pack import open_pack
 from training.parameters import EvaluateParameters, ImageParameters, Parameters, TrainParameters
@@ -45,8 +46,9 @@ def train(parameters, folder, places, out):
 def asked(work, calibrate_on, trained=None):
     folder, places = work
     packed, rows = open_pack(places["pack"], read_cells(places["cells"])), read_split(places["cells"], places["split"])
-    network, _ = read_trained(folder / "train")
-    found = calibrating_cells(answering(network, packed), rows, trained or folder / "train", calibrate_on)
+    network, facts = read_trained(folder / "train")
+    infer = inferring(network, facts["parameters"], packed.preprocessing)
+    found = calibrating_cells(answering(infer, packed), rows, trained or folder / "train", calibrate_on)
     return found, network, packed, rows
 
 
@@ -94,7 +96,8 @@ def test_nothing_is_called_proven_of_patients_whom_the_network_may_have_seen(wor
     if side:
         group = rows.loc[rows["side"] == "calibration", "group"].iloc[0]
         rows.loc[rows.index[rows["side"] == side][0], "group"] = group
-    answer = answering(read_trained(folder / "train")[0], packed)
+    network, trained = read_trained(folder / "train")
+    answer = answering(inferring(network, trained["parameters"], packed.preprocessing), packed)
     held, logits, proven = calibrating_cells(answer, rows, tmp_path, "calibration")
     assert not proven
     assert fit(held, logits, BY_BOTH, proven=proven).conformal.guaranteed == {"hem": 1.0, "all": 1.0}

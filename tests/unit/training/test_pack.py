@@ -1,14 +1,19 @@
-"""A pack that is made anew: whoever has the old one open keeps it, and it is usable until the new one is whole."""
+"""A pack that is made anew: whoever has the old one open keeps it, and it is usable until the new one is whole. And a
+pack that is not what it should be, or for which there is no room, is told."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from blastwatch.errors import DataError
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import read_cells
+from training import pack
 from training.pack import CROPS, FACTS, INDEX, open_pack, write_pack
 
 SMALL, LARGE = Preprocessing(crop=320, size=32), Preprocessing(crop=320, size=48)
@@ -68,3 +73,45 @@ def test_a_pack_that_is_half_in_place_is_no_pack(cells, packed, tmp_path, monkey
     with pytest.raises(DataError, match=r"crops\.npy is missing or was changed"):
         open_pack(tmp_path, cells)
     assert {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
+def test_an_index_that_gives_crops_to_other_cells_is_refused(cells, packed, tmp_path):
+    rows, told = pd.read_parquet(tmp_path / INDEX), r"index\.parquet, sorted by path, but got \d+, .*Make it anew"
+    for changed in (rows[::-1], rows[1:], rows.assign(path="x")):
+        changed.to_parquet(tmp_path / INDEX, index=False)
+        with pytest.raises(DataError, match=told):
+            open_pack(tmp_path, cells)
+    rows.to_parquet(tmp_path / INDEX, index=False)
+    assert open_pack(tmp_path, cells).paths == packed.paths
+
+
+def test_an_index_that_cannot_be_read_is_told(cells, packed, tmp_path):
+    for damage in (lambda path: path.write_bytes(b"PAR1"), lambda path: path.write_text(""), Path.unlink):
+        damage(tmp_path / INDEX)
+        with pytest.raises(DataError, match=r"index\.parquet is missing or cannot be read"):
+            open_pack(tmp_path, cells)
+
+
+def test_a_disk_without_room_is_told_before_a_crop_is_written(cells, packed, tmp_path, monkeypatch):
+    def full(descriptor, start, length):
+        assert length == os.fstat(descriptor).st_size > len(cells.rows) * 48 * 48 * 3
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"Expected 0\.\d+ GB free in .* but got [\d.]+ GB \(No space left on device\)"):
+        write_pack(cells, LARGE, tmp_path)
+    again = open_pack(tmp_path, cells)
+    assert again.preprocessing == SMALL and {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
+def test_the_first_crop_is_written_to_blocks_that_are_taken(cells, tmp_path, monkeypatch):
+    crop, seen = pack.crop_cell, []
+
+    def watched(image, preprocessing):
+        seen.append(next(tmp_path.glob(f".pack-*/{CROPS}")).stat())
+        return crop(image, preprocessing)
+
+    monkeypatch.setattr(pack, "crop_cell", watched)
+    write_pack(cells, Preprocessing(crop=320, size=96), tmp_path)  # of many pages, so that one does not fill them all
+    assert len(seen) == len(cells.rows)
+    assert all(512 * file.st_blocks >= file.st_size for file in seen)

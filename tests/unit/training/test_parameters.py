@@ -1,6 +1,9 @@
 """What is no value of a parameter is said with the parameter's name."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from blastwatch.errors import UsageError
 from training.parameters import load_parameters
@@ -13,6 +16,10 @@ from training.parameters import load_parameters
         ("train.epochs=2026-13-45", r"a value of train\.epochs as YAML has it but got '2026-13-45'"),
         ("train.epochs=!!int ''", r"a value of train\.epochs as YAML has it but got \"!!int ''\""),
         ("pretrain.batch_size=1", r"pretrain\.batch_size to lie from 2 to inf but got 1"),
+        ("contract.two_cells=[[a.png, b.png, c.png]]", r"two_cells to be pairs of paths, .* but got \['a\.png', 'b"),
+        ("contract.two_cells=[[a.png, 2]]", r"two_cells to be pairs of paths"),
+        ("audit.links=[[a]]", r"audit\.links to be lists of at least two subjects .* but got \['a'\]"),
+        ("import.subject_pattern=O'(?P<subject>.)", r"import\.subject_pattern without a single quote"),
     ],
 )
 def test_what_is_no_value_is_said_with_its_key(override, said):
@@ -26,6 +33,16 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"params\.yaml but it cannot be read"):
         load_parameters(path)
+
+
+def test_the_pipeline_hands_the_pattern_of_the_patient_to_the_import():
+    """Between single quotes, since the shell would read the bars and brackets of one."""
+    root = Path(__file__).parents[3]
+    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["import"]
+    assert "--subject-pattern '${import.subject_pattern}'" in stage["cmd"] and stage["params"] == ["import"]
+    known = yaml.safe_load((root / "params.yaml").read_text())
+    assert set(known["import"]) == set(load_parameters(None).to_dict()["import"])
+    assert load_parameters(root / "params.yaml").importing.subject_pattern == ""
 
 
 def test_the_smallest_batch_that_a_pretraining_learns_from():

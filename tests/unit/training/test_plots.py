@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from blastwatch.images import Preprocessing
 from blastwatch.network import build
 from tests.answers import draw_answers
 from training.pack import Packed
-from training.plots import certain_errors, plot_explained_errors
+from training.plots import certain_errors, drawn_name, plot_explained_errors, plot_mistakes, plot_parts
 
 
 def test_the_most_certain_errors_come_first():
@@ -22,15 +23,64 @@ def test_the_most_certain_errors_come_first():
     assert set(certain_errors(table.assign(probability=0.5), 1000)["label"]) == {"hem"}
 
 
+def pack_of(table):
+    """A pack with a crop of noise for each cell."""
+    crops = np.random.default_rng(1).integers(0, 256, (len(table), 32, 32, 3), dtype=np.uint8)
+    return Packed(crops=crops, paths=tuple(table["path"]), preprocessing=Preprocessing(size=32), digest="")
+
+
 @pytest.mark.parametrize("cells", [1, 12])
 @pytest.mark.parametrize("right", [True, False])
 def test_errors_are_drawn_with_their_maps(tmp_path, cells, right):
     table = draw_answers(4, patients=4, cells=cells)
     if right:
         table["probability"] = (table["label"] == "all").astype(float)
-    random = np.random.default_rng(1)
-    crops = random.integers(0, 256, (len(table), 32, 32, 3), dtype=np.uint8)
-    packed = Packed(crops=crops, paths=tuple(table["path"]), preprocessing=Preprocessing(size=32), digest="")
-    plot_explained_errors(table, packed, build("resnet18"), tmp_path / "errors.png", synthetic=True)
+    plot_explained_errors(table, pack_of(table), build("resnet18"), tmp_path / "errors.png", synthetic=True)
     with Image.open(tmp_path / "errors.png") as image:
         assert image.size == (1210, 660)
+
+
+# Formulas to matplotlib, signs that its font lacks, and a long one.
+ODD = ("P$1$", "$H_04$^", r"lab$\2026$7", "患者一", "x" * 300)
+
+
+@pytest.fixture
+def titles(monkeypatch):
+    """What stands over the axes and beside them once a picture is saved, as it is drawn."""
+    drawn = []
+    save = Figure.savefig
+
+    def savefig(figure, path):
+        save(figure, path)
+        for axes in figure.axes:
+            texts = (axes.title, *(axes.get_yticklabels() if axes.axison else ()))
+            drawn.extend(text.get_text() for text in texts if text.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return drawn
+
+
+def test_names_of_the_data_are_drawn_as_they_are_or_as_numbers(tmp_path, titles):
+    """After hours of training no name may end the evaluation, nor be drawn as boxes (a warning: an error here)."""
+    table = draw_answers(4, patients=5, cells=1).assign(subject=ODD, probability=0.9996, label="hem")
+    plot_mistakes(table, pack_of(table), tmp_path / "mistakes.png", synthetic=False)
+    shown = [*ODD[:3], "patient 5", f"{'x' * 8}…{'x' * 7}"]
+    assert titles == [f"{name}\nhem, p 0.9996" for name in shown]
+
+
+def test_the_title_of_an_explained_error_takes_any_name_and_is_never_surer_than_the_answer(tmp_path, titles):
+    table = draw_answers(4, patients=2, cells=1).head(1).assign(subject="P$1$", probability=0.9998, label="hem")
+    plot_explained_errors(table, pack_of(table), build("resnet18"), tmp_path / "errors.png", synthetic=False)
+    assert titles == ["P$1$\nis hem", "blast with 0.9998"]
+
+
+def test_parts_of_the_test_cells_may_have_any_name(tmp_path, titles):
+    area = {"value": 0.9, "low": 0.8, "high": 0.95}
+    parts = [{"name": name, "figures": {"auroc": area}} for name in (r"site $A_b\c$", "患者", "x" * 200)]
+    metrics = {"synthetic": False, "cells": {"auroc": area}, "breakdown": {"source": parts}}
+    plot_parts(metrics, tmp_path / "parts.png")
+    assert titles == [r"source: site $A_b\c$", "source: row 2 of its table", f"source: {'x' * 20}…{'x' * 19}"]
+
+
+def test_a_name_that_cannot_be_seen_is_drawn_as_a_number():
+    assert drawn_name("P1\n", "patient 3") == drawn_name("P\u202e1", "patient 3") == "patient 3"

@@ -200,6 +200,6 @@ def test_the_page_fits_the_window(written, browser, width):
     assert [url for url in asked if not url.startswith("data:")] == [page.url]
     assert said == []
     assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth > 0)")
-    page.get_by_text("Each patient").click()
+    page.locator("summary", has_text="Each patient").click()
     assert page.get_by_role("region", name="Each patient").is_visible()
     page.close()

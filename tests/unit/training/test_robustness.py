@@ -7,9 +7,10 @@ from torch import nn
 
 from blastwatch.errors import DataError
 from blastwatch.images import Preprocessing, crop_cell, decode, normalise
-from blastwatch.intervals import draw_patients
+from blastwatch.intervals import bounds, draw_patients
 from blastwatch.manifest import read_cells, read_split
 from monitoring.shifts import SHIFTS, shift
+from training.network_graph import inferring
 from training.pack import open_pack
 from training.parameters import EvaluateParameters
 from training.robustness import camera_figures
@@ -51,7 +52,8 @@ def look(network, tested, root, packed):
     """`camera_figures` under some parameters."""
 
     def run(**knobs):
-        return camera_figures(network, tested, root, packed.preprocessing, 1.7, EvaluateParameters(**knobs))
+        infer = inferring(network, {"fit": "gradient"}, packed.preprocessing)
+        return camera_figures(infer, tested, root, packed.preprocessing, 1.7, EvaluateParameters(**knobs))
 
     return run
 
@@ -95,9 +97,35 @@ def test_each_figure_is_that_of_the_shifted_cells(look, network, tested, root, p
         assert row["change"]["value"] == pytest.approx(np.mean([moved[one] - plain[one] for one in plain]))
         changes = {group: moved[one] - plain[one] for one in plain for group in [one[0]]}
         drawn = draws @ np.array([changes[group] for group in order]) / draws.sum(axis=1)
-        assert drawn.min() - 1e-9 <= row["change"]["low"] <= row["change"]["high"] <= drawn.max() + 1e-9
+        assert row["change"]["low"] <= drawn.min() + 1e-9 and drawn.max() - 1e-9 <= row["change"]["high"]
+        # One patient of a label tells nothing of how patients of it differ.
+        alone = tested.groupby("label")["group"].nunique().min() == 1
+        assert alone and (row["change"]["low"], row["change"]["high"]) == (-1, 1)
     change = {row["name"]: row["change"]["value"] for row in found["rows"]}
     assert abs(change["white_balance"]) > 0.1 > abs(change["defocus"])
+
+
+def test_the_change_has_the_interval_of_a_difference_of_both_labels(network, tested, root, packed):
+    turn = tested.groupby("group").cumcount() % 3  # three patients of each
+    tested = tested.assign(group=tested["group"].astype(str) + turn.map("-{}".format))
+    few = tested.groupby("label")["group"].nunique()
+    infer = inferring(network, {"fit": "gradient"}, packed.preprocessing)
+    asked = EvaluateParameters(resamples=400, camera_cells=10_000)
+    found = camera_figures(infer, tested, root, packed.preprocessing, 1.0, asked)
+    [row] = [row for row in found["rows"] if row["name"] == "white_balance"]
+    crops = [crop_cell(decode((root / path).read_bytes()), CAMERA) for path in tested["path"]]
+    random = np.random.default_rng(asked.seed)
+    shown = [crop_cell(shift(one, "white_balance", 1.0, random=random), packed.preprocessing) for one in crops]
+    plain = accuracies(network, tested, packed.crops[packed.rows_of(tested["path"].tolist())], packed)
+    moved = accuracies(network, tested, shown, packed)
+    changes = {group: moved[group, label] - plain[group, label] for group, label in plain}
+    draws = draw_patients(tested, resamples=400, seed=asked.seed)
+    drawn = draws @ np.array([changes[group] for group in sorted(changes)]) / draws.sum(axis=1)
+    ends = bounds(
+        drawn, few.min(), value=row["change"]["value"], within=(-1, 1), others=tested["group"].nunique() - few.min()
+    )
+    assert few.min() == 3 and np.ptp(drawn) > 0
+    assert (row["change"]["low"], row["change"]["high"]) == pytest.approx(ends)
 
 
 def test_some_cells_are_taken_evenly_and_none_where_none_are_asked_for(look, tested):
@@ -107,6 +135,13 @@ def test_some_cells_are_taken_evenly_and_none_where_none_are_asked_for(look, tes
     assert look(camera_cells=0) is None
 
 
-def test_images_that_are_gone_are_named(network, tested, packed, tmp_path):
+def test_images_that_are_gone_are_named(tested, packed, tmp_path):
     with pytest.raises(DataError, match=r"are missing, the first .*set evaluate\.camera_cells=0"):
-        camera_figures(network, tested, tmp_path, packed.preprocessing, 1.0, EvaluateParameters())
+        camera_figures(
+            lambda _crops: pytest.fail("a cell was asked of"),
+            tested,
+            tmp_path,
+            packed.preprocessing,
+            1.0,
+            EvaluateParameters(),
+        )

@@ -18,10 +18,12 @@ from blastwatch.errors import LeakFound
 from blastwatch.golden import read_golden
 from blastwatch.inference import Outputs
 from blastwatch.manifest import (
+    COLUMNS,
     IMPORT,
     MANIFEST,
     SPLIT,
     SPLIT_FACTS,
+    columns_digest,
     manifest_digest,
     read_cells,
     read_split,
@@ -85,7 +87,7 @@ def swap_labels(places, side):
     manifest.loc[chosen, "label"] = manifest.loc[chosen, "label"].map(SWAPPED)
     manifest.to_parquet(places["cells"] / MANIFEST, index=False)
     digest = manifest_digest(manifest)
-    change(places["cells"] / IMPORT, digest=digest)
+    change(places["cells"] / IMPORT, digest=digest, rows_digest=columns_digest(manifest, COLUMNS))
     for path in (places["split"] / SPLIT_FACTS, places["pack"] / FACTS):
         change(path, data_digest=digest)
 

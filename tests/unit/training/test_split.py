@@ -1,9 +1,7 @@
 """The split: whole groups, every label on every side, the same for the same seed, and a leak stops everything."""
 
 import dataclasses
-from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,9 +10,9 @@ from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import CheckRefused, DataError, LeakFound, UsageError
 from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
-from training.audit import audit_cells
+from training.audit import audit_cells, check_links
 from training.dealing import Unit, deal, quota
-from training.splitting import SplitParameters, check_leak, dealt_by, folds, kept_sides, split_cells, write_split
+from training.splitting import SplitParameters, check_leak, check_ties, dealt_by, folds, split_cells, write_split
 
 
 def cohort_of(sizes, ties=()):
@@ -219,6 +217,25 @@ def test_more_folds_than_patients_are_refused_by_their_name():
         split_of(cells, folds=7)
 
 
+def test_a_split_of_another_audit_is_told(tmp_path):
+    """Patients that were linked since may stand on two sides; of an older split it is not known."""
+    cells = cohort_of({f"{prefix}{number}": 3 for prefix in ("", "H") for number in range(9)})
+    audit, linked = audit_cells(cells, []), audit_cells(cells, [], links=[["3", "5"]])
+    facts = write_split(split_of(cells), cells, audit, SplitParameters(), tmp_path)
+    check_ties(facts, audit, tmp_path)
+    check_ties({name: value for name, value in facts.items() if name != "ties_digest"}, linked, tmp_path)
+    with pytest.raises(LeakFound, match="ties other patients than the one by which the split was made"):
+        check_ties(facts, linked, tmp_path)
+
+
+def test_links_that_came_after_the_audit_are_told(tmp_path):
+    cells = cohort_of({"1": 2, "2": 2, "3": 2, "H1": 2})
+    linked = audit_cells(cells, [], links=[["3", "2"], ["1", "H1"]])
+    check_links(linked, [["H1", "1"], ["2", "3"]], tmp_path)
+    with pytest.raises(DataError, match=r"\[\['1', 'H1'\], \['2', '3'\]\], but the parameters say \[\['2', '3'\]\]"):
+        check_links(linked, [["2", "3"]], tmp_path)
+
+
 def official_cohort(ties):
     cells = cohort_of({f"{prefix}{number}": 6 for prefix in ("", "H") for number in range(12)}, ties)
     fold = cells.rows["subject"].map(lambda subject: f"fold_{int(subject.lstrip('H')) % 3}")
@@ -237,62 +254,3 @@ def test_an_official_fold_is_taken_as_it_is_with_the_verdict(tmp_path):
         assert (facts["leaky"], facts["crossing"], facts["parted_groups"]) == (leaky, int(leaky), ["3"] * leaky)
     with pytest.raises(DataError, match=r"fold_7 .* none of 146"):
         split_cells(cells, audit, SplitParameters(by="official", official="fold_7"))
-
-
-@settings(max_examples=25, deadline=None)
-@given(cohorts(), st.integers(0, 100), st.integers(1, 10), st.integers(0, 60))
-def test_added_images_move_no_group(tmp_path_factory, cells, seed, patients, images):
-    earlier = tmp_path_factory.mktemp("earlier")
-    audit = audit_cells(cells, [])
-    before = split_cells(cells, audit, SplitParameters(seed=seed))
-    write_split(before, cells, audit, SplitParameters(seed=seed), earlier)
-    known = list(zip(cells.rows["subject"], cells.rows["label"], cells.rows["pixel_sha256"], strict=True))
-    known += [(subject, label, f"new {n}") for n in range(images) for subject, label, _ in [known[n % len(known)]]]
-    known += [(f"{'H' * (n % 2)}9{n}", ("all", "hem")[n % 2], f"{n} {m}") for n in range(patients) for m in range(9)]
-    # A new patient that is tied to a known one goes where that one is.
-    grown = cells_of([*known, ("900", "all", "tie"), ("2", "all", "tie")])
-    after = split_of(grown, seed=seed, keep=str(earlier))
-    check_leak(after)
-    side = dict(zip(before["subject"], before["side"], strict=True))
-    kept = after[after["subject"].isin(list(side))]
-    assert (kept["side"] == kept["subject"].map(side)).all()
-    assert (after.loc[after["subject"] == "900", "side"] == side["2"]).all()
-    assert len(after) == len(grown.rows)
-
-
-def test_a_tie_across_the_sides_that_were_kept_is_refused(tmp_path):
-    sizes = {f"{prefix}{number}": 5 for prefix in ("", "H") for number in range(8)}
-    cells = cohort_of(sizes)
-    audit = audit_cells(cells, [])
-    rows = split_cells(cells, audit, SplitParameters())
-    facts = write_split(rows, cells, audit, SplitParameters(), tmp_path)
-    side = dict(zip(rows["subject"], rows["side"], strict=True))
-    other = next(subject for subject in sizes if side[subject] != side["0"] and not subject.startswith("H"))
-    with pytest.raises(CheckRefused, match=f"0 \\(.*{other} \\(.*train anew"):
-        split_of(cohort_of(sizes, [("0", other)]), keep=str(tmp_path))
-    with pytest.raises(DataError, match=r"nowhere.*split\.parquet is missing"):
-        split_of(cells, keep="nowhere")
-    again = write_split(rows, cells, audit, SplitParameters(keep=str(tmp_path)), tmp_path / "again")
-    assert again["kept"] == facts["digest"]
-
-
-def test_a_known_patient_whose_group_has_a_new_first_name_stays_where_they_were(tmp_path):
-    """Else whoever was tested could come to be trained on."""
-    pd.DataFrame({"subject": ["B"], "side": ["test"]}).to_parquet(tmp_path / "split.parquet")
-    assert kept_sides(SimpleNamespace(groups=[["A", "B"]]), tmp_path) == {"A": "test"}
-
-
-def test_a_split_that_parts_a_patient_is_not_kept(tmp_path):
-    """By image: whichever side it were called, cells of that patient were trained on and tested."""
-    sides = {"subject": ["A", "A", "B"], "side": ["train", "test", "train"]}
-    pd.DataFrame(sides).to_parquet(tmp_path / "split.parquet")
-    with pytest.raises(CheckRefused, match=r"1 have images on several, such as A\. Keep a split by group"):
-        kept_sides(SimpleNamespace(groups=[["A"], ["B"]]), tmp_path)
-
-
-def test_what_stays_may_not_leave_a_side_without_a_label(tmp_path):
-    cells = cohort_of({f"{prefix}{number}": 5 for prefix in ("", "H") for number in range(4)})
-    kept = pd.DataFrame({"subject": ["H0", "H1", "H2", "H3"], "side": ["train", "train", "validation", "calibration"]})
-    kept.to_parquet(tmp_path / "split.parquet")
-    with pytest.raises(DataError, match=r"label hem on every side .* leave none for test\."):
-        split_of(cells, keep=str(tmp_path))

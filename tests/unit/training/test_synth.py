@@ -1,5 +1,6 @@
 """The synthetic cohort: the same for the same seed, in the layout of C-NMC, and cells that look like cells."""
 
+import errno
 import json
 
 import numpy as np
@@ -74,6 +75,19 @@ def test_parts_and_restained_copies_of_a_cohort_are_synthetic_too(tmp_path):
         assert import_cells(source, tmp_path / "cells", kind=kind).facts["synthetic"] is True
 
 
+def test_drawn_and_photographed_cells_are_not_imported_together(tmp_path):
+    source = tmp_path / "source"
+    synthesise(source / "drawn", patients=2, cells=1, seed=3, duplicates=0)
+    photographed = source / "fold_1/all/UID_77_1_1_all.bmp"
+    photographed.parent.mkdir(parents=True)
+    photographed.write_bytes(next((source / "drawn").rglob("*_all.bmp")).read_bytes())
+    with pytest.raises(DataError, match=r"but drawn/.* and fold_1/all/UID_77_1_1_all\.bmp does not\. Import"):
+        import_cells(source, tmp_path / "cells", kind="cnmc")
+    assert not (tmp_path / "cells").exists()
+    assert import_cells(source / "drawn", tmp_path / "cells", kind="cnmc").facts["synthetic"] is True
+    assert import_cells(source / "fold_1", tmp_path / "cells", kind="cnmc").facts["synthetic"] is False
+
+
 def test_cells_are_segmented_on_black_and_of_the_size_of_real_ones():
     cells = cells_of("all", 3, 4).reshape(-1, SIDE, SIDE, 3)
     assert cells.dtype == np.uint8
@@ -109,6 +123,38 @@ def test_arguments_that_do_not_go_together(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="new or empty folder"):
         synthesise(tmp_path, patients=5, cells=1, seed=0)
+
+
+def test_a_small_cohort_gets_as_many_duplicates_as_there_can_be(tmp_path):
+    made = {patients: tmp_path / str(patients) for patients in (2, 3, 5)}
+    drawn = {
+        patients: len(synthesise(out, patients=patients, cells=1, seed=0)["duplicates"])
+        for patients, out in made.items()
+    }
+    assert drawn == {2: 0, 3: 1, 5: 2}
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    wanted = {"patients": 2, "cells": 1, "seed": 0, "duplicates": 2}
+    with pytest.raises(UsageError, match=r"0 to 0 duplicates \(--duplicates\) among 2 patients"):
+        synthesise(tmp_path / "out", **wanted)
+    with pytest.raises(UsageError, match="cells a patient"):
+        synthesise(tmp_path / "out", **(wanted | {"cells": 0}))
+    with pytest.raises(UsageError, match="a seed of 0"):
+        synthesise(tmp_path / "out", **(wanted | {"seed": -1}))
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written to .*file/out: Not a directory"):
+        synthesise(tmp_path / "file" / "out", patients=2, cells=1, seed=0)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        synthesise(tmp_path / "out", patients=2, cells=1, seed=0)
 
 
 def test_images_are_bmp_of_the_naming(tmp_path):

@@ -1,0 +1,125 @@
+"""The drift page in a browser, where its words are easily wrong: figures next to a limit, clocks that differ, answers
+that are none, verdicts on nobody."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from blastwatch.settings import load
+from monitoring.metrics import MonitorMetrics
+from monitoring.page import PageServer, build_app
+from monitoring.status import Status
+from tests.drift_status import NOW, Told, drawn_patients, report
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The document of a version with a calm report and known patients, and nothing else."""
+    settings = load({"BLASTWATCH_HOME": str(tmp_path_factory.mktemp("home"))})
+    status = Status(settings, Told())
+    info = SimpleNamespace(synthetic=True)
+    status.watch(SimpleNamespace(entry=SimpleNamespace(version="2"), package=SimpleNamespace(digest="5f", info=info)))
+    status.judge(report(NOW, "2", {"od_red": 0.99996, "od_blue": 0.5}))
+    status.see(patients=drawn_patients(others=False))
+    status.fail("")
+    return status.document() | {"looked_at": NOW.isoformat(), "now": (NOW + timedelta(seconds=9)).isoformat()}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, free_port):
+    status = Status(load({"BLASTWATCH_HOME": str(tmp_path_factory.mktemp("home"))}), Told())
+    server = PageServer(build_app(MonitorMetrics(CollectorRegistry()).registry, status), port := free_port())
+    yield f"http://127.0.0.1:{port}"
+    server.close()
+
+
+@pytest.fixture
+def page(browser, url):
+    """It asks when it is told to, and is answered with `page.answer`."""
+    page = browser.new_page(timezone_id="UTC", locale="en-GB")
+    page.add_init_script("window.setInterval = () => 0;")
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.answer = {}
+    page.route("**/drift.json", lambda route: route.fulfill(**page.answer))
+    page.goto(f"{url}/drift")
+    page.get_by_text("The monitor cannot be asked").wait_for()
+    yield page
+    page.close()
+
+
+def shown(page, document=None, **answer):
+    """Let the page ask and be answered so."""
+    page.answer = answer or {"json": document}
+    page.evaluate("ask().catch((error) => { window.threw = error.message; })")
+
+
+def test_a_look_is_overdue_by_the_monitors_clock_and_not_by_the_browsers(page, told):
+    for hours in (-3, 3):
+        page.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=hours))
+        shown(page, told)
+        assert page.inner_text("#problem") == ""
+        shown(page, told | {"now": (NOW + timedelta(minutes=90)).isoformat()})
+        late = "The monitor has not managed a look for 90 minutes; what stands here is old."
+        assert page.inner_text("#problem") == late
+        never = told | {"looked_at": None, "begun_at": NOW.isoformat(), "problem": "This look failed."}
+        shown(page, never)
+        assert page.inner_text("#problem") == "This look failed."
+        shown(page, never | {"now": (NOW + timedelta(minutes=30)).isoformat()})
+        first = "The monitor has not managed its first look in 30 minutes. This look failed."
+        assert page.inner_text("#problem") == first
+    assert page.faults == []
+
+
+def test_a_verdict_without_a_date_is_shown_and_what_cannot_be_drawn_is_not_called_unasked(page, told):
+    shown(page, told | {"state": "drift", "since": None})
+    expected = "Drift (since when is not known yet): version 2 sees other cells than it knows."
+    assert page.inner_text("#sentence") == expected and "reports alike" not in page.inner_text("#facts")
+    shown(page, told | {"columns": None})
+    assert page.inner_text("#problem").startswith("This page cannot show all that the monitor said (")
+    assert page.evaluate("window.threw") is not None
+    shown(page, told)
+    assert page.inner_text("#problem") == "" and page.faults == []
+
+
+def test_why_the_monitor_gives_nothing_is_said(page):
+    for answer, words in (
+        ({"status": 403, "body": "Expected a name of the loopback. A proxy has to ask it so.\n"},
+         "it says: Expected a name of the loopback. A proxy has to ask it so."),
+        ({"status": 502, "body": "Bad Gateway"}, "it answered 502."),
+        ({"status": 200, "body": "<html>Sign in</html>"},
+         "its answer is not JSON, so something else answers in its place."),
+    ):  # fmt: skip
+        shown(page, **answer)
+        assert page.inner_text("#problem") == f"The monitor cannot be asked: {words} What stands here is old."
+
+
+def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(page, told):
+    most = told["patients"]["columns"][0] | {"evidence": 0.999, "drifted": False}
+    shown(page, told | {"patients": told["patients"] | {"columns": [most]}})
+    first, second = (row.locator("th, td").all_inner_texts() for row in page.locator("#columns tr").all())
+    assert first == ["od_red", "as known", "0.99996", "0.19999", "0.2"]
+    assert second == ["od_blue", "as known", "0.50", "0.1", "0.2"]
+    assert "has most evidence, 0.999 of what is needed" in page.inner_text("#patient-words")
+    point = {"at": NOW.isoformat(), "version": "2", "cells": 500, "score": 0.99996, "column": "a", "drifted": False}
+    shown(page, told | {"timeline": [point]})
+    assert page.locator("#points td").all_text_contents() == ["2", "500", "0.99996", "a", "no drift"]
+    assert "0 with drift, the largest 0.99996." in page.locator("#timeline svg").get_attribute("aria-label")
+    assert page.evaluate("[0.9999, 1, 0.996, 0.004, 0, 0.5].map(percent)") == [
+        "over 99 %", "100 %", "over 99 %", "under 1 %", "0 %", "50 %"]  # fmt: skip
+    surely = {"id": "0", "time": NOW.isoformat(), "probability": 0.9996, "decision": "all", "unlike": 1, "value": None}
+    words = page.evaluate("cell => exampleCell(cell, null).querySelector('span').textContent", surely)
+    assert words == "blast 0.9996, all"
+    accuracy = page.evaluate("interval({value: 0.9996, low: 0.99, high: 1})")
+    assert accuracy == "0.9996 (0.990 to 1.000)" and page.faults == []
+
+
+def test_where_no_patient_counts_yet_no_verdict_is_given_on_them(page, told):
+    shown(page, told | {"patients": told["patients"] | {"entered": 0}})
+    assert set(page.locator("#patient-columns td:nth-child(2)").all_inner_texts()) == {"no verdict"}
+    shown(page, told)
+    assert set(page.locator("#patient-columns td:nth-child(2)").all_inner_texts()) == {"as known"}
