@@ -11,6 +11,8 @@ from monitoring.label_commands import labels
 from monitoring.shadow_commands import shadow
 from tests.service_packages import champion_and_another, give_alias
 
+pytestmark = pytest.mark.usefixtures("pauses")
+
 NAME = "blastwatch"
 COMMANDS = [
     (drift, "report"),
@@ -25,14 +27,6 @@ COMMANDS = [
 @pytest.fixture
 def client(settings):
     return mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """What happens in each pause of a look, which takes no time."""
-    happens = []
-    monkeypatch.setattr("monitoring.followed.time.sleep", lambda _seconds: [call() for call in happens])
-    return happens
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from monitoring.followed import Followed
 from tests.packages import make_package
 from tests.service_packages import give_alias
 
+pytestmark = pytest.mark.usefixtures("pauses")
+
 
 class Said:
     """Stands for the registry: says of the alias what it is told to say."""
@@ -28,14 +30,6 @@ class Said:
         if isinstance(what, Exception):
             raise what
         return SimpleNamespace(version=what[0], word=what[1])
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """What happens in each pause of a look, which takes no time."""
-    happens = []
-    monkeypatch.setattr("monitoring.followed.time.sleep", lambda _seconds: [call() for call in happens])
-    return happens
 
 
 @pytest.fixture
