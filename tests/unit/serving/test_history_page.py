@@ -179,4 +179,5 @@ def test_words_of_others_turn_nothing_behind_them_and_a_long_name_wraps(opened, 
     assert min(lefts) == lefts[0]  # what follows stands beside it or below, not under the head of the line
     table = page.get_by_role("region", name="Table of the entries")
     expect(table).to_have_attribute("tabindex", "0")
-    assert row.get_by_role("cell").nth(2).bounding_box()["width"] < 340
+    # Beside others; in the narrow window each has a line of its own.
+    assert row.get_by_role("cell").nth(2).bounding_box()["width"] < (340 if width > 600 else width)
