@@ -19,12 +19,12 @@ REFERENCE_ENGINES = ("openvino-f32", "torch-f32")
 
 AUTO_ON_GPU = ("torch-f16-graphs", "torch-bf16")
 """What `auto` is on a GPU: the first that the package was compared with, else the last. In graphs float16 is as fast as
-bfloat16 and rounds eight times finer (docs/performance.md)."""
+bfloat16 and rounds eight times finer (docs/engines.md)."""
 
 
 class CorrectedEngine:
     """An engine whose logits are corrected as the package says. What is rounded shifts the logits of all cells alike,
-    most of all where a last layer reads what earlier ones rounded (docs/performance.md)."""
+    most of all where a last layer reads what earlier ones rounded (docs/engines.md)."""
 
     def __init__(self, engine: Engine, precision: Precision) -> None:
         self.name, self.abreast, self.on_cores = engine.name, engine.abreast, engine.on_cores

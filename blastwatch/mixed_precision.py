@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 FLOAT32_SHARE = 0.2
 """Of all multiplications, those at the image's end that stay in float32. What is rounded there every later layer reads:
-of a ResNet-50 they are the stem and `layer1`, which make nine tenths of the error (docs/performance.md)."""
+of a ResNet-50 they are the stem and `layer1`, which make nine tenths of the error (docs/engines.md)."""
 
 MULTIPLYING = ("Convolution", "GroupConvolution", "MatMul")
 """Operations that multiply by weights, which are their second input."""

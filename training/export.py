@@ -80,7 +80,7 @@ def quantize(source: Path, crops: Pixels, preprocessing: Preprocessing, path: Pa
     """Quantize a float32 graph to int8 by NNCF's post-training quantization.
 
     The layers at both ends stay in float32: what is rounded there nothing after it evens out, and they take hardly any
-    of the time. What each of these brings is in docs/performance.md.
+    of the time. What each of these brings is in docs/engines.md.
 
     Args:
         crops: cells of calibration patients, uint8, shape (n, size, size, 3), on which the ranges are found.
