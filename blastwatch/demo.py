@@ -133,6 +133,7 @@ class Demo:
         return (
             "The next demo begins anew. What is done so far is kept; to go on with it:\n"
             f"    cd {shlex.quote(str(self.folder))}\n"
+            f"    export PATH={shlex.quote(str(Path(script('blastwatch')).parent))}:$PATH\n"  # for dvc.yaml
             "    unset MLFLOW_TRACKING_URI\n"  # or the demo's model would be registered in the laboratory's
             f"    export {variables}\n"
             "    dvc repro && blastwatch registry register results/package\n"
@@ -153,7 +154,7 @@ class Demo:
         self._call("dvc", "remote", "add", "--default", "local", "remote", "--quiet")
         self._call("dvc", "add", "--quiet", "data/source")
         children.wait_for("mlflow", f"http://127.0.0.1:{self.registry_port}/health")
-        self._step("Run the pipeline: import, audit, split, pack, train, evaluate, package")
+        self._step("Run the pipeline: import, audit, check, split, pack, train, evaluate, package")
         self._call("dvc", "repro", show=True)
         self._step("Run it again: nothing is left to do")
         again = self._call("dvc", "repro")

@@ -170,7 +170,7 @@ TABLE: tuple[Setting, ...] = tuple(
         ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
         ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
         ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
-        ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch"),
+        ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch; all of them together at most 32 times BLASTWATCH_MAX_IMAGE_BYTES"),
         ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once; on cores it takes four at most where it computes several batches beside each other"),
         ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, some 8 KB each (13 KB with two networks); 0: none"),
         ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),

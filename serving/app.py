@@ -12,14 +12,13 @@ from serving.cell_routes import cell_endpoints, cell_routes
 from serving.handlers import HANDLERS
 from serving.header import has_header, header
 from serving.in_flight import InFlight
-from serving.limits import SMALL_BODY, Limits
+from serving.limits import BATCH_BODY_IMAGES, SMALL_BODY, Limits
 from serving.page_routes import page_routes
 from serving.problems import Overloaded, no_address, no_method
 from serving.straight import Direct
 from serving.worker import PLACE, Service
 
 ANSWERED_BY_THE_ENGINE = ("/v1/predict", "/v1/predict_batch")
-BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 BATCHES_IN_FLIGHT = 3  # so many of the largest bodies of batches a worker holds at a time
 
 

@@ -191,6 +191,16 @@ class Contest:
             give_back()
 
 
+def unasked(settings: Settings) -> str | None:
+    """What a service that follows nothing says where it is to ask a challenger; None where it is to ask none."""
+    if not (settings.shadow_share or settings.canary_share):
+        return None
+    return (
+        "No challenger is asked, though BLASTWATCH_SHADOW_SHARE or BLASTWATCH_CANARY_SHARE says so: this service stays "
+        "on the version that it has, since BLASTWATCH_FOLLOW_SECONDS is 0 or a bento carries its own."
+    )
+
+
 def open_contest(
     champion: Slot,
     folder: LiveFolder,

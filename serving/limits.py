@@ -23,6 +23,7 @@ REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
+BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
 

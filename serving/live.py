@@ -175,7 +175,7 @@ def check_order(entry: Entry, before: Entry | None) -> None:
         raise AliasMoved(
             f"The alias stands on version {entry.version} by entry {entry.word} of the history, but entry "
             f"{before.word} had moved it to version {before.version}: an old word was put back. If the registry was "
-            "restored from a backup, remove the files of this alias under live/ in BLASTWATCH_HOME."
+            "restored from a backup, remove live/ALIAS.json of this alias in BLASTWATCH_HOME."
         )
 
 
@@ -374,8 +374,8 @@ def check_flips(served: Served, settings: Settings) -> None:
         return
     raise FlipsTooOften(
         f"Expected labels that differ from float32 on at most a share of {gate.limit} of the cells but got "
-        f"{gate.value} ({gate.note}). Serve with another engine (BLASTWATCH_ENGINE=openvino-f32), or promote the "
-        "version with a policy that bears it."
+        f"{gate.value} ({gate.note}). Serve with another engine (BLASTWATCH_ENGINE=openvino-f32), give the service a "
+        "policy that bears it (BLASTWATCH_POLICY), or promote the version with --override parity."
     )
 
 

@@ -9,6 +9,7 @@ from monitoring.statistics import TABLE
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 from serving.guard import GUARDED, NEEDED, SIGNED
 from serving.keys import READ
+from serving.limits import BATCH_BODY_IMAGES
 from serving.live_folder import REASONS
 from serving.problems import MEDIA_TYPE
 from serving.webhook import DELIVERY, SIGNATURE, TIMESTAMP
@@ -78,7 +79,8 @@ def _schemas() -> Json:
                 "engine": _TEXT,
                 "challenger": {
                     "type": ["object", "null"],
-                    "description": "What reads in shadow and who answers the canary; null where neither is asked for.",
+                    "description": "What reads in shadow and who answers the canary; null where neither is asked, or "
+                    "the service follows no alias.",
                 },
                 "thresholds": _object({"hem": _SHARE, "all": _SHARE}),
                 "input": _object({"crop": {"type": "integer"}, "size": {"type": "integer"}}),
@@ -265,7 +267,8 @@ def document(settings: Settings, *, keyed: bool) -> Json:
             "version": __version__,
             "description": (
                 f"Reads single-cell blood smear images: leukemic blast or normal cell. {DISCLAIMER} "
-                f"An image may have {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels."
+                f"An image may have {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels, a batch "
+                f"call {settings.max_batch_images} images and {BATCH_BODY_IMAGES * settings.max_image_bytes} bytes."
             ),
         },
         "paths": _secured(

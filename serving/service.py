@@ -70,7 +70,7 @@ class Blastwatch:
         from monitoring.waiting import open_waiting
         from serving.accepting import take_many
         from serving.app import build_app
-        from serving.contest import open_contest
+        from serving.contest import open_contest, unasked
         from serving.following import Pursuit, follow
         from serving.live import follows, open_first
         from serving.live_folder import LiveFolder
@@ -103,6 +103,8 @@ class Blastwatch:
             pursuit = Pursuit(served.slot, folder, settings, metrics, served.open_lane, refusal)
             served.following = follow(pursuit, settings, served.contest, os.environ)
             served.following.start()
+        elif unheard := unasked(settings):
+            logging.getLogger("blastwatch.service").warning(unheard)
         self.app = build_app(self.service)
         take_many(asyncio.get_running_loop(), self.app)  # BentoML opens the service in the loop that listens next
         set_apart()

@@ -16,7 +16,7 @@ import pandas as pd
 import PIL
 
 from blastwatch.console import progress
-from blastwatch.errors import DataError, ImageRejected
+from blastwatch.errors import DataError, ImageRejected, UsageError
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
 from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, columns_digest, manifest_digest, write_json
 from training.import_memory import Fact, ImportMemory, stamp
@@ -96,7 +96,16 @@ def import_cells(
 def list_source(
     source: Path, *, kind: str, source_name: str | None = None, subject_pattern: str | None = None
 ) -> Listing:
-    """What a source of one of `KINDS` offers, without reading an image."""
+    """What a source of one of `KINDS` offers, without reading an image.
+
+    Raises:
+        UsageError: `subject_pattern` where the layout or the table itself names the patient.
+    """
+    if subject_pattern and kind != "folder":
+        raise UsageError(
+            f"Expected --subject-pattern (import.subject_pattern) with --kind folder alone, but got it with {kind}: "
+            "there the subject is that of the download or of the column `subject`. Leave it empty."
+        )
     if kind == "cnmc":
         return list_cnmc(source, name=source_name or "C-NMC")
     if kind == "folder":

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from blastwatch.entry import Entry
 from blastwatch.package import open_package
 from blastwatch.settings import load
-from serving.contest import Contest, open_contest
+from serving.contest import Contest, open_contest, unasked
 from serving.lane import Lane, Slot
 from serving.live import Served, hand_over, open_live
 from serving.live_folder import LiveFolder, Refusal, Status
@@ -216,6 +216,12 @@ def test_without_a_share_there_is_no_contest(tmp_path):
             ServiceMetrics(CollectorRegistry()), lambda live: None, {},
         )  # fmt: skip
         assert opened is None
+
+
+@pytest.mark.parametrize("share", ["SHADOW", "CANARY"])
+def test_a_service_that_follows_nothing_says_that_its_challenger_is_not_asked(share):
+    assert unasked(load({})) is None
+    assert "stays on the version that it has" in unasked(load({f"BLASTWATCH_{share}_SHARE": "0.5"}))
 
 
 def test_a_challenger_without_room_is_tried_again_later_and_another_package_never(stage, monkeypatch):

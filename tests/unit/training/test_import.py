@@ -14,7 +14,7 @@ from PIL import Image
 from blastwatch.errors import DataError, UsageError
 from blastwatch.images import MAX_BYTES
 from blastwatch.manifest import IMPORT, MANIFEST, REFUSED, read_cells
-from training.importing import import_cells, read_image
+from training.importing import import_cells, list_source, read_image
 from training.sources import image_files
 
 
@@ -214,6 +214,12 @@ def test_folder_without_subjects(tmp_path):
     for wrong in ("(", "P[0-9]"):
         with pytest.raises(UsageError, match="--subject-pattern"):
             import_cells(tmp_path / "source", tmp_path / "cells", kind="folder", subject_pattern=wrong)
+
+
+@pytest.mark.parametrize("kind", ["cnmc", "table"])
+def test_a_pattern_that_nothing_would_read_is_refused(tmp_path, kind):
+    with pytest.raises(UsageError, match=f"with --kind folder alone, but got it with {kind}"):
+        list_source(tmp_path, kind=kind, subject_pattern=r"(?P<subject>P\d+)_")
 
 
 @pytest.mark.parametrize("kind", ["cnmc", "folder"])

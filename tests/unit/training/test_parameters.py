@@ -1,11 +1,13 @@
 """What is no value of a parameter is said with the parameter's name."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from blastwatch.errors import UsageError
+from training.packaged_weights import PACKAGED
 from training.parameters import load_parameters
 
 
@@ -43,6 +45,16 @@ def test_the_pipeline_hands_the_pattern_of_the_patient_to_the_import():
     known = yaml.safe_load((root / "params.yaml").read_text())
     assert set(known["import"]) == set(load_parameters(None).to_dict()["import"])
     assert load_parameters(root / "params.yaml").importing.subject_pattern == ""
+
+
+def test_what_is_recommended_is_a_file_of_parameters(tmp_path):
+    """The block of docs/training.md, as somebody puts it into params.yaml."""
+    root = Path(__file__).parents[3]
+    [block] = re.findall(r"```yaml\n(.*?)```", (root / "docs/training.md").read_text(), flags=re.S)
+    (tmp_path / "params.yaml").write_text(block)
+    found = load_parameters(tmp_path / "params.yaml")
+    assert (found.image.size, found.train.fit, found.evaluate.calibrate_on) == (448, "logistic", "out-of-fold")
+    assert found.train.architecture in PACKAGED
 
 
 def test_the_smallest_batch_that_a_pretraining_learns_from():
