@@ -39,6 +39,20 @@ def asked_on_loopback(host: str) -> bool:
     return is_loopback(_PORT.sub("", host.lower()))
 
 
+def origin(host: str, port: int) -> str:
+    """Where what is bound there is asked.
+
+    >>> origin("127.0.0.1", 3000), origin("::1", 3000)
+    ('http://127.0.0.1:3000', 'http://[::1]:3000')
+    """
+    return f"http://{_in_url(host)}:{port}"
+
+
+def _in_url(host: str) -> str:
+    """A host as it stands in an address: one of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def past_proxies(address: str) -> dict[str, None]:
     """The value of httpx' `mounts`: what stays on this machine goes to no proxy of the environment (HTTP_PROXY).
 
@@ -52,7 +66,7 @@ def past_proxies(address: str) -> dict[str, None]:
         host = urlsplit(address).hostname or ""
     except ValueError:  # no address: whoever asks there is told so by httpx
         return {}
-    return {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else {}
+    return {f"all://{_in_url(host)}": None} if is_loopback(host) else {}
 
 
 def unproxied(environment: Mapping[str, str]) -> dict[str, str]:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blastwatch.rounding import with_interval
+
 SIZES, METRIC = "sizes", "auroc"
 FEWEST_TESTED = 5
-"""Test patients of a label below which an interval by patient is no evidence: a bootstrap over so few has too few
-distinct draws. With one patient a label every draw is the same."""
+"""Test patients of a label below which an interval by patient is no evidence: those of two to four are wide and yet may
+know of nobody unlike them, and one patient shows no spread at all (docs/evaluation.md)."""
 
 BEATS, BEATEN, ALIKE = "beats", "does not beat", "cannot be told apart from"
 
@@ -31,8 +33,8 @@ class SizeDifference:
         return BEATS if self.low > 0 else BEATEN if self.high < 0 else ALIKE
 
     def __str__(self) -> str:
-        figures = f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
-        return f"the network {self.verdict} three size numbers: {figures}"
+        figures = {"value": self.difference, "low": self.low, "high": self.high}
+        return f"the network {self.verdict} three size numbers: {with_interval(figures, sign=True)}"
 
 
 def size_difference(metrics: Mapping[str, Any]) -> SizeDifference | None:

@@ -27,6 +27,8 @@ READ_ONLY = "25006"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """SQLite's result codes of a file with broken pages, or whose head is no database's: it takes none, whatever comes."""
 
+ENCODED = "In a password write @ as %40 and % as %25, or take one of letters and digits."
+
 ABOUT_VALUES = ("22", "23")
 """Classes of PostgreSQL's SQLSTATE that say something of the values that were sent: data exception, integrity
 constraint violation (its documentation, appendix A)."""
@@ -52,11 +54,7 @@ def create(
     Raises:
         SettingsError: the URL names no database that is supported.
     """
-    hint = f"Expected {variable} as sqlite:///FILE or postgresql://USER@HOST/NAME but got "
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise SettingsError(f"{hint}{shown(url)!r}.") from error
+    hint, parsed = _hint(variable), parse(url, variable)
     safe = repr(parsed.render_as_string(hide_password=True))
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -79,6 +77,30 @@ def create(
         raise unavailable(f"The folder of {parsed.database} cannot be made: {error}.") from error
     sa.event.listen(engine, "connect", _tuner(pragmas))
     return engine
+
+
+def parse(url: str, variable: str) -> sa.URL:
+    """An address of a database in its parts.
+
+    Args:
+        variable: the environment variable that it came from, for the messages.
+
+    Raises:
+        SettingsError: it is none, or an @ in its password ends the account too early. What follows that @ is taken for
+            the host then, and drivers put a host into their messages; ours shows none of it.
+    """
+    try:
+        found = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        advice = f" {ENCODED}" if url.count("@") > 1 else ""
+        raise SettingsError(f"{_hint(variable)}{shown(url)!r}.{advice}") from error
+    if not found.drivername.startswith("sqlite") and "@" in f"{found.host}{found.database}":
+        raise SettingsError(f"{_hint(variable)}one whose host or name holds an @ (not shown). {ENCODED}")
+    return found
+
+
+def _hint(variable: str) -> str:
+    return f"Expected {variable} as sqlite:///FILE or postgresql://USER@HOST/NAME but got "
 
 
 def _tuner(pragmas: tuple[str, ...]) -> Callable[[Any, object], None]:

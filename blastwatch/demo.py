@@ -24,6 +24,7 @@ from blastwatch.embedded_store import make_embedded
 from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.manifest import SIDES, read_json, read_split
 from blastwatch.processes import Processes, free_port, mlflow_server, script
+from blastwatch.rounding import with_interval
 from blastwatch.settings import load
 
 SEED = 7
@@ -304,7 +305,7 @@ def _is_of_a_demo(folder: Path) -> bool:
 
 
 def _figure(name: str, row: dict[str, float]) -> str:
-    return f"{name:<32} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})"
+    return f"{name:<32} {with_interval(row)}"
 
 
 def _counts(answers: list[dict[str, Any]]) -> str:

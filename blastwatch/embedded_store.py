@@ -20,6 +20,7 @@ STORE, HISTORY = "mlflow.db", "history.db"
 KEPT = ("experiments", "runs", "registered_models", "model_versions")  # a row of any of them is somebody's
 MLFLOWS = {"experiments", "alembic_version"}  # the first table that MLflow makes, and the one by which it counts steps
 BESIDE = ("-journal", "-wal", "-shm")  # what SQLite keeps beside a file that it writes to
+MEANT = "Name the one that is meant, or register a version there: blastwatch registry register DIR"
 
 
 def open_embedded(settings: Settings) -> None:
@@ -71,6 +72,24 @@ def is_made(settings: Settings) -> bool:
     if settings.home.exists() and not settings.home.is_dir():
         raise SettingsError(f"Expected a folder as BLASTWATCH_HOME but {settings.home} is a file. Name another one.")
     return history.exists() or (settings.home / STORE).exists()
+
+
+def check_made(settings: Settings) -> None:
+    """For whoever does not make a registry: a home that was mistyped would else look like a real one from then on.
+
+    Raises:
+        RegistryError: there is none yet.
+        SettingsError: as `is_made`.
+    """
+    if not is_made(settings):
+        raise RegistryError(f"There is no registry in {where(settings)}. {MEANT}")
+
+
+def where(settings: Settings) -> str:
+    """Where the registry lies, and which variable says so."""
+    if settings.embedded_registry:
+        return f"{settings.tracking_shown} (BLASTWATCH_HOME)"
+    return f"{settings.tracking_shown} (MLFLOW_TRACKING_URI), history in {shown(settings.history_url)}"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from blastwatch.manifest import SIDES
 from blastwatch.package import Package
 from blastwatch.patients import read_patients
 from blastwatch.policy import Policy
+from blastwatch.rounding import fixed
 
 
 def audit_gate(package: Package) -> Gate:
@@ -175,7 +176,9 @@ def card_gate(text: str, policy: Policy) -> Gate:
 
 def _interval(row: Any) -> str:
     low, high = number_of(row, "low"), number_of(row, "high")
-    return "" if low is None or high is None else f"mean over patients, 95 % interval {low:.3f} to {high:.3f}"
+    if low is None or high is None:
+        return ""
+    return f"mean over patients, 95 % interval {fixed(low)} to {fixed(high)}"
 
 
 def _short(digest: Any) -> str:

@@ -29,6 +29,7 @@ from blastwatch.package import CARD, Package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import NonInferiority, Policy
 from blastwatch.registry import CHAMPION, Registry
+from blastwatch.rounding import fixed, percent, significant
 
 __all__ = ["GATES", "Gate", "evaluate"]
 
@@ -143,10 +144,11 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
     fewest = min(compared.values())
     note += (
         "; not ruled out is a version that fails wholly on "
-        f"{noninferiority.unseen_share(fewest, confidence=policy.confidence):.0%} of the patients of a label, none of "
-        f"them among the {fewest} compared"
+        f"{percent(noninferiority.unseen_share(fewest, confidence=policy.confidence), 0)} of the patients of a label, "
+        f"none of them among the {fewest} compared"
     )
-    figure = f"lower bound at {policy.confidence:.0%} of a difference of {judged.difference:+.4f} in balanced accuracy"
+    difference, level = fixed(judged.difference, 4, sign=True), significant(100 * policy.confidence)
+    figure = f"lower bound at {level}% of a difference of {difference} in balanced accuracy"
     return Gate(
         name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}",
         bound=AT_LEAST,

@@ -18,6 +18,7 @@ from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.images import Pixels
 from blastwatch.inference import Engine, in_batches
 from blastwatch.package import GOLDEN, Package
+from blastwatch.rounding import against
 
 # Of the probability of a blast. Float32 engines differ by the order of their sums alone: 1e-5 at most was seen.
 REFERENCE_TOLERANCE = 1e-3
@@ -116,9 +117,11 @@ def check_golden(package: Package, engine: Engine, *, beside: bool = False, batc
     differences = np.abs(got - expected)
     worst = int(differences.argmax())
     if differences[worst] > limit:
+        found, wanted = against(float(got[worst]), float(expected[worst]))
+        apart, allowed = against(float(differences[worst]), limit)
         raise GoldenMismatch(
-            f"Expected {engine.name} to give the probability {expected[worst]:.4f} for golden cell {worst} but got "
-            f"{got[worst]:.4f}, at most {limit:.4f} apart is allowed. This version must not serve with this engine: "
+            f"Expected {engine.name} to give the probability {wanted} for golden cell {worst} but got {found}: they "
+            f"are {apart} apart, and at most {allowed} is allowed. This version must not serve with this engine: "
             "package the model again, or use another engine."
         )
     return float(differences[worst])

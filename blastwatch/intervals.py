@@ -121,13 +121,13 @@ def as_interval(
 
     Args:
         patients, within, others, freedom: see `bounds`. A share whose draws all agree is one of as many independent
-            trials (`exact_bounds`); a difference whose draws all agree has no width.
+            trials (`exact_bounds`), two at least; a difference whose draws all agree has no width.
     """
     value, draws = float(values[0]), values[1:]
     low, high = bounds(draws, patients, level, value=value, within=within, others=others, freedom=freedom)
     if not np.isfinite([value, low, high]).all():
         return None
-    if within == SHARE and not spreads(draws):
+    if within == SHARE and patients > 1 and not spreads(draws):
         low, high = exact_bounds(value, patients, level)
     # Draws of a figure that is biased may all lie to one side of it.
     return {"value": value, "low": min(low, value), "high": max(high, value)}

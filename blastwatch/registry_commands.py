@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blastwatch import history
-from blastwatch.addresses import shown
 from blastwatch.console import json_option, print_json, say
-from blastwatch.embedded_store import is_made
+from blastwatch.embedded_store import MEANT, check_made, is_made, where
 from blastwatch.errors import RegistryError, SettingsError, SignatureInvalid, UsageError
 from blastwatch.gate import OFF, Gate, table_of
-from blastwatch.settings import Settings, load
+from blastwatch.rounding import fixed
+from blastwatch.settings import load
 
 if TYPE_CHECKING:
     from blastwatch.entry import Entry
@@ -34,26 +34,15 @@ def _registry() -> "Registry":
     return Registry(load())
 
 
-def _reading() -> "Registry":
-    """The registry, for a command that only looks at it: where there is none yet it makes none.
+def _existing() -> "Registry":
+    """The registry, for every command that registers nothing: where there is none yet none is made, and no key.
 
     Raises:
         RegistryError: there is none.
     """
     found = _registry()
-    if not is_made(found.settings):
-        raise RegistryError(f"There is no registry in {_where(found.settings)}. {MEANT}")
+    check_made(found.settings)
     return found
-
-
-MEANT = "Name the one that is meant, or register a version there: blastwatch registry register DIR"
-
-
-def _where(settings: Settings) -> str:
-    """Where the registry lies, and which variable says so."""
-    if settings.embedded_registry:
-        return f"{settings.tracking_shown} (BLASTWATCH_HOME)"
-    return f"{settings.tracking_shown} (MLFLOW_TRACKING_URI), history in {shown(settings.history_url)}"
 
 
 def _aliases(entry: "Entry") -> str:
@@ -70,7 +59,7 @@ def _line(entry: "Entry") -> str:
 
 
 def _figures(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in sorted(metrics.items()))
+    return "  ".join(f"{name} {fixed(value)}" for name, value in sorted(metrics.items()))
 
 
 def _rows(entry: "Entry") -> dict[str, str]:
@@ -111,7 +100,7 @@ def list_versions(as_json: bool) -> None:
     elif entries:
         click.echo("\n".join(_line(entry) for entry in entries))
     else:
-        say(f"No version is registered in {_where(found.settings)}. {MEANT}")
+        say(f"No version is registered in {where(found.settings)}. {MEANT}")
 
 
 @registry.command()
@@ -119,7 +108,7 @@ def list_versions(as_json: bool) -> None:
 @json_option
 def show(ref: str, as_json: bool) -> None:
     """Show the version that REF names: an alias, a number, or a model URI."""
-    entry = _reading().entry(ref)
+    entry = _existing().entry(ref)
     if as_json:
         print_json(entry.to_dict())
         return
@@ -135,7 +124,7 @@ def check(ref: str, cells: Path | None, as_json: bool) -> None:
     """Ask every gate about REF as promote does, and write nothing; exit code 3 if one fails."""
     from blastwatch import promotion
 
-    result = promotion.judge(_reading(), ref, cells=cells)
+    result = promotion.judge(_existing(), ref, cells=cells)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -155,7 +144,7 @@ def promote(ref: str, reason: str, cells: Path | None, override: tuple[str, ...]
     """Make REF the champion if it passes every gate; exit code 3 if it does not."""
     from blastwatch import promotion
 
-    result = promotion.promote(_registry(), ref, reason=reason, cells=cells, override=override)
+    result = promotion.promote(_existing(), ref, reason=reason, cells=cells, override=override)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -172,7 +161,7 @@ def rollback(reason: str, as_json: bool) -> None:
     """Give the alias champion back to the version that had it before."""
     from blastwatch import promotion
 
-    result = promotion.rollback(_registry(), reason=reason)
+    result = promotion.rollback(_existing(), reason=reason)
     if as_json:
         print_json(result.to_dict())
         return
@@ -193,7 +182,7 @@ def challenge(ref: str | None, withdraw: bool, reason: str, as_json: bool) -> No
 
     if withdraw == bool(ref):
         raise UsageError("Expected a version to challenge the champion, or --withdraw, and not both.")
-    found = _registry()
+    found = _existing()
     entry = promotion.challenge(found, ref, reason=reason) if ref else promotion.withdraw(found, reason=reason)
     if as_json:
         print_json(entry.to_dict())
@@ -208,7 +197,7 @@ def restore(reason: str, as_json: bool) -> None:
     """Put aliases that were moved behind the registry's back where the history says they stand."""
     from blastwatch import promotion
 
-    result = promotion.restore(_registry(), reason=reason)
+    result = promotion.restore(_existing(), reason=reason)
     if as_json:
         print_json(result.aliases)
     else:
@@ -240,7 +229,7 @@ def show_history(at: str | None, as_json: bool) -> None:
         failed = history.failed_gates(row) if record.action == "refuse" else []
         click.echo(_record_line(record, failed, key=keys.get(record.key, "")))
     if not records:
-        say(f"Nothing has happened yet in {_where(found.settings)}. {MEANT}")
+        say(f"Nothing has happened yet in {where(found.settings)}. {MEANT}")
 
 
 def _key_names(found: "Registry", records: Sequence[history.Record]) -> dict[str, str]:
@@ -300,10 +289,10 @@ def verify(no_files: bool, as_json: bool) -> None:
     """
     from blastwatch.verification import verify as check
 
-    looked_at = _reading()
+    looked_at = _existing()
     found = check(looked_at, files=not no_files)
     if found.intact and not (found.entries or found.versions):
-        raise RegistryError(f"Neither an entry nor a version is in {_where(looked_at.settings)}. {MEANT}")
+        raise RegistryError(f"Neither an entry nor a version is in {where(looked_at.settings)}. {MEANT}")
     if as_json:
         print_json(found.to_dict())
     found.check()

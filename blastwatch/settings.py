@@ -13,6 +13,20 @@ from typing import Any
 
 from blastwatch.addresses import shown
 from blastwatch.errors import SettingsError
+from blastwatch.setting_values import (
+    address,
+    api_key,
+    at_most,
+    count,
+    count_or_none,
+    fraction,
+    not_negative,
+    one_of,
+    port,
+    positive,
+    span_target,
+    switch,
+)
 
 
 def _path(text: str) -> Path:
@@ -21,89 +35,6 @@ def _path(text: str) -> Path:
 
 def _optional_path(text: str) -> Path | None:
     return _path(text) if text else None
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("a whole number is needed") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("a number is needed") from None
-
-
-def _port(text: str) -> int:
-    value = _whole(text)
-    if not 0 < value < 65536:
-        raise ValueError("a port lies between 1 and 65535")
-    return value
-
-
-def _count(text: str) -> int:
-    value = _whole(text)
-    if value < 1:
-        raise ValueError("at least 1 is needed")
-    return value
-
-
-def _count_or_none(text: str) -> int:
-    value = _whole(text)
-    if value < 0:
-        raise ValueError("0 or more is needed")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise ValueError("a positive number is needed")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError("0 or a positive number is needed")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise ValueError("a number from 0 to 1 is needed")
-    return value
-
-
-def _api_key(text: str) -> str:
-    if not text.isascii() or any(character <= " " for character in text):
-        raise ValueError("the text that `blastwatch keys add` printed is needed, without spaces")
-    return text
-
-
-def _span_target(text: str) -> str:
-    if text not in ("", "console") and not text.startswith(("http://", "https://")):
-        raise ValueError("console, or an address that begins with http:// or https://, is needed")
-    return text
-
-
-def _switch(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("0 or 1 is needed")
-    return text == "1"
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"one of {', '.join(words)} is needed")
-        return text
-
-    return parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +49,7 @@ class Setting:
 
 
 IMAGE_POLICIES = KEEP_NEVER, KEEP_SAMPLED, KEEP_REFERRED = "never", "sampled", "referred"
+LONGEST_DAYS = 36_500  # a century: what is farther away than any prediction leaves the range of dates sooner or later
 UNATTENDED_VARIABLE = "BLASTWATCH_UNATTENDED"
 LONGEST_ACTOR = 255
 PREFIX = "BLASTWATCH_"
@@ -146,48 +78,49 @@ TABLE: tuple[Setting, ...] = tuple(
         ("policy", "BLASTWATCH_POLICY", "", _optional_path, "file of the promotion policy; empty: the defaults in blastwatch/policy.yaml"),
         ("signing_key", "BLASTWATCH_SIGNING_KEY", "", _optional_path, "private key (Ed25519, PEM) that signs the history; empty: made under home at first use"),
         ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", _optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
-        ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", _positive, "longest wait for another writer of the registry, in seconds"),
-        ("unattended", UNATTENDED_VARIABLE, "0", _switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
-        ("engine", "BLASTWATCH_ENGINE", "auto", _one_of(*ENGINES), "inference engine; auto: torch-f16-graphs on a GPU, else openvino-f32"),
+        ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", positive, "longest wait for another writer of the registry, in seconds"),
+        ("unattended", UNATTENDED_VARIABLE, "0", switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
+        ("engine", "BLASTWATCH_ENGINE", "auto", one_of(*ENGINES), "inference engine; auto: torch-f16-graphs on a GPU, else openvino-f32"),
         ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: its share of the cores"),
-        ("host", "BLASTWATCH_HOST", "127.0.0.1", str, "address that the service binds"),
-        ("port", "BLASTWATCH_PORT", "3000", _port, "port of the prediction service"),
-        ("workers", "BLASTWATCH_WORKERS", "1", _count, "processes of the prediction service"),
+        ("host", "BLASTWATCH_HOST", "127.0.0.1", address, "IP address that the service binds; localhost: 127.0.0.1"),
+        ("port", "BLASTWATCH_PORT", "3000", port, "port of the prediction service"),
+        ("workers", "BLASTWATCH_WORKERS", "1", count, "processes of the prediction service"),
         ("api_keys", "BLASTWATCH_API_KEYS", "", _optional_path, "folder of the service's API keys; empty: api-keys under home"),
-        ("api_key", "BLASTWATCH_API_KEY", "", _api_key, "API key that `blastwatch predict` sends"),
-        ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", _not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
-        ("rate_burst", "BLASTWATCH_RATE_BURST", "64", _count, "cells, or other calls, that one caller may send at once where there is a limit"),
+        ("api_key", "BLASTWATCH_API_KEY", "", api_key, "API key that `blastwatch predict` sends"),
+        ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
+        ("rate_burst", "BLASTWATCH_RATE_BURST", "64", count, "cells, or other calls, that one caller may send at once where there is a limit"),
         ("patient_salt", "BLASTWATCH_PATIENT_SALT", "", _optional_path, "file of the salt that patients are hashed with, one for all services on a database; empty: patient.salt under home"),
         ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
-        ("traces", "BLASTWATCH_TRACES", "", _span_target, "where OpenTelemetry spans of requests go: console, or the address of an OTLP/HTTP collector; empty: none are made"),
-        ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", _not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
-        ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", _not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
+        ("traces", "BLASTWATCH_TRACES", "", span_target, "where OpenTelemetry spans of requests go: console, or the address of an OTLP/HTTP collector; empty: none are made"),
+        ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
+        ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),
         ("webhook_secret", "BLASTWATCH_WEBHOOK_SECRET", "", str, "secret of MLflow's webhook that tells the service of moved aliases; empty: no such route"),
-        ("shadow_share", "BLASTWATCH_SHADOW_SHARE", "0", _fraction, "share of the cells that the challenger reads too, unseen by the caller"),
-        ("canary_share", "BLASTWATCH_CANARY_SHARE", "0", _fraction, "share of the callers that the challenger answers"),
-        ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", _port, "port of MLflow's pages under `blastwatch up`"),
-        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", _port, "port of the monitor's drift page and gauges, on 127.0.0.1"),
-        ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", _port, "port of Evidently's pages under `blastwatch up`"),
-        ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", _count, "largest image file that is accepted, in bytes"),
-        ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", _count, "largest image that is decoded, in pixels"),
-        ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", _count, "images in one call of /v1/predict_batch; all of them together at most 32 times BLASTWATCH_MAX_IMAGE_BYTES"),
-        ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", _count, "cells that the engine sees at once; on cores it takes four at most where it computes several batches beside each other"),
-        ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", _count_or_none, "images whose outputs a service process remembers by their pixels, some 8 KB each (13 KB with two networks); 0: none"),
-        ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", _count, "longest wait for a batch before the service answers 429, in milliseconds"),
-        ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", _count, "predictions that wait to be stored before some are dropped and counted"),
-        ("capture_disk_mib", "BLASTWATCH_CAPTURE_DISK_MIB", "1024", _not_negative, "MiB of predictions that wait on disk, under home, while their database is away; 0: they wait in the queue"),
-        ("keep_images", "BLASTWATCH_KEEP_IMAGES", KEEP_NEVER, _one_of(*IMAGE_POLICIES), "which pictures of answered cells are stored: never any; sampled: a share of all; referred: the same and each cell that was referred"),
-        ("keep_share", "BLASTWATCH_KEEP_SHARE", "0.02", _fraction, "share of the cells whose picture is stored, where any is"),
-        ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", _positive, "seconds between two looks of the monitor"),
-        ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", _count, "latest predictions that the monitor compares with the reference"),
-        ("drift_patient_minutes", "BLASTWATCH_DRIFT_PATIENT_MINUTES", "60", _positive, "minutes after a patient's first cell whose cells stand for the patient, in drift over patients"),
-        ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", _count, "predictions below which no verdict is given"),
-        ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", _count, "days in a window of estimated and realised performance"),
-        ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", _fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
-        ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", _fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
-        ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", _not_negative, "days after which the monitor deletes predictions with their labels; 0: never"),
-        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", _not_negative, "size of the stored predictions and pictures, in MiB, beyond which the monitor deletes the oldest, pictures first; 0: none"),
-        ("image_days", "BLASTWATCH_IMAGE_DAYS", "30", _not_negative, "days after which the monitor deletes stored pictures, their predictions stay; 0: with their predictions"),
+        ("shadow_share", "BLASTWATCH_SHADOW_SHARE", "0", fraction, "share of the cells that the challenger reads too, unseen by the caller"),
+        ("canary_share", "BLASTWATCH_CANARY_SHARE", "0", fraction, "share of the callers that the challenger answers"),
+        ("mlflow_port", "BLASTWATCH_MLFLOW_PORT", "5000", port, "port of MLflow's pages under `blastwatch up`"),
+        ("monitor_port", "BLASTWATCH_MONITOR_PORT", "3001", port, "port of the monitor's drift page and gauges, on 127.0.0.1"),
+        ("monitor_host", "BLASTWATCH_MONITOR_HOST", "127.0.0.1", address, "IP address at which other machines get the monitor's /metrics and /livez, and nothing else"),
+        ("evidently_port", "BLASTWATCH_EVIDENTLY_PORT", "8000", port, "port of Evidently's pages under `blastwatch up`"),
+        ("max_image_bytes", "BLASTWATCH_MAX_IMAGE_BYTES", "8388608", count, "largest image file that is accepted, in bytes"),
+        ("max_image_pixels", "BLASTWATCH_MAX_IMAGE_PIXELS", "4000000", count, "largest image that is decoded, in pixels"),
+        ("max_batch_images", "BLASTWATCH_MAX_BATCH_IMAGES", "256", count, "images in one call of /v1/predict_batch; all of them together at most 32 times BLASTWATCH_MAX_IMAGE_BYTES"),
+        ("max_batch_size", "BLASTWATCH_MAX_BATCH_SIZE", "32", count, "cells that the engine sees at once; on cores it takes four at most where it computes several batches beside each other"),
+        ("answer_cache", "BLASTWATCH_ANSWER_CACHE", "0", count_or_none, "images whose outputs a service process remembers by their pixels, some 8 KB each (13 KB with two networks); 0: none"),
+        ("max_latency_ms", "BLASTWATCH_MAX_LATENCY_MS", "2000", count, "longest wait for a batch before the service answers 429, in milliseconds"),
+        ("capture_queue", "BLASTWATCH_CAPTURE_QUEUE", "10000", count, "predictions that wait to be stored before some are dropped and counted"),
+        ("capture_disk_mib", "BLASTWATCH_CAPTURE_DISK_MIB", "1024", not_negative, "MiB of predictions that wait on disk, under home, while their database is away; 0: they wait in the queue"),
+        ("keep_images", "BLASTWATCH_KEEP_IMAGES", KEEP_NEVER, one_of(*IMAGE_POLICIES), "which pictures of answered cells are stored: never any; sampled: a share of all; referred: the same and each cell that was referred"),
+        ("keep_share", "BLASTWATCH_KEEP_SHARE", "0.02", fraction, "share of the cells whose picture is stored, where any is"),
+        ("drift_interval", "BLASTWATCH_DRIFT_INTERVAL", "60", positive, "seconds between two looks of the monitor"),
+        ("drift_window", "BLASTWATCH_DRIFT_WINDOW", "500", count, "latest predictions that the monitor compares with the reference"),
+        ("drift_patient_minutes", "BLASTWATCH_DRIFT_PATIENT_MINUTES", "60", at_most(LONGEST_DAYS * 1440, positive), "minutes after a patient's first cell whose cells stand for the patient, in drift over patients"),
+        ("drift_minimum", "BLASTWATCH_DRIFT_MINIMUM", "30", count, "predictions below which no verdict is given"),
+        ("performance_days", "BLASTWATCH_PERFORMANCE_DAYS", "7", at_most(LONGEST_DAYS, count), "days in a window of estimated and realised performance"),
+        ("estimate_tolerance", "BLASTWATCH_ESTIMATE_TOLERANCE", "0.02", fraction, "difference of realised and estimated accuracy beyond which the estimate is untrusted"),
+        ("performance_margin", "BLASTWATCH_PERFORMANCE_MARGIN", "0.05", fraction, "fall of an accuracy, below what the version reached on its reference, that is let pass"),
+        ("retention_days", "BLASTWATCH_RETENTION_DAYS", "0", at_most(LONGEST_DAYS, not_negative), "days after which the monitor deletes predictions with their labels; 0: never"),
+        ("retention_mib", "BLASTWATCH_RETENTION_MIB", "0", not_negative, "size of the stored predictions and pictures, in MiB, beyond which the monitor deletes the oldest, pictures first; 0: none"),
+        ("image_days", "BLASTWATCH_IMAGE_DAYS", "30", at_most(LONGEST_DAYS, not_negative), "days after which the monitor deletes stored pictures, their predictions stay; 0: with their predictions"),
         ("service_url", "BLASTWATCH_URL", "http://127.0.0.1:3000", str, "address of the service for predict"),
     )
 )  # fmt: skip
@@ -229,6 +162,7 @@ class Settings:
     canary_share: float
     mlflow_port: int
     monitor_port: int
+    monitor_host: str
     evidently_port: int
     max_image_bytes: int
     max_image_pixels: int
@@ -290,7 +224,7 @@ class Settings:
 
 def _shown(setting: Setting, text: str) -> str:
     """A value as an error may show it: a key that was mistyped is a secret still."""
-    return "(not shown)" if setting.parse is _api_key else repr(shown(text))
+    return "(not shown)" if setting.parse is api_key else repr(shown(text))
 
 
 def _embedded(home: Path, name: str) -> str:
@@ -325,7 +259,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     values["actor"] = _actor(source.get("MLFLOW_TRACKING_USERNAME") or values["actor"] or _login())
     if values["threads"]:
         try:
-            _count(values["threads"])
+            count(values["threads"])
         except ValueError as error:
             raise SettingsError(f"BLASTWATCH_THREADS={values['threads']!r} cannot be used: {error}.") from error
     return Settings(**values)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from blastwatch import DISCLAIMER
-from blastwatch.addresses import check_free
+from blastwatch.addresses import check_free, origin
 from blastwatch.console import say
-from blastwatch.embedded_store import open_embedded
+from blastwatch.embedded_store import check_made, open_embedded
 from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def up() -> None:
     from blastwatch.registry import CHAMPION, Registry
 
     settings = load()
+    check_made(settings)
     Registry(settings).entry(CHAMPION)  # without one there is nothing to serve: say so before anything starts
     check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     for variable, port in _ports(settings).items():
@@ -58,7 +59,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
 
     workspace = settings.drift / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
-    service = f"http://{settings.host}:{settings.port}"
+    service = origin(settings.host, settings.port)
     addresses = {"service": service}
     if settings.embedded_registry:
         open_embedded(settings)  # before three processes open it at once

@@ -4,6 +4,7 @@ A number is taken at its word. An alias counts only on the signed word of a trus
 report would speak of another version than the one that answered.
 """
 
+from blastwatch.embedded_store import check_made
 from blastwatch.entry import Entry
 from blastwatch.errors import SignatureInvalid
 from blastwatch.history import ALIASES
@@ -30,7 +31,9 @@ def named(registry: Registry, ref: str, *, option: str = "--ref") -> Entry:
         SignatureInvalid: an alias without the signed word of anybody trusted, or on a version that nobody trusted
             registered.
         AliasNotSet, VersionNotFound: there is none.
+        RegistryError: there is no registry, and none is made.
     """
+    check_made(registry.settings)
     wanted = parse_ref(ref, registry.name)
     if wanted not in ALIASES:
         return registry.entry(wanted)

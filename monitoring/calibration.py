@@ -22,9 +22,10 @@ from the other thirty. Thresholds for independent rows, and Evidently's defaults
        direction is fitted with takes degrees of freedom (`monitoring.signatures.effective_parameters`), as in T-squared
        (Hotelling 1931, doi:10.1214/aoms/1177732979); where fewer than `FEWEST_FREEDOMS` are left, there are none.
 
-The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from, and
-from `ENOUGH_GROUPS` groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the
-stated 1 %, on windows of three new patients:
+The rate holds for windows of at least `PATIENTS` patients out of the population that the reference was drawn from
+(what is held against it has two at least, by their effective number: `monitoring.windows`), and from `ENOUGH_GROUPS`
+groups upwards: fewer may happen to be much alike, which no factor mends. Alarms found at the stated 1 %, on windows of
+three new patients:
 
     simulated cohorts, 1,600 windows each          6, 9, 12, 20 reference patients    5.0, 1.8, 0.8, 0.6 %
     C-NMC cells, 360 windows each                  8, 12, 16 reference patients       0.3, 0.3, 0.8 %

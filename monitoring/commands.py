@@ -53,21 +53,29 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     from monitoring.asked import asked
     from monitoring.drift import compare
     from monitoring.store import open_store
+    from monitoring.windows import latest, not_ahead, spanned
     from monitoring.workspace import add_run
 
     check_span(since, until)
     settings = load()
     fetched = asked(settings, ref)
-    limit = settings.drift_window if since is None and until is None else None
+    digest, left_out = fetched.package.digest, ""
     with open_store(settings.predictions_url) as store:
-        current = store.read(since=since, until=until, model_digest=fetched.package.digest, limit=limit)
+        if since is None and until is None:
+            now, left_out = not_ahead(store, model_digest=digest)
+            window = latest(store, model_digest=digest, size=settings.drift_window, until=now)
+        else:
+            window = spanned(store, model_digest=digest, since=since, until=until)
+    if left_out:
+        say(left_out)
     made = compare(
         fetched.package,
-        current,
+        window.cells,
         version=fetched.entry.version,
         folder=settings.drift,
         minimum=settings.drift_minimum,
         on_request=True,
+        repeated=window.repeated,
     )
     add_run(settings.drift / "workspace", made.snapshot, name=f"version {fetched.entry.version}, on request")
     if as_json:
@@ -94,6 +102,8 @@ def patients(ref: str | None, as_json: bool) -> None:
     with open_store(settings.predictions_url) as store:
         watched = PatientWatch(store, fetched.package, version=fetched.entry.version, settings=settings)
         found = watched.look(datetime.now(UTC))
+    if watched.problem:
+        say(watched.problem)
     if as_json:
         print_json(found)
     else:
@@ -108,12 +118,14 @@ def watch(once: bool, as_json: bool) -> None:
 
     With --once --json the report is printed, or {"reason": why there is none}.
     """
+    from blastwatch.embedded_store import check_made
     from monitoring.watch import patient_sentence, watch_once
     from monitoring.watch import watch as watch_on
 
     if as_json and not once:
         raise click.UsageError("--json needs --once: the monitor otherwise never ends.")
     settings = load()
+    check_made(settings)
     if not once:
         watch_on(settings)
         return
@@ -188,12 +200,12 @@ def calibrate(
 
 
 def _print_report(document: dict[str, Any]) -> None:
+    from monitoring.windows import words
+
     window = document["window"]
     verdict = "drift" if document["drifted"] else "no drift"
-    some = f" ({document['compared']} of them compared)" if document["compared"] < window["cells"] else ""
-    click.echo(
-        f"Version {document['version']}, {window['cells']} cells{some} from {window['since']} to {window['until']}"
-    )
+    held = words(window, document["compared"])
+    click.echo(f"Version {document['version']}, {held}, from {window['since']} to {window['until']}")
     rows = [["column", "score", "threshold", ""]]
     rows += [
         [column["name"], *against(column["score"], column["threshold"]), "drift" if column["drifted"] else ""]
@@ -202,6 +214,8 @@ def _print_report(document: dict[str, Any]) -> None:
     print_table(rows)
     _print_causes(document["causes"])
     click.echo(f"{verdict}: {document['report']}")
+    if window["caution"]:
+        say(window["caution"])
     say(DISCLAIMER)
 
 

@@ -3,6 +3,7 @@
 import time as clock
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -10,12 +11,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from blastwatch import database
-from blastwatch.errors import BlastwatchError
+from blastwatch.addresses import shown
+from blastwatch.errors import BlastwatchError, DataError
 from monitoring.revisions import bring_up
 
 SCHEMA_VERSION = 1
 """Of what an older Blastwatch must find. A table or column that came later is made where it is missing
 (`monitoring.revisions`) and leaves the number as it is: an older Blastwatch goes on and does not see it."""
+
+VARIABLE = "BLASTWATCH_PREDICTIONS_URL"
 
 LOCK_SECONDS = 5
 """How long a statement waits where somebody locks a table of PostgreSQL (ALTER TABLE, VACUUM FULL, an open
@@ -69,9 +73,7 @@ def open_database(url: str, *wanted: sa.MetaData) -> sa.Engine:
     """
     # NORMAL may lose the last commits in a power cut, no more; WAL lets the monitor read while the service writes.
     pragmas = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
-    engine = database.create(
-        url, "BLASTWATCH_PREDICTIONS_URL", unavailable=StoreUnavailable, pragmas=pragmas, lock_seconds=LOCK_SECONDS
-    )
+    engine = database.create(url, VARIABLE, unavailable=StoreUnavailable, pragmas=pragmas, lock_seconds=LOCK_SECONDS)
     for attempt in range(1, _OPEN_ATTEMPTS + 1):
         try:
             _make_tables(engine, (_own, *wanted))
@@ -82,6 +84,23 @@ def open_database(url: str, *wanted: sa.MetaData) -> sa.Engine:
                 raise
             clock.sleep(0.1 * attempt)
     return engine
+
+
+def check_made(url: str) -> None:
+    """For whoever stores no predictions: the file is made by the service, not by a command in a home that was mistyped.
+
+    Raises:
+        DataError: there is none; a patient's cells may lie in another.
+        SettingsError: the URL is none.
+    """
+    parsed = database.parse(url, VARIABLE)
+    if parsed.drivername.startswith("sqlite") and parsed.database and not Path(parsed.database).exists():
+        raise DataError(f"Expected stored predictions in {where(url)} but there is no such database.")
+
+
+def where(url: str) -> str:
+    """Where predictions are looked for, and which variables say so."""
+    return f"{shown(url)} (BLASTWATCH_HOME or {VARIABLE} of the service)"
 
 
 class Opened:

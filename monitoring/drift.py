@@ -19,12 +19,14 @@ import pandas as pd
 from blastwatch.decision import label
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import DriftReference, Package
+from blastwatch.rounding import against
 from monitoring.calibration import thresholds_for
 from monitoring.directions import DIRECTIONS, with_directions
 from monitoring.report_page import arranged
 from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
 from monitoring.signatures import name_causes
 from monitoring.store import EMBEDDING
+from monitoring.windows import ENOUGH, told
 
 if TYPE_CHECKING:
     from evidently import Dataset
@@ -42,7 +44,7 @@ _NAME = re.compile(r"drift-\d{8}T\d{6}\.\d{6}Z-v\w+\.(json|html)", re.ASCII)
 
 
 class TooFewPredictions(DataError):
-    """The window holds too few predictions for a verdict."""
+    """The window holds too few predictions for a verdict, or those of too few patients."""
 
 
 class DriftReportFailed(BlastwatchError):
@@ -70,11 +72,12 @@ def compare(
     minimum: int = 30,
     timestamp: datetime | None = None,
     on_request: bool = False,
+    repeated: int = 0,
 ) -> DriftReport:
     """Compare predictions with the package's reference and write the report as HTML and JSON.
 
     Args:
-        current: from `monitoring.store.Store.read`, predictions of this package only, in order of time. Of more than
+        current: from `monitoring.windows`, predictions of this package only, in order of time. Of more than
             `MOST_COMPARED` so many are compared, evenly spaced over the window.
         version: number of the package's version in the registry.
         folder: takes `drift-TIME-vVERSION.html` and `.json`; made where it is missing. Names sort in the order in which
@@ -82,9 +85,11 @@ def compare(
         minimum: predictions below which no verdict is given.
         timestamp: when the report is made, with a time zone; None takes now.
         on_request: by a person, who chose the version or the window: no part of what the monitor saw over time.
+        repeated: of `monitoring.windows.Window`, for the report to say.
 
     Raises:
-        TooFewPredictions: fewer than `minimum`, or than the smallest window that was calibrated.
+        TooFewPredictions: fewer than `minimum`, or than the smallest window that was calibrated; or the patients whose
+            keys they carry are, by their effective number, fewer than `monitoring.windows.ENOUGH`.
         DataError: predictions of another model among them, or values that are not finite.
         DriftReportFailed: Evidently refused.
     """
@@ -95,6 +100,8 @@ def compare(
             f"Expected at least {smallest} predictions of version {version} for a verdict on drift but got "
             f"{len(current)}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
         )
+    window = told(current, repeated)
+    _check_enough(window, version)
     strangers = sorted(set(current["model_digest"]) - {package.digest})
     if strangers:
         raise DataError(
@@ -116,11 +123,7 @@ def compare(
     document = {
         "version": version,
         "digest": package.digest,
-        "window": {
-            "since": current["time"].min().isoformat(),
-            "until": current["time"].max().isoformat(),
-            "cells": len(current),
-        },
+        "window": window,
         "compared": len(compared),
         "on_request": on_request,
         "drifted": drifted,
@@ -131,6 +134,19 @@ def compare(
     with _refusals():
         snapshot = arranged(snapshot, document, digest=package.digest, synthetic=package.info.synthetic)
         return DriftReport(_put(folder, moment, document, snapshot), snapshot)
+
+
+def _check_enough(window: dict[str, Any], version: str) -> None:
+    """Refuse a verdict on a window that one patient's cells outweigh."""
+    if window["effective_patients"] is None or window["effective_patients"] >= ENOUGH:
+        return
+    effective, needed = against(window["effective_patients"], ENOUGH)
+    raise TooFewPredictions(
+        f"Expected cells of at least {needed} patients for a verdict on drift but the {window['cells']} of version "
+        f"{version} are of {window['patients']} (effective number {effective}): one patient's cells are alike, and "
+        "thresholds are for three patients a window. Wait for cells of others, or widen the window (--since, "
+        "BLASTWATCH_DRIFT_WINDOW)."
+    )
 
 
 def _put(folder: Path, moment: datetime, document: dict[str, Any], snapshot: "Snapshot") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The commands `blastwatch labels`."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from blastwatch import DISCLAIMER
-from blastwatch.addresses import shown
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
 from blastwatch.rounding import fixed
@@ -63,25 +62,37 @@ def add(file: Path, skip_empty: bool, as_json: bool) -> None:
 
     All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
     """
-    from sqlalchemy.engine import make_url
-
+    from monitoring.database import check_made, where
     from monitoring.store import UnknownPredictions, open_store
 
-    now, url = datetime.now(UTC), load().predictions_url
+    settings = load()
+    now, url = datetime.now(UTC), settings.predictions_url
     rows = [(id_, label, now) for id_, label in _read_labels(file, skip_empty=skip_empty)]
-    where = f"{shown(url)} (BLASTWATCH_HOME or BLASTWATCH_PREDICTIONS_URL of the service)"
-    file_of_it = make_url(url).database if url.startswith("sqlite") else None
-    if file_of_it and not Path(file_of_it).exists():  # made by who answers, not by a typo
-        raise DataError(f"Expected stored predictions in {where} but there is no such database.")
+    check_made(url)
     with open_store(url) as store:
         try:
             changed = store.add_labels(rows)
         except UnknownPredictions as error:
-            raise DataError(f"{error} They were looked for in {where}.") from error
+            waits = _waiting(settings.waiting, error.ids)
+            raise DataError(f"{error} They were looked for in {where(url)}.{waits}") from error
     if as_json:
         print_json({"labels": len(rows), "changed": changed})
     else:
         click.echo(f"{len(rows)} labels, {changed} of them new or changed.")
+
+
+def _waiting(path: Path, ids: Sequence[str]) -> str:
+    """What is to be said of ids whose predictions wait for their database in a file; "" for none."""
+    from monitoring.database import StoreError
+    from monitoring.waiting import waiting_among
+
+    try:
+        count = len(waiting_among(path, ids))
+    except StoreError as error:
+        return f" Whether any of them waits for it in {path} cannot be told: {error}"
+    if not count:
+        return ""
+    return f" {count} of them wait for it in {path}, until a service of this BLASTWATCH_HOME has handed them over."
 
 
 SINCE = click.option("--since", type=Moment(), help="First moment of the predictions (ISO 8601; without a zone: UTC).")
@@ -150,21 +161,28 @@ def review(
     from monitoring.asked import asked
     from monitoring.review import candidates
     from monitoring.store import open_store
+    from monitoring.windows import not_ahead, once
 
     if file.exists():
         raise DataError(f"Expected a new file but {file} is there, perhaps with labels in it. Name another one.")
     check_span(since, until)
     settings = load()
     package = asked(settings, ref).package
-    where: dict[str, Any] = {"model_digest": package.digest, "since": since, "until": until, "limit": among}
+    where: dict[str, Any] = {"model_digest": package.digest, "since": since, "limit": among}
     with open_store(settings.predictions_url) as store:
-        answers, cells = store.answers(**where), store.read(**where)
-    open_ones = answers.loc[answers["truth"].isna(), ["id", "patient"]]
-    chosen = candidates(cells.merge(open_ones, on="id"), package.reference().answered, count=count)
+        now, left_out = not_ahead(store, model_digest=package.digest)
+        until = now if since is None and until is None else until
+        answers, cells = store.answers(**where, until=until), store.read(**where, until=until)
+    if left_out and until == now:
+        say(left_out)
+    images = once(answers)
+    wanted = cells[cells["id"].isin(images.loc[images["truth"].isna(), "id"])]
+    chosen = candidates(wanted, package.reference().answered, count=count)
     _write_new(file, chosen.to_csv(index=False, lineterminator="\n"))
     reasons = {reason: int(number) for reason, number in chosen["reason"].value_counts().sort_index().items()}
     patients = int(chosen.loc[chosen["patient"] != "", "patient"].nunique())
-    told = {"cells": len(chosen), "reasons": reasons, "patients": patients, "file": str(file)}
+    repeated = len(answers) - len(images)
+    told = {"cells": len(chosen), "reasons": reasons, "patients": patients, "repeated": repeated, "file": str(file)}
     if pictures is not None:
         told["pictures"] = _write_pictures(pictures, chosen["id"].tolist(), settings.predictions_url)
     if as_json:
@@ -172,6 +190,8 @@ def review(
     else:
         words = ", ".join(f"{number} {reason}" for reason, number in reasons.items()) or "no cell is left"
         click.echo(f"{len(chosen)} cells to label, of {patients} known patients ({words}): {file}")
+        if repeated:
+            click.echo(f"{repeated} repeated images of a patient were left out.")
         if pictures is not None:
             click.echo(f"{told['pictures']} of them with a picture in {pictures}")
 
@@ -230,6 +250,8 @@ def _print_report(found: dict[str, Any]) -> None:
     print_table(rows)
     for unit in sorted({part["unit"] for part in (latest, labelled, *found["windows"])}):
         click.echo(f"Intervals by {unit}: {ASSUMES[unit]}.")
+    if found["repeated"]:
+        say(f"{found['repeated']} predictions were left out: each image of a patient counts once.")
     if found["truncated"]:
         say(
             "There are more predictions than one report reads: the estimates are of the latest ones, and of windows "

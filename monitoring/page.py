@@ -1,11 +1,15 @@
-"""The monitor's own port on the loopback address: `/drift` for a person, with example cells where pictures are kept and
-the report behind the verdict, `/metrics` for Prometheus, `/livez`.
+"""The monitor's own port: `/drift` for a person, with example cells where pictures are kept and the report behind the
+verdict, `/metrics` for Prometheus, `/livez`.
 
-A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own. What it says
-of cells it says to nobody whom a page from elsewhere sent.
+A look runs in the main thread and leaves what it found; this server only reads it, in a thread of its own. It listens
+on the loopback address, and where BLASTWATCH_MONITOR_HOST is another there too: for Prometheus and the probes of a
+cluster, which get the last two. What it says of cells it says to nobody on another machine, and to nobody whom a page
+from elsewhere sent.
 """
 
 import functools
+import ipaddress
+import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +21,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blastwatch.addresses import bound
+from blastwatch.addresses import bound, is_loopback
 from blastwatch.browsers import FILES as SHARED
 from blastwatch.browsers import SECURITY_HEADERS, from_elsewhere
+from blastwatch.errors import BlastwatchError
 from monitoring.status import Status
 
 if TYPE_CHECKING:
@@ -37,8 +42,14 @@ FILES = SHARED | {
     "/examples.js": PAGES / "examples.js",
     "/patients.js": PAGES / "patients.js",
 }
-OPEN = {"/", "/livez", "/metrics", *FILES}
-"""What says nothing of a cell: pages without what they show, counts for Prometheus, probes. Answered whoever asks."""
+TO_OTHERS = {"/livez", "/metrics"}
+"""What other machines get: counts for Prometheus, probes."""
+OPEN = {"/", *TO_OTHERS, *FILES}
+"""What says nothing of a cell: pages without what they show, and `TO_OTHERS`. Answered whatever site sent one there."""
+KEPT_HERE = (
+    "Other machines get /metrics and /livez of the monitor. See the drift page through a port that leads to its own "
+    "machine (ssh -L 3001:127.0.0.1:3001 HOST, kubectl port-forward), or let a proxy with sign-on there ask for it."
+)
 
 OF_EVIDENTLY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -49,8 +60,8 @@ pages and port included."""
 
 
 class _Secured:
-    """ASGI middleware: the service's security headers on every answer, and 403 where a page from elsewhere asks for
-    more than `OPEN`."""
+    """ASGI middleware: the service's security headers on every answer, and 403 where another machine asks for more than
+    `TO_OTHERS`, or a page from elsewhere for more than `OPEN`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -64,10 +75,21 @@ class _Secured:
             await send(message)
 
         app = self._app
-        if scope["type"] == "http" and scope["path"] not in OPEN and (reason := from_elsewhere(Headers(scope=scope))):
-            told = PROXIED if "`Host`" in reason else LINKED
-            app = PlainTextResponse(f"{reason} {told}\n", status_code=403)
+        if scope["type"] == "http" and (reason := _not_for(scope)):
+            app = PlainTextResponse(f"{reason}\n", status_code=403)
         await app(scope, receive, send_with_headers)
+
+
+def _not_for(scope: Scope) -> str:
+    """Why whoever sent a request does not get what it asks for; "" for who does."""
+    path, peer = scope["path"], scope["client"]
+    if path in TO_OTHERS:
+        return ""
+    # By the connection itself: what headers say of it anybody may write. IPv4 at an IPv6 socket has a prefix.
+    if peer is None or not is_loopback(peer[0].removeprefix("::ffff:")):
+        return KEPT_HERE
+    reason = "" if path in OPEN else from_elsewhere(Headers(scope=scope))
+    return f"{reason} {PROXIED if '`Host`' in reason else LINKED}" if reason else ""
 
 
 def build_app(registry: "CollectorRegistry", status: Status) -> ASGIApp:
@@ -127,16 +149,16 @@ async def _file(path: Path, _request: Request) -> Response:
 
 
 class PageServer:
-    """Serves an application on a port of the loopback address from a thread, until closed.
+    """Serves an application on a port of the loopback address, and of `host`, from a thread, until closed.
 
     Raises:
-        BlastwatchError: the port is taken.
+        BlastwatchError: the port is taken, or there is no such address here.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, app: ASGIApp, port: int, host: str = HOST) -> None:
         import uvicorn
 
-        self._socket = bound(HOST, port, "BLASTWATCH_MONITOR_PORT")
+        self._sockets = _listening(host, port)
         # h11 bounds what a connection may send before it is answered; uvicorn's faster parser keeps it all.
         config = uvicorn.Config(
             app,
@@ -145,14 +167,30 @@ class PageServer:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # else X-Forwarded-For could make anybody one of this machine
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="page", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=(self._sockets,), name="page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Answer what was asked, and end."""
         self._server.should_exit = True
         self._thread.join()
-        self._socket.close()
+        for one in self._sockets:
+            one.close()
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets of an address and of the loopback, one where it is both. Raises `BlastwatchError`."""
+    variable = "BLASTWATCH_MONITOR_PORT"
+    found = [bound(host, port, variable if host == HOST else f"BLASTWATCH_MONITOR_HOST or {variable}")]
+    got = ipaddress.ip_address(found[0].getsockname()[0].partition("%")[0])
+    if not got.is_unspecified and str(got) != HOST:
+        try:
+            found.append(bound(HOST, port, variable))
+        except BlastwatchError:
+            found[0].close()
+            raise
+    return found

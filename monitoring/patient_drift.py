@@ -20,8 +20,8 @@ The change is dated where the stake was lowest. From there on patients stay out 
 the alarm stands until the latest `AGAIN` are again like those before the change.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -64,16 +64,34 @@ class Change:
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """What came of a column. evidence: since the sequence or the last alarm began, over what is needed; 1 alarms.
-    baseline: what is known of patients before the latest change. changes: oldest first."""
+    baseline: what is known of patients before the latest change. changes: found here, oldest first. standing: the one
+    that was found before and stands. ended: place of the first of those who ended that. behind: place of the patient
+    behind whom the course goes on, where anything was found or ended."""
 
     evidence: float
     baseline: Floats
     changes: tuple[Change, ...]
+    standing: Change | None = None
+    ended: int | None = None
+    behind: int | None = None
 
     @property
     def alarm(self) -> Change | None:
         """The one that stands."""
-        return self.changes[-1] if self.changes and self.changes[-1].until is None else None
+        return self.changes[-1] if self.changes and self.changes[-1].until is None else self.standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """Where the course of a column goes on that alarmed before. baseline: what is known of patients before that change.
+    place: of the first patient behind the one at whom the evidence was enough, or behind those who ended it. since: of
+    the first patient after the change who is looked at. evidence: of the alarm, over what is needed; None where it is
+    over."""
+
+    baseline: Floats
+    place: int
+    since: int
+    evidence: float | None
 
 
 def shares(columns: Sequence[str]) -> dict[str, float]:
@@ -98,13 +116,16 @@ def patient_means(cells: pd.DataFrame, most: int) -> pd.DataFrame:
     return pd.concat(spread).groupby("group", sort=True)[names].mean()
 
 
-def courses(known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats) -> dict[str, Course]:
+def courses(
+    known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats, begun: Mapping[str, Begun] | None = None
+) -> dict[str, Course]:
     """What came of every column that is watched: what is measured, and the probability.
 
     Args:
         known: a row a patient of the reference. came: a row a patient who came, in order; the same columns. A patient
             without a value is left out of a column, and a column that does not vary among those known is left out.
         uniforms: a number of [0, 1) for each patient who came, which breaks ties of ranks, shape (n,).
+        begun: of the columns that alarmed before.
     """
     watched = [name for name in (*OF_IMAGES, PROBABILITY) if name in known.columns]
     varying = [name for name in watched if known[name].nunique() > 1]
@@ -113,34 +134,46 @@ def courses(known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats) -> dict[s
     for name in varying:
         values = came[name].to_numpy(np.float64)
         there = np.flatnonzero(np.isfinite(values))
-        course = follow(known[name].dropna().to_numpy(np.float64), values[there], uniforms[there], needed[name])
+        goes_on = None if begun is None else begun.get(name)
+        among = goes_on and replace(goes_on, place=int(np.searchsorted(there, goes_on.place)))
+        course = follow(known[name].dropna().to_numpy(np.float64), values[there], uniforms[there], needed[name], among)
         found[name] = _placed(course, there)
     return found
 
 
-def follow(reference: Floats, stream: Floats, uniforms: Floats, needed: float) -> Course:
+def follow(reference: Floats, stream: Floats, uniforms: Floats, needed: float, begun: Begun | None = None) -> Course:
     """The course of one column.
 
     Args:
         reference: values of known patients, shape (r,), at least one. stream: of those who came, in order, shape (n,).
-        uniforms: of [0, 1), shape (n,). needed: evidence at which it alarms.
+        uniforms: of [0, 1), shape (n,). needed: evidence at which it alarms. begun: where it goes on after an alarm.
     """
-    baseline, begin = reference, 0
+    baseline, begin, ended = reference, 0, None
     changes: list[Change] = []
+    if begun is not None:
+        baseline, begin = begun.baseline, begun.place
+        if begun.evidence is not None:
+            ended = _again(baseline, stream, begin)
+            if ended is None:
+                stands = Change(since=begun.since, found=begin)
+                return Course(evidence=begun.evidence, baseline=baseline, changes=(), standing=stands)
+            begin = ended + AGAIN
     while True:
         stake = stakes(p_values(baseline, stream[begin:], uniforms[begin:]), needed)
         evidence = evidence_of(stake)
         beyond = np.flatnonzero(evidence >= needed)
         if not len(beyond):
             last = float(evidence[-1]) / needed if len(evidence) else 0.0
-            return Course(evidence=last, baseline=baseline, changes=tuple(changes))
+            behind = begin - 1 if changes or ended is not None else None
+            return Course(evidence=last, baseline=baseline, changes=tuple(changes), ended=ended, behind=behind)
         found = begin + int(beyond[0])
         since = begin + int(np.argmin(stake[: beyond[0] + 1]))
         baseline = np.concatenate([baseline, stream[begin:since]])
         until = _again(baseline, stream, found + 1)
         changes.append(Change(since=since, found=found, until=until))
         if until is None:
-            return Course(evidence=float(evidence[beyond[0]]) / needed, baseline=baseline, changes=tuple(changes))
+            reached = float(evidence[beyond[0]]) / needed
+            return Course(evidence=reached, baseline=baseline, changes=tuple(changes), ended=ended, behind=found)
         begin = until + AGAIN
 
 
@@ -208,6 +241,9 @@ def _placed(course: Course, there: NDArray[np.intp]) -> Course:
         until = None if change.until is None else int(there[change.until])
         return Change(since=int(there[change.since]), found=int(there[change.found]), until=until)
 
-    return Course(
-        evidence=course.evidence, baseline=course.baseline, changes=tuple(placed(change) for change in course.changes)
+    return replace(
+        course,
+        changes=tuple(placed(change) for change in course.changes),
+        ended=None if course.ended is None else int(there[course.ended]),
+        behind=None if course.behind is None else int(there[course.behind]),
     )

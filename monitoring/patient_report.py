@@ -1,5 +1,6 @@
 """What is known of drift over patients, as one document: for the page, the gauges, and `blastwatch drift patients`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,14 +11,8 @@ from blastwatch import DISCLAIMER
 from blastwatch.package import Package
 from blastwatch.settings import Settings
 from monitoring.directions import with_directions_of_patients
-from monitoring.patient_drift import (
-    LATEST,
-    PATIENTS_PER_FALSE_ALARM,
-    Change,
-    Course,
-    courses,
-    patient_means,
-)
+from monitoring.patient_alarms import Alarms, Kept, begun, kept_after
+from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, courses, patient_means
 from monitoring.patients import FEWEST_CELLS, MOST_CELLS, Came, Patients
 from monitoring.scores import PROBABILITY
 from monitoring.signatures import name_causes
@@ -26,9 +21,19 @@ from monitoring.store import Store
 
 
 class PatientWatch:
-    """Holds the patients of one version against its reference; works only where somebody came since the last look."""
+    """Holds the patients of one version against its reference; works only where somebody came since the last look.
 
-    def __init__(self, store: Store, package: Package, *, version: str, settings: Settings) -> None:
+    Args:
+        keeps: whether the alarms that it finds are kept for the time when the patients of before have left the
+            sequence, as the monitor does. Those that are kept are known in any case.
+    """
+
+    def __init__(
+        self, store: Store, package: Package, *, version: str, settings: Settings, keeps: bool = False
+    ) -> None:
+        self._alarms = Alarms(settings.drift, package.digest)
+        self._kept = self._alarms.read()
+        self._keeps = keeps
         self._settle = timedelta(minutes=settings.drift_patient_minutes)
         self._patients = Patients(store, model_digest=package.digest, settle=self._settle)
         self._known = patient_means(package.reference().cells, MOST_CELLS)
@@ -50,9 +55,19 @@ class PatientWatch:
         came = self._patients.look(at)
         counts = _counts(came)
         if self._last is None or self._last[0] != counts:
-            found = told(self._known, came, self._signatures, version=self._version, settle=self._settle)
+            found, kept = followed(
+                self._known, came, self._signatures, version=self._version, settle=self._settle, kept=self._kept
+            )
+            if self._keeps and kept != self._kept:
+                self._alarms.write(kept)
+            self._kept = kept
             self._last = counts, found
         return self._last[1]
+
+    @property
+    def problem(self) -> str:
+        """Why alarms of before are not known, or those of now not kept; "" for nothing."""
+        return self._alarms.problem
 
 
 def _counts(came: Came) -> tuple[object, ...]:
@@ -63,17 +78,32 @@ def _counts(came: Came) -> tuple[object, ...]:
 def told(
     known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, version: str, settle: timedelta
 ) -> dict[str, Any]:
-    """The document of `PatientWatch.look`.
+    """The document of `PatientWatch.look` where nothing is kept; arguments as for `followed`."""
+    return followed(known, came, signatures, version=version, settle=settle, kept={})[0]
+
+
+def followed(
+    known: pd.DataFrame,
+    came: Came,
+    signatures: dict[str, Any] | None,
+    *,
+    version: str,
+    settle: timedelta,
+    kept: Mapping[str, Kept],
+) -> tuple[dict[str, Any], dict[str, Kept]]:
+    """The document of `PatientWatch.look`, and what is to be kept of it.
 
     Args:
         known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
-        settle: of `monitoring.patients.Patients`.
+        settle: of `monitoring.patients.Patients`. kept: of earlier looks, by column.
     """
     known, rows = with_directions_of_patients(known, came.rows, signatures)
     came = replace(came, rows=rows)
-    found = courses(known, came.rows, came.uniforms)
-    columns = [_column(name, course, came) for name, course in found.items()]
-    return {
+    found = courses(known, came.rows, came.uniforms, begun(kept, came))
+    kept = kept_after(kept, found, came)
+    columns = [_column(name, course, came, kept.get(name)) for name, course in found.items()]
+    changes = sorted((change for column in kept.values() for change in column.changes), key=lambda row: row["found"])
+    document = {
         "version": version,
         "known": len(known),
         "answered": int(known[PROBABILITY].notna().sum()),
@@ -86,9 +116,10 @@ def told(
         "drifted": any(column["drifted"] for column in columns),
         "columns": sorted(columns, key=lambda row: -row["evidence"]),
         "causes": causes(found, known, came.rows, signatures),
-        "changes": _changes(found, came),
+        "changes": changes,
         "disclaimer": DISCLAIMER,
     }
+    return document, kept
 
 
 def causes(
@@ -105,50 +136,27 @@ def causes(
     return name_causes(signatures, now.iloc[-LATEST:], before=before) if len(now) else []
 
 
-def _column(name: str, course: Course, came: Came) -> dict[str, Any]:
+def _column(name: str, course: Course, came: Came, kept: Kept | None) -> dict[str, Any]:
     """before, spread: mean and standard deviation over the patients before; now: mean over the latest, since the change
     where there is one; None where nobody came."""
     values, alarm = came.rows[name], course.alarm
+    baseline = course.baseline if kept is None else pd.Series(kept.baseline).to_numpy()
+    change = kept.changes[-1] if kept is not None and alarm is not None else None
     latest = (values if alarm is None else values.iloc[alarm.since :]).dropna().iloc[-LATEST:]
     return {
         "name": name,
         "evidence": course.evidence,
         "drifted": alarm is not None,
-        "before": float(course.baseline.mean()),
-        "spread": float(course.baseline.std()),
+        "before": float(baseline.mean()),
+        "spread": float(baseline.std()),
         "now": float(latest.mean()) if len(latest) else None,
         "patients": len(latest),
-        "since": None if alarm is None else _time(came, alarm.since),
-        "since_or_before": alarm is not None and _or_before(came, course, alarm),
-        "found": None if alarm is None else _time(came, alarm.found),
+        "since": None if change is None else change["since"],
+        "since_or_before": change is not None and change["since_or_before"],
+        "found": None if change is None else change["found"],
     }
-
-
-def _changes(found: dict[str, Course], came: Came) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "name": name,
-            "since": _time(came, change.since),
-            "since_or_before": _or_before(came, course, change),
-            "found": _time(came, change.found),
-            "until": None if change.until is None else _time(came, change.until),
-        }
-        for name, course in found.items()
-        for change in course.changes
-    ]
-    return sorted(rows, key=lambda row: row["found"])
-
-
-def _or_before(came: Came, course: Course, change: Change) -> bool:
-    """Whether a change may be of before anybody who is looked at: the first one, since before a later one patients were
-    as known."""
-    return came.cut and change == course.changes[0]
 
 
 def dated(change: dict[str, Any]) -> str:
     """Since when a change of a document is, in words; "" where nothing changed."""
     return f"{change['since'] or ''}{' or before' if change['since_or_before'] else ''}"
-
-
-def _time(came: Came, place: int) -> str:
-    return pd.Timestamp(came.first.iloc[place]).isoformat()

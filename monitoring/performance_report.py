@@ -4,7 +4,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from blastwatch import DISCLAIMER
@@ -13,6 +12,7 @@ from blastwatch.settings import Settings
 from monitoring.performance import FEWEST_PATIENTS, PATIENT, Limits, performance, reference_performance, unit_of
 from monitoring.recalibration import AS_GIVEN, Recalibration, recalibrate
 from monitoring.store import Store
+from monitoring.windows import once, reaching
 
 MOST_CELLS = 50_000  # latest predictions that one report reads: half a second, whatever the store holds; and as many
 # labelled ones where these are not all, since labels come for cells that so many later ones have displaced
@@ -43,16 +43,17 @@ def report(
         shift): of the probabilities behind every estimate, to these patients; `now`: the latest predictions for the
         estimate and the latest labelled ones for truth and check (labels come late, so these are older cells), each
         `drift_window` of them or more (`_latest`); `windows`: of `performance_days` days each, oldest first;
-        `truncated`: whether there may be more predictions than were read.
+        `truncated`: whether there may be more predictions than were read; `repeated`: how many of those that were read
+        were left out, since each image of a patient counts once, with its label where one came.
     """
     limits, digest = limits_of(settings), package.digest
     answered = package.reference().answered
     recalibration = recalibrate(answered)
     known = reference_performance(answered, recalibration)
-    cells = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
-    truncated = len(cells) == MOST_CELLS
+    read = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
+    cells, truncated = once(read), len(read) == MOST_CELLS
     if truncated:
-        labelled = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS, labelled=True)
+        labelled = once(store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS, labelled=True))
     else:
         labelled = cells[cells["truth"].notna()]
     size, days = settings.drift_window, settings.performance_days
@@ -69,6 +70,7 @@ def report(
         ),
         "days": days,
         "truncated": truncated,
+        "repeated": len(read) - len(cells),
         "disclaimer": DISCLAIMER,
     }
 
@@ -85,8 +87,7 @@ def _latest(cells: pd.DataFrame, size: int) -> pd.DataFrame:
     reached = ((keys != "") & ~keys.duplicated()).to_numpy().cumsum()  # patients among the latest 1, 2, ... cells
     if len(cells) <= size or reached[-1] < FEWEST_PATIENTS:
         return cells.tail(size)
-    needed = int(np.searchsorted(reached, min(PATIENTS_NOW, reached[-1]))) + 1
-    found = cells.tail(max(size, needed))
+    found = cells.tail(reaching(reached, size, min(PATIENTS_NOW, reached[-1])) or size)
     return found if unit_of(found) == PATIENT else cells.tail(size)
 
 

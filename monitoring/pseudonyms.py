@@ -30,9 +30,13 @@ class Pseudonyms:
         """
         if not key:
             return ""
+        self.prepare()
+        return hmac.new(self._salt, key.encode(), hashlib.sha256).hexdigest()
+
+    def prepare(self) -> None:
+        """Read the salt, or make it, before any patient comes. Raises as a call does."""
         if not self._salt:
             self._salt = _salt(self._path)
-        return hmac.new(self._salt, key.encode(), hashlib.sha256).hexdigest()
 
 
 def _salt(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blastwatch import DISCLAIMER
 from blastwatch.rounding import against, fixed
 from monitoring.scores import EMBEDDING_SCORE
+from monitoring.windows import words
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
@@ -60,11 +61,11 @@ def _head(
 
     window = document["window"]
     moved = [column["name"] for column in columns if column["drifted"]]
-    some = f", {document['compared']} of them compared" if document["compared"] < window["cells"] else ""
     facts = [
         ("version", document["version"] + (", trained on synthetic cells" if synthetic else "")),
         ("package", digest),
-        ("window", f"{window['cells']} cells{some}, {window['since']} to {window['until']}"),
+        ("window", f"{words(window, document['compared'])}, {window['since']} to {window['until']}"),
+        *([("caution", window["caution"])] if window["caution"] else []),
         (f"beyond their thresholds, {len(moved)} of {len(columns)}", ", ".join(moved) or "none"),
         *(("probable cause", f"{cause['cause']} ({cause['evidence']})") for cause in document["causes"]),
     ]

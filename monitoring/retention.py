@@ -25,6 +25,9 @@ from monitoring.store import METADATA
 AGE, IMAGE_AGE, SIZE, PATIENT = REASONS = ("age", "image-age", "size", "patient")
 BATCH = 500  # cells in one transaction, and ids in one statement: SQLite takes 999 parameters in old builds
 MOST_AT_ONCE = 50_000  # cells that one look of the monitor deletes at most, so that it still looks
+ADRIFT = timedelta(days=1)
+"""How old a cell of the shadow, or a picture, without its prediction is at least when it goes: after an outage of the
+database it may be there before the prediction, which comes from the disk with all that waited."""
 SLACK = 0.05  # share of the size limit that is freed beyond it, so that not every look deletes
 
 _metadata = sa.MetaData()
@@ -84,6 +87,10 @@ def _all() -> float:
 class Retention(Opened):
     """Deletes; make it with `open_retention`."""
 
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine)
+        self._looked_at: dict[str, str] = {}  # by table the last id that `adrift` looked at
+
     def usage(self) -> Usage:
         """What is stored now.
 
@@ -107,15 +114,24 @@ class Retention(Opened):
 
     def by_age(self, before: datetime, *, most: int | None = None) -> Deleted:
         """Delete what was predicted before a moment, oldest first, at most so many cells."""
-        old = _predictions.c.time < before
-        gone = self._oldest(AGE, math.inf if most is None else most, old)
-        with self._transaction(AGE) as (connection, counted):
-            # Cells of the shadow, and pictures, whose prediction was dropped on its way to the database.
-            shadow, images = (
-                _delete(connection, table, (table.c.time < before) & ~_predicted(table)) for table in (_shadow, _images)
-            )
-            counted.append(Deleted(shadow=shadow, images=images))
-        return gone + counted[0]
+        return self._oldest(AGE, math.inf if most is None else most, _predictions.c.time < before)
+
+    def adrift(self, before: datetime, *, most: int | None = None) -> Deleted:
+        """Delete cells of the shadow, and pictures, of before a moment that have no prediction: it was forgotten while
+        they were on their way to the database, or dropped on its own.
+
+        Args:
+            most: so many rows of each table are looked at, by the order of their ids; the next call goes on with those
+                that follow. None: all of them.
+        """
+        gone = Deleted()
+        for table in (_shadow, _images):
+            for ids in self._without_prediction(table, before, most):
+                with self._transaction(AGE) as (connection, counted):
+                    number = _delete(connection, table, table.c.id.in_(ids) & ~_predicted(table))
+                    counted.append(Deleted(**{table.name: number}))
+                gone += counted[0]
+        return gone
 
     def images_by_age(self, before: datetime, *, most: int | None = None) -> Deleted:
         """Delete the pictures of cells that were predicted before a moment, oldest first, at most so many."""
@@ -194,6 +210,21 @@ class Retention(Opened):
                 break
         return gone
 
+    def _without_prediction(self, table: sa.Table, before: datetime, most: int | None) -> Iterator[list[str]]:
+        """Ids of rows that have no prediction, up to `BATCH` at a time. They are looked for while nothing is locked."""
+        step, ended = most or MOST_AT_ONCE, False
+        while not ended:
+            after = table.c.id > self._looked_at.get(table.name, "")
+            some = sa.select(table.c.id).where(after).order_by(table.c.id).limit(step).subquery()
+            with translated(), self._engine.connect() as connection:
+                count, last = connection.execute(sa.select(sa.func.count(), sa.func.max(some.c.id))).one()
+                old = (after & (table.c.id <= last) & (table.c.time < before)) if count else sa.false()
+                ids = list(connection.execute(sa.select(table.c.id).where(old, ~_predicted(table))).scalars())
+            self._looked_at[table.name] = last if count == step else ""
+            for start in range(0, len(ids), BATCH):
+                yield ids[start : start + BATCH]
+            ended = most is not None or count < step
+
     def _oldest_images(
         self, reason: str, which: sa.ColumnElement[bool], *, most: float, surplus: Callable[[], float] = _all
     ) -> Deleted:
@@ -253,8 +284,9 @@ class Retention(Opened):
 
 
 def retain(retention: Retention, settings: Settings, *, most: int | None = None) -> Deleted:
-    """Delete what the settings say is too old or too much, at most so many cells for each reason."""
-    gone = Deleted()
+    """Delete what the settings say is too old or too much, at most so many cells for each reason, and what was left
+    behind without its prediction, whatever they say."""
+    gone = retention.adrift(datetime.now(UTC) - ADRIFT, most=most)
     if settings.retention_days:
         gone += retention.by_age(datetime.now(UTC) - timedelta(days=settings.retention_days), most=most)
     if settings.image_days:

@@ -1,18 +1,11 @@
-"""What was predicted, and what turned out to be true: one table each, in SQLite or PostgreSQL (SQLAlchemy Core).
-
-    predictions   one row an answer: what was said by which model version, the image statistics, the embedding
-    labels        one row a label that came later, at most one a prediction; the last word counts
-    label_words   every word on a label, also those that were taken back: what was known at a time
-    images        pictures of answered cells, where the policy keeps any (`monitoring.image_store`)
+"""What was predicted, and what turned out to be true, in SQLite or PostgreSQL (SQLAlchemy Core).
 
 The service stores and never reads, so pandas is loaded where something is read.
-
-`patient` and `site` are whatever the caller hashed, or empty.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +18,9 @@ from monitoring.database import Opened, UtcTime, insert, open_database, translat
 from monitoring.database import StoreError as StoreError
 from monitoring.database import StoreUnavailable as StoreUnavailable
 from monitoring.statistics import STATISTICS
+from monitoring.tables import LATER as LATER
+from monitoring.tables import METADATA as METADATA
+from monitoring.tables import every_word as every_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +29,11 @@ EMBEDDING_SIZE = 32
 EMBEDDING: tuple[str, ...] = tuple(f"e{index:02d}" for index in range(EMBEDDING_SIZE))
 _ID_CHUNK = 500  # ids in one query; SQLite takes 999 parameters in old builds
 
-LATER = ("chroma_noise",)
-"""Statistics that rows of an older Blastwatch lack, see `monitoring.revisions`; there they are read as NaN."""
-
-_FACTS = ("id", "time", "model_version", "model_digest", "engine", "probability", "label", "decision", "latency_ms")
+_FACTS = (
+    "id", "time", "model_version", "model_digest", "engine", "probability", "label", "decision", "latency_ms",
+    "patient", "pixel_sha256",
+)  # fmt: skip
+_REPEATS = 10  # times as many predictions are looked through for images that differ
 
 
 class UnknownPredictions(DataError):
@@ -75,58 +72,9 @@ class PredictionRecord:
     site: str = ""
 
 
-METADATA = sa.MetaData()
-_predictions = sa.Table(
-    "predictions",
-    METADATA,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("time", UtcTime, nullable=False),
-    sa.Column("model_version", sa.String(64), nullable=False),
-    sa.Column("model_digest", sa.String(64), nullable=False),
-    sa.Column("engine", sa.String(64), nullable=False),
-    sa.Column("label", sa.String(16), nullable=False),
-    sa.Column("probability", sa.Double, nullable=False),
-    sa.Column("decision", sa.String(16), nullable=False),
-    sa.Column("latency_ms", sa.Double, nullable=False),
-    sa.Column("pixel_sha256", sa.String(64), nullable=False),
-    sa.Column("concerns", sa.JSON, nullable=False),
-    sa.Column("patient", sa.String(128), nullable=False),
-    sa.Column("site", sa.String(128), nullable=False),
-    *(sa.Column(name, sa.Double, nullable=name in LATER) for name in STATISTICS),
-    sa.Column("embedding", sa.LargeBinary, nullable=False),  # float32, little-endian
+_predictions, _labels, _words, _images = (
+    METADATA.tables[name] for name in ("predictions", "labels", "label_words", "images")
 )
-sa.Index("predictions_by_model_and_time", _predictions.c.model_digest, _predictions.c.time)
-_labels = sa.Table(
-    "labels",
-    METADATA,
-    sa.Column("id", sa.String(64), sa.ForeignKey("predictions.id"), primary_key=True),
-    sa.Column("label", sa.String(16), nullable=False),
-    sa.Column("time", UtcTime, nullable=False),
-)
-_words = sa.Table(
-    "label_words",
-    METADATA,
-    sa.Column("id", sa.String(64), sa.ForeignKey("predictions.id"), primary_key=True),
-    sa.Column("time", UtcTime, primary_key=True),
-    sa.Column("label", sa.String(16), nullable=False),
-)
-_images = sa.Table(
-    "images",
-    METADATA,
-    # No foreign key: prediction and picture are written by two threads, and either may come first.
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("time", UtcTime, nullable=False),
-    sa.Column("reason", sa.String(16), nullable=False),
-    sa.Column("patient", sa.String(128), nullable=False),
-    sa.Column("bytes", sa.Integer, nullable=False),
-    sa.Column("png", sa.LargeBinary, nullable=False),
-)
-sa.Index("images_by_time", _images.c.time)
-
-
-def every_word() -> sa.CompoundSelect[Any]:
-    """All words on labels ever given: id, time, label. The union takes in labels that an older Blastwatch wrote."""
-    return sa.union(*(sa.select(table.c.id, table.c.time, table.c.label) for table in (_words, _labels)))
 
 
 class Store(Opened):
@@ -161,7 +109,7 @@ class Store(Opened):
 
         Returns:
             The columns id, time (UTC), model_version, model_digest, engine, probability, label, decision, latency_ms,
-            each of `STATISTICS` and the embedding e00 to e31.
+            patient (hashed, "" for none), pixel_sha256, each of `STATISTICS` and the embedding e00 to e31.
         """
         import pandas as pd
 
@@ -181,9 +129,9 @@ class Store(Opened):
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         return frame.astype(dict.fromkeys(("probability", "latency_ms", *STATISTICS), np.float64))
 
-    def count(self, *, since: datetime | None = None) -> int:
-        """Number of stored predictions, all or those since a moment."""
-        query = _between(sa.select(sa.func.count()).select_from(_predictions), since, None, None)
+    def count(self, *, since: datetime | None = None, model_digest: str | None = None) -> int:
+        """Number of stored predictions, all or those since a moment, of all versions or of one."""
+        query = _between(sa.select(sa.func.count()).select_from(_predictions), since, None, model_digest)
         with translated(), self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -208,6 +156,8 @@ class Store(Opened):
     def add_labels(self, labels: Iterable[tuple[str, str, datetime]]) -> int:
         """Store (prediction id, label, time) in one transaction; the same again changes nothing, another label counts.
 
+        What comes last is the last word, also where its time is not: then it gets the time just after the one before.
+
         Returns:
             How many labels are new or changed.
 
@@ -223,14 +173,16 @@ class Store(Opened):
                 raise DataError(f"Expected one label for {id_} but got both {wanted[id_][0]} and {label}.")
             wanted[id_] = (label, moment)
         with translated(), self._engine.begin() as connection:
-            known = self._present(connection, _predictions, sorted(wanted))
+            known = self._held(connection, sorted(wanted))
             unknown = [id_ for id_ in wanted if id_ not in known]
             if unknown:
                 raise UnknownPredictions(unknown)
             before = self._present(connection, _labels, sorted(wanted))
+            after = self._after_words(connection, sorted(before))
+            # In the order of their ids, as all who write labels: else two of them could wait for each other.
             rows = [
-                {"id": id_, "label": label, "time": moment}
-                for id_, (label, moment) in wanted.items()
+                {"id": id_, "label": label, "time": max(moment, after.get(id_, moment))}
+                for id_, (label, moment) in sorted(wanted.items())
                 if before.get(id_) != label
             ]
             if rows:
@@ -279,12 +231,12 @@ class Store(Opened):
             labelled: only predictions that have a label.
 
         Returns:
-            The columns id, time (UTC), patient (hashed, "" for none), probability (of a blast, float64), label (said),
-            truth (None where no label came).
+            The columns id, time (UTC), patient (hashed, "" for none), pixel_sha256, probability (of a blast, float64),
+            label (said), truth (None where no label came).
         """
         import pandas as pd
 
-        names = ("id", "time", "patient", "probability", "label")
+        names = ("id", "time", "patient", "pixel_sha256", "probability", "label")
         wanted = [*(_predictions.c[name] for name in names), _labels.c.label.label("truth")]
         joined = _predictions.join(_labels, _predictions.c.id == _labels.c.id, isouter=not labelled)
         query = _between(sa.select(*wanted).select_from(joined), since, until, model_digest)
@@ -323,16 +275,42 @@ class Store(Opened):
     def patient_cells(
         self, patient: str, *, model_digest: str, since: datetime, until: datetime, most: int
     ) -> "pd.DataFrame":
-        """What a version said of a patient's first cells with since <= time < until: probability and `STATISTICS`."""
+        """What a version said of a patient's first cells with since <= time < until, each image once, among the first
+        `_REPEATS` times so many: probability and `STATISTICS`."""
         import pandas as pd
 
-        names = ("probability", *STATISTICS)
+        names = ("pixel_sha256", "probability", *STATISTICS)
         query = _between(sa.select(*(_predictions.c[name] for name in names)), since, until, model_digest)
         query = query.where(_predictions.c.patient == patient)
-        query = query.order_by(_predictions.c.time, _predictions.c.id).limit(most)
+        query = query.order_by(_predictions.c.time, _predictions.c.id).limit(_REPEATS * most)
         with translated(), self._engine.connect() as connection:
             rows = [tuple(row) for row in connection.execute(query)]
-        return pd.DataFrame(rows, columns=list(names)).astype(np.float64)
+        cells = pd.DataFrame(rows, columns=list(names)).drop_duplicates("pixel_sha256").head(most)
+        return cells[[*names[1:]]].astype(np.float64)
+
+    def _held(self, connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+        """Those of the ids, which are sorted, that are stored. Who labels or deletes them too waits until the end."""
+        if self._engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        found: set[str] = set()
+        for start in range(0, len(ids), _ID_CHUNK):
+            query = sa.select(_predictions.c.id).where(_predictions.c.id.in_(ids[start : start + _ID_CHUNK]))
+            query = query.order_by(_predictions.c.id).with_for_update(key_share=True)
+            found.update(connection.execute(query).scalars())
+        return found
+
+    @staticmethod
+    def _after_words(connection: sa.Connection, ids: Sequence[str]) -> dict[str, datetime]:
+        """The first moment (UTC) after all words on the labels of these ids."""
+        found: dict[str, datetime] = {}
+        for table in (_labels, _words):
+            for start in range(0, len(ids), _ID_CHUNK):
+                query = sa.select(table.c.id, sa.func.max(table.c.time, type_=UtcTime)).group_by(table.c.id)
+                query = query.where(table.c.id.in_(ids[start : start + _ID_CHUNK]))
+                for id_, moment in connection.execute(query):
+                    after = moment + timedelta(microseconds=1)
+                    found[id_] = max(after, found.get(id_, after))
+        return found
 
     @staticmethod
     def _present(connection: sa.Connection, table: sa.Table, ids: Sequence[str]) -> dict[str, str]:
@@ -374,7 +352,7 @@ def _row(record: PredictionRecord) -> dict[str, Any]:
 
 def record_of(row: sa.RowMapping) -> PredictionRecord:
     """The record that a row of `predictions` was made of."""
-    values = {name: row[name] for name in (*_FACTS, "pixel_sha256", "concerns", "patient", "site")}
+    values = {name: row[name] for name in (*_FACTS, "concerns", "site")}
     return PredictionRecord(
         **values,
         statistics={name: float("nan") if row[name] is None else row[name] for name in STATISTICS},

@@ -22,9 +22,12 @@ def store() -> None:
 @json_option
 def show(as_json: bool) -> None:
     """Tell how many predictions are stored, what they take, and what was ever deleted."""
+    from monitoring.database import check_made
     from monitoring.retention import open_retention
 
-    with open_retention(load().predictions_url) as retention:
+    url = load().predictions_url
+    check_made(url)
+    with open_retention(url) as retention:
         usage, counted = retention.usage(), retention.counted()
     if as_json:
         print_json({**_usage(usage), "deleted": {reason: asdict(gone) for reason, gone in counted.items()}})
@@ -44,6 +47,7 @@ def retain(as_json: bool) -> None:
 
     A prediction goes with its label, its shadow and its picture, the oldest first.
     """
+    from monitoring.database import check_made
     from monitoring.retention import open_retention
     from monitoring.retention import retain as retain_in
 
@@ -53,6 +57,7 @@ def retain(as_json: bool) -> None:
             "Expected a limit but none is set. Set BLASTWATCH_RETENTION_DAYS, BLASTWATCH_RETENTION_MIB or "
             "BLASTWATCH_IMAGE_DAYS."
         )
+    check_made(settings.predictions_url)
     with open_retention(settings.predictions_url) as retention:
         gone, usage = retain_in(retention, settings), retention.usage()
     if as_json:
@@ -74,12 +79,15 @@ def forget(keys: TextIO, as_json: bool) -> None:
 
     The keys are those that callers sent as Blastwatch-Patient. They are no argument, since other users of the machine
     see what a command was called with. Cells that the service answered in the last seconds may still be on their way to
-    the database: call it again after a minute. What is deleted cannot be had back.
+    the database: call it again after a minute. What waits for the database is reached in this BLASTWATCH_HOME alone.
+    What is deleted cannot be had back.
     """
+    from monitoring.database import check_made
     from monitoring.retention import Deleted, open_retention
 
     settings = load()
     hashed = _hashed(settings, keys)
+    check_made(settings.predictions_url)  # else "nothing was stored of them" would be said of the wrong place
     gone = [Deleted()] * len(hashed)
     for url in _places(settings):
         with open_retention(url) as retention:
@@ -93,6 +101,8 @@ def forget(keys: TextIO, as_json: bool) -> None:
         print_json({"patients": len(gone), "unknown": unknown, "deleted": asdict(total)})
     else:
         click.echo(f"Deleted {_words(total)} of {len(gone)} patients; nothing was stored of {unknown} of them.")
+        if unknown:
+            say("Cells that are stored without a patient's key are not found by one, whoever's they are.")
 
 
 def _places(settings: Settings) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from blastwatch import database
 from blastwatch.settings import Settings
 from monitoring.capture import HandedOver, Rows
-from monitoring.database import StoreError, StoreUnavailable, open_database, translated
+from monitoring.database import VARIABLE, StoreError, StoreUnavailable, open_database, translated
 from monitoring.store import METADATA, PredictionRecord, Store, record_of
 
 HAND_OVER_ROWS = 500  # in one transaction
@@ -34,10 +35,22 @@ class _Waiting(Store):
             )
         return (pages - free) * size
 
+    def order(self) -> None:
+        """Let the oldest be found without a look at all, also in the file of an older Blastwatch. The database they go
+        to needs no such index."""
+        with translated(), self._engine.begin() as connection:
+            connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS waiting_by_time ON predictions (time, id)")
+
     def oldest(self) -> list[PredictionRecord]:
         query = sa.select(_predictions).order_by(_predictions.c.time, _predictions.c.id).limit(HAND_OVER_ROWS)
         with translated(), self._engine.connect() as connection:
             return [record_of(row) for row in connection.execute(query).mappings()]
+
+    def among(self, ids: Sequence[str]) -> list[str]:
+        """Those of these ids that wait, in their order."""
+        with translated(), self._engine.connect() as connection:
+            there = self._present(connection, _predictions, ids)
+        return [id_ for id_ in ids if id_ in there]
 
     def remove(self, records: Sequence[PredictionRecord]) -> int:
         """How many of them this call took out: none of those that another worker was faster with."""
@@ -130,6 +143,7 @@ class WaitingPredictions:
     def _open(self) -> _Waiting:
         if self._waiting is None:
             self._waiting = _Waiting(open_database(f"sqlite:///{self._path}", METADATA))
+            self._waiting.order()
         return self._waiting
 
 
@@ -137,3 +151,19 @@ def open_waiting(settings: Settings) -> WaitingPredictions | None:
     """Where a service's predictions wait; None where they shall not."""
     most = int(settings.capture_disk_mib * 2**20)
     return WaitingPredictions(settings.waiting, most) if most else None
+
+
+def waiting_among(path: Path, ids: Sequence[str]) -> list[str]:
+    """Those of these ids of predictions that wait on disk for their database, in their order.
+
+    Args:
+        path: of the file; where there is none, none waits and none is made.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    if not path.is_file():
+        return []
+    # Without `open_database`, which would wait for whoever writes there: the tables are made before anything waits.
+    with _Waiting(database.create(f"sqlite:///{path}", VARIABLE, unavailable=StoreUnavailable)) as waiting:
+        return waiting.among(ids)

@@ -31,11 +31,11 @@ from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.status import Status
 from monitoring.store import Store, open_store
+from monitoring.windows import AHEAD, Window, latest, words
 
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
 NO_VERSION = "no version serves. See blastwatch registry list, and promote one: blastwatch registry promote REF"
 FOLLOWED_WITHIN = timedelta(minutes=15)  # of a promotion, services have loaded the version or refused it
-AHEAD = timedelta(minutes=5)  # of this clock; a time beyond it is a wrong clock's
 KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
 
@@ -92,13 +92,13 @@ class Monitor:
         self._store = self._store or open_store(self._settings.predictions_url)
         digest = fetched.package.digest
         ahead = datetime.now(UTC) + AHEAD
-        current = self._store.read(model_digest=digest, limit=self._settings.drift_window, until=ahead)
-        self._metrics.window_cells.set(len(current))
+        window = latest(self._store, model_digest=digest, size=self._settings.drift_window, until=ahead)
+        self._metrics.window_cells.set(len(window.cells))
         self._tell_labels(self._store, digest)
         performance = self._tell_performance(self._store, fetched, ahead)
         challenger = self._tell_shadow(fetched.entry)
         patients = self._tell_patients(self._store, fetched)
-        look = self._compare(fetched, current)
+        look = self._compare(fetched, window)
         usage = self._retain()
         found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
         self._retrain(fetched.entry.version, found)
@@ -134,26 +134,27 @@ class Monitor:
             return Fetched(entry, self._fetched.package)
         return Fetched(entry, self._registry.fetch_entry(entry))
 
-    def _compare(self, fetched: Fetched, current: Any) -> Look:
-        window = current["id"].tolist()
+    def _compare(self, fetched: Fetched, window: Window) -> Look:
+        ids = window.cells["id"].tolist()
         # All of them: one cell whose time lies a little ahead would stay the newest, whatever comes.
-        if window and window == self._window:
+        if ids and ids == self._window:
             return Look(None, "no prediction since the last report")
         started = time.monotonic()
         try:
             report = compare(
                 fetched.package,
-                current,
+                window.cells,
                 version=fetched.entry.version,
                 folder=self._settings.drift,
                 minimum=self._settings.drift_minimum,
+                repeated=window.repeated,
             )
         except TooFewPredictions as error:  # cells behind an earlier verdict may have been deleted
             self._window = None
             self._metrics.no_verdict()
             self.status.judge(None)
             return Look(None, str(error), verdict=False)
-        self._window = window
+        self._window = ids
         self._tell(report, time.monotonic() - started)
         prune(self._settings.drift)
         self._add_run(report, fetched.entry.version)
@@ -214,8 +215,9 @@ class Monitor:
     def _tell_patients(self, store: Store, fetched: Fetched) -> dict[str, Any]:
         if self._patients is None:
             version = fetched.entry.version
-            self._patients = PatientWatch(store, fetched.package, version=version, settings=self._settings)
+            self._patients = PatientWatch(store, fetched.package, version=version, settings=self._settings, keeps=True)
         found = self._patients.look(datetime.now(UTC))
+        self._problems.append(self._patients.problem)
         self._metrics.tell_patients(found)
         self.status.see(patients=found)
         return found
@@ -282,25 +284,27 @@ def watch_once(settings: Settings) -> Look:
 
 
 def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
-    """Look every `drift_interval` seconds and serve page and gauges on the loopback address until told to stop.
+    """Look every `drift_interval` seconds and serve page and gauges until told to stop (`monitoring.page`).
 
     SIGTERM and SIGINT end it cleanly; a look in progress is finished first.
 
     Raises:
-        BlastwatchError: the port is taken.
+        BlastwatchError: the port is taken, or there is no such address.
     """
     from prometheus_client import CollectorRegistry
 
-    from monitoring.page import PageServer, build_app
+    from monitoring.page import HOST, PageServer, build_app
 
     metrics = MonitorMetrics(CollectorRegistry())
     stop = stop or threading.Event()
     before = _on_signals(stop)
     monitor = Monitor(settings, metrics)
-    server = PageServer(build_app(metrics.registry, monitor.status), settings.monitor_port)
+    server = PageServer(build_app(metrics.registry, monitor.status), settings.monitor_port, settings.monitor_host)
     try:
-        address = f"http://127.0.0.1:{settings.monitor_port}"
+        address = f"http://{HOST}:{settings.monitor_port}"
         say(f"Drift: {address}/drift, gauges: {address}/metrics, every {settings.drift_interval:g} s")
+        if settings.monitor_host != HOST:
+            say(f"Other machines get the gauges alone: port {settings.monitor_port} of {settings.monitor_host}")
         _loop(monitor, metrics, settings.drift_interval, stop)
     finally:
         monitor.close()
@@ -341,10 +345,11 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
 
 def _sentence(document: dict[str, Any]) -> str:
     drifted = [column["name"] for column in document["columns"] if column["drifted"]]
-    cells, version = document["window"]["cells"], document["version"]
+    window, version = document["window"], document["version"]
     causes = ", ".join(cause["cause"] for cause in document["causes"])
     verdict = f"drift in {', '.join(drifted)}; probable cause: {causes}" if drifted else "no drift"
-    return f"Version {version}, {cells} cells: {verdict}. {document['report']}"
+    said = (f"Version {version}, {words(window)}: {verdict}.", window["caution"], document["report"])
+    return " ".join(filter(None, said))
 
 
 def patient_sentence(patients: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.errors import DataError
 from monitoring.capture import GATHER_SECONDS
 from monitoring.store import StoreError, UnknownPredictions
+from monitoring.waiting import waiting_among
 from serving.openapi import document
 from serving.problems import Problem
 from serving.uploads import read_object
@@ -40,21 +41,30 @@ def about_routes(service: "Service") -> list[Route]:
 
 async def _labels(service: "Service", request: Request) -> Response:
     value = await read_object(request, ("id", "label"))
+    waits: list[str] = []
     try:
         try:
             await service.aside(service.store_label, value["id"], value["label"])
-        except UnknownPredictions:
+        except UnknownPredictions as error:
             # A prediction of this very moment may still be on its way to the database.
             await asyncio.sleep(3 * GATHER_SECONDS)
+            # Before the database is asked again: what leaves the disk meanwhile is there then.
+            waits = await service.aside(waiting_among, service.settings.waiting, error.ids)
             await service.aside(service.store_label, value["id"], value["label"])
     except UnknownPredictions as error:
+        if waits:
+            raise _later("The label was not stored: its prediction waits for the database still.") from error
         raise Problem("prediction-unknown", f"There is no prediction {value['id'][:64]!r}.") from error
     except DataError as error:
         raise Problem("label-refused", str(error)) from error
     except StoreError as error:
         _log.warning("A label could not be stored: %s", error)
-        raise Problem("store-unavailable", "The label was not stored.", headers={"Retry-After": "5"}) from error
+        raise _later("The label was not stored.") from error
     return JSONResponse(value)
+
+
+def _later(detail: str) -> Problem:
+    return Problem("store-unavailable", detail, headers={"Retry-After": "5"})
 
 
 async def _model(service: "Service", _request: Request) -> Response:
@@ -80,13 +90,15 @@ async def _model(service: "Service", _request: Request) -> Response:
             "split_digest": info.split_digest,
             "git_commit": info.git_commit,
             "keeps_images": service.settings.keep_images,
+            "history": not service.told.none_to_ask(follows=service.following is not None),
             "disclaimer": DISCLAIMER,
         }
     )
 
 
 async def _history(service: "Service", request: Request) -> Response:
-    return JSONResponse(await service.aside(service.told.answer, request.query_params.get("at")))
+    answer = functools.partial(service.told.answer, follows=service.following is not None)
+    return JSONResponse(await service.aside(answer, request.query_params.get("at")))
 
 
 async def _webhook(service: "Service", request: Request) -> Response:

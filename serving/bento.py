@@ -25,7 +25,7 @@ SOURCES = ("blastwatch", "monitoring", "serving")
 
 # What the service process imports; what they need in turn is found in the installed metadata. Training, MLflow and
 # Evidently stay out: a bento needs no registry, and reports are the monitor's work. uvicorn takes httptools and uvloop
-# where they are installed, and is slower by itself; BentoML does not ask for them.
+# where they are installed, and is slower by itself; BentoML does not ask for them, nor for what sends spans.
 ROOTS = (
     "alembic",
     "bentoml",
@@ -34,6 +34,7 @@ ROOTS = (
     "httptools",
     "httpx",
     "numpy",
+    "opentelemetry-exporter-otlp-proto-http",
     "openvino",
     "pandas",
     "pillow",

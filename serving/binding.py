@@ -5,8 +5,9 @@ import os
 from collections.abc import Mapping
 
 from blastwatch.addresses import is_loopback
-from blastwatch.errors import UsageError
+from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.settings import Settings
+from monitoring.pseudonyms import Pseudonyms
 from serving.keys import KeyFolder, KeysUnreadable
 
 KEYLESS_VARIABLE = "BLASTWATCH_KEYLESS"
@@ -50,6 +51,22 @@ def check_binding(host: str, settings: Settings) -> dict[str, str]:
             "none. Make one: blastwatch keys add NAME. Without keys it binds to this machine alone: --host 127.0.0.1"
         )
     return {KEYLESS_VARIABLE: ""}
+
+
+def check_salt(settings: Settings) -> None:
+    """Refuse a salt of the patients that was named and is none: each call that names a patient would be refused.
+
+    One in the home is made, or missed, when the first patient comes: few services have any.
+
+    Raises:
+        UsageError: it can be neither read nor made.
+    """
+    if settings.patient_salt == settings.home / "patient.salt":
+        return
+    try:
+        Pseudonyms(settings.patient_salt).prepare()
+    except BlastwatchError as error:
+        raise UsageError(f"Expected the patients' salt where BLASTWATCH_PATIENT_SALT names it. {error}") from error
 
 
 def folder_is_missing(settings: Settings) -> bool:

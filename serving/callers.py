@@ -13,6 +13,7 @@ from serving.header import header
 from serving.problems import Problem
 
 _CALLER, _PATIENT = CALLER_HEADER.lower().encode(), PATIENT_HEADER.lower().encode()
+_NOT_ANSWERED = f"The key in {PATIENT_HEADER} cannot be hashed just now, so the call was not answered."
 _log = logging.getLogger("blastwatch.service")
 
 
@@ -39,12 +40,15 @@ class Callers:
     def patient(self, request: Request) -> str:
         """The hashed key of the patient whose cells these are, "" where the caller gave none.
 
-        A salt that cannot be had is said once in the log; the cell is answered and stored without its patient.
+        Raises:
+            Problem: the salt cannot be had. Stored without its patient a cell would be found by no `store forget`, and
+                no later call could mend it. The log has the reason, once.
         """
         try:
-            return self._pseudonyms(header(request.scope, _PATIENT))
+            found = self._pseudonyms(header(request.scope, _PATIENT))
         except BlastwatchError as error:
             if not self._said:
-                _log.warning("Patients are not stored: %s", error)
+                _log.error("Every request that names a patient is refused: %s", error)
                 self._said = True
-            return ""
+            raise Problem("patients-unavailable", _NOT_ANSWERED, headers={"Retry-After": "5"}) from error
+        return found

@@ -60,8 +60,8 @@ async def _answer(
 async def _predict_batch(service: "Service", request: Request) -> Response:
     started = time.perf_counter()
     form = await read_files(request, "images", at_most=service.settings.max_batch_images)
-    patient = service.callers.patient(request)
     try:
+        patient = service.callers.patient(request)
         uploads = files(form, "images")
         service.guard.charge(request.scope, len(uploads))
         with service.taken(request, cells=len(uploads)) as lane:  # one version answers the whole call

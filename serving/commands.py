@@ -14,6 +14,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, progress, say
 from blastwatch.errors import BlastwatchError, DataError, ServiceError, ServiceUnreachable
 from blastwatch.private_file import replace
+from blastwatch.rounding import fixed
 from blastwatch.settings import Settings, load
 from serving.names import line_of, text_of
 
@@ -34,20 +35,22 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     The service follows the registry: a version that is promoted or rolled back serves within seconds, no request is
     dropped. With BLASTWATCH_FOLLOW_SECONDS=0 it stays on the version that is champion now.
     """
-    from blastwatch.addresses import check_free
-    from serving.binding import check_binding
+    from blastwatch.addresses import check_free, origin
+    from serving.binding import check_binding, check_salt
     from serving.live import settle
 
     asked = {"BLASTWATCH_HOST": host, "BLASTWATCH_PORT": port, "BLASTWATCH_WORKERS": workers}
     environment = {**os.environ, **{name: str(value) for name, value in asked.items() if value is not None}}
     settings = load(environment)
     check_binding(settings.host, settings)  # here too, for a plain word before anything is loaded
+    check_salt(settings)
     # BentoML empties the folder of metrics at its start, of another service on this port as well.
     check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     served, variables = settle(settings, environment)
     kind = _trained_on(served.package.info.synthetic)
     say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
-    say(f"Page: http://{settings.host}:{settings.port}/  Description: http://{settings.host}:{settings.port}/docs")
+    address = origin(settings.host, settings.port)
+    say(f"Page: {address}/  Description: {address}/docs")
     _become_server(settings, {**environment, **variables})
 
 
@@ -178,8 +181,8 @@ def _patient(file: TextIO) -> str:
 def _line(path: Path, answer: dict[str, Any]) -> str:
     reasons = "; ".join(answer["reasons"])
     decision = answer["decision"] + (f" ({reasons})" if reasons else "")
-    name = line_of(str(path))
-    return f"{name}  {decision}  probability of a blast {answer['probability']:.3f}, more probable: {answer['label']}"
+    name, blast = line_of(str(path)), fixed(answer["probability"])
+    return f"{name}  {decision}  probability of a blast {blast}, more probable: {answer['label']}"
 
 
 @click.command()
@@ -255,11 +258,14 @@ def _asked(settings: Settings, ref: str) -> "Served":
         AliasMoved: an alias that the history has elsewhere.
         SignatureInvalid: nobody trusted registered the version.
         AliasNotSet, VersionNotFound, PackageError: there is none, or it is not what was registered.
+        RegistryError: there is no registry, and none is made.
     """
+    from blastwatch.embedded_store import check_made
     from blastwatch.promotion import unmoved
     from blastwatch.registry import Registry
     from serving.live import Served
 
+    check_made(settings)
     registry = Registry(settings)
     entry = unmoved(registry, ref)
     registry.check_registered(entry)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blastwatch.embedded_store import check_made
 from blastwatch.engines import choose, open_engine
 from blastwatch.entry import Entry
 from blastwatch.errors import (
@@ -109,12 +110,13 @@ def find(settings: Settings, environment: Mapping[str, str] | None = None) -> Se
 
     Raises:
         AliasNotSet: nothing was promoted yet; the message names the command that does.
-        RegistryError, PackageError: the registry is away, the alias was moved behind its back, or the package is not
-            what was registered and signed.
+        RegistryError, PackageError: the registry is away or was never made, the alias was moved behind its back, or
+            the package is not what was registered and signed.
     """
     handed_over = find_handover(os.environ if environment is None else environment)
     if handed_over:
         return take_over(handed_over)
+    check_made(settings)
     registry = Registry(settings)
     entry = registry.proven(settings.model_alias)
     package = fetch(registry, entry)

@@ -92,6 +92,10 @@ def _schemas() -> Json:
                     "enum": list(IMAGE_POLICIES),
                     "description": "Of which cells this service stores the picture that was sent.",
                 },
+                "history": {
+                    "type": "boolean",
+                    "description": "Whether `GET /v1/history` says what served when: not without a registry.",
+                },
                 "disclaimer": _TEXT,
             }
         ),
@@ -333,7 +337,7 @@ def document(settings: Settings, *, keyed: bool) -> Json:
                         "parameters": [
                             {"name": "at", "in": "query", "schema": _TEXT, "description": "ISO 8601; default: now."}
                         ],
-                        "responses": _answers("What served.", "application/json", _history(), 400, 500, 503, 504),
+                        "responses": _answers("What served.", "application/json", _history(), 400, 404, 500, 503, 504),
                     }
                 },
                 **({"/v1/webhook": {"post": _webhook()}} if settings.webhook_secret else {}),

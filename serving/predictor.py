@@ -21,6 +21,7 @@ from blastwatch.errors import ImageRejected
 from blastwatch.images import MAX_PIXELS, Pixels, crop_cell, decode, pixel_digest
 from blastwatch.ood import read_ood
 from blastwatch.package import Package
+from blastwatch.rounding import fixed
 from monitoring.quality import concerns
 from monitoring.statistics import image_statistics
 from monitoring.store import PredictionRecord
@@ -101,8 +102,8 @@ class Judge:
 
     def __init__(self, package: Package) -> None:
         self._info = package.info
-        limits = package.info.thresholds
-        self._uncertain = f"too uncertain: between {limits.hem:.3f} and {limits.all:.3f}"  # the same for every cell
+        low, high = fixed(package.info.thresholds.hem), fixed(package.info.thresholds.all)
+        self._uncertain = f"too uncertain: between {low} and {high}"  # the same for every cell
         self.ood = read_ood(package)
 
     def __call__(self, prepared: Prepared, logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Conclusion:

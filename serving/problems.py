@@ -59,6 +59,7 @@ TABLE: tuple[Kind, ...] = tuple(
             "Ask at the address that `blastwatch serve` printed; for others the operator makes keys.",
         ),
         ("keys-unavailable", 503, "The API keys cannot be read", "Tell the operator; the log has the reason."),
+        ("patients-unavailable", 503, "Patients cannot be stored", "Tell the operator; the log has the reason."),
         (
             "signature-refused",
             401,
@@ -77,6 +78,7 @@ TABLE: tuple[Kind, ...] = tuple(
         ("time-unreadable", 400, "The time cannot be read", "Send ISO 8601, for instance at=2026-11-17T14:05Z."),
         ("history-broken", 503, "The history is not what was signed", "Look: blastwatch registry verify."),
         ("history-unavailable", 503, "The history is not at hand", "Ask the registry: blastwatch registry history."),
+        ("no-history", 404, "There is no history here", "Ask where the registry is: blastwatch registry history."),
         ("internal", 500, "The service failed", "Tell its operator the request id; the log has the reason."),
     )
 )

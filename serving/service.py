@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Of a bento's own modules BentoML's supervisor finds only those that are imported here.
 from blastwatch.settings import load
-from serving.binding import SETTLED_VARIABLE, asked_host, check_binding
+from serving.binding import SETTLED_VARIABLE, asked_host, check_binding, check_salt
 from serving.limits import REQUEST_SECONDS
 
 if os.environ.get(SETTLED_VARIABLE) != "1":  # else a supervisor needs nothing of what finds a version: 22 MiB
@@ -121,9 +121,14 @@ class Blastwatch:
     @staticmethod
     def pin() -> None:
         """Before any worker starts: keep strangers out, settle which version all serve at first, or do not start."""
-        os.environ.update(check_binding(asked_host(), load()))
+        # In the image of a bento BentoML replaces no worker that died, so that the container ends with it. Of several
+        # only the last one's death ends it, and until then nobody would see that the others are gone.
+        os.environ.pop("BENTOML_CONTAINERIZED", None)
+        settings = load()
+        os.environ.update(check_binding(asked_host(), settings))
+        check_salt(settings)
         if os.environ.get(SETTLED_VARIABLE) != "1":
-            os.environ.update(settle(load(), os.environ)[1])
+            os.environ.update(settle(settings, os.environ)[1])
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

@@ -3,7 +3,8 @@
     offer --> bounded queue --> one thread <--> child process at SCHED_IDLE --> table `shadow`
 
 `offer` takes a moment and never waits. A full queue sheds and counts: while no core is free the child gets no time,
-the queue stays full, and the shadow so costs nothing but its memory. A child that ends, hangs or gives no sense is
+the queue stays full, and the shadow so costs nothing but its memory. What waited too long is shed too: of a patient who
+is forgotten meanwhile nothing may come into the table afterwards. A child that ends, hangs or gives no sense is
 started again after a pause that grows; the caller sees nothing of it.
 """
 
@@ -11,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from serving.metrics import ServiceMetrics
 
 QUEUE_CELLS, QUEUE_BYTES = 512, 64 << 20  # image files that may wait, as the callers sent them
+LONGEST_WAIT = 30.0  # seconds that a cell waits for the child, so that one it turns to has time left for being read
+LONGEST_WAY = 55.0  # seconds from a cell's answer to its comparison: `store forget` is told again after a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a child that failed is started again
 STEADY_CELLS = 100  # after so many answers the next failure pauses briefly again
 IDLE_SECONDS = 0.5  # between two looks of the thread at what it shall do
@@ -62,7 +66,7 @@ class Shadow:
     ) -> None:
         self._settings, self._metrics, self._environment = settings, metrics, environment
         self._words = {} if child_words is None else {"words": child_words}
-        self._queue: queue.Queue[tuple[PredictionRecord, bytes]] = queue.Queue(QUEUE_CELLS)
+        self._queue: queue.Queue[tuple[PredictionRecord, bytes, float]] = queue.Queue(QUEUE_CELLS)
         self._lock = threading.Lock()
         self._waiting_bytes = 0
         self._challenger: Challenger | None = None
@@ -103,7 +107,7 @@ class Shadow:
             self._waiting_bytes += len(data) if fits else 0
         if fits:
             try:
-                self._queue.put_nowait((record, data))
+                self._queue.put_nowait((record, data, time.monotonic()))
                 return
             except queue.Full:
                 self._forget(data)
@@ -183,11 +187,14 @@ class Shadow:
     def _one(self, child: ShadowChild, challenger: Challenger) -> int:
         """Let the child read the next cell, where one waits; returns how many it answered."""
         try:
-            record, data = self._queue.get(timeout=IDLE_SECONDS)
+            record, data, offered = self._queue.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             child.check()
             return 0
         self._forget(data)
+        if time.monotonic() - offered > LONGEST_WAIT:
+            self._count("shed")
+            return 0
         try:
             said = child.ask(data)
         except Stopped:
@@ -199,7 +206,10 @@ class Shadow:
         if said is None:
             self._count("failed")
             return 0
-        self._compare(record, challenger, said)
+        if time.monotonic() - offered > LONGEST_WAY:
+            self._count("shed")
+        else:
+            self._compare(record, challenger, said)
         return 1
 
     def _compare(self, record: PredictionRecord, challenger: Challenger, said: Said) -> None:

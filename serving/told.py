@@ -22,17 +22,23 @@ class Told:
         self._settings = settings
         self._trusted = open_trusted(settings)
 
-    def answer(self, at: str | None) -> dict[str, Any]:
+    def answer(self, at: str | None, *, follows: bool = False) -> dict[str, Any]:
         """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, of how many, and the
         check of all.
 
+        Args:
+            follows: as of `none_to_ask`.
+
         Raises:
-            Problem: the time is no time, or the history is not at hand, or has entries that cannot be read.
+            Problem: the time is no time, or there is no history here, or it is not at hand, or has entries that cannot
+                be read.
         """
         try:
             moment = history.parse_time(at) if at else datetime.now(UTC)
         except UsageError as error:
             raise Problem("time-unreadable", str(error)) from error
+        if self.none_to_ask(follows=follows):
+            raise Problem("no-history", "This service has its version without a registry, and no history beside it.")
         if not self._at_hand():
             raise Problem("history-unavailable", "No history of the registry is at hand here.")
         ledger = Ledger(self._settings.history_url, self._settings.model_name)
@@ -57,10 +63,24 @@ class Told:
             "check": {"intact": not faults, "entries": len(rows), "faults": [f"{n}: {text}" for n, text in faults[:5]]},
         }
 
+    def none_to_ask(self, *, follows: bool) -> bool:
+        """Whether there is no history for this service, as for a bento, which is no failure.
+
+        Args:
+            follows: whether the service goes by a registry. That has a history, and one which is gone is a failure.
+        """
+        file = self._file()
+        return not follows and file == self._settings.home / "history.db" and not file.is_file()
+
     def _at_hand(self) -> bool:
         """An embedded history that is not there must not be made by looking for it."""
+        file = self._file()
+        return file is None or file.is_file()
+
+    def _file(self) -> Path | None:
+        """Where the history lies; None where a server has it."""
         url = self._settings.history_url
-        return not url.startswith("sqlite") or Path(url.split("///", 1)[-1]).is_file()
+        return Path(url.split("///", 1)[-1]) if url.startswith("sqlite") else None
 
 
 def _with_verdicts(gates: Any) -> list[dict[str, Any]]:

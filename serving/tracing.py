@@ -135,8 +135,8 @@ def exporter_to(target: str) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise SettingsError(
-            f"BLASTWATCH_TRACES={target} needs an exporter that is not installed. Install it: "
-            "pip install 'blastwatch[otlp]'"
+            f"BLASTWATCH_TRACES={target} needs an exporter that is not installed ({error}). Install what "
+            "requirements/run.txt pins, or opentelemetry-exporter-otlp-proto-http alone."
         ) from error
     exporter: SpanExporter = OTLPSpanExporter(endpoint=target)
     return exporter

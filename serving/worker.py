@@ -166,8 +166,8 @@ class Service:
         return answer
 
     def store_label(self, identity: str, label: str) -> None:
-        """Store the truth for one prediction. Raises as `Store.add_labels`."""
-        self._opened_store().add_labels([(identity, label, datetime.now(UTC))])
+        """Store the truth for one prediction; its id may come in capitals. Raises as `Store.add_labels`."""
+        self._opened_store().add_labels([(identity.lower(), label, datetime.now(UTC))])
         self.metrics.labels.labels(label).inc()
 
     def _opened_store(self) -> Store:

@@ -1,5 +1,6 @@
 """Cohorts of simulated patients as rows of numbers, for tests of drift: no images, no network."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,16 +56,25 @@ def window_of(cohort: pd.DataFrame, groups: list[str], cells: int, random: np.ra
     return pd.concat(parts, ignore_index=True).iloc[:cells]
 
 
-def as_predictions(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> pd.DataFrame:
-    """The rows as `Store.read` gives them."""
+def pixels(id_: str) -> str:
+    """The digest of an image that no other prediction is of."""
+    return hashlib.sha256(id_.encode()).hexdigest()
+
+
+def as_predictions(rows: pd.DataFrame, *, digest: str, start: datetime = START, keyed: bool = False) -> pd.DataFrame:
+    """The rows as `Store.read` gives them; keyed: each carries the key of its group."""
     frame = rows.drop(columns=["subject", "group"]).copy()
+    frame["patient"] = rows["group"] if keyed else ""
     frame["id"] = [f"{start:%H%M%S}-{number}" for number in range(len(rows))]
     frame["time"] = pd.to_datetime([start + timedelta(seconds=number) for number in range(len(rows))], utc=True)
+    frame["pixel_sha256"] = [pixels(id_) for id_ in frame["id"]]
     frame["label"] = np.where(frame[PROBABILITY] >= 0.5, "all", "hem")
     return frame.assign(model_version="1", model_digest=digest, engine="test", decision="refer", latency_ms=1.0)
 
 
-def as_records(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> list[PredictionRecord]:
+def as_records(
+    rows: pd.DataFrame, *, digest: str, start: datetime = START, keyed: bool = False
+) -> list[PredictionRecord]:
     """The rows as the service hands them to the store."""
     return [
         PredictionRecord(
@@ -77,11 +87,12 @@ def as_records(rows: pd.DataFrame, *, digest: str, start: datetime = START) -> l
             probability=row[PROBABILITY],
             decision="refer",
             latency_ms=1.0,
-            pixel_sha256="0" * 64,
+            pixel_sha256=row["pixel_sha256"],
+            patient=row["patient"],
             statistics={name: row[name] for name in STATISTICS},
             embedding=np.array([row[name] for name in EMBEDDING], dtype=np.float32),
         )
-        for row in as_predictions(rows, digest=digest, start=start).to_dict("records")
+        for row in as_predictions(rows, digest=digest, start=start, keyed=keyed).to_dict("records")
     ]
 
 
@@ -132,7 +143,7 @@ def unsealed_package(
 
 def record(
     id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", decision="refer", statistics=None, embedding=None,
-    patient="",
+    patient="", pixel_sha256=None,
 ):  # fmt: skip
     """One prediction, of whatever matters to a test."""
     return PredictionRecord(
@@ -145,7 +156,7 @@ def record(
         probability=probability,
         decision=decision,
         latency_ms=12.5,
-        pixel_sha256="f" * 64,
+        pixel_sha256=pixel_sha256 or pixels(id_),
         statistics=statistics or {name: float(index) for index, name in enumerate(STATISTICS)},
         embedding=np.arange(32, dtype=np.float32) if embedding is None else embedding,
         concerns=["the cell is blurred"],

@@ -61,7 +61,8 @@ def report(moment: datetime, version: str, ratios: dict[str, float]) -> dict[str
     columns = [
         {"name": name, "score": 0.2 * value, "threshold": 0.2, "drifted": value >= 1} for name, value in ratios.items()
     ]
-    window = {"since": (moment - timedelta(hours=8)).isoformat(), "until": moment.isoformat(), "cells": 500}
+    window = {"since": (moment - timedelta(hours=8)).isoformat(), "until": moment.isoformat(), "cells": 500,
+              "patients": 9, "effective_patients": 7.4, "repeated": 0, "caution": None}  # fmt: skip
     drifted = any(column["drifted"] for column in columns)
     return {
         "version": version, "window": window, "drifted": drifted, "columns": columns, "causes": [], "report": ""
@@ -104,7 +105,13 @@ def drawn_performance(*, sure: float = 1.0) -> dict[str, object]:
         name: {end: at.isoformat() for end, at in spans[name].items()} | performance(part, LIMITS, known=known)
         for name, part in parts.items()
     }
-    return {"reference": known, "now": now, "windows": windows(cells, LIMITS, known, days=7), "truncated": False}
+    return {
+        "reference": known,
+        "now": now,
+        "windows": windows(cells, LIMITS, known, days=7),
+        "truncated": False,
+        "repeated": 0,
+    }
 
 
 def drawn_examples(*, stained: bool) -> Examples:

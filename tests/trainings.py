@@ -99,6 +99,22 @@ def train_small(data: Path, out: Path, *, seconds: float = 0.0, look: int = 1, *
     return done
 
 
+def train_apart(data: Path, out: Path, rank: int, port: int) -> None:
+    """Train as one of two processes on two machines, each with a folder of its own; what meets is at a port here."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    save, kept = fitting.save_checkpoint, out / "first.pt"
+
+    def keep_first(path: Path, state: dict[str, object]) -> None:
+        save(path, state)
+        if not kept.exists():
+            kept.write_bytes(path.read_bytes())
+
+    with mock.patch.object(fitting, "save_checkpoint", keep_first):
+        train_small(data, out, seconds=1e9)
+
+
 DEATHS = ("saved", "stepped", "writing")
 """Where a training is killed: once a checkpoint is in place, once the next step changed the weights, or with the next
 checkpoint written and not in place."""

@@ -1,5 +1,6 @@
 """The temperature, fitted on patients unseen by what answered them, and how reliable the probabilities then are."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import probabilities
 from blastwatch.package import OUT_OF_FOLD
+from blastwatch.rounding import fixed
 from training.figures import BINS
 
 Floats = NDArray[np.floating]
@@ -20,6 +22,8 @@ CALIBRATED_ON = {
 
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures between which one is fitted
 BORDER = 1.01  # within a factor of it the fit ended at a border, which it nears and never reaches
+SPREAD = 1.0  # of the log temperature of networks, before any patient is asked
+MOST_HEARD = 10  # cells of a patient that count as one observation each: more of them are alike
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:
@@ -31,35 +35,69 @@ def fit_temperature(logits: Floats, labels: NDArray[np.int64], weights: Floats) 
     Returns:
         A value from `LOWEST` to `HIGHEST`.
     """
+    return _fit(logits, labels, weights, pull=0.0)
+
+
+def steadied_temperature(logits: Floats, labels: NDArray[np.int64], groups: NDArray[Any]) -> float:
+    """Temperature for patients to come, from calibration patients who may be few.
+
+    Of few patients the likeliest one is arbitrary, and too low where none of their cells was wrong. So it is the most
+    probable one instead, where the log temperature of a network is normal around 0 with `SPREAD`, and a patient is as
+    many observations as cells, up to `MOST_HEARD`. From five patients of a label on that changes next to nothing
+    (`tests.benchmarks.temperatures`).
+
+    Args:
+        logits: shape (n, classes); labels: shape (n,); groups: patients, shape (n,), each weighing the same.
+    """
+    cells = pd.DataFrame({"label": labels, "group": groups}).value_counts(sort=False)
+    heard = float(cells.clip(upper=MOST_HEARD).sum())
+    return _fit(logits, labels, patient_weights(labels, groups), pull=1 / (2 * heard * SPREAD**2))
+
+
+def _fit(logits: Floats, labels: NDArray[np.int64], weights: Floats, *, pull: float) -> float:
+    """The temperature with the lowest weighted loss and `pull` times the square of its logarithm."""
     from scipy.optimize import minimize_scalar
 
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
         chosen = probabilities(logits, float(np.exp(log_temperature)))[rows, labels]
-        return float(-(weights * np.log(np.maximum(chosen, 1e-12))).sum() / weights.sum())
+        mean = float(-(weights * np.log(np.maximum(chosen, 1e-12))).sum() / weights.sum())
+        return mean + pull * log_temperature**2
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(np.exp(found.x))
 
 
-def border_told(temperature: float) -> str:
-    """What it means that a fitted temperature lies at the end of its range, in a sentence; "" where it does not.
+def border_told(calibration: Mapping[str, Any]) -> str:
+    """What it means that the likeliest temperature lies at the end of its range, in a few sentences; "" where it does
+    not.
 
-    >>> border_told(1.25)
+    Args:
+        calibration: `temperature`, which answers; `likeliest`, of `fit_temperature`, which evaluations of before used.
+
+    >>> border_told({"temperature": 1.2, "likeliest": 1.25})
     ''
     """
-    if temperature <= LOWEST * BORDER:
-        return (
-            f"The calibration patients do not bound the temperature, which ended at the lowest one ({LOWEST:g}): they "
-            "are too few, or none of their cells was wrong, and probabilities are too sure, many of them 0 or 1."
+    used = calibration["temperature"]
+    likeliest = calibration.get("likeliest", used)
+    if likeliest <= LOWEST * BORDER:
+        said = (
+            f"The calibration patients do not bound the temperature, whose likeliest value is the lowest ({LOWEST:g}): "
+            "they are too few, or none of their cells was wrong."
         )
-    if temperature >= HIGHEST / BORDER:
-        return (
-            f"The calibration patients do not bound the temperature, which ended at the highest one ({HIGHEST:g}): the "
-            "network tells their classes hardly apart, and all probabilities lie near one half."
+        sure = "probabilities are too sure, many of them 0 or 1"
+    elif likeliest >= HIGHEST / BORDER:
+        said = (
+            f"The calibration patients do not bound the temperature, whose likeliest value is the highest "
+            f"({HIGHEST:g}): the network tells their classes hardly apart."
         )
-    return ""
+        sure = "all probabilities lie near one half"
+    else:
+        return ""
+    if used == likeliest:
+        return f"{said} With it {sure}."
+    return f"{said} {fixed(used)} was taken, which rests on what is usual for networks more than on these patients."
 
 
 def temperate_loss(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:

@@ -9,7 +9,7 @@ from blastwatch.baseline import ALIKE, BEATEN, BEATS, FEWEST_TESTED, size_differ
 from blastwatch.manifest import SIDES
 from blastwatch.network import READ_BY_STAGES
 from blastwatch.package import OUT_OF_FOLD, ModelInfo
-from blastwatch.rounding import fixed
+from blastwatch.rounding import fixed, percent
 from training import initial_weights
 from training.audit import of_images
 from training.calibration import CALIBRATED_ON, border_told
@@ -33,8 +33,11 @@ ADVISED = {
 BEATS_BY_FEW = "**{}, but with so few test patients that is no evidence.**"
 
 
-def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict[str, Any]) -> str:
-    """Markdown; `evidence` holds metrics, split, audit, data and params as they stand under `evidence/`."""
+def model_card(
+    info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict[str, Any], *, compared_on: str = ""
+) -> str:
+    """Markdown; `evidence` holds metrics, split, audit, data and params as they stand under `evidence/`, `compared_on`
+    says on whose cells engines were compared."""
     parts = [
         f"# Model card: {info.architecture} on single blood cells, a deep network developed and evaluated to tell "
         f"leukemic blasts of children from normal cells\n\n{DISCLAIMER}",
@@ -50,7 +53,7 @@ def model_card(info: ModelInfo, evidence: dict[str, dict[str, Any]], drift: dict
         _results(evidence),
         cameras_section(evidence),
         _decisions(info, evidence["metrics"]),
-        _engines(info),
+        _engines(info, compared_on),
         _drift(drift),
         _made(info, evidence),
         "## Limits\n\nIntervals are by patient and say little where few patients were tested. Cells of one "
@@ -98,7 +101,7 @@ def _warnings(info: ModelInfo, evidence: dict[str, dict[str, Any]]) -> str:
         found = ", ".join(f"{count} of `{label}`" for label, count in sorted(tested.items()))
         lines.append(
             f"> **Too few test patients** ({found}; at least {FEWEST_TESTED} of each are wanted). The intervals below "
-            "are far too narrow and do not cover what another patient would show."
+            "say little of what another patient would show."
         )
     return "\n\n".join(lines)
 
@@ -294,7 +297,7 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
             f"({fixed(found['low'])} to {fixed(found['high'])}) | {expected_told(row)}, "
             f"{'as it does' if row['inside'] else '**as it does not**'} |"
         )
-    border = border_told(info.temperature)
+    border = border_told(calibration)
     return (
         f"## Decisions\n\nTemperature {fixed(info.temperature)}, fitted on {CALIBRATED_ON[calibration['on']]}: "
         f"expected calibration error {fixed(calibration['ece_before'])} before and {fixed(calibration['ece_after'])} "
@@ -307,22 +310,23 @@ def _decisions(info: ModelInfo, metrics: dict[str, Any]) -> str:
     )
 
 
-def _engines(info: ModelInfo) -> str:
+def _engines(info: ModelInfo, compared_on: str) -> str:
     rows = [
         "| engine | cells | labels that differ from float32 | decisions that differ | largest difference | times "
         "as fast as torch-f32 |",
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {found.cells} | {_percent(found.flip_rate)} | {_percent(found.decision_flip_rate)} | "
+        f"| {name} | {found.cells} | {percent(found.flip_rate)} | {_percent(found.decision_flip_rate)} | "
         f"{fixed(found.largest_difference)} | {'unknown' if found.speed is None else fixed(found.speed, 2)} |"
         for name, found in sorted(info.precision.items())
     ]
-    return "## Engines\n\nSpeed in batches, on the machine that made this package.\n\n" + "\n".join(rows)
+    told = " ".join(filter(None, [compared_on, "Speed in batches, on the machine that made this package."]))
+    return f"## Engines\n\n{told}\n\n" + "\n".join(rows)
 
 
 def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{fixed(100 * share, 2)}%"
+    return "unknown" if share is None else percent(share)
 
 
 def _drift(drift: dict[str, Any]) -> str:
@@ -330,7 +334,7 @@ def _drift(drift: dict[str, Any]) -> str:
     return (
         f"## Drift reference\n\nImage statistics of {drift['cells']} cells of {drift['groups']} patients, and answers "
         f"to {drift['answered_groups']} of them by fits that had not seen these. Thresholds for a false-alarm rate of "
-        f"{drift['false_alarm_rate']:.2%} a window.{enough}"
+        f"{percent(drift['false_alarm_rate'])} a window.{enough}"
     )
 
 

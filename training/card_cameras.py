@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from blastwatch.rounding import fixed
+from blastwatch.rounding import fixed, with_interval
 from training.nuisances import STRENGTHS
 
 
@@ -60,7 +60,4 @@ def _value(figures: dict[str, Any], name: str) -> str:
 
 def change_told(row: Mapping[str, float] | None, *, undefined: str = "unknown") -> str:
     """`-0.031 (-0.080 to +0.012)`, or `undefined` where it is not."""
-    if row is None:
-        return undefined
-    value, low, high = (fixed(row[name], sign=True) for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return undefined if row is None else with_interval(row, sign=True)

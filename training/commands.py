@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from blastwatch.console import json_option, print_json, say
+from blastwatch.rounding import with_interval
 from blastwatch.settings import load
 from training.options import folders, parameter_options
 
@@ -99,7 +100,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
         mlflow.log_artifact(str(page))
     if facts["split"]["leaky"]:
         say(leak_told(facts["split"]))
-    if border := border_told(metrics["calibration"]["temperature"]):
+    if border := border_told(metrics["calibration"]):
         say(border)
     if as_json:
         print_json(metrics)
@@ -108,9 +109,8 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     say(f"{metrics['counts']['cells']} {kind} of {metrics['counts']['groups']} patients; 95 % intervals by patient")
     for part in ("cells", "patients"):
         for name, row in metrics[part].items():
-            say(f"  {part:<9} {name:<26} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
-    bar = metrics["size_baseline"]["auroc"]
-    say(f"  three size numbers alone: AUROC {bar['value']:.3f}  ({bar['low']:.3f} to {bar['high']:.3f})")
+            say(f"  {part:<9} {name:<26} {with_interval(row)}")
+    say(f"  three size numbers alone: AUROC {with_interval(metrics['size_baseline']['auroc'])}")
 
 
 @click.command()

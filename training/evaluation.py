@@ -17,7 +17,7 @@ from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
 from training.baselines import BASELINES, baseline_answers, cell_statistics
-from training.calibration import fit_temperature, patient_weights, reliability
+from training.calibration import fit_temperature, patient_weights, reliability, steadied_temperature
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.evidence import (
     BASELINE_PREDICTIONS,
@@ -37,6 +37,7 @@ from training.pack import open_pack
 from training.parameters import EvaluateParameters
 from training.robustness import camera_figures
 from training.significance import compare_models
+from training.splitting import check_tested
 from training.strata import breakdown, size_matched_auroc
 
 if TYPE_CHECKING:
@@ -49,9 +50,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What calibration patients decide: the temperature, the three-way decision, and the operating threshold."""
+    """What calibration patients decide: the temperature, the three-way decision, and the operating threshold.
+
+    likeliest: the temperature by these patients alone."""
 
     temperature: float
+    likeliest: float
     conformal: Conformal
     operating: float
 
@@ -66,7 +70,7 @@ def run_evaluation(
 
     Raises:
         LeakFound: where the network was trained on another split, whose training patients may be tested here.
-        DataError: where it was trained on other cells or another pack.
+        DataError: where it was trained on other cells or another pack, or no test cell has one of the labels.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
@@ -74,6 +78,7 @@ def run_evaluation(
     packed = open_pack(pack, manifest)
     network, facts = read_trained(trained)
     check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
+    check_tested(rows)
     forget_evaluation(out)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
     infer = inferring(network, facts["parameters"], packed.preprocessing)
@@ -162,11 +167,12 @@ def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters
     """
     labels, groups = held["label"].map(CLASS_NAMES.index).to_numpy(np.int64), held["group"].astype(str).to_numpy()
     weights = patient_weights(labels, groups)
-    temperature = fit_temperature(logits, labels, weights)
+    temperature = steadied_temperature(logits, labels, groups)
     blast = probabilities(logits, temperature)[:, POSITIVE]
     conformal = fit_conformal(blast, labels, groups, error=parameters.error, method=parameters.conformal)
     return Fitted(
         temperature=temperature,
+        likeliest=fit_temperature(logits, labels, weights),
         conformal=conformal if proven else conformal.unproven(),
         operating=choose_threshold(blast, labels, weights, rule=parameters.operating, wanted=parameters.sensitivity),
     )
@@ -198,7 +204,7 @@ def measure(table: pd.DataFrame, fitted: Fitted, parameters: EvaluateParameters)
         "per_patient": per_patient(table, fitted.conformal.thresholds),
         "operating": _operating(table, fitted, parameters, draws),
         "conformal": coverage_report(fitted.conformal, units, table, draws),
-        "calibration": _calibration(table, fitted.temperature, draws) | {"on": parameters.calibrate_on},
+        "calibration": _calibration(table, fitted, draws) | {"on": parameters.calibrate_on},
         "counts": {
             "cells": len(table),
             "subjects": int(table["subject"].nunique()),
@@ -255,11 +261,12 @@ def ece_intervals(found: dict[str, Floats], patients: int) -> dict[str, dict[str
     }
 
 
-def _calibration(table: pd.DataFrame, temperature: float, draws: Floats) -> dict[str, Any]:
+def _calibration(table: pd.DataFrame, fitted: Fitted, draws: Floats) -> dict[str, Any]:
     """ECE before and after temperature scaling on the same draws, and how much the scaling lowered it."""
     found = ece_draws(table, draws)
     return {
-        "temperature": temperature,
+        "temperature": fitted.temperature,
+        "likeliest": fitted.likeliest,
         "ece_before": float(found["before"][0]),
         "ece_after": float(found["after"][0]),
         "ece": ece_intervals(found, patients_behind(units_of(table), "ece")),

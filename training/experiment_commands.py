@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from blastwatch.console import json_option, print_json, say
+from blastwatch.rounding import fixed, with_interval
 from blastwatch.settings import load
 from training.options import FILE, FOLDER, folders, parameter_options
 
@@ -59,10 +60,10 @@ def crossvalidate(
         for part, metrics in SHOWN.items():
             for metric in metrics:
                 row = recipe[part][metric]
-                say(f"  {name:<20} {metric:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+                say(f"  {name:<20} {metric:<24} {with_interval(row)}")
         if row := recipe["size_matched"]:
             told = "auroc within equal sizes"
-            say(f"  {name:<20} {told:<24} {row['value']:.3f}  ({row['low']:.3f} to {row['high']:.3f})")
+            say(f"  {name:<20} {told:<24} {with_interval(row)}")
     if CHOSEN in facts["recipes"]:
         counted = times_taken(facts["recipes"][CHOSEN]["folds"])
         say("  chosen: " + ", ".join(f"{name} in {count}" for name, count in counted.items()) + " of the folds")
@@ -73,10 +74,9 @@ def crossvalidate(
 def _say_comparison(reference: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["metric"] in SHOWN["cells"] + SHOWN["patients"]:
-            say(
-                f"  {reference} - {row['baseline']:<12} {row['metric']:<24} {row['difference']:+.3f}  "
-                f"({row['low']:+.3f} to {row['high']:+.3f}), p {row['p']:.4f}, by Holm {row['p_holm']:.4f}"
-            )
+            figures = with_interval({**row, "value": row["difference"]}, sign=True)
+            p, p_holm = fixed(row["p"], 4), fixed(row["p_holm"], 4)
+            say(f"  {reference} - {row['baseline']:<12} {row['metric']:<24} {figures}, p {p}, by Holm {p_holm}")
 
 
 @click.command()
@@ -147,7 +147,6 @@ def search(
         return
     states = ", ".join(f"{number} {state}" for state, number in facts["states"].items())
     best = facts["best"]
-    say(
-        f"{states}. Best {objective} on validation patients: {best['value']:.4f} in trial {best['trial']}. Take it with"
-    )
+    figure = fixed(best["value"], 4)
+    say(f"{states}. Best {objective} on validation patients: {figure} in trial {best['trial']}. Take it with")
     say("  " + " ".join(f"--set {key}={value}" for key, value in best["parameters"].items()))

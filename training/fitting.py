@@ -72,12 +72,16 @@ class Fit:
     """A training with its validation patients and its checkpoint."""
 
     def __init__(self, trainer: Trainer, validation: Side, checkpoint: Path, *, seconds: float = SECONDS) -> None:
-        """Take up the checkpoint where there is one; `seconds` lie between two within an epoch."""
+        """Take up the checkpoint where there is one; `seconds` lie between two within an epoch.
+
+        The first process writes checkpoints, so it alone reads one: another machine has none, or an old one.
+        """
         self.trainer, self.validation = trainer, validation
         self.checkpoint, self.seconds = checkpoint, seconds
         self.done = Progress()
         self.saved = time.monotonic()
-        state = load_checkpoint(checkpoint)
+        world = trainer.world
+        state = world.told_by_first(load_checkpoint(checkpoint) if world.first else None)
         if state is not None:
             trainer.restore(state.pop("trainer"))
             self.done = Progress(**state)

@@ -23,7 +23,7 @@ from blastwatch.network import head_of
 from training.augmentation import Draws, draw
 from training.distributed import World, share_statistics
 from training.feeding import Feeder
-from training.optimizing import first_blocks, hold, parameter_groups, probing, schedule
+from training.optimizing import Average, first_blocks, hold, parameter_groups, probing, schedule
 from training.pack import Packed
 from training.parameters import TrainParameters
 from training.precision import check_going_on, choose_precision
@@ -80,8 +80,7 @@ class Trainer:
         )
         self.factors = [head if group["head"] else rest for group in self.optimizer.param_groups]
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.factors)
-        decaying: Any = torch.optim.swa_utils.get_ema_multi_avg_fn(parameters.average)  # type: ignore[no-untyped-call]
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decaying, use_buffers=True)
+        self.average = Average(self.network, parameters.average)
         self.scaler = self.precision.scaler()
         self.feeder = Feeder(packed, self.device, channels_last=parameters.channels_last)
         self.groups = torch.from_numpy(cells.groups)

@@ -1,10 +1,13 @@
-"""What the optimizer is given: groups of weights with their rates and decay, and the schedule of the rate."""
+"""What the optimizer is given: groups of weights with their rates and decay, and the schedule of the rate; and the
+average of the weights that it comes to."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from blastwatch.errors import UsageError
 from blastwatch.network import head_of
@@ -114,3 +117,36 @@ def probing(factor: Callable[[int], float], *, probe_steps: int) -> tuple[Callab
         return 0.0 if step < probe_steps else factor(step - probe_steps)
 
     return head, rest
+
+
+class Average(AveragedModel):
+    """A moving average of a network's weights and running statistics over the steps: what is validated and kept.
+
+    At a constant decay of 0.99 more than half of the first weights, which know nothing, would be left after 60 steps,
+    which is all that a training of few cells has. So the average begins short (`decay_after`).
+    """
+
+    def __init__(self, network: nn.Module, most: float) -> None:
+        """`most` is the decay a step, from 0 to 1, that it grows to."""
+        super().__init__(network, multi_avg_fn=self._move, use_buffers=True)
+        self.most = most
+
+    @torch.no_grad()
+    def _move(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _number: Tensor | int) -> None:
+        # The number is handed over on the device, and reading it there would wait for all that was begun.
+        share = 1 - decay_after(int(self.n_averaged), self.most)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(list(averaged), list(current), share)
+            return
+        for ours, theirs in zip(averaged, current, strict=True):  # how many batches a normalisation has seen
+            ours.copy_(theirs)
+
+
+def decay_after(steps: int, most: float) -> float:
+    """Decay of the average after so many steps: at first it reaches back over a ninth of them, as with `num_updates` of
+    TensorFlow's ExponentialMovingAverage.
+
+    >>> [round(decay_after(steps, 0.99), 3) for steps in (1, 10, 90, 890, 5000)]
+    [0.182, 0.55, 0.91, 0.99, 0.99]
+    """
+    return min(most, (1 + steps) / (10 + steps))

@@ -39,7 +39,9 @@ from training.sampling import of_each_patient
 from training.splitting import check_ties, dealt_by
 
 REFERENCE_SIDES = ("validation", "calibration")
-PARITY_SIDES = ("calibration", "test")
+FEWEST_COMPARED = 100
+"""Test cells from which on engines are compared on them alone. Where there are fewer, calibration cells fill up to so
+many (or to `package.parity_cells`), those on which int8 was not calibrated first."""
 REFERENCE = "openvino-f32"
 COMPARED = ("openvino-f32", "openvino-bf16", "openvino-int8", "torch-bf16", "torch-f16-graphs")
 COMPARED_ON_GPU = ("torch-bf16-graphs",)
@@ -112,7 +114,7 @@ def build_package(
         reference, drift = maker.write_reference()
         info = replace(info, precision=maker.precision(), quality_limits=quality_limits(reference))
         (folder / layout.MODEL).write_text(info.to_json())
-        (folder / layout.CARD).write_text(model_card(info, evidence, drift))
+        (folder / layout.CARD).write_text(model_card(info, evidence, drift, compared_on=maker.compared_told()))
         digest = layout.seal(folder)
         if out.exists():
             shutil.rmtree(out)
@@ -144,6 +146,8 @@ class _Maker:
         self.knobs = parameters.package
         self.random = np.random.default_rng(parameters.package.seed)
         self._engines: dict[str, Engine] = {}
+        self._quantized_on: set[str] = set()  # paths
+        self._compared = pd.DataFrame()
 
     def write_graphs(self) -> None:
         """Both graphs; int8 takes its ranges from calibration patients."""
@@ -154,6 +158,7 @@ class _Maker:
         export_onnx(network, self.packed.preprocessing.size, folder / layout.ONNX)
         say("Quantizing to int8")
         held = self._some(self._side("calibration"), self.knobs.calibration_cells)
+        self._quantized_on = set(held["path"])
         quantize(folder / layout.ONNX, self._crops(held), self.packed.preprocessing, folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -229,9 +234,9 @@ class _Maker:
         write_golden(self.package.folder, crops, self._infer(chosen).logits)
 
     def precision(self) -> dict[str, Precision]:
-        """How each faster engine answers cells of patients not trained on, against float32."""
+        """How each faster engine answers test cells, on which nothing of it was fitted, against float32."""
         say("Comparing the engines")
-        chosen = self._some(self._side(*PARITY_SIDES), self.knobs.parity_cells)
+        chosen = self._compared = self._to_compare()
         expected = self._blast(self._infer(chosen).logits)
         decided = self._decisions(expected)
         held = self._of_each_patient(self._side("train", *REFERENCE_SIDES), CORRECTED_ON)
@@ -255,6 +260,30 @@ class _Maker:
                 speed=None if _is_emulated(name) else self._rate(chosen, name) / plain,
             )
         return found
+
+    def _to_compare(self) -> pd.DataFrame:
+        """Test cells, and calibration cells where these are too few."""
+        chosen = self._some(self._side("test"), self.knobs.parity_cells)
+        lacking = min(FEWEST_COMPARED, self.knobs.parity_cells) - len(chosen)
+        if lacking <= 0:
+            return chosen
+        known = self._side("calibration")
+        used = known["path"].isin(self._quantized_on)
+        fresh = self._some(known[~used].reset_index(drop=True), lacking)
+        again = self._some(known[used].reset_index(drop=True), lacking - len(fresh))
+        return pd.concat([part for part in (chosen, fresh, again) if len(part)], ignore_index=True)
+
+    def compared_told(self) -> str:
+        """On whose cells the engines were compared, in a sentence for the card."""
+        sides = self._compared["side"].value_counts()
+        tested, filled = (int(sides.get(side, 0)) for side in ("test", "calibration"))
+        if not filled:
+            return f"Compared on {tested} cells of test patients, on whom nothing of an engine was fitted."
+        again = int(self._compared["path"].isin(self._quantized_on).sum())
+        return (
+            f"Compared on {tested} cells of test patients and, since these are few, on {filled} of calibration "
+            f"patients; int8 was calibrated on {again} of them."
+        )
 
     def _decisions(self, blast: NDArray[np.float64]) -> NDArray[np.str_]:
         return np.array([decide(value, self.package.info.thresholds) for value in blast.tolist()])

@@ -9,7 +9,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.baseline import FEWEST_TESTED
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.manifest import SIDES
-from blastwatch.rounding import fixed
+from blastwatch.rounding import fixed, with_interval
 from training.calibration import CALIBRATED_ON, border_told
 from training.card import seen_before
 from training.card_cameras import change_told, kept_from
@@ -62,7 +62,7 @@ def write_report(
         sides=SIDES,
         classes=CLASS_NAMES,
         calibrated_on=CALIBRATED_ON[metrics["calibration"]["on"]],
-        border=border_told(metrics["calibration"]["temperature"]),
+        border=border_told(metrics["calibration"]),
         expected=expected_told,
         tested=tested,
         too_few=min(tested.values()) < FEWEST_TESTED,
@@ -98,7 +98,7 @@ def _by_metric(metrics: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, 
 
 def _interval(row: Mapping[str, float] | None) -> str:
     """`0.812 (0.701 to 0.893)`, or a dash where the figure is not defined."""
-    return "–" if row is None else f"{fixed(row['value'])} ({fixed(row['low'])} to {fixed(row['high'])})"
+    return "–" if row is None else with_interval(row)
 
 
 def _p_value(value: float) -> str:

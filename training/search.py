@@ -22,6 +22,7 @@ from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.digests import json_digest
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import SPLIT, SPLIT_FACTS, read_cells, read_json, read_split, split_digest, write_json
+from blastwatch.rounding import fixed
 from blastwatch.settings import Settings
 from training.calibration import patient_weights
 from training.evaluation import read_trained
@@ -239,7 +240,7 @@ class _Turn:
             self._stop(trial, "diverged")
         else:
             self.study.tell(trial, value)
-            say(f"  {self.plan.objective} {value:.4f}")
+            say(f"  {self.plan.objective} {fixed(value, 4)}")
 
     def _ask(self) -> "Trial":
         """The next trial; first the one that a kill left behind, with the same parameters and what it had reported."""

@@ -111,7 +111,8 @@ def split_cells(
 
     Raises:
         CheckRefused: where the audit found equal images under two labels, or an earlier split cannot be kept.
-        DataError: where there are too few groups of a label, or no statistics of the cells where they are needed.
+        DataError: where there are too few groups of a label, none of one on the test side, or no statistics of the
+            cells where they are needed.
         LeakFound: where a group or an image stands on two sides, if the split is by group.
     """
     _refuse_conflicts(audit)
@@ -124,6 +125,7 @@ def split_cells(
             f"The audit does not know the subjects {', '.join(unknown[:5])}. Run blastwatch data audit anew."
         )
     rows["side"] = _sides(rows, parameters, statistics)
+    check_tested(rows)
     if parameters.by == "group":
         check_leak(rows)
     return rows
@@ -168,6 +170,21 @@ def folds(
     names = {str(number): 1 / parameters.folds for number in range(parameters.folds)}
     dealt = deal_labels(units_by_label(units), names, key=f"{parameters.seed}:folds")
     return {unit: int(number) for unit, number in dealt.items()}
+
+
+def check_tested(rows: pd.DataFrame) -> None:
+    """Raise `DataError` where the test side lacks a label: no figure that tells labels apart is defined on it.
+
+    Args:
+        rows: of the manifest, with `side`.
+    """
+    tested = rows.loc[rows["side"] == TEST, "label"].value_counts()
+    lacking = [label for label in CLASS_NAMES if label not in tested.index]
+    if lacking:
+        raise DataError(
+            f"Expected test images of both labels but got none of {' and '.join(lacking)} among {tested.sum()}. Name a "
+            "folder with both (split.official), or split by group."
+        )
 
 
 def check_leak(rows: pd.DataFrame) -> None:

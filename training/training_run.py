@@ -15,6 +15,7 @@ from blastwatch.digests import json_digest
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
+from blastwatch.rounding import fixed
 from blastwatch.settings import Settings
 from training.checkpoint import alone_with
 from training.distributed import World, world_of_torchrun
@@ -177,8 +178,8 @@ def _tell(row: Row, name: str) -> None:
     told = f"{name}: " if name else ""
     say(
         f"{told}epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss "
-        f"{row['validation_loss']:.3f}, accuracy by subject {row['validation_subject_accuracy']:.3f}, "
-        f"AUROC {row['validation_auroc']:.3f}"
+        f"{row['validation_loss']:.3f}, accuracy by subject {fixed(row['validation_subject_accuracy'])}, "
+        f"AUROC {fixed(row['validation_auroc'])}"
     )
 
 

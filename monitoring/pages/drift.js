@@ -41,6 +41,12 @@ function staleness() {
     : `The monitor has not managed its first look in ${span}.`;
 }
 
+// As `monitoring.windows.words` has it.
+function held(window) {
+  const of = window.patients === null ? "" : ` of ${window.patients} ${window.patients === 1 ? "patient" : "patients"}`;
+  return `${window.cells} cells${of}${window.repeated ? `, ${window.repeated} repeated left out` : ""}`;
+}
+
 function showNow() {
   const sentence = byId("sentence");
   const since = !told.since ? "(since when is not known yet)"
@@ -62,7 +68,8 @@ function showNow() {
   byId("synthetic").hidden = !told.model || !told.model.synthetic;
   const facts = !told.model ? [] : [["version", told.model.version], ["package", told.model.digest]];
   if (told.window) {
-    facts.push(["window", `${told.window.cells} cells, ${local(told.window.since)} to ${local(told.window.until)}`]);
+    facts.push(["window", `${held(told.window)}, ${local(told.window.since)} to ${local(told.window.until)}`]);
+    if (told.window.caution) facts.push(["caution", told.window.caution]);
     if (told.since) facts.push(["reports alike", String(told.since.reports)]);
   }
   if (told.looked_at) facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
@@ -166,6 +173,8 @@ function showPerformance() {
   const cut = told.performance.windows.filter((window) => window.cut).pop();
   byId("cut").textContent = cut ? "There are more predictions than a look reads: the estimate of the window from "
     + `${begins(cut)} is of its latest ${cut.cells} cells, and of windows before it the labelled cells alone count.` : "";
+  byId("repeated").textContent = told.performance.repeated ? `${told.performance.repeated} predictions were left out: each `
+    + "image of a patient counts once." : "";
   const counted = (window) => !window.cut ? String(window.cells) : window.cells ? `latest ${window.cells}` : "not read";
   fill("window-rows", told.performance.windows.map((window) => row([begins(window), counted(window),
     interval(window.estimated.accuracy), String(window.labelled), interval(window.realised.accuracy),

@@ -24,6 +24,7 @@ async function showModel() {
 function tellModel(model) {
   serving = model;
   tellSynthetic(model);
+  byId("past").hidden = model.history === false;
   pairs(byId("facts"), [
     ["name and version", `${model.name}, version ${model.version} (${model.alias})`],
     ["digest", model.digest],

@@ -1,6 +1,9 @@
 """A bento, built from a version and started by itself: only what it pins is there, and no registry."""
 
+import contextlib
 import importlib.metadata
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +40,16 @@ sys.meta_path.insert(0, Hidden)
 """)
 
 
+def workers_of(supervisor):
+    """The ids of its processes that answer."""
+    found = set()
+    for child in psutil.Process(supervisor).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "_bentoml_impl.worker.service" in child.cmdline():
+                found.add(child.pid)
+    return found
+
+
 @pytest.mark.slow
 def test_a_bento_serves_by_itself(tmp_path, free_port):
     """Built here, started elsewhere, with no registry to ask: it answers and stores, in as many workers as are set."""
@@ -58,7 +71,7 @@ def test_a_bento_serves_by_itself(tmp_path, free_port):
     hide_what_is_not_in(requirements, tmp_path / "hidden")
     variables = environment(
         BENTOML_HOME=str(tmp_path / "home"), MLFLOW_TRACKING_URI="http://127.0.0.1:9", BLASTWATCH_WORKERS="2",
-        PYTHONPATH=str(tmp_path / "hidden"),
+        PYTHONPATH=str(tmp_path / "hidden"), BENTOML_CONTAINERIZED="true",  # as in its image
     )  # fmt: skip
     command = [sys.executable, "-m", "bentoml", "serve", str(built.folder), "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
@@ -78,9 +91,10 @@ def test_a_bento_serves_by_itself(tmp_path, free_port):
         assert answer.json()["model"]["version"] == "5"
         stored = 'blastwatch_capture_predictions_total{outcome="stored"} 1.0'
         until(lambda: stored in get(f"http://127.0.0.1:{port}/metrics", timeout=5).text)
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
-        assert len(workers) == 2, "as BLASTWATCH_WORKERS says"
+        first = workers_of(process.pid)
+        assert len(first) == 2, "as BLASTWATCH_WORKERS says"
+        os.kill(killed := min(first), signal.SIGKILL)
+        until(lambda: len(workers_of(process.pid) - {killed}) == 2, START_SECONDS)  # nobody else sees one die
     finally:
         process.terminate()
         process.wait(30)

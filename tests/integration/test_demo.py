@@ -59,7 +59,7 @@ def test_another_stain_moves_more_than_clean_cells(demo):
     pages = re.findall(r"drift-\S+\.html", demo.said)
     documents = [json.loads(path.read_text()) for path in sorted((demo.folder / "home/drift").glob("drift-*.json"))]
     asked = len(list((demo.folder / "restained").rglob("*.bmp")))
-    clean = next(one for one in documents if one["window"]["cells"] == asked)
+    clean = next(one for one in documents if one["window"]["cells"] + one["window"]["repeated"] == asked)
     stained = next(one for one in documents if one["report"].endswith(pages[0]))
     before, after = ({row["name"]: row["score"] for row in document["columns"]} for document in (clean, stained))
     assert after["od_green"] > 2 * before["od_green"]

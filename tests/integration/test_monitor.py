@@ -24,6 +24,7 @@ from monitoring.label_commands import labels
 from monitoring.metrics import MonitorMetrics
 from monitoring.store import open_store
 from monitoring.watch import Monitor
+from monitoring.windows import CAUTION
 from tests.cohorts import START, as_records, draw_cohort, pictured, window_of, write_reference
 from tests.packages import make_package
 from tests.patient_streams import visits
@@ -216,6 +217,7 @@ def test_the_commands(settings, champion, cohort, blastwatch, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["window"] == {
         "since": "2026-11-01T00:00:30+00:00", "until": "2026-11-01T00:01:09+00:00", "cells": 40,
+        "patients": None, "effective_patients": None, "repeated": 0, "caution": CAUTION,
     }  # fmt: skip
     done = blastwatch("drift", "calibrate", "--patients", "5", "--resamples", "100")
     assert done.returncode == 2 and "--resamples to be 1000 or more for a false-alarm rate of 0.001" in done.stderr
@@ -253,8 +255,8 @@ def test_labels_are_asked_for_added_and_told(settings, champion, cohort, monkeyp
     options = ("--count", "40", "--pictures", str(pictures), "--json")
     words = json.loads(run("review", "--out", str(file), *options).stdout)
     found = sorted(path.stem for path in pictures.iterdir())
-    assert words == {"cells": 40, "reasons": {"uncertain": 20, "unlike": 20}, "patients": 0, "file": str(file),
-                     "pictures": len(found)}  # fmt: skip
+    assert words == {"cells": 40, "reasons": {"uncertain": 20, "unlike": 20}, "patients": 0, "repeated": 0,
+                     "file": str(file), "pictures": len(found)}  # fmt: skip
     kept = {one.id for one in as_records(rows, digest="")[::2]}
     assert found == sorted(kept & set(pd.read_csv(file, dtype=str)["id"])) and found
     done = run("review", "--out", str(file), code=1)

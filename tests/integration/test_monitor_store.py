@@ -3,6 +3,7 @@
 import functools
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import psycopg
@@ -92,6 +93,22 @@ def tells_how_alike_they_answer(url):
         assert [row[name] for name in ("difference", "distance", "largest")] == pytest.approx([0.1, 0.3, 0.1])
         assert list(shadow.read(**pair, labelled=True)["id"]) == ["1"]
         assert shadow.keyed(**pair | {"until": NOON + timedelta(hours=4)})
+
+
+def takes_labels_from_two_at_once(url):
+    """Two files with the same ids in other orders: they do not wait for each other, and the last word is one."""
+    ids = [f"{number:04d}" for number in range(2000)]
+    with open_store(url) as store, open_store(url) as other, open_shadow_store(url) as shadow:
+        store.add([record(id_) for id_ in ids])
+        shadow.add([shadowed(id_) for id_ in ids])
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(4):
+                moments = NOON + timedelta(hours=number), NOON - timedelta(hours=number)
+                forth = pool.submit(store.add_labels, [(id_, "all", moments[0]) for id_ in ids])
+                back = pool.submit(other.add_labels, [(id_, "hem", moments[1]) for id_ in reversed(ids)])
+                assert forth.result() + back.result() in (2000, 4000)
+        words = shadow.words(champion="c" * 64, challenger="d" * 64).groupby("id")["label"].last()
+        assert dict(words) == dict(store.labelled().set_index("id")["truth"])
 
 
 def is_brought_up_to_date(url):
@@ -212,6 +229,7 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     forgets(postgres.database("forgetful"))
     takes_what_its_tables_take(postgres.database("sizes"))
     tells_how_alike_they_answer(postgres.database("alike"))
+    takes_labels_from_two_at_once(postgres.database("labels"))
     tells_who_came(postgres.database("patients"))
     outlives_a_failover(postgres, tmp_path / "failover.db")
     gives_up_where_a_table_is_locked(postgres, tmp_path / "locked.db")
@@ -238,9 +256,9 @@ def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
             shadow.add([shadowed("1", challenger_probability=0.75), shadowed("2")])
             shadow.add([shadowed("1", challenger_probability=0.5)])
             assert list(shadow.read(**pair)["challenger_probability"]) == [0.75, 0.25]
-            assert list(shadow.words(**pair)["label"]) == ["hem"]  # one word a moment: the last
+            assert list(shadow.words(**pair)["label"]) == ["all", "hem"]
             store.add_labels([("1", "all", NOON + timedelta(hours=1))])
-            assert list(shadow.words(**pair)["label"]) == ["hem", "all"]
+            assert list(shadow.words(**pair)["label"]) == ["all", "hem", "all"]
 
         with Capture(url, aside=WaitingPredictions(tmp_path / "aside.db", 1 << 30)) as capture:
             capture.submit(record("before"))

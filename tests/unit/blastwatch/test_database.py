@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from blastwatch.database import create, translated
+from blastwatch.database import create, parse, translated
 from blastwatch.errors import DataError, RegistryUnreachable, SettingsError
 
 
@@ -46,6 +46,21 @@ def test_a_mistyped_address_is_shown_without_its_password(url):
     with pytest.raises(SettingsError, match=r"Expected BLASTWATCH_HISTORY_URL as .* but got .*db\.lab") as said:
         create(url, "BLASTWATCH_HISTORY_URL", unavailable=RegistryUnreachable)
     assert "s3cret" not in str(said.value)
+
+
+@pytest.mark.parametrize("password", ["p@s3cret", "p@s3/cret", "p@s3:cret", "p@@s3cret"])
+def test_a_password_that_ends_the_account_too_early_is_said_and_not_shown(password):
+    """A driver would say that there is no host of the name that it took the rest of the password for."""
+    with pytest.raises(SettingsError, match="BLASTWATCH_HISTORY_URL .*write @ as %40") as said:
+        create(f"postgresql://pat:{password}@db.lab:5432/x", "BLASTWATCH_HISTORY_URL", unavailable=RegistryUnreachable)
+    assert not any(part in str(said.value) for part in ("s3", "cret"))
+
+
+@pytest.mark.parametrize("account", ["pat:p%40s3cret", "pat@lab:s3cret", "pat"])
+def test_an_account_that_ends_where_it_should_is_taken(account):
+    found = parse(f"postgresql://{account}@db.lab/x", "URL")
+    assert (found.host, found.database) == ("db.lab", "x")
+    assert parse("sqlite:////home/pat@lab/x.db", "URL").database == "/home/pat@lab/x.db"
 
 
 @pytest.mark.parametrize(("asked", "milliseconds"), [("", 5000), ("?tcp_user_timeout=90000", "90000")])

@@ -206,3 +206,7 @@ def test_the_remote_is_named_in_ascii_wherever_the_folder_is(checkout, monkeypat
     run._pipeline(type("Children", (), {"wait_for": lambda *_: None})())
     [remote] = [words for words in calls if words[:3] == ("dvc", "remote", "add")]
     assert " ".join(remote).isascii() and "remote" in remote[4:]
+
+
+def test_a_figure_near_one_is_not_told_as_one():
+    assert module._figure("auroc", {"value": 0.9996, "low": 0.9, "high": 0.99999}).endswith("0.9996 (0.900 to 0.99999)")

@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from blastwatch import embedded_store
-from blastwatch.embedded_store import LOCK, is_made, make_embedded, open_embedded
+from blastwatch.embedded_store import LOCK, check_made, is_made, make_embedded, open_embedded
 from blastwatch.errors import RegistryError, SettingsError
 from blastwatch.settings import load
 from tests.forkserver import forkserver
@@ -114,6 +114,11 @@ def test_a_registry_is_there_once_anything_of_it_is(tmp_path):
     for name in ("mlflow.db", "history.db"):
         (tmp_path / name).touch()
         assert is_made(home_of(tmp_path))
+        check_made(home_of(tmp_path))
         (tmp_path / name).unlink()
     elsewhere = {"BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     assert is_made(load(elsewhere))
+    check_made(load(elsewhere))
+    with pytest.raises(RegistryError, match=r"no registry in .*none/mlflow\.db \(BLASTWATCH_HOME\)\. Name the one"):
+        check_made(home_of(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()

@@ -185,6 +185,9 @@ def test_floors(package):
         "sensitivity", True, 0.9, DEFAULT.floors.sensitivity
     )  # fmt: skip
     assert "95 % interval 0.850 to 0.950" in specificity.note
+    near = {"value": 0.9999, "low": 0.9996, "high": 0.99998}
+    edit(package, METRICS, patients={"sensitivity_over_ill": near, "specificity_over_healthy": near})
+    assert "95 % interval 0.9996 to 0.99998" in floor_gates(package, DEFAULT)[0].note
     edit(package, METRICS, patients={"sensitivity_over_ill": {"value": 0.5}, "specificity_over_healthy": {}})
     low, missing = floor_gates(package, DEFAULT)
     assert (low.passed, low.value) == (False, 0.5)

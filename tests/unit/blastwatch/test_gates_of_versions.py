@@ -6,6 +6,7 @@ import json
 import mlflow
 import pytest
 
+from blastwatch import noninferiority
 from blastwatch.errors import SignatureInvalid
 from blastwatch.gate import GATES, OFF
 from blastwatch.gates import evaluate
@@ -102,6 +103,15 @@ def test_against_the_champion(registry, register, judge, right, passes):
     assert f"difference of {round(100 * right) / 100 - 0.9:+.2f}" in gate.note
     assert "against version 1: 100 cells of 7 all and 7 hem patients, 0 patients left out" in gate.note
     assert f"fails wholly on {1 - 0.2 ** (1 / 7):.0%} of the patients of a label, none of them among the 7" in gate.note
+
+
+def test_a_share_and_a_level_are_told_as_they_are(registry, register, judge, monkeypatch):
+    """Of 700 patients compared those unseen are 0.4 %, and not none; 97.5 % are no 98."""
+    monkeypatch.setattr(noninferiority, "unseen_share", lambda *_, **__: 0.0043)
+    give_alias(registry, register(right=0.9))
+    gate = judge(register(right=0.9), non_inferiority={"margin": 0.02, "confidence": 0.975, "least_patients": 4})
+    note = gate["non-inferiority"].note
+    assert "fails wholly on 0.4% of the patients" in note and "lower bound at 97.5% of a difference of +0.0000" in note
 
 
 def test_patients_that_one_of_the_two_was_trained_on_are_left_out(registry, register, judge):

@@ -1,11 +1,13 @@
 """Golden cells: what an engine must answer before it serves, and what is refused."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from blastwatch import golden
 from blastwatch.engines import open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.golden import MOST, REFERENCE_TOLERANCE, SLACK, check_golden, golden_tolerance, write_golden
@@ -80,8 +82,17 @@ def test_float32_has_hardly_any_room(package, by, passes):
     if passes:
         assert check_golden(package, engine) <= REFERENCE_TOLERANCE
     else:
-        with pytest.raises(GoldenMismatch, match=f"at most {REFERENCE_TOLERANCE:.4f}"):
+        with pytest.raises(GoldenMismatch, match=f"at most {REFERENCE_TOLERANCE:g} is"):
             check_golden(package, engine)
+
+
+def test_a_mismatch_shows_figures_that_differ(package, monkeypatch):
+    monkeypatch.setattr(golden, "REFERENCE_TOLERANCE", 2e-6)
+    with pytest.raises(GoldenMismatch, match="probability") as raised:
+        check_golden(package, Shifted(package, 2e-5))
+    said = r"probability (\S+) for golden cell \d+ but got (\S+): they are (\S+) apart, and at most (\S+) is"
+    wanted, found, apart, most = map(float, re.search(said, str(raised.value)).groups())
+    assert wanted != found and apart > most == 2e-6
 
 
 @pytest.mark.parametrize("name", ["openvino-bf16", "openvino-int8", "torch-bf16"])
@@ -89,7 +100,7 @@ def test_a_faster_engine_has_the_room_that_was_measured(package, name):
     limit = golden_tolerance(package, name)
     assert limit == pytest.approx(1.5 * 0.05 + SLACK)
     check_golden(package, Shifted(package, 2 * limit, name))  # a quarter of it or less in probability
-    with pytest.raises(GoldenMismatch, match=f"at most {limit:.4f}"):
+    with pytest.raises(GoldenMismatch, match=f"at most {limit:.4g} is"):
         check_golden(package, Shifted(package, 3.0, name))
     check_golden(package, open_engine(package, name))
 

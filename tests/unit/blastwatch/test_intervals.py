@@ -56,6 +56,7 @@ def test_one_patient_shows_no_spread():
     draws = np.random.default_rng(1).random(100)
     assert bounds(draws, 1, value=0.5, within=SHARE) == SHARE
     assert as_interval(np.append(0.2, draws), 1, within=DIFFERENCE) == {"value": 0.2, "low": -1, "high": 1}
+    assert as_interval(np.full(21, 0.9), 1) == {"value": 0.9, "low": 0, "high": 1}
 
 
 @settings(max_examples=50, deadline=None)

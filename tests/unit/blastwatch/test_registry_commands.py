@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from blastwatch import cli, promotion
 from blastwatch.addresses import unproxied
 from blastwatch.entry import Entry
+from blastwatch.errors import RegistryError
 from blastwatch.gate import GATES, OFF
 from blastwatch.registry import Registry
 from blastwatch.registry_commands import _told, registry
@@ -56,12 +57,26 @@ def test_an_empty_history_says_so_and_prints_nothing(settings, monkeypatch):
     assert asked.stdout.strip() == "[]" and asked.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["show 1", "check 1", "verify", "promote 1", "rollback", "challenge 1", "challenge --withdraw", "restore"],
+)
+def test_no_command_that_registers_nothing_makes_a_registry_or_a_key(tmp_path, monkeypatch, words):
+    """A home that was mistyped would look like a real one from then on."""
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    found = CliRunner().invoke(registry, words.split())
+    assert isinstance(found.exception, RegistryError)
+    assert f"There is no registry in sqlite:///{tmp_path}/home/mlflow.db (BLASTWATCH_HOME)" in str(found.exception)
+    assert not (tmp_path / "home").exists()
+
+
 @pytest.mark.parametrize(("gone", "said"), [
     (["3", "2"], "Version 1 is the champion again (stepped over versions 3, 2, deleted in MLflow). Services"),
     (["2"], "Version 1 is the champion again (stepped over version 2, deleted in MLflow). Services"),
     ([], "Version 1 is the champion again. Services"),
 ])  # fmt: skip
-def test_a_rollback_says_what_it_stepped_over(monkeypatch, gone, said):
+def test_a_rollback_says_what_it_stepped_over(settings, monkeypatch, gone, said):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(settings.home))
     entry = Entry(version="1", digest="a", run_id="", created="", synthetic=True, registered_by="tester")
     done = promotion.Rollback(entry=entry, stepped_over=gone)
     monkeypatch.setattr(promotion, "rollback", lambda *_, **__: done)

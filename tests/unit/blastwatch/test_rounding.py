@@ -5,7 +5,7 @@ import math
 import pytest
 
 from blastwatch.gate import at_least, at_most
-from blastwatch.rounding import against, fixed, significant
+from blastwatch.rounding import against, fixed, percent, significant, with_interval
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -25,6 +25,20 @@ def test_a_difference_keeps_its_sign():
         "+0.250",
     ]
     assert (fixed(0.996, 2), fixed(0.00003, 4)) == ("0.996", "0.00003")
+
+
+@pytest.mark.parametrize(("share", "digits", "text"), [
+    (0.999996, 2, "99.9996%"), (1.0, 2, "100.00%"), (0.004, 0, "0.4%"), (0.0, 0, "0%"), (0.01, 2, "1.00%"),
+    (0.010001, 2, "1.00%"), (-0.99999, 0, "-99.999%"),
+])  # fmt: skip
+def test_a_percent_is_none_or_all_only_where_it_is(share, digits, text):
+    assert percent(share, digits) == text
+
+
+def test_a_figure_and_its_interval_keep_off_the_bounds():
+    row = {"value": 0.99961, "low": 0.0004, "high": 0.99998}
+    assert with_interval(row) == "0.9996 (0.0004 to 0.99998)"
+    assert with_interval(row, sign=True) == "+0.9996 (+0.0004 to +0.99998)"
 
 
 @pytest.mark.parametrize(("value", "limit", "texts"), [

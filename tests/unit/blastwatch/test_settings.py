@@ -30,6 +30,9 @@ def test_a_server_and_a_database_replace_the_embedded_ones():
     [
         ("BLASTWATCH_PORT", "99999"),
         ("BLASTWATCH_PORT", "http"),
+        ("BLASTWATCH_HOST", "cells.lab"),
+        ("BLASTWATCH_HOST", "127.0.0.1:3000"),
+        ("BLASTWATCH_HOST", ""),
         ("BLASTWATCH_ENGINE", "tensorrt"),
         ("BLASTWATCH_WORKERS", "0"),
         ("BLASTWATCH_SHADOW_SHARE", "2"),
@@ -65,6 +68,26 @@ def test_what_is_no_number_is_said_in_words(variable, value, said):
     with pytest.raises(SettingsError, match=f"^{variable}='{value}' cannot be used: {said}\\.") as error:
         load({variable: value})
     assert "literal" not in str(error.value) and "convert" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "bound"), [
+    ("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "::1"), ("[::1]", "::1"), ("0:0::1", "::1"),
+])  # fmt: skip
+def test_an_address_is_the_one_that_can_be_bound(value, bound):
+    assert load({"BLASTWATCH_HOST": value}).host == bound
+
+
+@pytest.mark.parametrize(("variable", "most", "said"), [
+    ("BLASTWATCH_RETENTION_DAYS", 36_500, "with their labels; 0: never"),
+    ("BLASTWATCH_IMAGE_DAYS", 36_500, "0: with their predictions"),
+    ("BLASTWATCH_PERFORMANCE_DAYS", 36_500, "days in a window"),
+    ("BLASTWATCH_DRIFT_PATIENT_MINUTES", 52_560_000, "minutes after a patient's first cell"),
+])  # fmt: skip
+def test_a_span_beyond_all_dates_is_refused(variable, most, said):
+    """It ended the monitor at each look, with a traceback."""
+    load({variable: str(most)})
+    with pytest.raises(SettingsError, match=f"cannot be used: at most {most} is possible\\. .*{said}"):
+        load({variable: str(most + 1)})
 
 
 def test_a_wrong_value_comes_with_what_it_sets():

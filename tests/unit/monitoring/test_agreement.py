@@ -20,12 +20,13 @@ from monitoring.page import PageServer, build_app
 from monitoring.retention import open_retention
 from monitoring.store import StoreUnavailable, open_store
 from monitoring.watch import Monitor, _loop
+from monitoring.windows import told
 from tests.cohorts import START, as_records, draw_cohort, unsealed_package, window_of
 
 WORDS = {"drift": "Drift", "calm": "No drift", "waiting": ("No verdict on version", "Nothing to watch yet")}
 
 
-def compare(_package, current, *, version, folder, minimum):
+def compare(_package, current, *, version, folder, minimum, repeated):
     """Stands for Evidently: drift where the cells are redder."""
     if len(current) < minimum:
         raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
@@ -33,9 +34,8 @@ def compare(_package, current, *, version, folder, minimum):
     stem = folder / f"drift-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-v{version}"
     page, score = stem.with_name(f"{stem.name}.html"), float(current["od_red"].mean() / 20)
     page.write_text("a page")
-    span = {"since": current["time"].min().isoformat(), "until": current["time"].max().isoformat()}
     column = {"name": "od_red", "score": score, "threshold": 1.0, "drifted": score >= 1}
-    document = {"version": version, "window": span | {"cells": len(current)}, "drifted": column["drifted"],
+    document = {"version": version, "window": told(current, repeated), "drifted": column["drifted"],
                 "columns": [column], "causes": [], "report": str(page)}  # fmt: skip
     page.with_name(f"{stem.name}.json").write_text(json.dumps(document))
     return DriftReport(document, None)

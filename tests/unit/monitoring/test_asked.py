@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, RegistryError
 from monitoring.commands import _print_patients, drift
 from monitoring.commands import _print_report as _print_drift
 from monitoring.label_commands import SAID, _interval, labels
 from monitoring.label_commands import _print_report as _print_performance
 from monitoring.patient_drift import Change, Course
 from monitoring.performance import STATES
+from monitoring.shadow_commands import shadow
 from monitoring.watch import patient_sentence
 from tests.drift_status import NOW, drawn_patients, drawn_performance, report
 
@@ -32,6 +33,31 @@ def run(settings, monkeypatch):
 def test_a_span_that_ends_before_it_begins(run, call):
     found = run(*call, *REVERSED)
     assert found.exit_code == 2 and "Expected --until after --since but got" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (drift, "report"),
+        (drift, "patients"),
+        (drift, "calibrate", "--ref", "1"),
+        (drift, "watch"),
+        (drift, "watch", "--once", "--json"),
+        (labels, "report"),
+        (labels, "review", "--out", "review.csv"),
+        (shadow, "report"),
+        (shadow, "report", "--champion", "1", "--challenger", "2"),
+    ],
+    ids=str,
+)
+def test_in_a_home_without_a_registry_none_is_made(tmp_path, monkeypatch, call):
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("monitoring.watch.watch", lambda *_: pytest.fail("the monitor was started"))
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(call[0], call[1:])
+    assert isinstance(found.exception, RegistryError) and found.stdout == ""
+    assert f"There is no registry in sqlite:///{tmp_path}/home/mlflow.db (BLASTWATCH_HOME)" in str(found.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

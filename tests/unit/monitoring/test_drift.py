@@ -38,9 +38,9 @@ def window(cohort):
 
 @pytest.fixture(scope="module")
 def report(package, window, tmp_path_factory):
-    current = as_predictions(window, digest=package.digest)
-    moment = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
-    return compare(package, current, version="3", folder=tmp_path_factory.mktemp("reports"), timestamp=moment)
+    current = as_predictions(window, digest=package.digest, keyed=True)
+    moment, folder = datetime(2026, 11, 24, 9, 30, tzinfo=UTC), tmp_path_factory.mktemp("reports")
+    return compare(package, current, version="3", folder=folder, timestamp=moment, repeated=7)
 
 
 def test_the_document(report, package):
@@ -51,6 +51,8 @@ def test_the_document(report, package):
     assert document["digest"] == package.digest
     assert document["version"] == "3" and document["window"]["cells"] == 120
     assert document["window"]["since"] == "2026-11-01T00:00:00+00:00"
+    whose = [document["window"][name] for name in ("patients", "effective_patients", "repeated", "caution")]
+    assert whose == [4, 4.0, 7, None]
     assert document["drifted"] is False
     page = Path(document["report"])
     assert page.name == "drift-20261124T093000.000000Z-v3.html" and page.stat().st_size > 1_000_000

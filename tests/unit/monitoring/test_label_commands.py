@@ -3,10 +3,11 @@
 import pytest
 from click.testing import CliRunner
 
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, SettingsError
 from blastwatch.settings import load
 from monitoring.label_commands import labels
 from monitoring.store import open_store
+from monitoring.waiting import open_waiting
 from tests.cohorts import record
 
 
@@ -37,6 +38,12 @@ def test_an_address_with_options_is_that_of_the_file_before_them(add, tmp_path, 
     assert add("0af3").exit_code == 0
 
 
+def test_an_address_that_is_none_is_said(add, monkeypatch):
+    monkeypatch.setenv("BLASTWATCH_PREDICTIONS_URL", "sqlite:stored.db")
+    found = add("0af3").exception
+    assert isinstance(found, SettingsError) and "BLASTWATCH_PREDICTIONS_URL as sqlite:///FILE" in str(found)
+
+
 def test_ids_that_are_not_stored_are_said_with_where_they_were_looked_for(add, tmp_path):
     with open_store(load().predictions_url):
         pass
@@ -50,3 +57,19 @@ def test_an_id_in_capitals_is_the_same(add):
     with open_store(load().predictions_url) as store:
         store.add([record("0af3")])
     assert add("0AF3").stdout == "1 labels, 1 of them new or changed.\n"
+
+
+def test_the_file_in_which_a_prediction_waits_for_its_database_is_said(add, tmp_path):
+    """Its id is right: the label is to come later."""
+    with open_store(load().predictions_url):
+        pass
+    assert "of them" not in str(add("0af3").exception) and not (tmp_path / "home" / "waiting.db").exists()
+    waiting = open_waiting(load())
+    assert waiting.keep([record("0af3")])
+    waiting.close()
+    found = add("0af3").exception
+    assert isinstance(found, DataError) and f"1 of them wait for it in {tmp_path / 'home' / 'waiting.db'}" in str(found)
+    assert "of them" not in str(add("0af4").exception)
+    (tmp_path / "home" / "waiting.db").write_bytes(b"no database at all" * 1000)
+    found = add("0af3").exception
+    assert "0af3 is not among them" in str(found) and "waiting.db cannot be told: " in str(found)

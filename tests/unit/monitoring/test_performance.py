@@ -258,6 +258,19 @@ def test_a_report_reads_labels_beyond_the_latest_predictions(settings, tmp_path,
     assert not every["truncated"] and [window["cut"] for window in every["windows"]] == [False, False]
 
 
+def test_each_image_of_a_patient_counts_once_with_its_label(settings, tmp_path):
+    cohort = draw_cohort(np.random.default_rng(2), patients=12, cells=10)
+    package = unsealed_package(tmp_path / "package", cohort)
+    records = as_records(cohort, digest=package.digest, keyed=True)
+    again = [replace(one, id=f"again {n}", time=START + timedelta(hours=1, seconds=n)) for n, one in enumerate(records)]
+    with open_store(settings.predictions_url) as store:
+        store.add([*records, *again[:50], replace(again[0], id="of another", patient="somebody")])
+        store.add_labels([(one.id, one.label, START) for one in again[:20]])
+        found = report(store, package, version="1", settings=settings)
+    assert found["repeated"] == 50 and found["now"]["latest"]["cells"] == 121
+    assert found["now"]["labelled"]["cells"] == 20
+
+
 @pytest.mark.parametrize("each", [60, 100, 169])
 def test_a_patient_s_cells_that_come_together_leave_patients_enough_for_a_verdict(each):
     cells = in_blocks(patients=40, cells=each, distance=0.6, sure=4.0)

@@ -13,6 +13,7 @@ from monitoring.drift import compare
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
 from monitoring.status import Status
+from monitoring.windows import CAUTION
 from tests.cohorts import as_predictions, draw_cohort, unsealed_package, window_of
 from tests.drift_status import Told
 
@@ -60,6 +61,7 @@ def test_the_page_says_whose_it_is_and_shows_first_what_moved_most(report, serve
     lines = [line.split("\t") for line in head.splitlines()]
     assert ["version", "3, trained on synthetic cells"] in lines and ["package", "d" * 64] in lines
     assert ["window", "120 cells, 2026-11-01T00:00:00+00:00 to 2026-11-01T00:01:59+00:00"] in lines
+    assert ["caution", CAUTION] in lines
     columns = sorted(report.document["columns"], key=lambda column: -column["score"] / column["threshold"])
     moved = [column["name"] for column in columns if column["drifted"]]
     assert set(moved) == {"od_blue", "focus"}

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from blastwatch.errors import DataError, UsageError
-from blastwatch.settings import load
+from blastwatch.settings import LONGEST_DAYS, load
 from monitoring.image_store import ImageRecord, open_image_store
 from monitoring.pseudonyms import Pseudonyms
 from monitoring.retention import AGE, BATCH, IMAGE_AGE, PATIENT, REASONS, SLACK, Deleted, open_retention, retain
@@ -46,12 +46,31 @@ def test_by_age_the_old_go_with_all_that_hangs_on_them(url, retention):
         for store, made in ((shadow, shadowed), (images, pictured)):
             store.add([made("dropped", time=NOON), made("on its way", time=NOON + timedelta(days=30))])
     gone = retention.by_age(NOON + timedelta(days=5))
-    assert gone == Deleted(predictions=5, labels=5, shadow=6, images=6)
+    assert gone == Deleted(predictions=5, labels=5, shadow=5, images=5)
+    gone += (left := retention.adrift(NOON + timedelta(days=5)))
+    assert left == Deleted(shadow=1, images=1)
     kept = [f"{number:02d}" for number in range(5, CELLS)]
     assert ids(url) == (kept, kept, [*kept, "on its way"])
     assert retention.by_age(NOON + timedelta(days=5)) == Deleted()
     assert retention.counted() == dict.fromkeys(REASONS, Deleted()) | {AGE: gone}
     assert retention.usage().images == CELLS - 5 + 1
+
+
+@pytest.mark.parametrize("most", [None, 7])
+def test_what_came_after_its_patient_was_forgotten_goes_though_predictions_stay_for_ever(url, retention, most):
+    now = datetime.now(UTC)
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
+        store.add([record(f"{number:02d}") for number in range(20)])
+        shadow.add([shadowed(f"{number:02d}", time=NOON) for number in range(20)])
+        late = [("03x", NOON), ("19x", NOON), ("05x", now - timedelta(hours=23))]
+        shadow.add([shadowed(id_, time=time) for id_, time in late])
+        images.add([pictured(id_, time=time) for id_, time in late])
+        looks = [retain(retention, load({}), most=most) for _ in range(4)]
+        assert sum(looks, start=Deleted()) == Deleted(shadow=2, images=2) == retention.counted()[AGE]
+        assert [look.shadow for look in looks] == ([2, 0, 0, 0] if most is None else [1, 0, 0, 1])
+        assert len(ids(url)[2]) == 21 and list(images.pictures(["03x", "19x", "05x"])) == ["05x"]
+        shadow.add([shadowed("00x", time=NOON)])
+        assert sum((retain(retention, load({}), most=most).shadow for _ in range(4)), start=0) == 1
 
 
 def test_a_look_deletes_so_many_at_most_and_the_oldest_first(url, retention):
@@ -188,6 +207,11 @@ def test_the_settings_say_what_goes(url, retention):
     assert retention.usage().predictions == 0 and retention.usage().oldest is None
 
 
+def test_the_longest_span_that_can_be_set_is_one_of_dates(retention):
+    longest = {"BLASTWATCH_RETENTION_DAYS": str(LONGEST_DAYS), "BLASTWATCH_IMAGE_DAYS": str(LONGEST_DAYS)}
+    assert retain(retention, load(longest)) == Deleted()
+
+
 def test_the_commands(tmp_path, monkeypatch):
     home = tmp_path / "home"
     monkeypatch.setenv("BLASTWATCH_HOME", str(home))
@@ -209,7 +233,10 @@ def test_the_commands(tmp_path, monkeypatch):
     told = run("forget", "-", "--json", given="Müller\nnobody\n\n")
     wanted = {"patients": 2, "unknown": 1, "deleted": {"predictions": 1, "labels": 0, "shadow": 0, "images": 0}}
     assert json.loads(told.stdout) == wanted
-    assert "Deleted 1 predictions" in run("forget", "-", given="ward 3\n").output
+    unknown = run("forget", "-", given="nobody\n")
+    assert "nothing was stored of 1 of them" in unknown.stdout and "without a patient's key" in unknown.stderr
+    found = run("forget", "-", given="ward 3\n")
+    assert "Deleted 1 predictions" in found.output and found.stderr == ""
     waiting = open_waiting(load())
     assert waiting.keep([record("w", patient=pseudonyms("ward 4")), record("v", patient=pseudonyms("ward 5"))])
     assert "Deleted 1 predictions" in run("forget", "-", given="ward 4\n").output
@@ -229,6 +256,19 @@ def test_the_commands(tmp_path, monkeypatch):
         store.add([record("d", time=datetime.now(UTC) - timedelta(days=1))])
     left = json.loads(run("retain", "--json").stdout)["left"]["predictions"]
     assert left == (0 if datetime.now(UTC) - NOON > timedelta(hours=12) else 1)
+
+
+@pytest.mark.parametrize("words", [("show",), ("retain",), ("forget", "-")])
+def test_where_there_are_no_predictions_nobody_is_told_that_a_patient_is_gone(tmp_path, monkeypatch, words):
+    """As in another home than the service's, or without the address of its database."""
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BLASTWATCH_PATIENT_SALT", str(tmp_path / "salt"))
+    Pseudonyms(tmp_path / "salt")("ward 3")
+    told = CliRunner().invoke(commands, words, input="ward 3\n")
+    assert isinstance(told.exception, DataError) and told.exit_code == 1 and told.stdout == ""
+    url = f"sqlite:///{tmp_path / 'home' / 'predictions.db'}"
+    assert f"{url} (BLASTWATCH_HOME or BLASTWATCH_PREDICTIONS_URL of the service)" in str(told.exception)
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_first_patient_of_a_file_with_a_byte_order_mark_is_found(tmp_path, monkeypatch):

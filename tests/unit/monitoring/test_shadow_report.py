@@ -231,6 +231,7 @@ def test_the_gauges_say_what_the_report_says(clinic):
 
 def test_the_command(clinic, tmp_path, monkeypatch):
     monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
+    monkeypatch.setattr("monitoring.asked.check_made", lambda _settings: None)
     monkeypatch.setattr("blastwatch.registry.Registry.proven", lambda _self, ref: PAIR[ref == "challenger"])
     said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
     assert "No cell was read by both yet" in said and "Research software" in said

@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blastwatch.errors import DataError, SettingsError
+from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import EMBEDDING, StoreError, StoreUnavailable, UnknownPredictions, open_store
-from tests.cohorts import NOON, record
+from tests.cohorts import NOON, record, shadowed
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -104,6 +106,63 @@ def test_labels_are_idempotent_and_the_last_word_counts(store):
     assert dict(found["truth"]) == {"a": "hem", "b": "hem"}
     assert store.add_labels([("c", "all", NOON)]) == 1
     assert store.agreement(model_digest="d") == (3, 2) and store.agreement(model_digest="x") == (0, 0)
+
+
+def standing(url):
+    """What labels and words on them say of each cell."""
+    with open_store(url) as store, open_shadow_store(url) as shadow:
+        words = shadow.words(champion="c" * 64, challenger="d" * 64).groupby("id")["label"].last()
+        return dict(store.labelled().set_index("id")["truth"]), dict(words)
+
+
+def test_the_last_word_is_the_last_in_time_too(store, url):
+    """Of two machines one has a clock that is ahead: the comparison with a challenger goes by time."""
+    store.add([record("a")])
+    with open_shadow_store(url) as shadow:
+        shadow.add([shadowed("a")])
+        for label, minutes in (("hem", 2), ("all", 1), ("all", 1), ("hem", 1), ("all", 1)):
+            store.add_labels([("a", label, NOON + timedelta(minutes=minutes))])
+            assert standing(url) == ({"a": label}, {"a": label})
+        words = shadow.words(champion="c" * 64, challenger="d" * 64)
+    assert list(words["label"]) == ["hem", "all", "hem", "all"]
+    assert words["time"].max() == NOON + timedelta(minutes=2, microseconds=3)
+
+
+def test_a_label_that_comes_while_another_is_written_is_the_last_word(store, url):
+    store.add([record("a")])
+    with open_shadow_store(url) as shadow:
+        shadow.add([shadowed("a")])
+
+    def early():
+        with open_store(url) as other:
+            other.add_labels([("a", "hem", NOON)])
+
+    coming = threading.Thread(target=early)
+
+    def begin(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO labels"):
+            coming.start()
+            coming.join(0.3)  # as far as it gets
+
+    sa.event.listen(store._engine, "before_cursor_execute", begin)
+    store.add_labels([("a", "all", NOON + timedelta(minutes=1))])
+    coming.join(20)
+    assert standing(url) == ({"a": "hem"}, {"a": "hem"})
+
+
+def test_labels_are_written_in_the_order_of_their_ids(store):
+    """PostgreSQL would end one of two calls that come in other orders, as each waits for the other."""
+    written = []
+
+    def see(_connection, _cursor, statement, parameters, *_):
+        if statement.startswith("INSERT"):
+            written.append([row[0] for row in parameters])
+
+    ids = ["b", "c", "a"]
+    store.add([record(id_) for id_ in ids])
+    sa.event.listen(store._engine, "before_cursor_execute", see)
+    store.add_labels([(id_, "all", NOON) for id_ in ids])
+    assert written == 2 * [["a", "b", "c"]]
 
 
 def test_answers_stand_beside_the_truth_that_is_known(store):

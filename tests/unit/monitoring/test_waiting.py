@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from blastwatch.settings import load
 from monitoring import waiting
@@ -252,6 +253,24 @@ def test_room_that_was_used_once_is_free_again(disk, tmp_path, monkeypatch):
             assert 100 <= kept <= 400
             while small.hand_over(store).found:
                 pass
+
+
+def test_the_oldest_are_found_without_a_look_at_all(disk):
+    """Also in a file that an older Blastwatch left: of a million each look took as long as it took to sort them."""
+    with open_store(f"sqlite:///{disk}") as older:
+        older.add(records(3))
+    lying, plans = WaitingPredictions(disk, MUCH), []
+    assert lying.count() == 3
+
+    def explain(_connection, cursor, statement, parameters, *_):
+        if statement.startswith("SELECT"):
+            plans.extend(row[-1] for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    sa.event.listen(lying._waiting._engine, "before_cursor_execute", explain)
+    assert [one.id for one in lying._waiting.oldest()] == ["0000", "0001", "0002"]
+    lying.close()
+    assert plans == ["SCAN predictions USING INDEX waiting_by_time"]
+    WaitingPredictions(disk, MUCH).count()
 
 
 def test_what_was_handed_over_is_not_in_the_file(disk, tmp_path):

@@ -22,6 +22,7 @@ from monitoring.performance import STATES
 from monitoring.retention import open_retention
 from monitoring.store import open_store
 from monitoring.watch import KEEP_PAGES, Monitor, _loop
+from monitoring.windows import Window
 from monitoring.workspace import WorkspaceFailed
 from tests.cohorts import START, as_records, draw_cohort, unsealed_package, window_of
 
@@ -146,14 +147,15 @@ def made(monkeypatch):
     """Stands for Evidently: drift in every window of 30 cells, with a page and a report; counts them."""
     windows = []
 
-    def compare(_package, current, *, version, folder, minimum):
+    def compare(_package, current, *, version, folder, minimum, repeated):
         if len(current) < minimum:
             raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
         windows.append(current["id"].tolist())
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"drift-20261101T{len(windows):06d}.000000Z-v{version}"
         stem.with_name(f"{stem.name}.html").write_text("a page")
-        window = {"since": START.isoformat(), "until": (START + LATER).isoformat(), "cells": len(current)}
+        window = {"since": START.isoformat(), "until": (START + LATER).isoformat(), "cells": len(current),
+                  "patients": None, "repeated": repeated, "caution": None}  # fmt: skip
         column = {"name": "od_red", "score": 2.0, "threshold": 1.0, "drifted": True}
         document = {"version": version, "window": window, "drifted": True, "columns": [column], "causes": [],
                     "report": ""}  # fmt: skip
@@ -184,7 +186,7 @@ def monitor(settings, package, monkeypatch, made):
 
 
 def frame(*ids):
-    return pd.DataFrame({"id": [*ids, *(f"cell {number}" for number in range(30))]})
+    return Window(cells=pd.DataFrame({"id": [*ids, *(f"cell {number}" for number in range(30))]}), repeated=0)
 
 
 def detected(monitor):
@@ -261,10 +263,28 @@ def test_a_workspace_that_fails_hides_no_drift_and_keeps_no_page_too_many(monito
 def test_one_prediction_with_a_time_ahead_hides_none_of_those_behind_it(monitor, made):
     fetched = monitor._watched()
     for number in range(3):
-        window = pd.DataFrame({"id": [*frame(str(number))["id"], "of tomorrow"]})
+        window = frame(str(number), "of tomorrow")
         assert monitor._compare(fetched, window).report is not None
         assert monitor._compare(fetched, window).reason == "no prediction since the last report"
     assert len(made) == 3
+
+
+def test_an_image_that_comes_again_is_no_other_window_and_is_said(monitor, store, cells):
+    store.add(cells)
+    assert monitor.look().report.document["window"]["repeated"] == 0
+    again = [replace(cells[0], id=f"again {n}", time=cells[-1].time + timedelta(seconds=n)) for n in range(1, 4)]
+    store.add(again)
+    assert monitor.look().reason == "no prediction since the last report"
+    store.add([replace(cells[0], id="another", pixel_sha256="a" * 64, time=again[-1].time)])
+    window = monitor.look().report.document["window"]
+    assert (window["cells"], window["repeated"]) == (61, 3)
+    assert monitor.value("blastwatch_drift_window_cells") == 61
+
+
+def test_a_look_reaches_back_to_another_patient(settings, monitor, store, cells, made):
+    monitor._settings = replace(settings, drift_window=30)
+    store.add([replace(cell, patient="b" if n < 30 else "a") for n, cell in enumerate(cells)])
+    assert monitor.look().report is not None and len(made[-1]) == 60
 
 
 def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_are_said(
@@ -282,7 +302,7 @@ def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_a
     assert monitor.status.document()["problem"] == look.problem
     assert monitor.value("blastwatch_drift_ahead_predictions") == 60
     assert _estimated_until(monitor) == max(cell.time for cell in right)
-    store.add([replace(cells[0], id="a little ahead", time=now + timedelta(minutes=2))])
+    store.add([replace(cells[0], id="a little ahead", pixel_sha256="a" * 64, time=now + timedelta(minutes=2))])
     assert monitor.look().report is not None and made[-1][-1] == "a little ahead"
     assert _estimated_until(monitor) == now + timedelta(minutes=2)
     with open_retention(settings.predictions_url) as retention:

@@ -96,7 +96,8 @@ def test_a_line_of_the_dashboard_is_one_column_of_one_version(tmp_path, snapshot
     for version, threshold in (("1", 0.5), ("1", 2.0), ("2", 4.0)):
         score = snapshot.dict()["metrics"][0]["value"]
         column = {"name": "brightness", "score": score, "threshold": threshold, "drifted": score >= threshold}
-        window = {"since": "2026-11-01", "until": "2026-11-02", "cells": 40}
+        window = {"since": "2026-11-01", "until": "2026-11-02", "cells": 40, "patients": 4, "repeated": 0,
+                  "caution": None}  # fmt: skip
         document = {"version": version, "window": window, "compared": 40, "columns": [column], "causes": []}
         add_run(tmp_path / "workspace", arranged(snapshot, document, digest="d" * 64, synthetic=True), name=version)
     about, *panels = _dashboard(tmp_path / "workspace").panels

@@ -15,9 +15,12 @@ from PIL import Image
 from blastwatch.explanation import Explainer
 from blastwatch.inference import Outputs
 from monitoring.capture import GATHER_SECONDS
-from monitoring.store import StoreUnavailable
+from monitoring.store import StoreUnavailable, open_store
+from monitoring.waiting import open_waiting
+from serving import about_routes
 from serving.drawing import MOST
 from serving.worker import ASIDE_THREADS
+from tests.cohorts import record
 from tests.in_thread import front
 from tests.running import until
 from tests.service_packages import write_cell
@@ -115,6 +118,25 @@ def test_labels_that_wait_for_the_database_hide_no_metrics(door, monkeypatch):
         finally:
             away.set()
         assert [one.result().status_code for one in asked] == [503] * 2 * ASIDE_THREADS
+
+
+def test_a_label_of_a_prediction_that_waits_for_the_database_is_to_come_later(door, monkeypatch):
+    monkeypatch.setattr(about_routes, "GATHER_SECONDS", 0.01)
+    waiting = open_waiting(door.settings)
+    assert waiting.keep([record("0af3")])
+
+    def told(id_):
+        return door.ask("/v1/labels", json={"id": id_, "label": "hem"})
+
+    later = [told("0af3"), told("0AF3")]
+    assert [answer.json()["type"] for answer in later] == 2 * ["/problems/store-unavailable"]
+    assert all(answer.status_code == 503 and answer.headers["Retry-After"] == "5" for answer in later)
+    assert told("0af4").json()["type"] == "/problems/prediction-unknown"
+    with open_store(door.settings.predictions_url) as store:
+        assert waiting.hand_over(store).stored == 1
+        assert [told("0AF3").status_code, told("0af3").status_code] == [200, 200]
+        assert store.labelled()["truth"].tolist() == ["hem"]
+    waiting.close()
 
 
 def test_two_first_labels_leave_one_store_open(door, monkeypatch):

@@ -1,12 +1,20 @@
 """Who asks, and whose cell it is."""
 
-import logging
-
 import pytest
+from click.testing import CliRunner
+from starlette.datastructures import FormData
 from starlette.requests import Request
 
+from blastwatch.errors import UsageError
+from blastwatch.settings import load
+from serving.binding import check_salt
 from serving.callers import Callers, caller_of, check_headers
+from serving.canary import PATIENT_HEADER
+from serving.commands import serve
 from serving.problems import Problem
+from tests.in_thread import front
+from tests.service_packages import write_cell
+from tests.unit.serving.test_aside import Quick
 
 
 def request(**headers):
@@ -35,9 +43,48 @@ def test_a_patient_is_hashed(tmp_path):
     assert found == Callers(tmp_path / "patient.salt").patient(request(patient="Ada 1815"))
 
 
-def test_without_a_salt_the_patient_is_left_out_and_that_is_said_once(tmp_path, caplog):
+def test_without_a_salt_whoever_names_a_patient_is_told_to_come_later_and_the_log_says_it_once(tmp_path, caplog):
+    """A cell that was stored without its patient no `store forget` would find."""
     (tmp_path / "patient.salt").write_bytes(b"short")
     callers = Callers(tmp_path / "patient.salt")
-    with caplog.at_level(logging.WARNING):
-        assert [callers.patient(request(patient="Ada")) for _ in range(3)] == ["", "", ""]
-    assert caplog.text.count("Patients are not stored") == 1
+    for _ in range(3):
+        with pytest.raises(Problem) as caught:
+            callers.patient(request(patient="Ada"))
+        assert (caught.value.kind.name, caught.value.kind.status) == ("patients-unavailable", 503)
+        assert caught.value.headers == {"Retry-After": "5"} and "salt" not in caught.value.detail
+    assert callers.patient(request()) == ""
+    assert caplog.text.count("Every request that names a patient is refused: Expected 32 random bytes") == 1
+    (tmp_path / "patient.salt").unlink()
+    assert len(callers.patient(request(patient="Ada"))) == 64
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/predict_batch"])
+def test_a_cell_whose_patient_cannot_be_stored_is_not_answered(served, tmp_path, monkeypatch, path):
+    monkeypatch.setenv("BLASTWATCH_KEYLESS", "1")
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    closed = []
+    monkeypatch.setattr(FormData, "close", lambda self, close=FormData.close: closed.append(self) or close(self))
+    with front(served, tmp_path / "home", engine=Quick()) as door:
+        door.settings.patient_salt.write_bytes(b"short")
+        files = {"image" if path == "/v1/predict" else "images": cell}
+        told = door.ask(path, files=files, headers={PATIENT_HEADER: "Ada"})
+        assert (told.status_code, told.json()["type"]) == (503, "/problems/patients-unavailable")
+        assert door.count("blastwatch_requests_total", route=path, outcome="failed") == 1
+        assert len(closed) == 1  # or a batch's files would lie on the disk
+        assert door.ask(path, files=files).status_code == 200
+        assert door.count("blastwatch_predictions_total") == 1
+
+
+def test_a_salt_that_was_named_and_is_none_stops_the_start(tmp_path, monkeypatch):
+    salt = tmp_path / "mounted" / "patient.salt"
+    settings = load({"BLASTWATCH_HOME": str(tmp_path), "BLASTWATCH_PATIENT_SALT": str(salt)})
+    check_salt(settings)
+    assert len(salt.read_bytes()) == 32
+    salt.write_bytes(b"x" * 31)
+    with pytest.raises(UsageError, match=r"BLASTWATCH_PATIENT_SALT names it\. Expected 32 random bytes .* found 31"):
+        check_salt(settings)
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
+    monkeypatch.setenv("BLASTWATCH_PATIENT_SALT", str(salt))
+    assert "BLASTWATCH_PATIENT_SALT" in str(CliRunner().invoke(serve, []).exception)
+    (tmp_path / "patient.salt").write_bytes(b"short")
+    check_salt(load({"BLASTWATCH_HOME": str(tmp_path)}))  # whoever names no patient needs none

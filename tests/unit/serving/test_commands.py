@@ -12,10 +12,19 @@ from PIL import Image
 
 from blastwatch import DISCLAIMER
 from blastwatch.addresses import bound
-from blastwatch.errors import AliasNotSet, BlastwatchError, DataError, ServiceError, ServiceUnreachable, UsageError
+from blastwatch.errors import (
+    AliasNotSet,
+    BlastwatchError,
+    DataError,
+    RegistryError,
+    ServiceError,
+    ServiceUnreachable,
+    SettingsError,
+    UsageError,
+)
 from serving.bento import build_bento, pinned
 from serving.binding import SETTLED_VARIABLE
-from serving.commands import predict, score, serve
+from serving.commands import _line, bento, predict, score, serve
 from serving.kept_scores import KeptScores
 from serving.live import HANDOVER_VARIABLE, hand_over
 from tests.service_packages import write_cell
@@ -196,6 +205,10 @@ def answer(decision, *reasons, version="7", synthetic=True):
     return {"label": "hem", "probability": 0.467, "decision": decision, "reasons": list(reasons), "model": model}
 
 
+def test_a_probability_near_one_is_not_told_as_one():
+    assert "of a blast 0.99996, more" in _line(Path("a.bmp"), answer("all") | {"probability": 0.99996})
+
+
 @pytest.fixture
 def answered(monkeypatch):
     """Gives what the service says to images, in their order; `asked` are the images."""
@@ -289,6 +302,20 @@ def test_serve_without_a_champion_does_not_start(monkeypatch, settings):
         run(serve)
 
 
+@pytest.mark.parametrize("words", [
+    (serve,), (score, ".", "--out", "x.parquet"), (score, ".", "--out", "x.parquet", "--ref", "1"),
+    (bento, "--out", "bento"), (bento, "--out", "bento", "--ref", "1"),
+], ids=str)  # fmt: skip
+def test_in_a_home_without_a_registry_none_is_made(tmp_path, monkeypatch, words):
+    write_cell(tmp_path / "a.bmp")
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("a server was started"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match=r"There is no registry in .*/home/mlflow\.db \(BLASTWATCH_HOME\)"):
+        run(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bmp"]
+
+
 def test_serve_leaves_a_service_on_the_same_port_alone(environment, monkeypatch):
     """BentoML would empty the folder that the metrics of the running one lie in."""
     monkeypatch.setattr("serving.live.settle", lambda *_: pytest.fail("a version was looked for"))
@@ -305,6 +332,25 @@ def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypat
     assert variables["BLASTWATCH_WORKERS"] == "2"
     assert variables["BENTOML_DO_NOT_TRACK"] == "True"
     assert variables[SETTLED_VARIABLE] == "1"
+
+
+@pytest.mark.parametrize(("host", "bound", "shown"), [
+    ("localhost", "127.0.0.1", "127.0.0.1"), ("::1", "::1", "[::1]"),
+])  # fmt: skip
+def test_serve_binds_an_address_and_says_where_it_is_asked(environment, monkeypatch, host, bound, shown):
+    """BentoML takes no name."""
+    started = []
+    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr("blastwatch.addresses.check_free", lambda *_: None)
+    said = CliRunner().invoke(serve, ["--host", host, "--port", "3999"], standalone_mode=False)
+    assert f"Page: http://{shown}:3999/  Description: http://{shown}:3999/docs" in said.stderr
+    assert started[0][1][-4:-2] == ["--host", bound]
+
+
+def test_serve_refuses_a_name_before_anything_is_looked_for(environment, monkeypatch):
+    monkeypatch.setattr("serving.live.settle", lambda *_: pytest.fail("a version was looked for"))
+    with pytest.raises(SettingsError, match="BLASTWATCH_HOST='cells.lab' cannot be used: an IP address is needed"):
+        run(serve, "--host", "cells.lab")
 
 
 def test_a_bento_is_built_into_a_new_folder_only(served, tmp_path):

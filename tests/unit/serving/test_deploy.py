@@ -7,10 +7,13 @@ import pytest
 import yaml
 
 from blastwatch.policy import load_policy
-from blastwatch.settings import TABLE
+from blastwatch.settings import TABLE, load
+from monitoring.page import TO_OTHERS
+from serving.limits import REQUEST_SECONDS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 FILES = sorted([*DEPLOY.glob("compose*.yaml"), *DEPLOY.glob("kubernetes/*.yaml")])
+STORING_SECONDS = 12  # what `QueuedWriter.close` waits, over calls
 OURS = {"BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD"}  # read by compose, not by the project
 
 
@@ -53,18 +56,94 @@ def test_what_runs_in_the_hosts_network_binds_to_loopback_only():
     assert len(bound) >= 5 and all(re.match(r"127\.0\.0\.1(:|$)", address) for address in bound), bound
 
 
-def test_kubernetes_runs_without_root_and_asks_the_probes():
-    deployment = yaml.safe_load((DEPLOY / "kubernetes" / "deployment.yaml").read_text())
-    pod = deployment["spec"]["template"]["spec"]
-    container = pod["containers"][0]
+def manifests(kind):
+    """Those of one kind, by name."""
+    found = [part for path in (DEPLOY / "kubernetes").glob("*.yaml") for part in yaml.safe_load_all(path.read_text())]
+    assert {part["kind"] for part in found} == {
+        "ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "PersistentVolumeClaim",
+    }  # fmt: skip
+    return {part["metadata"]["name"]: part["spec"] for part in found if part["kind"] == kind}
+
+
+@pytest.mark.parametrize(("name", "ready"), [("blastwatch", "/readyz"), ("blastwatch-monitor", "/livez")])
+def test_kubernetes_runs_without_root_and_asks_the_probes(name, ready):
+    template = manifests("Deployment")[name]["template"]
+    pod, service = template["spec"], manifests("Service")[name]
+    (container,), (port,) = pod["containers"], service["ports"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert pod["enableServiceLinks"] is False
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert pod["securityContext"] == manifests("Deployment")["blastwatch"]["template"]["spec"]["securityContext"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+    assert container["readinessProbe"]["httpGet"]["path"] == ready
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
-    kinds = {yaml.safe_load(path.read_text())["kind"] for path in (DEPLOY / "kubernetes").glob("*.yaml")}
-    assert kinds == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    # Only its own Service finds it, at the port that is scraped.
+    found = [
+        one
+        for one, spec in manifests("Service").items()
+        if spec["selector"].items() <= template["metadata"]["labels"].items()
+    ]
+    assert found == [name] and container["ports"] == [{"name": port["targetPort"], "containerPort": port["port"]}]
+    assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port["port"])
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_pod_without_a_gpu_of_its_own_is_given_none():
+    """The images ask for all, which NVIDIA's runtime gives where it is a node's default."""
+    for name, spec in manifests("Deployment").items():
+        (container,) = spec["template"]["spec"]["containers"]
+        visible = {row["name"]: row.get("value") for row in container["env"]}.get("NVIDIA_VISIBLE_DEVICES")
+        asked = container["resources"]["limits"].get("nvidia.com/gpu")
+        assert (asked, visible) in (("1", None), (None, "void")), name
+    assert "NVIDIA_VISIBLE_DEVICES=void" in (DEPLOY / "kubernetes" / "deployment.yaml").read_text()
+
+
+def test_how_many_pods_there_are_is_said_once():
+    """`kubectl apply` of the next image would set a count in the Deployment back, in the middle of a rush."""
+    scaled = {spec["scaleTargetRef"]["name"] for spec in manifests("HorizontalPodAutoscaler").values()}
+    counted = {name for name, spec in manifests("Deployment").items() if "replicas" in spec}
+    assert scaled == {"blastwatch"} and counted == {"blastwatch-monitor"}
+
+
+def test_the_monitor_of_a_cluster_is_one_that_can_be_scraped(tmp_path):
+    spec = manifests("Deployment")["blastwatch-monitor"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    given = {row["name"]: row.get("value", "postgresql://h/n") for row in container["env"]}
+    settings = load({name: value for name, value in given.items() if name != "NVIDIA_VISIBLE_DEVICES"})
+    assert (settings.monitor_host, settings.monitor_port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert not settings.embedded_registry and container["args"] == ["drift", "watch"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in TO_OTHERS
+    assert spec["template"]["metadata"]["annotations"]["prometheus.io/path"] in TO_OTHERS
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {Path(mount["mountPath"]): volumes[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounts[settings.home]["persistentVolumeClaim"]["claimName"] in manifests("PersistentVolumeClaim")
+    roles = {
+        path.name: volume["configMap"]["name"]
+        for path, volume in mounts.items()
+        if path.parent == settings.trusted_keys
+    }
+    assert set(roles) == {"promoter", "trainer"}
+    text = (DEPLOY / "kubernetes" / "monitor.yaml").read_text()
+    assert all(f"create configmap {name} --from-file=trusted/{role}\n" in text for role, name in roles.items())
+    secrets = [row["valueFrom"]["secretKeyRef"]["name"] for row in container["env"] if "valueFrom" in row]
+    made = text + (DEPLOY / "kubernetes" / "configmap.yaml").read_text()
+    assert secrets and all(f"create secret generic {name} --from-literal=url=" in made for name in secrets)
+
+
+def test_what_is_stopped_may_finish_what_it_was_asked():
+    needed = REQUEST_SECONDS + STORING_SECONDS
+    parts = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    for name in ("service", "monitor"):
+        part = parts["services"][name]
+        assert part["init"] is True and float(part["stop_grace_period"].removesuffix("s")) >= needed, name
+    pod = manifests("Deployment")["blastwatch"]["template"]["spec"]
+    waits = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] >= needed + waits
 
 
 def test_a_pod_goes_by_the_policy_that_versions_are_promoted_under(tmp_path):

@@ -46,13 +46,32 @@ def test_without_a_driver_there_are_none(monkeypatch, missing):
     assert b"blastwatch_gpu" not in ServiceMetrics(CollectorRegistry()).export({})
 
 
-def test_a_driver_that_fails_is_no_missing_driver(monkeypatch):
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH])
+def test_a_driver_that_fails_takes_no_other_metric_with_it_and_is_said_once(monkeypatch, caplog, error):
     def init():
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+        raise pynvml.NVMLError(error)
 
     monkeypatch.setattr(pynvml, "nvmlInit", init)
-    with pytest.raises(pynvml.NVMLError):
-        gpus.open_gpus()
+    for _ in range(2):
+        text = ServiceMetrics(CollectorRegistry()).export({})
+        assert b"blastwatch_capture_waiting" in text and b"blastwatch_gpu" not in text
+    assert caplog.text.count("their driver fails") == 1
+
+
+def test_a_driver_that_was_renewed_under_the_process_takes_no_other_metric_with_it(monkeypatch, caplog):
+    driver = gpus.Gpus(FakeDriver(2, renewed=True))
+    monkeypatch.setattr("serving.metrics.open_gpus", lambda: driver)
+    for _ in range(2):
+        text = ServiceMetrics(CollectorRegistry()).export({})
+        assert b"blastwatch_capture_waiting" in text and b"blastwatch_gpu_busy_ratio{" not in text
+    assert caplog.text.count("version mismatch") == 1
+
+
+def test_one_that_does_not_tell_its_use_tells_its_memory(caplog):
+    value = exported(FakeDriver(2, split=(1,)))
+    assert value("blastwatch_gpu_memory_used_bytes", 1) == 4e9 and value("blastwatch_gpu_memory_bytes", 1) == 80e9
+    assert value("blastwatch_gpu_busy_ratio", 1) is None and value("blastwatch_gpu_busy_ratio", 0) == 0.25
+    assert caplog.text.count("The use of GPU 1 cannot be read: Not Supported") == 1
 
 
 def test_with_a_driver_they_stand_in_the_export(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from blastwatch.rounding import against, fixed, significant
+from serving.keys import KeyFolder
 from tests.in_thread import front
 
 pytestmark = pytest.mark.browser
@@ -11,7 +12,10 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def door(served, tmp_path_factory):
-    with front(served, tmp_path_factory.mktemp("page")) as service:
+    home = tmp_path_factory.mktemp("page")
+    key = KeyFolder(home / "api-keys").add("lab")
+    with front(served, home) as service:
+        service.key = key
         yield service
 
 
@@ -69,6 +73,23 @@ def history():
         "digest": "d" * 64, "data_digest": "e" * 64, "split_digest": "f" * 64, "git_commit": "a" * 40, "gates": GATES,
     }  # fmt: skip
     return {"told": told, "entries": entries, "total": 3, "check": {"intact": True, "entries": 3, "faults": []}}
+
+
+def test_no_page_leads_to_a_history_that_the_service_has_not(door, browser):
+    page = browser.new_page()
+    page.add_init_script(f"sessionStorage.setItem('blastwatch-key', '{door.key}')")
+    with page.expect_response("**/v1/model") as model:
+        page.goto(door.url)
+    link = page.get_by_role("link", name="What served when")
+    expect(link).to_be_hidden()
+    assert page.get_by_role("link", name="Description of the interface").is_visible()
+    told = model.value.json() | {"history": True}
+    page.route("**/v1/model", lambda route: route.fulfill(json=told))
+    page.reload()
+    expect(page.locator("#facts")).to_contain_text("version 7")
+    expect(link).to_be_visible()
+    page.goto(f"{door.url}/history")  # a bookmark leads there still
+    page.get_by_text("There is no history here. This service has its version without a registry").wait_for()
 
 
 @pytest.mark.parametrize("width", [400, 1100])

@@ -34,13 +34,23 @@ def test_the_heat_map_comes_with_the_headers_that_are_described(door):
     ("/v1/labels", {"json": {"id": "x", "label": "none"}}, 422),
     ("/v1/labels", {"json": []}, 400),
     ("/v1/labels", {"content": b"x"}, 415),
-    ("/v1/history", {}, 503),
+    ("/v1/history", {}, 404),
 ])  # fmt: skip
 def test_each_refusal_is_among_those_that_are_described(door, path, content, status):
     refused = door.ask(path, door.key, **content)
     assert refused.status_code == status
     (operation,) = door.paths[path].values()
     assert refused.headers["content-type"] in operation["responses"][str(status)]["content"]
+
+
+def test_no_history_to_ask_is_no_failure_of_the_service(door):
+    """Whoever opens the page of the history on a bento wakes nobody."""
+    before = {kind: door.count("blastwatch_requests_total", outcome=kind) for kind in ("failed", "refused")}
+    refused = door.ask("/v1/history", door.key).json()
+    assert (refused["type"], refused["title"]) == ("/problems/no-history", "There is no history here")
+    assert door.count("blastwatch_requests_total", outcome="failed") == before["failed"]
+    assert door.count("blastwatch_requests_total", outcome="refused") == before["refused"] + 1
+    assert door.ask("/v1/model", door.key).json()["history"] is False
 
 
 def test_a_probe_of_a_service_whose_engine_fails_is_answered_as_described(door, monkeypatch):

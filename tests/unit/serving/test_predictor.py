@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from blastwatch.decision import Thresholds
 from blastwatch.engines import open_engine
 from blastwatch.errors import ImageRejected
 from blastwatch.images import decode, normalise, pixel_digest, to_input
@@ -63,6 +64,13 @@ def test_sure_logits_are_decided(package, cell):
     judge = Judge(package)
     assert judge(prepared, np.array([-9, 9], np.float32), WIDE).decision == "all"
     assert judge(prepared, np.array([9, -9], np.float32), WIDE).decision == "hem"
+
+
+def test_limits_near_the_ends_are_not_told_as_the_ends(package, cell):
+    limits = Thresholds(hem=0.0003, all=0.99996)
+    near = replace(package, info=replace(package.info, thresholds=limits))
+    said = Judge(near)(prepare(cell.read_bytes(), package), np.zeros(2, np.float32), WIDE)
+    assert said.reasons[-1] == "too uncertain: between 0.0003 and 0.99996"
 
 
 def test_a_decision_to_refer_says_between_which_limits_the_cell_lies(package, cell):

@@ -137,6 +137,20 @@ def test_a_full_queue_sheds_and_offering_takes_no_time(watch, monkeypatch):
     wait_for(lambda: seen.count("compared") >= 2)
 
 
+@pytest.mark.parametrize(("limit", "read"), [("LONGEST_WAIT", 0), ("LONGEST_WAY", 2)])
+def test_a_cell_that_waited_too_long_is_not_stored(watch, monkeypatch, limit, read):
+    """Its patient may be forgotten since, and would come back."""
+    asked, ask = [], ShadowChild.ask
+    monkeypatch.setattr(ShadowChild, "ask", lambda self, data: asked.append(data) or ask(self, data))
+    monkeypatch.setattr(module, limit, -1.0)
+    seen = watch("good").begin()
+    for number in range(2):
+        seen.shadow.offer(record(str(number)), b"x" * 100)
+    wait_for(lambda: seen.count("shed") == 2)
+    assert (seen.count("compared"), seen.restarts, seen.shadow._waiting_bytes) == (0, 0, 0)
+    assert len(asked) == read and len(seen.rows()) == 0
+
+
 @pytest.mark.parametrize("mode", ["crash", "sleep", "spin", "strange", "garbage", "mute"])
 def test_a_child_that_fails_is_started_again(watch, mode):
     seen = watch(mode).begin()

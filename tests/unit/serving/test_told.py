@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -114,9 +114,23 @@ def test_each_gate_comes_with_its_verdict(told, crowned_settings):
     assert not answer["check"]["intact"]
 
 
-def test_without_a_history_none_is_made(settings):
-    with pytest.raises(Problem, match="No history"):
-        Told(settings).answer(None)
+def test_a_history_that_should_be_there_is_a_failure_and_one_that_nobody_has_is_none(settings, crowned_settings):
+    told = Told(settings)
+    assert told.none_to_ask(follows=False) and not told.none_to_ask(follows=True)
+    for follows, name, status in ((False, "no-history", 404), (True, "history-unavailable", 503)):
+        with pytest.raises(Problem) as said:
+            told.answer(None, follows=follows)
+        assert (said.value.kind.name, said.value.kind.status) == (name, status)
     assert not (settings.home / "history.db").exists()
+    for named in ("sqlite:////nowhere/history.db", "postgresql+psycopg://127.0.0.1:9/history"):
+        told = Told(replace(settings, history_url=named))
+        assert not told.none_to_ask(follows=False)
+        with pytest.raises(Problem) as said:
+            told.answer(None)
+        assert said.value.kind.name == "history-unavailable"
+    assert not Told(crowned_settings).none_to_ask(follows=False)
+
+
+def test_without_a_good_time_no_history_is_asked(settings):
     with pytest.raises(Problem, match="Expected a time"):
         Told(settings).answer("last Tuesday")

@@ -1,8 +1,12 @@
 """Spans of real requests: which there are, whose they are, and what stands in none of them."""
 
+import gzip
 import itertools
 import sys
 import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -10,11 +14,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from blastwatch.errors import SettingsError
 from blastwatch.settings import load
 from serving import tracing
+from serving.bento import ROOTS
 from serving.keys import KeyFolder
 from serving.tracing import exporter_to
 from tests.in_thread import front
 from tests.service_packages import write_cell
 
+ROOT = Path(__file__).parents[3]
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -28,6 +34,30 @@ def door(served, tmp_path_factory):
         with front(served, home, BLASTWATCH_TRACES="console") as service:
             service.key, service.kept, service.cell = key, kept, write_cell(home / "cell.bmp").read_bytes()
             yield service
+
+
+@pytest.fixture
+def collector():
+    """A collector's address, and what came to it: path, media type, body."""
+    taken = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            taken.append((self.path, self.headers["Content-Type"], gzip.decompress(body) if packed else body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Not on standard error."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", taken
+        server.shutdown()
+        thread.join()
 
 
 def spans(door, count):
@@ -96,9 +126,31 @@ def test_without_the_setting_opentelemetry_is_not_asked(served, tmp_path, monkey
         assert service.service.traces is None
 
 
-def test_a_collector_needs_the_extra(monkeypatch):
+def test_a_collector_is_sent_the_spans(collector):
+    """By the exporter that is really installed."""
+    url, taken = collector
+    exporter = exporter_to(f"{url}/v1/traces")
+    traces = tracing.Traces(exporter)
+    with traces.step("decode"):
+        pass
+    traces.close()
+    ((path, kind, body),) = taken
+    assert (path, kind) == ("/v1/traces", "application/x-protobuf")
+    assert b"decode" in body and b"blastwatch" in body
+
+
+def test_the_exporter_is_installed_wherever_the_service_is():
+    """In a cluster the file systems are read-only: what is not in the image cannot be had."""
+    name = "opentelemetry-exporter-otlp-proto-http"
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert name in ROOTS and any(line.startswith(f"{name}>") for line in needed)
+    for pins in ("run.txt", "dev.txt"):
+        assert f"\n{name}==" in (ROOT / "requirements" / pins).read_text()
+
+
+def test_an_exporter_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(SettingsError, match=r"pip install 'blastwatch\[otlp\]'"):
+    with pytest.raises(SettingsError, match="Install what requirements/run.txt pins"):
         exporter_to("http://127.0.0.1:4318/v1/traces")
     with pytest.raises(SettingsError, match="BLASTWATCH_TRACES='file' cannot be used: console, or an address"):
         load({"BLASTWATCH_TRACES": "file"})

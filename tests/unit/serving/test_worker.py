@@ -38,8 +38,9 @@ for health.ready, health.alive in ((True, True), (False, True), (False, False)):
 reached = []
 
 class Application:
-    async def app(self, scope, _receive, _send):
+    async def app(self, scope, _receive, send):
         reached.append(scope["path"])
+        await send({"type": "http.response.start", "status": 204})  # else BentoML's timer waits for one
 
 async def send(_message):
     pass
@@ -48,11 +49,22 @@ set_current_service(Application())
 for path in ("/v1/x", "/v1/x\\ny", "/v1/x\\n", "/\\n/v1/x"):
     scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "headers": []}
     asyncio.run(factory()(scope, None, send))
+import os, serving.service
+from blastwatch.errors import UsageError
+serving.service.check_binding = lambda _host, _settings: {}
+os.environ["BLASTWATCH_SETTLED"] = "1"
+os.environ["BLASTWATCH_PATIENT_SALT"] = os.devnull
+try:
+    Blastwatch.inner.pin()
+    refused = ""
+except UsageError as error:
+    refused = str(error)
 known = {name: value for layer in layers for name, value in layer.kwargs.items()}
 untraced = known["excluded_urls"].url_disabled("http://localhost:3000/v1/predict")
 environment = {one.name: one.value for one in Blastwatch.envs}
 print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment,
-                  "probes": probes, "reached": reached, "loaded": [name for name in heavy if name in sys.modules]}))
+                  "probes": probes, "reached": reached, "refused": refused,
+                  "loaded": [name for name in heavy if name in sys.modules]}))
 """
 
 
@@ -82,3 +94,7 @@ def test_every_address_reaches_the_application_and_so_its_door_and_its_audit_log
 
 def test_probes_are_answered_by_what_the_engine_does(found):
     assert found["probes"] == [[200, 200], [503, 200], [503, 503]]
+
+
+def test_it_does_not_start_with_a_salt_of_patients_that_is_none(found):
+    assert "where BLASTWATCH_PATIENT_SALT names it. Expected 32 random bytes" in found["refused"]

@@ -174,6 +174,12 @@ def test_card_warns_of_a_split_that_leaks():
 def test_card_warns_where_too_few_patients_were_tested_for_an_interval(patients, warned):
     card = model_card(facts(), evidence(patients=patients), DRIFT)
     assert ("**Too few test patients**" in card) is warned
+    assert ("The intervals below say little of what another patient would show." in card) is warned
+
+
+def test_card_says_on_whose_cells_engines_were_compared():
+    told = "Compared on 9 cells of test patients."
+    assert f"## Engines\n\n{told} Speed in batches" in model_card(facts(), evidence(), DRIFT, compared_on=told)
 
 
 SIZE_NUMBERS = "a logistic regression on three size numbers (AUROC"
@@ -228,11 +234,17 @@ def test_the_card_says_that_more_coverage_than_expected_is_no_fault():
     assert "more coverage than that is no fault" in model_card(facts(), known, DRIFT)
 
 
-@pytest.mark.parametrize(("temperature", "said"), [(0.05, "too sure, many of them 0 or 1.**"), (20.0, "one half.**")])
-def test_the_card_says_where_no_patient_bounds_the_temperature(temperature, said):
+@pytest.mark.parametrize(("found", "said"), [
+    ({"temperature": 0.05}, "With it probabilities are too sure, many of them 0 or 1.**"),
+    ({"temperature": 20.0}, "With it all probabilities lie near one half.**"),
+    ({"temperature": 0.4, "likeliest": 0.05}, "0.400 was taken, which rests on what is usual for networks more than"),
+])  # fmt: skip
+def test_the_card_says_where_no_patient_bounds_the_temperature(found, said):
     border = "**The calibration patients do not bound the temperature"
-    assert border not in model_card(facts(), evidence(), DRIFT)
-    card = model_card(facts(temperature=temperature), evidence(), DRIFT)
+    known = evidence()
+    assert border not in model_card(facts(), known, DRIFT)
+    known["metrics"]["calibration"] |= found
+    card = model_card(facts(temperature=found["temperature"]), known, DRIFT)
     assert card.count(border) == 1 and said in card
 
 

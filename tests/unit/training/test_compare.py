@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from blastwatch.errors import UsageError
 from tests.answers import draw_models
 from training.evaluation import BASELINE_PREDICTIONS, PREDICTIONS
-from training.experiment_commands import compare
+from training.experiment_commands import _say_comparison, compare
 from training.significance import compare_models
 
 
@@ -48,6 +48,13 @@ def test_another_reference_turns_the_difference(folders, tmp_path):
     first = CliRunner().invoke(compare, call, catch_exceptions=False).output
     second = CliRunner().invoke(compare, [*call, "--reference", "poor"], catch_exceptions=False).output
     assert "good - poor" in first and "poor - good" in second
+
+
+def test_figures_near_a_bound_are_not_told_as_the_bound(capsys):
+    row = {"metric": "auroc", "baseline": "poor", "difference": 0.0004, "low": 0.0001, "high": 0.99996, "p": 0.00002}
+    _say_comparison("good", [row | {"p_holm": 0.99998}])
+    told = capsys.readouterr().err
+    assert "+0.0004 (+0.0001 to +0.99996), p 0.00002, by Holm 0.99998" in told
 
 
 def test_folders_without_an_evaluation_or_of_one_name_are_refused(folders, tmp_path):

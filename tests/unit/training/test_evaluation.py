@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from blastwatch.decision import POSITIVE, probabilities
-from blastwatch.errors import LeakFound
+from blastwatch.errors import DataError, LeakFound
 from blastwatch.intervals import DIFFERENCE, bounds, draw_patients
-from blastwatch.manifest import read_cells
+from blastwatch.manifest import read_cells, read_split
 from tests.answers import Spread, draw_answers, draw_models
 from tests.trainings import leave_untrained
-from training.calibration import border_told, fit_temperature, patient_weights, reliability
+from training import evaluation
+from training.calibration import border_told, fit_temperature, patient_weights, reliability, steadied_temperature
 from training.evaluation import run_evaluation, summary
 from training.evidence import PREDICTIONS, write_metrics
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
@@ -38,9 +39,39 @@ def test_a_temperature_that_no_cell_bounds_is_said_to_be_at_a_border():
     """Two cells of each label with margins of 1; then labels that contradict every one; then a wrong cell."""
     logits, labels = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([0, 0, 1, 1])
     weights = np.ones(4)
-    assert "too sure" in border_told(fit_temperature(logits, labels, weights))
-    assert "one half" in border_told(fit_temperature(logits, 1 - labels, weights))
-    assert border_told(fit_temperature(logits, np.array([0, 1, 1, 1]), weights)) == ""
+
+    def told(labels):
+        groups = np.array(["H1", "H1", "1", "1"])
+        used = steadied_temperature(logits, labels, groups)
+        assert 0.1 < used < 10
+        return border_told({"temperature": used, "likeliest": fit_temperature(logits, labels, weights)})
+
+    assert "the lowest (0.05): they are too few" in told(labels)
+    assert "the highest (20): the network tells" in told(1 - labels)
+    assert told(np.array([0, 1, 1, 1])) == ""
+
+
+def test_a_temperature_of_few_patients_is_the_most_probable_one():
+    """By a grid over what is minimised: a patient counts as ten observations at most, whatever the number of cells."""
+    random = np.random.default_rng(5)
+    labels = np.repeat([0, 1, 1], [30, 4, 30])
+    groups = np.repeat(["H1", "1", "2"], [30, 4, 30])
+    margins = random.normal(3.0, 1.0, 64)
+    logits = np.stack([-margins, margins], 1) * np.where(labels == 1, 1, -1)[:, None] / 2
+    weights, grid = patient_weights(labels, groups), np.geomspace(0.05, 20, 8000)
+    losses = [-(weights * np.log(probabilities(logits, t)[np.arange(64), labels])).sum() for t in grid]
+    most_probable = grid[np.argmin(24 * np.array(losses) + np.log(grid) ** 2 / 2)]
+    assert steadied_temperature(logits, labels, groups) == pytest.approx(most_probable, rel=2e-3)
+    assert fit_temperature(logits, labels, weights) < 0.6 * most_probable
+
+
+def test_many_patients_are_believed():
+    random = np.random.default_rng(6)
+    labels, groups = np.tile([0, 1], 2000), np.tile(np.arange(80).astype(str), 50)
+    logits = random.normal(size=(4000, 2)) * 2
+    labels = (random.random(4000) < probabilities(logits, 3.0)[:, 1]).astype(int)
+    likeliest = fit_temperature(logits, labels, patient_weights(labels, groups))
+    assert steadied_temperature(logits, labels, groups) == pytest.approx(likeliest, rel=0.02)
 
 
 def test_a_probability_of_one_falls_into_the_last_bin():
@@ -158,6 +189,19 @@ def test_a_network_of_another_split_is_not_tested(cohort, tmp_path):
     with pytest.raises(LeakFound, match=r"trained on \(anotherano\w+\) but .*split is another"):
         evaluate(cohort, tmp_path / "trained", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_test_cells_of_one_label_are_refused_before_anything_is_removed(cohort, tmp_path, monkeypatch):
+    """A split of before the check may have such a test side."""
+    leave_untrained(cohort, tmp_path / "trained")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / PREDICTIONS).write_text("of an earlier evaluation")
+    rows = read_split(cohort / "cells", cohort / "split")
+    left = rows[(rows["side"] != "test") | (rows["label"] == "all")]
+    monkeypatch.setattr(evaluation, "read_split", lambda *_: left)
+    with pytest.raises(DataError, match="both labels but got none of hem"):
+        evaluate(cohort, tmp_path / "trained", tmp_path / "out")
+    assert (tmp_path / "out" / PREDICTIONS).read_text() == "of an earlier evaluation"
 
 
 def test_a_package_says_how_its_network_was_trained_and_not_where():

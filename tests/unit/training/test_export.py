@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import blastwatch.network
 from blastwatch.decision import Thresholds
 from blastwatch.engines import open_engine
 from blastwatch.errors import PackageError
@@ -129,6 +130,32 @@ def test_logits_that_are_all_the_same_are_only_shifted():
     scale, shift = export.fit_logits(np.full((3, 2), 0.5), np.full((3, 2), 0.75))
     assert scale == 1
     np.testing.assert_allclose(shift, [0.25, 0.25])
+
+
+def test_quantizing_holds_one_cell_at_a_time_as_float32(exported, tmp_path, monkeypatch):
+    package, cells = exported
+    held = []
+
+    def counted(crops, preprocessing):
+        held.append(len(crops))
+        return normalise(crops, preprocessing)
+
+    monkeypatch.setattr(export, "normalise", counted)
+    export.quantize(package.folder / ONNX, cells[:2], package.info.preprocessing, tmp_path / "int8.onnx")
+    assert len(held) >= 2 and set(held) == {1}
+
+
+def test_a_graph_is_exported_without_what_gradients_need(tmp_path, monkeypatch):
+    forward, told = blastwatch.network.forward_with_embedding, []
+
+    def watched(network, cells):
+        found = forward(network, cells)
+        told.extend(each.grad_fn for each in found)
+        return found
+
+    monkeypatch.setattr(blastwatch.network, "forward_with_embedding", watched)
+    export.export_onnx(build("resnet18").eval(), SIZE, tmp_path / ONNX)
+    assert told and not any(told)
 
 
 def test_quantizing_leaves_standard_output_to_the_command(exported, tmp_path, capfd):

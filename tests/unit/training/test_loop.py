@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from blastwatch.errors import DataError, LeakFound, PackageError, UsageError
 from blastwatch.images import normalise, to_input
@@ -14,7 +15,7 @@ from training import fitting, loop
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.fitting import Fit
 from training.loop import Trainer, TrainingDiverged, predict_logits
-from training.optimizing import schedule
+from training.optimizing import Average, schedule
 from training.pack import open_pack
 from training.parameters import TrainParameters
 from training.precision import Precision
@@ -55,6 +56,35 @@ def test_a_stopped_training_goes_on_to_the_same_bits(parts, tmp_path):
     again = fit(resumed, parts[2], tmp_path / "cut.pt", on_epoch=lambda row: None)
     assert again.curves == whole.curves and again.best_epoch == whole.best_epoch
     assert all(torch.equal(again.best_state[name], tensor) for name, tensor in whole.best_state.items())
+
+
+def test_an_average_of_few_steps_has_left_the_first_weights(parts):
+    """At a constant decay of 0.99 more than half of them would be in it."""
+    network = nn.Linear(1, 1)
+    average = Average(network, 0.99)
+    for number in range(60):
+        with torch.no_grad():
+            network.weight.fill_(float(number > 0))
+        average.update_parameters(network)
+    assert average.module.weight.item() > 0.999
+    assert isinstance(trainer(parts).average, Average)
+
+
+def test_an_average_moves_as_far_as_it_is_told_once_it_is_warm():
+    network = nn.BatchNorm2d(1)
+    average = Average(network, 0.75)
+    for mean in (0.0, 1.0, 1.0):
+        network.running_mean.fill_(mean)
+        network.num_batches_tracked.add_(1)
+        average.update_parameters(network)
+    # Decays of 2 / 11 and 3 / 12.
+    assert average.module.running_mean.item() == pytest.approx(1 - 2 / 11 / 4)
+    assert average.module.num_batches_tracked.item() == 3
+    average.n_averaged.fill_(1000)
+    network.running_mean.fill_(5.0)
+    before = average.module.running_mean.item()
+    average.update_parameters(network)
+    assert average.module.running_mean.item() == pytest.approx(0.75 * before + 0.25 * 5)
 
 
 def test_training_stops_when_validation_patients_gain_nothing(parts, tmp_path, monkeypatch):

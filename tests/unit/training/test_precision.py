@@ -13,7 +13,7 @@ from training import packaging
 from training.parameters import Parameters
 
 CELLS = 40
-LOGITS = np.random.default_rng(0).normal(size=(2 * CELLS, 2))
+LOGITS = np.random.default_rng(0).normal(size=(6 * CELLS, 2))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def maker(monkeypatch, package):
     """One whose engines all say `LOGITS` of as many cells to train on and to test on, but for those in `apart`, each
     with what it makes of the logits of some rows."""
 
-    def made(apart, *, gpu=False):
+    def made(apart, *, gpu=False, calibrating=0):
         monkeypatch.setattr(packaging, "has_gpu", lambda: gpu)
 
         class Maker(packaging._Maker):
@@ -38,8 +38,8 @@ def maker(monkeypatch, package):
             def _rate(self, rows, engine):
                 return 8.0 if engine.startswith("openvino") else 2.0
 
-        paths = [f"{number}.bmp" for number in range(2 * CELLS)]
-        sides = ["train"] * CELLS + ["test"] * CELLS
+        sides = ["train"] * CELLS + ["test"] * CELLS + ["calibration"] * calibrating
+        paths = [f"{number}.bmp" for number in range(len(sides))]
         rows = pd.DataFrame(
             {"path": paths, "side": sides, "group": [f"{side}-{n % 8}" for n, side in enumerate(sides)]}
         )
@@ -91,3 +91,23 @@ def test_a_correction_is_found_on_all_patients_but_those_tested(maker):
     tested, fitted = asked
     assert set(tested["side"]) == {"test"}
     assert set(fitted["group"]) == {f"train-{number}" for number in range(8)} and len(fitted) == CELLS
+
+
+def test_engines_are_compared_on_test_cells_alone_where_there_are_enough(maker, monkeypatch):
+    monkeypatch.setattr(packaging, "FEWEST_COMPARED", CELLS)
+    made = maker({}, calibrating=100)
+    assert {row.cells for row in made.precision().values()} == {CELLS}
+    assert made.compared_told() == "Compared on 40 cells of test patients, on whom nothing of an engine was fitted."
+
+
+def test_where_test_cells_are_few_those_that_int8_was_not_calibrated_on_come_first(maker):
+    made = maker({}, calibrating=100)
+    calibrating = made._side("calibration")["path"]
+    made._quantized_on = set(calibrating[:70])
+    assert {row.cells for row in made.precision().values()} == {packaging.FEWEST_COMPARED}
+    compared = set(made._compared["path"])
+    assert set(made._side("test")["path"]) <= compared and set(calibrating[70:]) <= compared
+    assert made.compared_told() == (
+        "Compared on 40 cells of test patients and, since these are few, on 60 of calibration patients; int8 was "
+        "calibrated on 30 of them."
+    )

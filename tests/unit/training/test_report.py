@@ -135,9 +135,13 @@ def test_synthetic_and_leaky_are_said_before_any_figure(written):
     assert "SYNTHETIC" not in clean and "LEAKY" not in clean
 
 
-@pytest.mark.parametrize(("temperature", "said"), [(0.0500003, "too sure"), (19.9999, "one half"), (1.3, "")])
-def test_a_temperature_that_no_patient_bounds_is_warned_of(written, evaluated, temperature, said):
-    text = written(calibration=evaluated[0]["calibration"] | {"temperature": temperature}).read_text()
+@pytest.mark.parametrize(("likeliest", "said"), [
+    (0.0500003, "none of their cells was wrong. 0.400 was taken"), (19.9999, "hardly apart. 0.400 was taken"),
+    (1.3, ""),
+])  # fmt: skip
+def test_a_temperature_that_no_patient_bounds_is_warned_of(written, evaluated, likeliest, said):
+    found = {"temperature": 0.4, "likeliest": likeliest}
+    text = written(calibration=evaluated[0]["calibration"] | found).read_text()
     assert ("do not bound the temperature" in text) is bool(said) and said in text
 
 

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed import TCPStore
 
-from tests.trainings import DEATHS, QUICK, in_process, parts_of, save_with_little_room, train_and_die, train_small
+from tests.trainings import (
+    DEATHS,
+    QUICK,
+    in_process,
+    parts_of,
+    save_with_little_room,
+    train_and_die,
+    train_apart,
+    train_small,
+)
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 KILLS = 10
@@ -62,6 +72,28 @@ def test_two_processes_come_to_the_losses_of_one(cohort, tmp_path, monkeypatch, 
     two = json.loads((tmp_path / "two" / "curves.json").read_text())
     for name in ("train_loss", "validation_loss"):  # 5e-5 on cores with AVX2 alone, less on others
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-4)
+
+
+def test_two_machines_go_on_from_the_checkpoint_of_the_first(cohort, tmp_path):
+    """The second has none, since only the first writes them."""
+
+    def train(name):
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        machines = [tmp_path / f"{name}-{rank}" for rank in (0, 1)]
+        for place in machines:
+            place.mkdir(exist_ok=True)
+        both = [in_process(train_apart, cohort, place, rank, store.port) for rank, place in enumerate(machines)]
+        assert [ended(process) for process in both] == [0, 0]
+        return machines[0]
+
+    whole, cut = train("whole"), tmp_path / "cut-0"
+    cut.mkdir()
+    (whole / "first.pt").rename(cut / "checkpoint.pt")
+    assert load_checkpoint(cut / "checkpoint.pt")["epoch"] == 1
+    assert train("cut") == cut
+    ours, theirs = load_file(cut / "weights.safetensors"), load_file(whole / "weights.safetensors")
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert (cut / "curves.json").read_text() == (whole / "curves.json").read_text()
 
 
 def test_where_the_disk_takes_no_more_the_last_checkpoint_stays(tmp_path):

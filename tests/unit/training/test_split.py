@@ -254,3 +254,12 @@ def test_an_official_fold_is_taken_as_it_is_with_the_verdict(tmp_path):
         assert (facts["leaky"], facts["crossing"], facts["parted_groups"]) == (leaky, int(leaky), ["3"] * leaky)
     with pytest.raises(DataError, match=r"fold_7 .* none of 146"):
         split_cells(cells, audit, SplitParameters(by="official", official="fold_7"))
+
+
+@pytest.mark.parametrize(("label", "other"), [("all", "hem"), ("hem", "all")])
+def test_an_official_folder_of_one_label_is_refused(label, other):
+    cells = official_cohort(())
+    paths = cells.rows["path"].where(cells.rows["label"] != other, cells.rows["path"].str.replace("fold_1", "fold_2"))
+    cells = dataclasses.replace(cells, rows=cells.rows.assign(path=paths))
+    with pytest.raises(DataError, match=f"none of {other} among 24.*split by group"):
+        split_of(cells, by="official", official="fold_1")

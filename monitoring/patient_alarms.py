@@ -1,0 +1,149 @@
+"""What an alarm over patients was found against, kept in a file while the patients of before it leave the sequence.
+
+Only the latest patients are looked at (`monitoring.patients.MOST_PATIENTS`). Without those of before a change nothing
+in the sequence says that there was one, so of every column that ever alarmed it is kept what it is held against, and
+every change that was found. A mean stands there without a key; of many patients only quantiles are kept.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from blastwatch.state_files import write_state
+from monitoring.patient_drift import Begun, Change, Course, Floats
+from monitoring.patients import Came
+
+FILE = "patients.json"
+"""In the folder of the reports, written by the monitor; by package, the one that alarmed last at the end."""
+
+MOST_PACKAGES = 20
+MOST_CHANGES = 100  # of a column
+MOST_VALUES = 500  # of a baseline; of more patients so many quantiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Of a column that alarmed. baseline: values, or quantiles, of patients before the latest change, sorted. evidence:
+    at the alarm that stands, over what is needed; None where it is over. after: time of the first cell of the patient
+    behind whom the course goes on, ISO 8601. changes: oldest first, as in the document of `monitoring.patient_report`.
+    """
+
+    baseline: list[float]
+    evidence: float | None
+    after: str
+    changes: list[dict[str, Any]]
+
+
+class Alarms:
+    """The file; `problem` says why it could not be read or written, "" for nothing."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self._path = folder / FILE
+        self._digest = digest
+        self.problem = ""
+
+    def read(self) -> dict[str, Kept]:
+        """What is kept of the columns of the package."""
+        try:
+            columns = self._whole().get(self._digest, {})
+            return {name: Kept(**column) for name, column in columns.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self.problem = (
+                f"Alarms over patients that are kept in {self._path} cannot be read ({error}), so one whose patients "
+                "of before are no longer among the latest is not known. Bring the file back, or remove it."
+            )
+            return {}
+
+    def write(self, kept: Mapping[str, Kept]) -> None:
+        """Keep this of the package, beside what is kept of others."""
+        try:
+            whole = {digest: columns for digest, columns in self._whole().items() if digest != self._digest}
+            columns = {name: asdict(column) for name, column in kept.items()}
+            packages = [*whole.items(), (self._digest, columns)][-MOST_PACKAGES:]
+            write_state(self._path, {"packages": [{"digest": one, "columns": of} for one, of in packages]})
+            self.problem = ""
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self.problem = f"Alarms over patients cannot be kept in {self._path}: {error}."
+
+    def _whole(self) -> dict[str, Any]:
+        if not self._path.exists():
+            return {}
+        try:
+            return {one["digest"]: one["columns"] for one in json.loads(self._path.read_text())["packages"]}
+        except KeyError as error:
+            raise ValueError(f"it has no {error}") from error
+
+
+def begun(kept: Mapping[str, Kept], came: Came) -> dict[str, Begun]:
+    """Where in the sequence the course of each column goes on that alarmed before."""
+    return {
+        name: Begun(
+            baseline=np.array(column.baseline),
+            place=_from(came.first, column.after, behind=True),
+            since=_from(came.first, column.changes[-1]["since"]),
+            evidence=column.evidence,
+        )
+        for name, column in kept.items()
+    }
+
+
+def kept_after(kept: Mapping[str, Kept], found: Mapping[str, Course], came: Came) -> dict[str, Kept]:
+    """What is to be kept once the courses were followed."""
+    said = {name: _kept(kept.get(name), name, course, came) for name, course in found.items()}
+    return dict(kept) | {name: column for name, column in said.items() if column is not None}
+
+
+def _kept(before: Kept | None, name: str, course: Course, came: Came) -> Kept | None:
+    rows = [] if before is None else list(before.changes)
+    if course.ended is not None:
+        rows[-1] = rows[-1] | {"until": _time(came, course.ended)}
+    elif not course.changes:
+        return before
+    for change in course.changes:
+        rows.append(_row(name, change, came, or_before=came.cut and not rows))
+    assert course.behind is not None
+    return Kept(
+        baseline=_summary(course.baseline),
+        evidence=course.evidence if course.alarm else None,
+        after=_time(came, course.behind),
+        changes=rows[-MOST_CHANGES:],
+    )
+
+
+def _row(name: str, change: Change, came: Came, *, or_before: bool) -> dict[str, Any]:
+    """or_before: whether it may be of before anybody who is looked at: only the first, since before a later one
+    patients were as known."""
+    return {
+        "name": name,
+        "since": _time(came, change.since),
+        "since_or_before": or_before,
+        "found": _time(came, change.found),
+        "until": None if change.until is None else _time(came, change.until),
+    }
+
+
+def _summary(values: Floats) -> list[float]:
+    ordered = np.sort(values)
+    if len(ordered) > MOST_VALUES:
+        ordered = np.quantile(ordered, (np.arange(MOST_VALUES) + 0.5) / MOST_VALUES)
+    return [float(value) for value in ordered]
+
+
+def _from(first: pd.Series, moment: str, *, behind: bool = False) -> int:
+    """Place of the patient whose first cell came at a moment, or right behind them; where they are not among those who
+    are looked at, of the first who came later."""
+    at = pd.Timestamp(moment)
+    there = np.flatnonzero(first == at)
+    if len(there):
+        return int(there[0]) + behind
+    later = np.flatnonzero(first > at)
+    return int(later[0]) if len(later) else len(first)
+
+
+def _time(came: Came, place: int) -> str:
+    return pd.Timestamp(came.first.iloc[place]).isoformat()

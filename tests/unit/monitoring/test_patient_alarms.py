@@ -1,0 +1,151 @@
+"""An alarm over patients stands while the change does, also once the patients of before it have left the sequence."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from blastwatch.package import DriftReference
+from monitoring import patients
+from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, begun
+from monitoring.patient_drift import AGAIN
+from monitoring.patient_report import PatientWatch, followed, told
+from monitoring.patients import Came
+from monitoring.retention import open_retention
+from monitoring.scores import PROBABILITY
+from monitoring.store import open_store
+from tests.cohorts import NOON, draw_cohort
+from tests.patient_streams import cells_of
+
+MOST, HOUR = 200, timedelta(hours=1)
+FACTS = {"version": "1", "settle": HOUR}
+
+
+def two_kinds(random, count, ill):
+    return np.where(random.random(count) < ill, random.beta(20, 2, count), random.beta(2, 20, count))
+
+
+@pytest.fixture(scope="module")
+def known():
+    return pd.DataFrame({PROBABILITY: two_kinds(np.random.default_rng(0), 24, 0.69)})
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """150 patients as those known are, 450 of another mix, 150 as before."""
+    random = np.random.default_rng(3)
+    return np.concatenate([two_kinds(random, *part) for part in ((150, 0.69), (450, 0.15), (150, 0.69))])
+
+
+def came(stream, until):
+    """The latest of those who came by then."""
+    places = np.arange(max(0, until - MOST), until)
+    return Came(
+        rows=pd.DataFrame({PROBABILITY: stream[places]}),
+        first=pd.Series([NOON + int(place) * HOUR for place in places], dtype="datetime64[us, UTC]"),
+        uniforms=np.random.default_rng(9).random(len(stream))[places],
+        few=0, waiting=0, cut=until >= MOST,
+    )  # fmt: skip
+
+
+def place(moment):
+    return (pd.Timestamp(moment) - NOON) // HOUR
+
+
+def looks(known, stream, untils):
+    """The document of each look, which knows what those before it kept."""
+    kept = {}
+    for until in untils:
+        document, kept = followed(known, came(stream, until), None, kept=kept, **FACTS)
+        yield document
+
+
+def test_an_alarm_stands_and_keeps_its_date_when_the_patients_of_before_have_left(known, stream):
+    first, *later = looks(known, stream, [180, 300, 420, 600])
+    (change,) = first["changes"]
+    assert first["drifted"] and 145 <= place(change["since"]) <= 155 and change["until"] is None
+    assert not change["since_or_before"]
+    for document in later:
+        assert document["drifted"] and document["changes"] == [change]
+        (column,) = document["columns"]
+        assert (column["since"], column["found"]) == (change["since"], change["found"])
+        assert (column["before"], column["spread"]) == tuple(first["columns"][0][name] for name in ("before", "spread"))
+        assert column["evidence"] >= 1 and column["now"] < 0.4 < 0.6 < column["before"]
+        assert document["causes"] != []
+    assert told(known, came(stream, 600), None, **FACTS)["changes"] != [change]  # of the latest alone
+
+
+def test_it_ends_with_patients_as_before_and_its_history_stays(known, stream):
+    *_, ended, after = looks(known, stream, [180, 420, 600, 750, 750])
+    (change,) = ended["changes"]
+    assert not ended["drifted"] and 560 <= place(change["until"]) <= 750 - AGAIN
+    assert after == ended and ended["columns"][0]["evidence"] < 1
+    again = np.concatenate([stream, two_kinds(np.random.default_rng(5), 100, 0.0)])
+    *_, document = looks(known, again, [180, 420, 600, 750, 850])
+    assert document["drifted"] and document["changes"][0] == change and len(document["changes"]) == 2
+    assert 745 <= place(document["columns"][0]["since"]) <= 760
+
+
+def test_where_a_course_goes_on_when_its_patient_is_gone():
+    first = came(np.zeros(300), 300)
+    kept = Kept(baseline=[1.0], evidence=2.0, after=(NOON + 120 * HOUR).isoformat(), changes=[])
+
+    def at(since, after):
+        row = {"since": (NOON + since * HOUR).isoformat()}
+        one = Kept(**(vars(kept) | {"after": (NOON + after * HOUR).isoformat(), "changes": [row]}))
+        found = begun({"focus": one}, first)["focus"]
+        return found.since, found.place
+
+    assert at(110, 120) == (10, 21)
+    assert at(20, 120) == (0, 21) and at(20, 30) == (0, 0)
+    assert at(110.5, 120.5) == (11, 21) and at(400, 410) == (200, 200)
+
+
+def test_of_many_patients_quantiles_are_kept(known):
+    stream = np.concatenate([two_kinds(np.random.default_rng(3), *part) for part in ((700, 0.69), (40, 0.0))])
+    whole = Came(rows=pd.DataFrame({PROBABILITY: stream}), few=0, waiting=0,
+                 first=pd.Series([NOON + n * HOUR for n in range(740)], dtype="datetime64[us, UTC]"),
+                 uniforms=np.random.default_rng(9).random(740))  # fmt: skip
+    _, kept = followed(known, whole, None, kept={}, **FACTS)
+    baseline = kept[PROBABILITY].baseline
+    assert len(baseline) == MOST_VALUES and np.mean(baseline) == pytest.approx(stream[:700].mean(), abs=0.02)
+
+
+def test_each_package_has_its_own_and_a_damaged_file_is_said(tmp_path):
+    kept = {"focus": Kept(baseline=[0.1, 1 / 3], evidence=None, after=NOON.isoformat(), changes=[{"name": "focus"}])}
+    assert Alarms(tmp_path, "a").read() == {}
+    Alarms(tmp_path, "a").write(kept)
+    Alarms(tmp_path, "b").write({})
+    assert Alarms(tmp_path, "a").read() == kept and Alarms(tmp_path, "b").read() == {}
+    for text in ("{", "[]", '{"packages": [{}]}', '{"packages": [{"digest": "a", "columns": {"focus": {}}}]}'):
+        (tmp_path / FILE).write_text(text)
+        damaged = Alarms(tmp_path, "a")
+        assert damaged.read() == {} and f"{FILE} cannot be read" in damaged.problem
+
+
+def test_the_monitor_keeps_it_and_the_command_reads_it(settings, monkeypatch):
+    monkeypatch.setattr(patients, "MOST_PATIENTS", 60)
+    reference = DriftReference(draw_cohort(np.random.default_rng(2), patients=24, cells=10))
+    package = SimpleNamespace(digest="d" * 64, drift=dict, reference=lambda: reference)
+
+    def come(store, numbers, probability):
+        for number in numbers:
+            store.add(cells_of(f"p{number}", NOON + number * HOUR, [probability(number)] * 10, digest="d" * 64))
+
+    def watch(store, **how):
+        return PatientWatch(store, package, version="1", settings=settings, **how)
+
+    with open_store(settings.predictions_url) as store:
+        come(store, range(20), lambda number: 0.5 + 0.02 * number)
+        come(store, range(20, 50), lambda number: 0.001 * number)
+        found = watch(store, keeps=True).look(NOON + 60 * HOUR)
+        (alarm,) = (change for change in found["changes"] if change["name"] == PROBABILITY)
+        assert alarm["until"] is None
+        come(store, range(50, 120), lambda number: 0.001 * number)
+        with open_retention(settings.predictions_url) as retention:
+            retention.by_age(NOON + 40 * HOUR)
+        later = watch(store).look(NOON + 130 * HOUR)
+        assert alarm in later["changes"] and later["drifted"]
+        assert watch(store, keeps=True).look(NOON + 130 * HOUR) == later
