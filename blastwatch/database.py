@@ -1,5 +1,6 @@
 """Databases by SQLAlchemy's URL: a SQLite file on a laptop, PostgreSQL for a team; and their errors in our words."""
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """SQLite's result codes of a file with broken pages, or whose head is no database's: it takes none, whatever comes."""
 
 ENCODED = "In a password write @ as %40 and % as %25, or take one of letters and digits."
+
+_QUERY = re.compile(r"[\w+]+://(?:[^:/]*(?::[^@]*)?@)?[^?]*(?:\?(.*))?", re.DOTALL)  # what make_url takes for it
+_ACCOUNT = re.compile(r"(?:^|(?<=&))(?:user|password)=[^&]*", re.IGNORECASE)  # parameters whose values may hold an @
+_BEFORE_QUERY = re.compile(r"\?(?:.*&)?(?:user|password)=", re.IGNORECASE | re.DOTALL)  # in what an @ there cut off
 
 ABOUT_VALUES = ("22", "23")
 """Classes of PostgreSQL's SQLSTATE that say something of the values that were sent: data exception, integrity
@@ -86,17 +91,32 @@ def parse(url: str, variable: str) -> sa.URL:
         variable: the environment variable that it came from, for the messages.
 
     Raises:
-        SettingsError: it is none, or an @ in its password ends the account too early. What follows that @ is taken for
-            the host then, and drivers put a host into their messages; ours shows none of it.
+        SettingsError: it is none, or an @ in its password ends the account too early, or begins one in a parameter.
+            What follows that @ is taken for the host then, and drivers put a host into their messages; ours shows none
+            of it.
     """
     try:
         found = make_url(url)
     except (ArgumentError, ValueError) as error:
         advice = f" {ENCODED}" if url.count("@") > 1 else ""
         raise SettingsError(f"{_hint(variable)}{shown(url)!r}.{advice}") from error
-    if not found.drivername.startswith("sqlite") and "@" in f"{found.host}{found.database}":
+    if found.drivername.startswith("sqlite"):
+        return found
+    if "@" in f"{found.host}{found.database}":
         raise SettingsError(f"{_hint(variable)}one whose host or name holds an @ (not shown). {ENCODED}")
+    if _is_cut(url, found):
+        raise SettingsError(f"{_hint(variable)}one whose parameters hold an @, or seem to (not shown). {ENCODED}")
     return found
+
+
+def _is_cut(url: str, found: sa.URL) -> bool:
+    """Whether an @ that is not encoded cut a password in two, so that its end is the host, or the parameters begin in
+    it. One stands between an account and a host, and others only in the values of user= and password=."""
+    if _BEFORE_QUERY.search(f"{found.username}:{found.password}"):
+        return True
+    matched = _QUERY.match(url)
+    query = matched.group(1) if matched else None
+    return query is not None and "@" in (query if found.password is not None else _ACCOUNT.sub("", query))
 
 
 def _hint(variable: str) -> str:

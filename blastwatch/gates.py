@@ -29,7 +29,7 @@ from blastwatch.package import CARD, Package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import NonInferiority, Policy
 from blastwatch.registry import CHAMPION, Registry
-from blastwatch.rounding import fixed, percent, significant
+from blastwatch.rounding import against, fixed, percent
 
 __all__ = ["GATES", "Gate", "evaluate"]
 
@@ -147,7 +147,7 @@ def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority
         f"{percent(noninferiority.unseen_share(fewest, confidence=policy.confidence), 0)} of the patients of a label, "
         f"none of them among the {fewest} compared"
     )
-    difference, level = fixed(judged.difference, 4, sign=True), significant(100 * policy.confidence)
+    difference, level = fixed(judged.difference, 4, sign=True), against(100 * policy.confidence, 100.0)[0]
     figure = f"lower bound at {level}% of a difference of {difference} in balanced accuracy"
     return Gate(
         name=name, passed=judged.within(margin), value=judged.low, limit=-margin, note=f"{figure}, {note}",

@@ -35,7 +35,8 @@ def _registry() -> "Registry":
 
 
 def _existing() -> "Registry":
-    """The registry, for every command that registers nothing: where there is none yet none is made, and no key.
+    """The registry, for every command that registers nothing: where there is none yet none is made. Nor is a
+    key, wherever MLflow and the history are: the first version that is registered makes it.
 
     Raises:
         RegistryError: there is none.

@@ -1,7 +1,8 @@
 """Who said it: Ed25519 signatures (RFC 8032, by the library `cryptography`) over canonical JSON, and whose keys count.
 
 Public keys lie as ROLE/NAME.pem in a folder. A `trainer` may register a version; a `promoter` may do everything.
-Without settings a key is made under home at first use and is trusted there: one person on a laptop has both roles.
+Without settings a key is made under home with the first version that is registered, or by `registry key`, and is
+trusted there: one person on a laptop has both roles.
 """
 
 import base64
@@ -120,15 +121,22 @@ class Signer:
 
 
 def open_signer(settings: Settings, role: str) -> Signer:
-    """The signer that the settings name, with a key that is trusted for a role; the embedded key is made if need be.
+    """The signer that the settings name, with a key that is trusted for a role. The embedded key is made for the first
+    version that is registered, and for nothing else: who promotes in a home without it is in the wrong one, and what a
+    new key signed there nobody would trust.
 
     Raises:
-        SettingsError: the key, or one of the trusted ones, cannot be read.
+        SettingsError: the key, or one of the trusted ones, cannot be read; or there is none yet.
         NotPermitted: it is not trusted, or not for this role.
     """
-    if settings.signing_key is None:
-        _make_key(settings)
     path = private_path(settings)
+    if settings.signing_key is None:
+        if role == PROMOTER and not path.is_file():
+            raise SettingsError(
+                f"Expected the signing key of this home in {path} but there is none: the first version that is "
+                "registered makes it. Name the BLASTWATCH_HOME that is meant, or your key in BLASTWATCH_SIGNING_KEY."
+            )
+        _make_key(settings)
     signer = Signer(_load_private(path))
     trusted = open_trusted(settings)
     trusted.check_readable()

@@ -220,7 +220,7 @@ def _print_report(document: dict[str, Any]) -> None:
 
 
 def _print_patients(found: dict[str, Any]) -> None:
-    from monitoring.patient_report import dated
+    from monitoring.patient_report import NOBODY, dated
 
     for line in _who_came(found):
         click.echo(line)
@@ -229,13 +229,14 @@ def _print_patients(found: dict[str, Any]) -> None:
         [
             column["name"], fixed(column["evidence"]), f"{column['before']:.3f}", f"{column['spread']:.3f}",
             "" if column["now"] is None else f"{column['now']:.3f}", dated(column),
-            "other" if column["drifted"] else "",
+            "other" if column["drifted"] else NOBODY if column["since"] else "",
         ]
         for column in found["columns"]
     ]  # fmt: skip
     print_table(rows)
     _print_causes(found["causes"])
-    say("Other patients than before." if found["drifted"] else "No change of patients is shown.")
+    gone = f"An alarm {NOBODY}." if any(column["since"] for column in found["columns"]) else ""
+    say("Other patients than before." if found["drifted"] else gone or "No change of patients is shown.")
     say(DISCLAIMER)
 
 

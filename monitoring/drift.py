@@ -96,9 +96,10 @@ def compare(
     calibration = package.drift()
     smallest = max(minimum, min(window["cells"] for window in calibration["windows"]))
     if len(current) < smallest:
+        besides = f", and {repeated} that repeat an image: each image of a patient counts once" if repeated else ""
         raise TooFewPredictions(
             f"Expected at least {smallest} predictions of version {version} for a verdict on drift but got "
-            f"{len(current)}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
+            f"{len(current)}{besides}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
         )
     window = told(current, repeated)
     _check_enough(window, version)

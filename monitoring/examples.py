@@ -17,9 +17,10 @@ from monitoring.image_store import ImageStore, open_image_store
 from monitoring.review import unlikeness
 from monitoring.statistics import STATISTICS
 from monitoring.store import Store
+from monitoring.windows import FURTHEST, once
 
 EACH = 4  # cells of a kind that are shown
-AMONG = 500  # latest pictures of a span to choose from
+AMONG = 500  # latest pictures of a span to choose from, each image of a patient once
 KNOWN = (0.05, 0.95)  # quantiles of the reference between which a value counts as known
 _MOMENT = timedelta(microseconds=1)  # a report names the times of its oldest and its newest cell
 
@@ -57,7 +58,9 @@ class ExampleCells:
         if report["drifted"] and calm_until is not None:
             spans["before"] = {"until": datetime.fromisoformat(calm_until) + _MOMENT}
         cells = {
-            kind: store.read(model_digest=package.digest, pictured=True, limit=AMONG, **span)
+            kind: once(store.read(model_digest=package.digest, pictured=True, limit=AMONG * FURTHEST, **span)).tail(
+                AMONG
+            )
             for kind, span in spans.items()
         }
         if all(frame.empty for frame in cells.values()):

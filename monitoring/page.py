@@ -44,6 +44,8 @@ FILES = SHARED | {
 }
 TO_OTHERS = {"/livez", "/metrics"}
 """What other machines get: counts for Prometheus, probes."""
+THIS_MACHINE = {"127.0.0.1", "::1"}
+"""From where a program of this machine asks. A program that forwards for others, unlike a sidecar, does so too."""
 OPEN = {"/", *TO_OTHERS, *FILES}
 """What says nothing of a cell: pages without what they show, and `TO_OTHERS`. Answered whatever site sent one there."""
 KEPT_HERE = (
@@ -85,11 +87,18 @@ def _not_for(scope: Scope) -> str:
     path, peer = scope["path"], scope["client"]
     if path in TO_OTHERS:
         return ""
-    # By the connection itself: what headers say of it anybody may write. IPv4 at an IPv6 socket has a prefix.
-    if peer is None or not is_loopback(peer[0].removeprefix("::ffff:")):
+    # By both ends of the connection: what headers say of it anybody may write. A mesh's sidecar hands over what others
+    # sent from 127.0.0.6, to the address of the pod.
+    here = scope["server"]
+    if peer is None or here is None or _plain(peer[0]) not in THIS_MACHINE or not is_loopback(_plain(here[0])):
         return KEPT_HERE
     reason = "" if path in OPEN else from_elsewhere(Headers(scope=scope))
     return f"{reason} {PROXIED if '`Host`' in reason else LINKED}" if reason else ""
+
+
+def _plain(address: str) -> str:
+    """An address as it is written elsewhere: one of IPv4 has a prefix at a socket of IPv6."""
+    return address.removeprefix("::ffff:")
 
 
 def build_app(registry: "CollectorRegistry", status: Status) -> ASGIApp:

@@ -8,6 +8,7 @@ every change that was found. A mean stands there without a key; of many patients
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ MOST_PACKAGES = 20
 MOST_CHANGES = 100  # of a column
 MOST_VALUES = 500  # of a baseline; of more patients so many quantiles
 
+CHANGE = ("name", "since", "since_or_before", "found", "until")
+"""What is kept of a change."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -40,35 +44,63 @@ class Kept:
 
 
 class Alarms:
-    """The file; `problem` says why it could not be read or written, "" for nothing."""
+    """The file; `problem` says why it could not be read or written, "" for nothing.
+
+    Attributes:
+        unread: whether it could not be read. Then it is not written either, since that would end what a person may
+            still bring back.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._path = folder / FILE
         self._digest = digest
+        self._seen: tuple[int, int] | None = None
+        self.unread = False
         self.problem = ""
+
+    def changed(self) -> bool:
+        """Whether the file is to be read again: it could not be read, or is no longer as it was read or written."""
+        return self.unread or self._stamp() != self._seen
 
     def read(self) -> dict[str, Kept]:
         """What is kept of the columns of the package."""
         try:
+            self._seen = self._stamp()  # before reading: what is written meanwhile is read at the next look
             columns = self._whole().get(self._digest, {})
-            return {name: Kept(**column) for name, column in columns.items()}
+            found = {name: _checked(name, Kept(**column)) for name, column in columns.items()}
+            self.unread, self.problem = False, ""
+            return found
         except (OSError, ValueError, TypeError, AttributeError) as error:
+            self.unread = True
             self.problem = (
                 f"Alarms over patients that are kept in {self._path} cannot be read ({error}), so one whose patients "
-                "of before are no longer among the latest is not known. Bring the file back, or remove it."
+                "of before are no longer among the latest may not be known, and none is kept meanwhile. Bring the file "
+                "back, or remove it."
             )
             return {}
 
-    def write(self, kept: Mapping[str, Kept]) -> None:
-        """Keep this of the package, beside what is kept of others."""
+    def write(self, kept: Mapping[str, Kept]) -> bool:
+        """Keep this of the package, beside what is kept of others; whether that was done."""
+        if self.unread:
+            return False
         try:
             whole = {digest: columns for digest, columns in self._whole().items() if digest != self._digest}
             columns = {name: asdict(column) for name, column in kept.items()}
             packages = [*whole.items(), (self._digest, columns)][-MOST_PACKAGES:]
             write_state(self._path, {"packages": [{"digest": one, "columns": of} for one, of in packages]})
+            self._seen = self._stamp()
             self.problem = ""
+            return True
         except (OSError, ValueError, TypeError, AttributeError) as error:
             self.problem = f"Alarms over patients cannot be kept in {self._path}: {error}."
+            return False
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:  # no file; what else hinders is said where it is read
+            return None
+        return found.st_mtime_ns, found.st_size
 
     def _whole(self) -> dict[str, Any]:
         if not self._path.exists():
@@ -77,6 +109,33 @@ class Alarms:
             return {one["digest"]: one["columns"] for one in json.loads(self._path.read_text())["packages"]}
         except KeyError as error:
             raise ValueError(f"it has no {error}") from error
+
+
+def _checked(name: str, column: Kept) -> Kept:
+    """A column as the monitor goes on with it.
+
+    Raises:
+        ValueError: something of it is missing, or is not what it is to be. TypeError: it is of another kind.
+    """
+    if not len(column.baseline) or not np.isfinite(np.asarray(column.baseline, dtype=np.float64)).all():
+        raise ValueError(f"the baseline of {name} is not of finite numbers")
+    if column.evidence is not None and not np.isfinite(column.evidence):
+        raise ValueError(f"the evidence of {name} is no finite number")
+    _check_time(name, "after", column.after)
+    if not column.changes:
+        raise ValueError(f"{name} has no change")
+    for change in column.changes:
+        missing = [key for key in CHANGE if key not in change]
+        if missing:
+            raise ValueError(f"a change of {name} has no {', '.join(missing)}")
+        for key in ("since", "found", *(["until"] if change["until"] is not None else [])):
+            _check_time(name, key, change[key])
+    return column
+
+
+def _check_time(name: str, key: str, value: Any) -> None:
+    if not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError(f"{key} of {name} is no time with a time zone: {value!r}")
 
 
 def begun(kept: Mapping[str, Kept], came: Came) -> dict[str, Begun]:

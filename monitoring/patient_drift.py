@@ -22,6 +22,7 @@ the alarm stands until the latest `AGAIN` are again like those before the change
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,29 @@ class Begun:
     evidence: float | None
 
 
+class Unlike:
+    """Which `AGAIN` patients in a row were found unlike which baseline at the last look, so that a look tests only what
+    it has not seen: an alarm that stands over a thousand patients takes 900 tests for each column. Known by their
+    values, so whoever leaves the sequence or enters late changes no result."""
+
+    def __init__(self) -> None:
+        self._last: set[bytes] = set()
+        self._now: set[bytes] = set()
+
+    def turn(self) -> None:
+        """A look begins: what the last one did not meet is forgotten."""
+        self._last, self._now = self._now, set()
+
+    def __contains__(self, of: bytes) -> bool:
+        if of in self._last:
+            self._now.add(of)
+        return of in self._now
+
+    def add(self, of: bytes) -> None:
+        """These were found unlike."""
+        self._now.add(of)
+
+
 def shares(columns: Sequence[str]) -> dict[str, float]:
     """Each column's share of the false alarms; together 1."""
     measured = [name for name in columns if name in OF_IMAGES]
@@ -117,7 +141,11 @@ def patient_means(cells: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def courses(
-    known: pd.DataFrame, came: pd.DataFrame, uniforms: Floats, begun: Mapping[str, Begun] | None = None
+    known: pd.DataFrame,
+    came: pd.DataFrame,
+    uniforms: Floats,
+    begun: Mapping[str, Begun] | None = None,
+    unlike: Unlike | None = None,
 ) -> dict[str, Course]:
     """What came of every column that is watched: what is measured, and the probability.
 
@@ -126,7 +154,10 @@ def courses(
             without a value is left out of a column, and a column that does not vary among those known is left out.
         uniforms: a number of [0, 1) for each patient who came, which breaks ties of ranks, shape (n,).
         begun: of the columns that alarmed before.
+        unlike: remembers between looks what was tested; None tests everything.
     """
+    unlike = unlike or Unlike()
+    unlike.turn()
     watched = [name for name in (*OF_IMAGES, PROBABILITY) if name in known.columns]
     varying = [name for name in watched if known[name].nunique() > 1]
     needed = {name: PATIENTS_PER_FALSE_ALARM / share for name, share in shares(varying).items()}
@@ -136,24 +167,34 @@ def courses(
         there = np.flatnonzero(np.isfinite(values))
         goes_on = None if begun is None else begun.get(name)
         among = goes_on and replace(goes_on, place=int(np.searchsorted(there, goes_on.place)))
-        course = follow(known[name].dropna().to_numpy(np.float64), values[there], uniforms[there], needed[name], among)
+        reference = known[name].dropna().to_numpy(np.float64)
+        course = follow(reference, values[there], uniforms[there], needed[name], among, unlike)
         found[name] = _placed(course, there)
     return found
 
 
-def follow(reference: Floats, stream: Floats, uniforms: Floats, needed: float, begun: Begun | None = None) -> Course:
+def follow(
+    reference: Floats,
+    stream: Floats,
+    uniforms: Floats,
+    needed: float,
+    begun: Begun | None = None,
+    unlike: Unlike | None = None,
+) -> Course:
     """The course of one column.
 
     Args:
         reference: values of known patients, shape (r,), at least one. stream: of those who came, in order, shape (n,).
         uniforms: of [0, 1), shape (n,). needed: evidence at which it alarms. begun: where it goes on after an alarm.
+        unlike: as for `courses`.
     """
+    unlike = unlike or Unlike()
     baseline, begin, ended = reference, 0, None
     changes: list[Change] = []
     if begun is not None:
         baseline, begin = begun.baseline, begun.place
         if begun.evidence is not None:
-            ended = _again(baseline, stream, begin)
+            ended = _again(baseline, stream, begin, unlike)
             if ended is None:
                 stands = Change(since=begun.since, found=begin)
                 return Course(evidence=begun.evidence, baseline=baseline, changes=(), standing=stands)
@@ -169,7 +210,7 @@ def follow(reference: Floats, stream: Floats, uniforms: Floats, needed: float, b
         found = begin + int(beyond[0])
         since = begin + int(np.argmin(stake[: beyond[0] + 1]))
         baseline = np.concatenate([baseline, stream[begin:since]])
-        until = _again(baseline, stream, found + 1)
+        until = _again(baseline, stream, found + 1, unlike)
         changes.append(Change(since=since, found=found, until=until))
         if until is None:
             reached = float(evidence[beyond[0]]) / needed
@@ -224,13 +265,20 @@ def evidence_of(stake: Floats) -> Floats:
     return found
 
 
-def _again(baseline: Floats, stream: Floats, begin: int) -> int | None:
+def _again(baseline: Floats, stream: Floats, begin: int, unlike: Unlike) -> int | None:
     """Place of the first `AGAIN` patients from a place on who are like the baseline; None where none are."""
     from scipy.stats import ks_2samp
 
+    held = blake2b(np.sort(baseline).tobytes())
     for place in range(begin, len(stream) - AGAIN + 1):
-        if ks_2samp(stream[place : place + AGAIN], baseline).pvalue > ALIKE:
+        row = stream[place : place + AGAIN]
+        hashed = held.copy()
+        hashed.update(row.tobytes())
+        if (of := hashed.digest()) in unlike:
+            continue
+        if ks_2samp(row, baseline).pvalue > ALIKE:
             return place
+        unlike.add(of)
     return None
 
 

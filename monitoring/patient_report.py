@@ -12,7 +12,7 @@ from blastwatch.package import Package
 from blastwatch.settings import Settings
 from monitoring.directions import with_directions_of_patients
 from monitoring.patient_alarms import Alarms, Kept, begun, kept_after
-from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, courses, patient_means
+from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, Unlike, courses, patient_means
 from monitoring.patients import FEWEST_CELLS, MOST_CELLS, Came, Patients
 from monitoring.scores import PROBABILITY
 from monitoring.signatures import name_causes
@@ -32,7 +32,9 @@ class PatientWatch:
         self, store: Store, package: Package, *, version: str, settings: Settings, keeps: bool = False
     ) -> None:
         self._alarms = Alarms(settings.drift, package.digest)
-        self._kept = self._alarms.read()
+        self._stored = self._alarms.read()
+        self._kept = self._stored  # other than stored while that could not be written
+        self._unlike = Unlike()
         self._keeps = keeps
         self._settle = timedelta(minutes=settings.drift_patient_minutes)
         self._patients = Patients(store, model_digest=package.digest, settle=self._settle)
@@ -53,16 +55,32 @@ class PatientWatch:
             change of theirs is dated to one of these.
         """
         came = self._patients.look(at)
+        self._read_again()
         counts = _counts(came)
         if self._last is None or self._last[0] != counts:
-            found, kept = followed(
-                self._known, came, self._signatures, version=self._version, settle=self._settle, kept=self._kept
+            found, self._kept = followed(
+                self._known,
+                came,
+                self._signatures,
+                version=self._version,
+                settle=self._settle,
+                kept=self._kept,
+                unlike=self._unlike,
             )
-            if self._keeps and kept != self._kept:
-                self._alarms.write(kept)
-            self._kept = kept
             self._last = counts, found
+        if self._keeps and self._kept != self._stored and self._alarms.write(self._kept):
+            self._stored = self._kept
         return self._last[1]
+
+    def _read_again(self) -> None:
+        """Where somebody brought the file back, changed it or removed it, what it says now counts; while it cannot be
+        read, what is known."""
+        if not self._alarms.changed():
+            return
+        stored = self._alarms.read()
+        if not self._alarms.unread and stored != self._stored:
+            self._stored = self._kept = stored
+            self._last = None
 
     @property
     def problem(self) -> str:
@@ -90,16 +108,18 @@ def followed(
     version: str,
     settle: timedelta,
     kept: Mapping[str, Kept],
+    unlike: Unlike | None = None,
 ) -> tuple[dict[str, Any], dict[str, Kept]]:
     """The document of `PatientWatch.look`, and what is to be kept of it.
 
     Args:
         known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
         settle: of `monitoring.patients.Patients`. kept: of earlier looks, by column.
+        unlike: as for `monitoring.patient_drift.courses`.
     """
     known, rows = with_directions_of_patients(known, came.rows, signatures)
     came = replace(came, rows=rows)
-    found = courses(known, came.rows, came.uniforms, begun(kept, came))
+    found = courses(known, came.rows, came.uniforms, begun(kept, came), unlike)
     kept = kept_after(kept, found, came)
     columns = [_column(name, course, came, kept.get(name)) for name, course in found.items()]
     changes = sorted((change for column in kept.values() for change in column.changes), key=lambda row: row["found"])
@@ -138,7 +158,8 @@ def causes(
 
 def _column(name: str, course: Course, came: Came, kept: Kept | None) -> dict[str, Any]:
     """before, spread: mean and standard deviation over the patients before; now: mean over the latest, since the change
-    where there is one; None where nobody came."""
+    where there is one; None where nobody came. An alarm after which nobody is looked at, as where all were deleted, has
+    a `since` and is not `drifted`: nothing says how patients are now."""
     values, alarm = came.rows[name], course.alarm
     baseline = course.baseline if kept is None else pd.Series(kept.baseline).to_numpy()
     change = kept.changes[-1] if kept is not None and alarm is not None else None
@@ -146,7 +167,7 @@ def _column(name: str, course: Course, came: Came, kept: Kept | None) -> dict[st
     return {
         "name": name,
         "evidence": course.evidence,
-        "drifted": alarm is not None,
+        "drifted": alarm is not None and len(latest) > 0,
         "before": float(baseline.mean()),
         "spread": float(baseline.std()),
         "now": float(latest.mean()) if len(latest) else None,
@@ -155,6 +176,10 @@ def _column(name: str, course: Course, came: Came, kept: Kept | None) -> dict[st
         "since_or_before": change is not None and change["since_or_before"],
         "found": None if change is None else change["found"],
     }
+
+
+NOBODY = "stands, but nobody of after it is stored"
+"""What is said of a column with an alarm after which nobody is looked at; the page says so too."""
 
 
 def dated(change: dict[str, Any]) -> str:

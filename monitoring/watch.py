@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from blastwatch.addresses import is_loopback
 from blastwatch.console import say
 from blastwatch.entry import Entry
 from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
@@ -303,7 +304,7 @@ def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
     try:
         address = f"http://{HOST}:{settings.monitor_port}"
         say(f"Drift: {address}/drift, gauges: {address}/metrics, every {settings.drift_interval:g} s")
-        if settings.monitor_host != HOST:
+        if not is_loopback(settings.monitor_host):
             say(f"Other machines get the gauges alone: port {settings.monitor_port} of {settings.monitor_host}")
         _loop(monitor, metrics, settings.drift_interval, stop)
     finally:

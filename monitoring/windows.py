@@ -26,6 +26,9 @@ ENOUGH = 2
 FURTHEST = 10
 """A window reaches back, for patients and for images that came once, at most so many times its cells."""
 
+MOST_ANSWERS = 50_000
+"""Predictions that are looked through where images repeat, as many as a report on performance reads."""
+
 CAUTION = (
     "Fewer than half of the cells carry a patient key, so the rate of false alarms is not known: cells of few patients "
     "alarm falsely."
@@ -56,9 +59,15 @@ class Who:
 def latest(store: Store, *, model_digest: str, size: int, until: datetime) -> Window:
     """The latest `size` images that a version answered before a moment, and those before them until `ENOUGH` patients
     are reached, among the latest `FURTHEST` times `size` predictions. Where these are of fewer patients, or fewer than
-    half of the cells carry a key, the latest `size` images alone."""
-    known = store.answers(model_digest=model_digest, until=until, limit=size * FURTHEST)
-    newest = known.drop_duplicates(SAME, keep="last")
+    half of the cells carry a key, the latest `size` images alone. Where these predictions are of fewer than `size`
+    images, since some repeat, those before them as well, `MOST_ANSWERS` in all at most."""
+    limit = size * FURTHEST
+    while True:
+        known = store.answers(model_digest=model_digest, until=until, limit=limit)
+        newest = known.drop_duplicates(SAME, keep="last")
+        if len(newest) >= size or len(known) < limit or limit >= MOST_ANSWERS:
+            break
+        limit = min(3 * limit, MOST_ANSWERS)
     if newest.empty:
         return Window(cells=store.read(model_digest=model_digest, until=until, limit=0), repeated=0)
     # Back to the image that is the first too many. Of equal ones the first counts: one that is sent again and again

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 
 from blastwatch.addresses import is_loopback
+from blastwatch.console import say
 from blastwatch.errors import BlastwatchError, UsageError
 from blastwatch.settings import Settings
 from monitoring.pseudonyms import Pseudonyms
@@ -56,17 +57,22 @@ def check_binding(host: str, settings: Settings) -> dict[str, str]:
 def check_salt(settings: Settings) -> None:
     """Refuse a salt of the patients that was named and is none: each call that names a patient would be refused.
 
-    One in the home is made, or missed, when the first patient comes: few services have any.
+    One in the home is made, or missed, when the first patient comes: few services have any. One that was named is made
+    now where it is missing, and that is said: a name that was mistyped would make new patients of all.
 
     Raises:
         UsageError: it can be neither read nor made.
     """
-    if settings.patient_salt == settings.home / "patient.salt":
+    salt = settings.patient_salt
+    if salt == settings.home / "patient.salt":
         return
+    missing = not salt.exists()
     try:
-        Pseudonyms(settings.patient_salt).prepare()
+        Pseudonyms(salt).prepare()
     except BlastwatchError as error:
         raise UsageError(f"Expected the patients' salt where BLASTWATCH_PATIENT_SALT names it. {error}") from error
+    if missing:
+        say(f"Made a new salt of the patients at {salt}: all services on one database need this file.")
 
 
 def folder_is_missing(settings: Settings) -> bool:

@@ -43,10 +43,10 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
     environment = {**os.environ, **{name: str(value) for name, value in asked.items() if value is not None}}
     settings = load(environment)
     check_binding(settings.host, settings)  # here too, for a plain word before anything is loaded
-    check_salt(settings)
     # BentoML empties the folder of metrics at its start, of another service on this port as well.
     check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     served, variables = settle(settings, environment)
+    check_salt(settings)  # once it is known that a version is there: it may make one
     kind = _trained_on(served.package.info.synthetic)
     say(f"Serving version {served.entry.version} ({served.package.digest[:12]}, {kind}).")
     address = origin(settings.host, settings.port)

@@ -121,14 +121,15 @@ class Blastwatch:
     @staticmethod
     def pin() -> None:
         """Before any worker starts: keep strangers out, settle which version all serve at first, or do not start."""
+        settings = load()
         # In the image of a bento BentoML replaces no worker that died, so that the container ends with it. Of several
         # only the last one's death ends it, and until then nobody would see that the others are gone.
-        os.environ.pop("BENTOML_CONTAINERIZED", None)
-        settings = load()
+        if settings.workers > 1:
+            os.environ.pop("BENTOML_CONTAINERIZED", None)
         os.environ.update(check_binding(asked_host(), settings))
-        check_salt(settings)
         if os.environ.get(SETTLED_VARIABLE) != "1":
             os.environ.update(settle(settings, os.environ)[1])
+        check_salt(settings)  # last, since it may make one: not in a home where no version is
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

@@ -100,7 +100,8 @@ def train_small(data: Path, out: Path, *, seconds: float = 0.0, look: int = 1, *
 
 
 def train_apart(data: Path, out: Path, rank: int, port: int) -> None:
-    """Train as one of two processes on two machines, each with a folder of its own; what meets is at a port here."""
+    """Train as one of two processes on two machines, each with a folder of its own; what meets is at a port here. The
+    words of an error go into the folder."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
@@ -112,7 +113,10 @@ def train_apart(data: Path, out: Path, rank: int, port: int) -> None:
             kept.write_bytes(path.read_bytes())
 
     with mock.patch.object(fitting, "save_checkpoint", keep_first):
-        train_small(data, out, seconds=1e9)
+        try:
+            train_small(data, out, seconds=1e9)
+        except DataError as error:
+            (out / "said").write_text(str(error))
 
 
 DEATHS = ("saved", "stepped", "writing")

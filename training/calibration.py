@@ -73,11 +73,15 @@ def border_told(calibration: Mapping[str, Any]) -> str:
     """What it means that the likeliest temperature lies at the end of its range, in a few sentences; "" where it does
     not.
 
+    What is taken in its place is said to rest on what is usual where that drew it more than half of the way to 1.
+
     Args:
         calibration: `temperature`, which answers; `likeliest`, of `fit_temperature`, which evaluations of before used.
 
     >>> border_told({"temperature": 1.2, "likeliest": 1.25})
     ''
+    >>> border_told({"temperature": 0.1, "likeliest": 0.05})[-32:]
+    'cells was wrong. 0.100 was taken.'
     """
     used = calibration["temperature"]
     likeliest = calibration.get("likeliest", used)
@@ -95,9 +99,11 @@ def border_told(calibration: Mapping[str, Any]) -> str:
         sure = "all probabilities lie near one half"
     else:
         return ""
-    if used == likeliest:
+    if not LOWEST * BORDER < used < HIGHEST / BORDER:
         return f"{said} With it {sure}."
-    return f"{said} {fixed(used)} was taken, which rests on what is usual for networks more than on these patients."
+    if abs(np.log(used)) < abs(np.log(likeliest)) / 2:
+        return f"{said} {fixed(used)} was taken, which rests on what is usual for networks more than on these patients."
+    return f"{said} {fixed(used)} was taken."
 
 
 def temperate_loss(logits: Floats, labels: NDArray[np.int64], weights: Floats) -> float:

@@ -78,7 +78,7 @@ def run_evaluation(
     packed = open_pack(pack, manifest)
     network, facts = read_trained(trained)
     check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
-    check_tested(rows)
+    check_tested(rows, trained=True)
     forget_evaluation(out)
     tested = rows[rows["side"] == "test"].reset_index(drop=True)
     infer = inferring(network, facts["parameters"], packed.preprocessing)

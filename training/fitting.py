@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from blastwatch.decision import POSITIVE
+from blastwatch.errors import DataError
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.distributed import World
 from training.loop import Trainer, TrainingDiverged, predict_logits
 from training.precision import Precision
 from training.sampling import Side
@@ -75,13 +77,15 @@ class Fit:
         """Take up the checkpoint where there is one; `seconds` lie between two within an epoch.
 
         The first process writes checkpoints, so it alone reads one: another machine has none, or an old one.
+
+        Raises:
+            DataError: in every process, where the first one cannot read it or it is of another precision.
         """
         self.trainer, self.validation = trainer, validation
         self.checkpoint, self.seconds = checkpoint, seconds
         self.done = Progress()
         self.saved = time.monotonic()
-        world = trainer.world
-        state = world.told_by_first(load_checkpoint(checkpoint) if world.first else None)
+        state = _told_of(checkpoint, trainer.world)
         if state is not None:
             trainer.restore(state.pop("trainer"))
             self.done = Progress(**state)
@@ -147,3 +151,17 @@ class Fit:
         state: dict[str, Any] = {"trainer": self.trainer.state(), **vars(self.done)}
         save_checkpoint(self.checkpoint, state)
         self.saved = time.monotonic()
+
+
+def _told_of(checkpoint: Path, world: World) -> dict[str, Any] | None:
+    """What the first process reads; that it cannot is told, too, or the others would end without a word of why."""
+    state, refusal = None, ""
+    if world.first:
+        try:
+            state = load_checkpoint(checkpoint)
+        except DataError as error:
+            refusal = str(error)
+    state, refusal = world.told_by_first((state, refusal))
+    if refusal:
+        raise DataError(refusal)
+    return state

@@ -28,12 +28,13 @@ from training.precision import Precision
 from training.recipes import Recipe
 from training.steps import take_once
 from training.tracking import NAME, PARENT, flat, open_run
-from training.training_run import FACTS, WEIGHTS, Within, run_training
+from training.training_run import FACTS, WEIGHTS, Within, averaging, run_training
 
 RECIPE, FOLD, SUPERSEDED = "blastwatch.recipe", "blastwatch.fold", "blastwatch.superseded"  # tags of a child
 ANSWERS, FITTED, AIMED, MEASURED = "answers.parquet", "fitted.json", "aimed_error", "statistics.parquet"
 DECIDING = ("error", "conformal", "seed")  # of the section evaluate: what the limits of a decision depend on
 DRAWN = ("resamples", "permutations", "seed")  # of the section evaluate: what shapes intervals and no answer
+TEMPERATURE = "steadied"  # how it is fitted: answers at one that was fitted otherwise are made anew
 LOWEST = 1e-12  # probability that a logarithm is taken of
 
 
@@ -127,12 +128,14 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
                 mlflow.log_metrics({f"test.{part}.{name}": value for name, value in figures[part].items()})
 
     inputs = {**folds.digests, "split": digest, **flat({name: sections[name] for name in ("image", "train")})}
+    inputs |= averaging(parameters.train)
     if parameters.train.weights_file:
         inputs["weights"] = file_digest(Path(parameters.train.weights_file))
     anew = take_once(trained, inputs, train, what=f"Training of {what}")
     made = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     inputs = {**folds.digests, "split": digest, "weights": file_digest(trained / WEIGHTS), "run": made["run_id"]}
     inputs |= flat({"evaluate": {key: value for key, value in sections["evaluate"].items() if key not in DRAWN}})
+    inputs["temperature"] = TEMPERATURE
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
@@ -213,6 +216,7 @@ def baseline_folds(base: Parameters, folds: Folds) -> dict[str, dict[int, Answer
     folder = folds.out / "baselines"
     inputs = {**folds.digests, **{f"evaluate.{name}": getattr(base.evaluate, name) for name in DECIDING}}
     inputs["kept"] = MEASURED  # a folder from before it was kept is made anew
+    inputs["temperature"] = TEMPERATURE
 
     def make() -> None:
         statistics = cell_statistics(list(folds.packed.paths), folds.packed)

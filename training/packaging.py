@@ -34,20 +34,18 @@ from training.memory import keep_freed_memory
 from training.ood import fit_ood
 from training.pack import Packed, open_pack
 from training.parameters import Parameters
+from training.parity_cells import deal_parity, some
 from training.projection import fit_projection, without_each
 from training.sampling import of_each_patient
 from training.splitting import check_ties, dealt_by
 
 REFERENCE_SIDES = ("validation", "calibration")
-FEWEST_COMPARED = 100
-"""Test cells from which on engines are compared on them alone. Where there are fewer, calibration cells fill up to so
-many (or to `package.parity_cells`), those on which int8 was not calibrated first."""
 REFERENCE = "openvino-f32"
 COMPARED = ("openvino-f32", "openvino-bf16", "openvino-int8", "torch-bf16", "torch-f16-graphs")
 COMPARED_ON_GPU = ("torch-bf16-graphs",)
 CORRECTED_ON = 256
 """Cells whose logits say how those of an engine are corrected, shared evenly among all patients but the test side's: no
-label is read, and more patients tell better what is the same in all."""
+label is read, and more patients tell better what is the same in all. None of them is compared on."""
 EMULATED = 32  # cells in a batch of an engine of a GPU whose rounding is computed on a CPU
 TIMED, TIMED_RUNS = 16, 3  # cells in a batch whose time is taken, and how often
 MOST_FOR_AXES = 2000  # training cells that the projection is fitted on
@@ -114,7 +112,7 @@ def build_package(
         reference, drift = maker.write_reference()
         info = replace(info, precision=maker.precision(), quality_limits=quality_limits(reference))
         (folder / layout.MODEL).write_text(info.to_json())
-        (folder / layout.CARD).write_text(model_card(info, evidence, drift, compared_on=maker.compared_told()))
+        (folder / layout.CARD).write_text(model_card(info, evidence, drift, compared_on=maker.parity.told()))
         digest = layout.seal(folder)
         if out.exists():
             shutil.rmtree(out)
@@ -145,21 +143,21 @@ class _Maker:
         self.package, self.rows, self.packed, self.trained = package, rows, packed, trained
         self.knobs = parameters.package
         self.random = np.random.default_rng(parameters.package.seed)
+        self.parity = deal_parity(
+            rows, most=self.knobs.parity_cells, ranges=self.knobs.calibration_cells, random=self.random
+        )
         self._engines: dict[str, Engine] = {}
-        self._quantized_on: set[str] = set()  # paths
-        self._compared = pd.DataFrame()
 
     def write_graphs(self) -> None:
-        """Both graphs; int8 takes its ranges from calibration patients."""
+        """Both graphs; int8 takes its ranges from calibration cells on which it is not compared."""
         folder = self.package.folder
         network = build(self.package.info.architecture).eval()
         load_weights(network, folder / layout.WEIGHTS)
         say("Exporting the graph")
         export_onnx(network, self.packed.preprocessing.size, folder / layout.ONNX)
         say("Quantizing to int8")
-        held = self._some(self._side("calibration"), self.knobs.calibration_cells)
-        self._quantized_on = set(held["path"])
-        quantize(folder / layout.ONNX, self._crops(held), self.packed.preprocessing, folder / layout.ONNX_INT8)
+        crops = self._crops(self.parity.ranges)
+        quantize(folder / layout.ONNX, crops, self.packed.preprocessing, folder / layout.ONNX_INT8)
 
     def write_reference(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The projection from training cells, the reference, the out-of-distribution score, and the thresholds of
@@ -168,7 +166,7 @@ class _Maker:
         The golden cells are taken on the way, since the reference knows every probability.
         """
         say("Making the reference for drift")
-        fitted_to = self._some(self._side("train"), MOST_FOR_AXES)
+        fitted_to = some(self._side("train"), MOST_FOR_AXES, self.random)
         fitted = self._infer(fitted_to).embeddings
         projection = fit_projection(fitted)
         projection.save(self.package.folder / layout.PROJECTION)
@@ -234,12 +232,12 @@ class _Maker:
         write_golden(self.package.folder, crops, self._infer(chosen).logits)
 
     def precision(self) -> dict[str, Precision]:
-        """How each faster engine answers test cells, on which nothing of it was fitted, against float32."""
+        """How each faster engine answers against float32, on the cells of `parity`."""
         say("Comparing the engines")
-        chosen = self._compared = self._to_compare()
+        chosen = self.parity.compared
         expected = self._blast(self._infer(chosen).logits)
         decided = self._decisions(expected)
-        held = self._of_each_patient(self._side("train", *REFERENCE_SIDES), CORRECTED_ON)
+        held = self._of_each_patient(self.parity.others(self._side("train", *REFERENCE_SIDES)), CORRECTED_ON)
         aim = self._infer(held).logits
         plain = self._rate(chosen, "torch-f32")
         found = {}
@@ -261,30 +259,6 @@ class _Maker:
             )
         return found
 
-    def _to_compare(self) -> pd.DataFrame:
-        """Test cells, and calibration cells where these are too few."""
-        chosen = self._some(self._side("test"), self.knobs.parity_cells)
-        lacking = min(FEWEST_COMPARED, self.knobs.parity_cells) - len(chosen)
-        if lacking <= 0:
-            return chosen
-        known = self._side("calibration")
-        used = known["path"].isin(self._quantized_on)
-        fresh = self._some(known[~used].reset_index(drop=True), lacking)
-        again = self._some(known[used].reset_index(drop=True), lacking - len(fresh))
-        return pd.concat([part for part in (chosen, fresh, again) if len(part)], ignore_index=True)
-
-    def compared_told(self) -> str:
-        """On whose cells the engines were compared, in a sentence for the card."""
-        sides = self._compared["side"].value_counts()
-        tested, filled = (int(sides.get(side, 0)) for side in ("test", "calibration"))
-        if not filled:
-            return f"Compared on {tested} cells of test patients, on whom nothing of an engine was fitted."
-        again = int(self._compared["path"].isin(self._quantized_on).sum())
-        return (
-            f"Compared on {tested} cells of test patients and, since these are few, on {filled} of calibration "
-            f"patients; int8 was calibrated on {again} of them."
-        )
-
     def _decisions(self, blast: NDArray[np.float64]) -> NDArray[np.str_]:
         return np.array([decide(value, self.package.info.thresholds) for value in blast.tolist()])
 
@@ -301,11 +275,6 @@ class _Maker:
 
     def _side(self, *sides: str) -> pd.DataFrame:
         return self.rows[self.rows["side"].isin(sides)].reset_index(drop=True)
-
-    def _some(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
-        if len(rows) <= most:
-            return rows
-        return rows.iloc[np.sort(self.random.choice(len(rows), most, replace=False))].reset_index(drop=True)
 
     def _of_each_patient(self, rows: pd.DataFrame, most: int) -> pd.DataFrame:
         """As many cells of each patient, `most` in all."""

@@ -169,8 +169,8 @@ class EvaluateParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageParameters:
-    """Section `package`. calibration_cells: cells that int8 is calibrated on; parity_cells: test cells that every
-    engine is compared on, with calibration cells where they are few; golden_cells: cells that travel in the package
+    """Section `package`. calibration_cells: cells that int8 is calibrated on; parity_cells: cells that every
+    engine is compared on: test cells, filled up with calibration cells; golden_cells: cells that travel in the package
     with their answers; false_alarm_rate: of the drift
     verdict, per window; drift_resamples: simulated windows, 1 / false_alarm_rate or more; ood_rate: share of a new
     patient's cells that may be called out of distribution."""

@@ -172,18 +172,19 @@ def folds(
     return {unit: int(number) for unit, number in dealt.items()}
 
 
-def check_tested(rows: pd.DataFrame) -> None:
+def check_tested(rows: pd.DataFrame, *, trained: bool = False) -> None:
     """Raise `DataError` where the test side lacks a label: no figure that tells labels apart is defined on it.
 
     Args:
-        rows: of the manifest, with `side`.
+        rows: of the manifest, with `side`. trained: whether a network was trained on this split.
     """
     tested = rows.loc[rows["side"] == TEST, "label"].value_counts()
     lacking = [label for label in CLASS_NAMES if label not in tested.index]
     if lacking:
         raise DataError(
             f"Expected test images of both labels but got none of {' and '.join(lacking)} among {tested.sum()}. Name a "
-            "folder with both (split.official), or split by group."
+            "folder with both (split.official), or split by group"
+            f"{': run blastwatch data split again so, and train anew' if trained else ''}."
         )
 
 

@@ -89,6 +89,7 @@ def run_training(
     start = initial_weights(parameters.train)
     within = within or Within()
     inputs = {"parameters": values, "split": split_facts["digest"], "pack": packed.digest, "start": start}
+    inputs |= averaging(parameters.train)
     key = json_digest(inputs | {label: within.labels[label] for label in APART if label in within.labels})
     checkpoint = checkpoint_path(settings, key)
     project = Path(blastwatch.__file__).parents[1]
@@ -143,6 +144,12 @@ def run_training(
             _log_end(done, out, synthetic=manifest.synthetic)
         checkpoint.unlink(missing_ok=True)
     return facts
+
+
+def averaging(parameters: TrainParameters) -> dict[str, str]:
+    """How a training averages its weights, where it does: it goes on from no checkpoint that was averaged otherwise,
+    and what was trained otherwise is not taken up for it."""
+    return {"average": "warm"} if parameters.fit != "logistic" and parameters.average > 0 else {}
 
 
 def checkpoint_path(settings: Settings, key: str) -> Path:

@@ -36,7 +36,7 @@ from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
 from tests.benchmarks.trained_folds import by_fold, seen_by, tested_cells
 from training.baselines import BASELINES
-from training.calibration import fit_temperature, patient_weights
+from training.calibration import patient_weights, steadied_temperature
 from training.fold_answers import FITTED
 from training.out_of_fold import out_of_fold_logits
 
@@ -109,7 +109,7 @@ def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, Said]:
         def logits(rows: np.ndarray, model=model) -> np.ndarray:
             return np.stack([np.zeros(len(rows)), model.decision_function(rows)], axis=1)
 
-        temperature = fit_temperature(logits(plain[tuned]), truth[tuned], patient_weights(truth[tuned], groups[tuned]))
+        temperature = steadied_temperature(logits(plain[tuned]), truth[tuned], groups[tuned])
         worth = known_by(probabilities(logits(plain[tuned]), temperature)[:, POSITIVE], cells.iloc[tuned])
         for name, shifted in values.items():
             said[name].tell(tested, probabilities(logits(shifted[tested]), temperature)[:, POSITIVE], worth)
@@ -148,8 +148,7 @@ def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[
     groups = cells["group"].to_numpy()
     said = {name: Said.nothing(cells) for name in NAMES}
     for tuned, tested in StratifiedGroupKFold(3, shuffle=True, random_state=0).split(groups, truth, groups):
-        weights = patient_weights(truth[tuned], groups[tuned])
-        temperature = fit_temperature(by_shift[0][tuned], truth[tuned], weights)
+        temperature = steadied_temperature(by_shift[0][tuned], truth[tuned], groups[tuned])
         worth = known_by(probabilities(by_shift[0][tuned], temperature)[:, POSITIVE], cells.iloc[tuned])
         for number, name in enumerate(NAMES):
             said[name].tell(tested, probabilities(by_shift[number][tested], temperature)[:, POSITIVE], worth)

@@ -15,9 +15,9 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from blastwatch.entry import Entry
-from blastwatch.package import open_package
+from blastwatch.package import DIGESTS, ONNX, open_package, seal
 from serving.bento import SOURCES, build_bento
-from serving.live import Served
+from serving.live import Served, hand_over
 from tests.running import START_SECONDS, environment, get, until
 from tests.service_packages import make_servable, write_cell
 
@@ -48,6 +48,28 @@ def workers_of(supervisor):
             if "_bentoml_impl.worker.service" in child.cmdline():
                 found.add(child.pid)
     return found
+
+
+@pytest.mark.slow
+def test_the_only_worker_of_an_image_that_cannot_start_ends_the_container(tmp_path, free_port):
+    """Started again and again inside, it would be a container that runs and answers nobody."""
+    folder = make_servable(tmp_path / "package")
+    (folder / ONNX).write_bytes(b"no graph")
+    (folder / DIGESTS).unlink()
+    seal(folder)
+    package = open_package(folder)
+    entry = Entry(version="5", digest=package.digest, run_id="", created="", synthetic=True, registered_by="tester")
+    handed = hand_over(Served(entry=entry, package=package, alias="champion"), tmp_path / "live.json")
+    variables = environment(
+        BENTOML_HOME=str(tmp_path / "bentoml"), BLASTWATCH_HOME=str(tmp_path / "home"), BLASTWATCH_LIVE=str(handed),
+        BLASTWATCH_ENGINE="openvino-f32", BENTOML_CONTAINERIZED="true",
+    )  # fmt: skip
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Blastwatch", "--host", "127.0.0.1"]
+    done = subprocess.run(
+        [*command, "--port", str(free_port())], cwd=DEPLOY.parent, env=variables, capture_output=True, text=True,
+        timeout=3 * START_SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "PackageError" in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.slow

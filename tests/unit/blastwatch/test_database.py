@@ -48,12 +48,44 @@ def test_a_mistyped_address_is_shown_without_its_password(url):
     assert "s3cret" not in str(said.value)
 
 
-@pytest.mark.parametrize("password", ["p@s3cret", "p@s3/cret", "p@s3:cret", "p@@s3cret"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        "p@s3cret", "p@s3/cret", "p@s3:cret", "p@@s3cret", "p@s3cret?x", "p@s3?cret@x", "p@s3cret?", "p@s3cret?a=b",
+        "p@s3cret?a=b&c", "p@s3cret?user=x", "s3?cret@x", "p@s3#cret", "p@s3cret?x#",
+    ],
+)  # fmt: skip
 def test_a_password_that_ends_the_account_too_early_is_said_and_not_shown(password):
     """A driver would say that there is no host of the name that it took the rest of the password for."""
     with pytest.raises(SettingsError, match="BLASTWATCH_HISTORY_URL .*write @ as %40") as said:
         create(f"postgresql://pat:{password}@db.lab:5432/x", "BLASTWATCH_HISTORY_URL", unavailable=RegistryUnreachable)
     assert not any(part in str(said.value) for part in ("s3", "cret"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db.lab:5432/x?user=pat&password=p@s3cret", "postgresql://db.lab?password=p@s3cret",
+        "postgresql://db.lab/x?application_name=p@s3cret", "postgresql://db.lab/x?p@s3cret",
+        "postgresql://db.lab/x?superuser=p@s3cret",
+    ],
+)  # fmt: skip
+def test_an_at_sign_in_parameters_is_said_where_it_cuts_something(url):
+    with pytest.raises(SettingsError, match="write @ as %40") as said:
+        parse(url, "URL")
+    assert "s3cret" not in str(said.value)
+
+
+@pytest.mark.parametrize("query", ["user=pat@lab&password=p@ss", "sslmode=require&PASSWORD=p@ss", "user=pat%40lab"])
+def test_an_account_among_the_parameters_is_taken(query):
+    assert parse(f"postgresql://db.lab/x?{query}", "URL").host == "db.lab"
+    assert parse("postgresql://pat@db.lab/x?password=p@ss", "URL").query == {"password": "p@ss"}
+
+
+@pytest.mark.parametrize("password", ["p?s", "p#s", "p/s?", "?x=y"])
+def test_other_signs_in_a_password_are_taken_as_they_are(password):
+    found = parse(f"postgresql://pat:{password}@db.lab/x?sslmode=require", "URL")
+    assert (found.password, found.host, found.database) == (password, "db.lab", "x")
 
 
 @pytest.mark.parametrize("account", ["pat:p%40s3cret", "pat@lab:s3cret", "pat"])

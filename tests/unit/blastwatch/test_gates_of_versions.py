@@ -114,6 +114,19 @@ def test_a_share_and_a_level_are_told_as_they_are(registry, register, judge, mon
     assert "fails wholly on 0.4% of the patients" in note and "lower bound at 97.5% of a difference of +0.0000" in note
 
 
+def test_no_level_is_told_as_one_of_all(registry, register, tmp_path):
+    """95 and 97.5 % stand as they are; 99.996 % are no 100."""
+    give_alias(registry, register(right=0.9))
+    entry = register(right=0.9)
+    for confidence, told in ((0.95, "95%"), (0.975, "97.5%"), (0.99996, "99.996%")):
+        lax = load_policy(lenient(tmp_path))
+        policy = dataclasses.replace(
+            lax, non_inferiority=dataclasses.replace(lax.non_inferiority, confidence=confidence)
+        )
+        gates = {gate.name: gate for gate in evaluate(registry, entry, policy, None, "somebody else")}
+        assert f"lower bound at {told} of a difference" in gates["non-inferiority"].note
+
+
 def test_patients_that_one_of_the_two_was_trained_on_are_left_out(registry, register, judge):
     """The champion knows two of the test patients: it is not held against the candidate that it answers them well."""
     give_alias(registry, register(right=0.9, trained=["0", "3"]))

@@ -117,6 +117,21 @@ def versions(lenient_settings, new_run, tmp_path):
     return found
 
 
+def test_no_key_is_made_in_another_home_than_the_registrys(run, versions, tmp_path, monkeypatch):
+    """With history and MLflow on a server nothing else of a home has to be there, and what a new key signed would stand
+    in everybody's history."""
+    settings, before = versions.settings, versions.ledger.rows()
+    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path / "mistyped"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    for history in ("", settings.history_url):  # under home, and on a server
+        monkeypatch.setenv("BLASTWATCH_HISTORY_URL", history)
+        for words in ("promote 2", "rollback", "challenge 2", "challenge --withdraw", "restore"):
+            code, _, error = run(*words.split())
+            assert code != 0 and "Name the BLASTWATCH_HOME that is meant" in error, error
+    assert not (tmp_path / "mistyped" / "keys").exists()
+    assert versions.ledger.rows() == before
+
+
 def test_a_refused_promotion_ends_with_its_exit_code_and_nobody_is_called_champion(run, versions):
     code, out, err = run("promote", "2")
     assert code == 3 and "FAILED" in out

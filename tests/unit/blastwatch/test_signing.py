@@ -51,7 +51,12 @@ def test_an_unknown_key_is_told_what_to_do(team, tmp_path):
 
 def test_without_settings_a_key_is_made_once_and_said(tmp_path, capsys):
     settings = load({"BLASTWATCH_HOME": str(tmp_path)})
-    first = signing.open_signer(settings, signing.PROMOTER)
+    with pytest.raises(
+        SettingsError, match=r"keys/signing\.pem but there is none: .* Name the BLASTWATCH_HOME that is"
+    ):
+        signing.open_signer(settings, signing.PROMOTER)
+    assert not settings.keys.exists()
+    first = signing.open_signer(settings, signing.TRAINER)
     assert "one key stands for everybody who acts as this user" in capsys.readouterr().err
     assert signing.open_signer(settings, signing.PROMOTER).fingerprint == first.fingerprint
     assert capsys.readouterr().err == ""

@@ -110,7 +110,7 @@ def test_a_change_of_who_came_first_may_be_of_before_where_others_came_before_th
 def test_a_change_after_patients_as_known_is_dated_whoever_came_before(monkeypatch):
     """Of the second alarm of a column the beginning is looked at."""
     ended, stands = Change(since=3, found=9, until=20), Change(since=30, found=40)
-    course = Course(evidence=1.0, baseline=np.ones(2), changes=(ended, stands))
+    course = Course(evidence=1.0, baseline=np.ones(2), changes=(ended, stands), behind=40)
     monkeypatch.setattr("monitoring.patient_report.courses", lambda *_: {"probability": course})
     found = drawn_patients(others=True, cut=True)
     assert [change["since_or_before"] for change in found["changes"]] == [True, False]

@@ -1,5 +1,6 @@
 """The example cells of the drift page: the nearest and the farthest whose picture is kept, now and before the drift."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -126,6 +127,20 @@ def test_no_cell_stands_twice(store, package, cells, settings):
     told = cells.choose(store, package, report(store), calm_until=None).document["now"]
     ids = [cell["id"] for end in told.values() for cell in end]
     assert [len(told["farthest"]), len(told["nearest"]), len(set(ids))] == [2, 1, 3]
+
+
+def test_an_image_that_is_sent_again_is_shown_once(store, package, cells, settings, cohort):
+    (far,) = as_records(cohort.iloc[:1].assign(e00=100.0), digest=AWAY, start=LATER)
+    later = [
+        replace(far, id=f"again-{n}", time=LATER + timedelta(hours=5, seconds=n), pixel_sha256="f" * 64)
+        for n in range(30)
+    ]
+    store.add(later)
+    with open_image_store(settings.predictions_url) as images:
+        images.add([_picture(one) for one in later])
+    told = cells.choose(store, package, report(store), calm_until=None).document["now"]
+    shown = [cell["id"] for cell in told["farthest"]]
+    assert shown[0] == "again-0" and len(shown) == EACH and not any(one.startswith("again") for one in shown[1:])
 
 
 def test_without_a_picture_or_a_report_nothing_is_shown(package, cells, settings, cohort):

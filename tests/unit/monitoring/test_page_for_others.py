@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -26,18 +27,23 @@ def app(tmp_path_factory):
     return build_app(MonitorMetrics(CollectorRegistry()).registry, status)
 
 
-def asked(app, peer, paths, **headers):
-    """The answers to who asks from an address, by the connection."""
+def asked(app, peer, paths, *, at="127.0.0.1", **headers):
+    """The answers to who asks from an address at one of this machine, by the connection."""
+
+    async def accepted(scope, receive, send):
+        await app(scope | {"server": (at, 3001)}, receive, send)
 
     async def ask():
-        transport = httpx.ASGITransport(app=app, client=(peer, 40000))
+        transport = httpx.ASGITransport(app=accepted, client=(peer, 40000))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:3001", headers=headers) as client:
             return [await client.get(path) for path in paths]
 
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("peer", ["10.0.0.7", "fd00::7", "fe80::7%eth0", "::ffff:10.0.0.7", "localhost.evil", ""])
+@pytest.mark.parametrize(
+    "peer", ["10.0.0.7", "fd00::7", "fe80::7%eth0", "::ffff:10.0.0.7", "localhost.evil", "", "127.0.0.6", "127.0.0.11"]
+)
 def test_others_get_counts_and_probes_alone_whatever_their_headers_say(app, peer):
     """A `Host` of the loopback, as the pages need, anybody can send."""
     for headers in ({}, {"X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1"}, {"Host": "blastwatch-monitor"}):
@@ -47,7 +53,34 @@ def test_others_get_counts_and_probes_alone_whatever_their_headers_say(app, peer
         assert [answer.status_code for answer in asked(app, peer, sorted(TO_OTHERS), **headers)] == [200, 200]
 
 
-@pytest.mark.parametrize("peer", ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("at", ["10.0.0.5", "fd00::5", "::ffff:10.0.0.5"])
+def test_what_came_to_an_address_of_others_is_not_this_machines(app, at):
+    """As a sidecar hands over what others sent, or who forwards a port of it."""
+    for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        answers = asked(app, peer, ["/drift.json", "/drift", *sorted(TO_OTHERS)], at=at)
+        assert [answer.status_code for answer in answers] == [403, 403, 200, 200]
+
+
+def test_the_address_is_that_of_the_connection_and_not_of_the_socket(app, free_port):
+    """Both ends of a connection that was accepted at every address."""
+    seen = []
+
+    async def watched(scope, receive, send):
+        seen.append((scope["client"][0], scope["server"][0]))
+        await app(scope, receive, send)
+
+    server = PageServer(watched, port := free_port(), "0.0.0.0")
+    try:
+        for source, name in (("127.0.0.1", "127.0.0.1"), ("127.0.0.6", "127.0.0.1"), ("127.0.0.1", "127.0.0.2")):
+            with httpx.Client(transport=httpx.HTTPTransport(local_address=source), timeout=10) as client:
+                status = client.get(f"http://{name}:{port}/drift").status_code
+            assert status == (403 if source == "127.0.0.6" else 200)
+    finally:
+        server.close()
+    assert seen == [("127.0.0.1", "127.0.0.1"), ("127.0.0.6", "127.0.0.1"), ("127.0.0.1", "127.0.0.2")]
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_gets_the_page_and_still_none_that_another_site_sent(app, peer):
     assert [answer.status_code for answer in asked(app, peer, ["/drift", "/drift.json"])] == [200, 200]
     rebound = asked(app, peer, ["/drift.json", "/metrics"], Host="evil.example")
@@ -105,6 +138,15 @@ def test_the_monitor_binds_what_the_setting_says(tmp_path, monkeypatch):
         with pytest.raises(Refused):
             module.watch(load(home | variables))
     assert bound == [(3001, "127.0.0.1"), (3001, "0.0.0.0")]
+
+
+@pytest.mark.parametrize(("host", "said"), [("127.0.0.1", False), ("127.0.0.2", False), ("0.0.0.0", True)])
+def test_other_machines_are_named_where_they_are_given_something(tmp_path, monkeypatch, capsys, host, said):
+    monkeypatch.setattr("monitoring.page.PageServer", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(module, "_on_signals", lambda _stop: {})
+    monkeypatch.setattr(module, "_loop", lambda *_: None)
+    module.watch(load({"BLASTWATCH_HOME": str(tmp_path), "BLASTWATCH_MONITOR_HOST": host}))
+    assert (f"Other machines get the gauges alone: port 3001 of {host}" in capsys.readouterr().err) == said
 
 
 def _has_ipv6():

@@ -1,17 +1,20 @@
 """An alarm over patients stands while the change does, also once the patients of before it have left the sequence."""
 
+import json
 from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ks_2samp
 
 from blastwatch.package import DriftReference
 from monitoring import patients
+from monitoring.commands import _print_patients
 from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, begun
-from monitoring.patient_drift import AGAIN
-from monitoring.patient_report import PatientWatch, followed, told
+from monitoring.patient_drift import AGAIN, Unlike
+from monitoring.patient_report import NOBODY, PatientWatch, followed, told
 from monitoring.patients import Came
 from monitoring.retention import open_retention
 from monitoring.scores import PROBABILITY
@@ -88,6 +91,18 @@ def test_it_ends_with_patients_as_before_and_its_history_stays(known, stream):
     assert 745 <= place(document["columns"][0]["since"]) <= 760
 
 
+def test_where_all_of_after_the_change_are_gone_it_stands_and_is_no_drift(known, stream, capsys):
+    first, kept = followed(known, came(stream, 180), None, kept={}, **FACTS)
+    gone, still = followed(known, came(stream, 140), None, kept=kept, **FACTS)
+    (column,) = gone["columns"]
+    assert not gone["drifted"] and not column["drifted"] and column["now"] is None and gone["causes"] == []
+    assert gone["changes"] == first["changes"] and still == kept and column["since"] == first["columns"][0]["since"]
+    _print_patients(gone)
+    out = capsys.readouterr()
+    assert f"{column['since']}  {NOBODY}" in out.out and f"An alarm {NOBODY}." in out.out + out.err
+    assert followed(known, came(stream, 420), None, kept=still, **FACTS)[0]["drifted"]
+
+
 def test_where_a_course_goes_on_when_its_patient_is_gone():
     first = came(np.zeros(300), 300)
     kept = Kept(baseline=[1.0], evidence=2.0, after=(NOON + 120 * HOUR).isoformat(), changes=[])
@@ -113,16 +128,131 @@ def test_of_many_patients_quantiles_are_kept(known):
     assert len(baseline) == MOST_VALUES and np.mean(baseline) == pytest.approx(stream[:700].mean(), abs=0.02)
 
 
-def test_each_package_has_its_own_and_a_damaged_file_is_said(tmp_path):
-    kept = {"focus": Kept(baseline=[0.1, 1 / 3], evidence=None, after=NOON.isoformat(), changes=[{"name": "focus"}])}
+CHANGE = {
+    "name": "focus",
+    "since": NOON.isoformat(),
+    "since_or_before": False,
+    "found": NOON.isoformat(),
+    "until": None,
+}
+FOCUS = {"baseline": [0.1, 1 / 3], "evidence": None, "after": NOON.isoformat(), "changes": [CHANGE]}
+
+
+def file_of(column):
+    return json.dumps({"packages": [{"digest": "a", "columns": {"focus": column}}]})
+
+
+def test_each_package_has_its_own(tmp_path):
+    kept = {"focus": Kept(**FOCUS)}
     assert Alarms(tmp_path, "a").read() == {}
-    Alarms(tmp_path, "a").write(kept)
-    Alarms(tmp_path, "b").write({})
+    assert Alarms(tmp_path, "a").write(kept) and Alarms(tmp_path, "b").write({})
     assert Alarms(tmp_path, "a").read() == kept and Alarms(tmp_path, "b").read() == {}
-    for text in ("{", "[]", '{"packages": [{}]}', '{"packages": [{"digest": "a", "columns": {"focus": {}}}]}'):
-        (tmp_path / FILE).write_text(text)
-        damaged = Alarms(tmp_path, "a")
-        assert damaged.read() == {} and f"{FILE} cannot be read" in damaged.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "Expecting"),
+        ("[]", "list indices"),
+        ('{"packages": [{}]}', "no 'digest'"),
+        (file_of({}), "missing 4"),
+        (file_of(FOCUS | {"baseline": []}), "baseline of focus"),
+        (file_of(FOCUS | {"baseline": [1.0, None]}), "baseline of focus"),
+        (file_of(FOCUS | {"evidence": "much"}), "ufunc"),
+        (file_of(FOCUS | {"after": "2026-01-01T00:00:00"}), "no time with a time zone"),
+        (file_of(FOCUS | {"changes": []}), "no change"),
+        (file_of(FOCUS | {"changes": [{"name": "focus"}]}), "no since, since_or_before, found, until"),
+        (file_of(FOCUS | {"changes": [CHANGE | {"until": "soon"}]}), "Invalid isoformat"),
+        (file_of(FOCUS | {"changes": ["focus"]}), "a change of focus has no"),
+    ],
+)
+def test_a_damaged_file_is_said_and_not_written_over(tmp_path, text, says):
+    (tmp_path / FILE).write_text(text)
+    damaged = Alarms(tmp_path, "a")
+    assert damaged.read() == {} and f"{FILE} cannot be read" in damaged.problem and says in damaged.problem
+    assert not damaged.write({"focus": Kept(**FOCUS)}) and (tmp_path / FILE).read_text() == text
+
+
+class Stream(SimpleNamespace):
+    """In the place of who came: the first so many."""
+
+    def look(self, at):
+        return came(self.values, self.until)
+
+
+@pytest.fixture
+def watch(known, stream, settings, monkeypatch):
+    """A monitor's, before whom the stream has come as far as `show` says."""
+    monkeypatch.setattr("monitoring.patient_report.patient_means", lambda cells, most: known)
+    package = SimpleNamespace(digest="a", drift=dict, reference=lambda: SimpleNamespace(cells=None))
+
+    def started():
+        one = PatientWatch(None, package, version="1", settings=settings, keeps=True)
+        one._patients = Stream(values=stream)
+        return one
+
+    return started
+
+
+def show(watch, until):
+    watch._patients.until = until
+    return watch.look(NOON)
+
+
+def test_what_could_not_be_kept_is_kept_at_the_next_look(watch, settings):
+    settings.drift.parent.mkdir(parents=True, exist_ok=True)
+    settings.drift.write_text("where the folder is to be")
+    watching = watch()
+    assert show(watching, 180)["drifted"] and "cannot be kept" in watching.problem
+    settings.drift.unlink()
+    document = show(watching, 180)
+    assert watching.problem == "" and (settings.drift / FILE).exists()
+    assert show(watch(), 420)["changes"] == document["changes"]
+
+
+def test_a_file_that_is_brought_back_counts_and_is_not_written_over(watch, settings):
+    (change,) = show(watch(), 180)["changes"]
+    file = settings.drift / FILE
+    good = file.read_text()
+    file.write_text("{")
+    watching = watch()
+    assert show(watching, 420)["changes"] != [change] and "Bring the file back" in watching.problem
+    assert file.read_text() == "{"
+    file.write_text(good)
+    assert show(watching, 420)["changes"] == [change] and watching.problem == ""
+    assert file.read_text() == good
+    file.write_text("{")  # while it runs: what it knows stays
+    assert show(watching, 420)["changes"] == [change] and watching.problem != ""
+    file.write_text(good)
+    assert show(watching, 420)["changes"] == [change] and watching.problem == ""
+    file.unlink()
+    begun_anew = show(watching, 420)["changes"]
+    assert begun_anew == told(known_of(watching), came(watching._patients.values, 420), None, **FACTS)["changes"]
+    assert begun_anew != [change] and file.exists()
+
+
+def known_of(watching):
+    return watching._known
+
+
+def test_of_an_alarm_that_stands_each_look_tests_those_who_came_alone(known, stream, monkeypatch):
+    tests = []
+
+    def counted(*samples):
+        tests.append(samples)
+        return ks_2samp(*samples)
+
+    monkeypatch.setattr("scipy.stats.ks_2samp", counted)
+    unlike, kept, whole = Unlike(), {}, {}
+    for until in (180, 400, 420, 430, 600, 750):
+        tests.clear()
+        document, kept = followed(known, came(stream, until), None, kept=kept, unlike=unlike, **FACTS)
+        count = len(tests)
+        tests.clear()
+        expected, whole = followed(known, came(stream, until), None, kept=whole, **FACTS)
+        assert (document, kept) == (expected, whole)
+        assert (count, len(tests)) == {420: (20, 126), 430: (10, 126)}.get(until, (count, len(tests)))
+    assert not document["drifted"]
 
 
 def test_the_monitor_keeps_it_and_the_command_reads_it(settings, monkeypatch):

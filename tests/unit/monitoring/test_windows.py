@@ -106,6 +106,18 @@ def test_an_image_that_is_sent_again_counts_once_and_displaces_no_other(store):
     assert (len(whole.cells), whole.repeated) == (20, 40)
 
 
+def test_behind_many_probes_the_cells_before_them_are_found(store, monkeypatch):
+    came(store, *"abcdefghij" * 2)
+    start = NOON + timedelta(minutes=5)
+    store.add([record(f"probe {n:03d}", time=start + timedelta(seconds=n), patient="probe", pixel_sha256="f" * 64)
+               for n in range(350)])  # fmt: skip
+    found = window(store)
+    assert list(found.cells["id"]) == [f"{n:06d}" for n in range(11, 20)] + ["probe 000"] and found.repeated == 349
+    monkeypatch.setattr("monitoring.windows.MOST_ANSWERS", 200)  # and no further than that
+    found = window(store)
+    assert list(found.cells["id"]) == ["probe 150"] and found.repeated == 199
+
+
 def test_cells_that_are_sent_again_later_are_the_latest_ones(store):
     """As once a lamp is repaired."""
     came(store, *"abcde" * 2, *"fghij" * 2)
@@ -153,6 +165,9 @@ def test_one_patients_cells_get_no_verdict(cohort, package, tmp_path):
     outweighed = current.assign(patient=["a"] * 54 + ["b"] * 3 + ["c"] * 3)
     with pytest.raises(TooFewPredictions, match=r"of 3 \(effective number 1\.227\)"):
         compare(package, outweighed, version="1", folder=tmp_path)
+    few = r"but got 5, and 495 that repeat an image: each image of a patient counts once\. Wait"
+    with pytest.raises(TooFewPredictions, match=few):
+        compare(package, current.head(5), version="1", folder=tmp_path, repeated=495)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,6 @@
 """Who asks, and whose cell it is."""
 
 import pytest
-from click.testing import CliRunner
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
@@ -10,7 +9,6 @@ from blastwatch.settings import load
 from serving.binding import check_salt
 from serving.callers import Callers, caller_of, check_headers
 from serving.canary import PATIENT_HEADER
-from serving.commands import serve
 from serving.problems import Problem
 from tests.in_thread import front
 from tests.service_packages import write_cell
@@ -75,16 +73,16 @@ def test_a_cell_whose_patient_cannot_be_stored_is_not_answered(served, tmp_path,
         assert door.count("blastwatch_predictions_total") == 1
 
 
-def test_a_salt_that_was_named_and_is_none_stops_the_start(tmp_path, monkeypatch):
+def test_a_salt_that_was_named_and_is_none_stops_the_start(tmp_path, monkeypatch, capsys):
     salt = tmp_path / "mounted" / "patient.salt"
     settings = load({"BLASTWATCH_HOME": str(tmp_path), "BLASTWATCH_PATIENT_SALT": str(salt)})
     check_salt(settings)
     assert len(salt.read_bytes()) == 32
+    assert f"Made a new salt of the patients at {salt}: all services on one" in capsys.readouterr().err
+    check_salt(settings)
+    assert capsys.readouterr().err == ""
     salt.write_bytes(b"x" * 31)
     with pytest.raises(UsageError, match=r"BLASTWATCH_PATIENT_SALT names it\. Expected 32 random bytes .* found 31"):
         check_salt(settings)
-    monkeypatch.setenv("BLASTWATCH_HOME", str(tmp_path))
-    monkeypatch.setenv("BLASTWATCH_PATIENT_SALT", str(salt))
-    assert "BLASTWATCH_PATIENT_SALT" in str(CliRunner().invoke(serve, []).exception)
     (tmp_path / "patient.salt").write_bytes(b"short")
     check_salt(load({"BLASTWATCH_HOME": str(tmp_path)}))  # whoever names no patient needs none

@@ -316,6 +316,23 @@ def test_in_a_home_without_a_registry_none_is_made(tmp_path, monkeypatch, words)
     assert [path.name for path in tmp_path.iterdir()] == ["a.bmp"]
 
 
+def test_a_salt_is_made_once_it_is_known_that_a_version_is_there(environment, monkeypatch, tmp_path):
+    """In a home that was mistyped it would lie for ever and look like the real one."""
+    monkeypatch.setenv("BLASTWATCH_PATIENT_SALT", str(salt := tmp_path / "mistyped" / "patients" / "salt"))
+    monkeypatch.setattr("os.execve", lambda *_: None)
+    with monkeypatch.context() as wrong:
+        wrong.setenv("BLASTWATCH_HOME", str(tmp_path / "mistyped"))
+        wrong.delenv(HANDOVER_VARIABLE)
+        with pytest.raises(RegistryError, match="There is no registry in"):
+            run(serve)
+    assert not salt.parent.exists()
+    run(serve)
+    assert len(salt.read_bytes()) == 32
+    salt.write_bytes(b"short")
+    with pytest.raises(UsageError, match="where BLASTWATCH_PATIENT_SALT names it"):
+        run(serve)
+
+
 def test_serve_leaves_a_service_on_the_same_port_alone(environment, monkeypatch):
     """BentoML would empty the folder that the metrics of the running one lie in."""
     monkeypatch.setattr("serving.live.settle", lambda *_: pytest.fail("a version was looked for"))

@@ -1,5 +1,6 @@
 """What can be checked of the deployment files without the engines that run them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import yaml
 
 from blastwatch.policy import load_policy
 from blastwatch.settings import TABLE, load
+from monitoring.capture import _CLOSING_SECONDS, GATHER_SECONDS, QueuedWriter
 from monitoring.page import TO_OTHERS
 from serving.limits import REQUEST_SECONDS
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 FILES = sorted([*DEPLOY.glob("compose*.yaml"), *DEPLOY.glob("kubernetes/*.yaml")])
-STORING_SECONDS = 12  # what `QueuedWriter.close` waits, over calls
+WRITERS = 3  # of predictions, of what a challenger says and of pictures, closed one after another
+CLOSING = inspect.signature(QueuedWriter.close).parameters["timeout"].default + 2 * GATHER_SECONDS + _CLOSING_SECONDS
 OURS = {"BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD"}  # read by compose, not by the project
 
 
@@ -109,6 +112,7 @@ def test_how_many_pods_there_are_is_said_once():
 
 def test_the_monitor_of_a_cluster_is_one_that_can_be_scraped(tmp_path):
     spec = manifests("Deployment")["blastwatch-monitor"]
+    assert spec["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
@@ -136,14 +140,17 @@ def test_the_monitor_of_a_cluster_is_one_that_can_be_scraped(tmp_path):
 
 
 def test_what_is_stopped_may_finish_what_it_was_asked():
-    needed = REQUEST_SECONDS + STORING_SECONDS
+    """Of the monitor, which writes no prediction, it is a look."""
+    needed = REQUEST_SECONDS + WRITERS * CLOSING
     parts = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     for name in ("service", "monitor"):
         part = parts["services"][name]
         assert part["init"] is True and float(part["stop_grace_period"].removesuffix("s")) >= needed, name
-    pod = manifests("Deployment")["blastwatch"]["template"]["spec"]
-    waits = float(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod["terminationGracePeriodSeconds"] >= needed + waits
+    for name, spec in manifests("Deployment").items():
+        pod = spec["template"]["spec"]
+        (container,) = pod["containers"]
+        waits = float(container["lifecycle"]["preStop"]["exec"]["command"][1]) if "lifecycle" in container else 0
+        assert pod["terminationGracePeriodSeconds"] >= needed + waits, name
 
 
 def test_a_pod_goes_by_the_policy_that_versions_are_promoted_under(tmp_path):

@@ -59,11 +59,19 @@ try:
     refused = ""
 except UsageError as error:
     refused = str(error)
+steps, contained = [], []
+serving.service.settle = lambda *_: steps.append("settled") or (None, {})
+serving.service.check_salt = lambda _: steps.append("salt")
+for workers in "12":
+    os.environ |= {"BLASTWATCH_SETTLED": "", "BLASTWATCH_WORKERS": workers, "BENTOML_CONTAINERIZED": "true"}
+    Blastwatch.inner.pin()
+    contained.append("BENTOML_CONTAINERIZED" in os.environ)
 known = {name: value for layer in layers for name, value in layer.kwargs.items()}
 untraced = known["excluded_urls"].url_disabled("http://localhost:3000/v1/predict")
 environment = {one.name: one.value for one in Blastwatch.envs}
 print(json.dumps({"untraced": untraced, "timeout": known["timeout"], "environment": environment,
                   "probes": probes, "reached": reached, "refused": refused,
+                  "steps": steps, "contained": contained,
                   "loaded": [name for name in heavy if name in sys.modules]}))
 """
 
@@ -98,3 +106,11 @@ def test_probes_are_answered_by_what_the_engine_does(found):
 
 def test_it_does_not_start_with_a_salt_of_patients_that_is_none(found):
     assert "where BLASTWATCH_PATIENT_SALT names it. Expected 32 random bytes" in found["refused"]
+
+
+def test_a_salt_is_made_only_once_a_version_is_known(found):
+    assert found["steps"] == ["settled", "salt"] * 2
+
+
+def test_in_an_image_the_only_worker_ends_its_container_and_one_of_several_is_replaced(found):
+    assert found["contained"] == [True, False]

@@ -238,6 +238,8 @@ def test_the_card_says_that_more_coverage_than_expected_is_no_fault():
     ({"temperature": 0.05}, "With it probabilities are too sure, many of them 0 or 1.**"),
     ({"temperature": 20.0}, "With it all probabilities lie near one half.**"),
     ({"temperature": 0.4, "likeliest": 0.05}, "0.400 was taken, which rests on what is usual for networks more than"),
+    ({"temperature": 0.05000019, "likeliest": 0.0500002}, "With it probabilities are too sure, many of them 0 or 1.**"),
+    ({"temperature": 13.7, "likeliest": 19.9999}, "hardly apart. 13.700 was taken.**"),
 ])  # fmt: skip
 def test_the_card_says_where_no_patient_bounds_the_temperature(found, said):
     border = "**The calibration patients do not bound the temperature"

@@ -1,6 +1,7 @@
 """The figures against torchmetrics, the temperature, the intervals, and one evaluation from end to end."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,24 @@ def test_a_temperature_that_no_cell_bounds_is_said_to_be_at_a_border():
     assert "the lowest (0.05): they are too few" in told(labels)
     assert "the highest (20): the network tells" in told(1 - labels)
     assert told(np.array([0, 1, 1, 1])) == ""
+
+
+@pytest.mark.parametrize(("patients", "right", "said"), [
+    (20, True, r"none of their cells was wrong\. With it probabilities are too sure, many of them 0 or 1\.$"),
+    (20, False, r"tells their classes hardly apart\. With it all probabilities lie near one half\.$"),
+    (3, True, r"none of their cells was wrong\. 0\.0\d+ was taken\.$"),
+    (3, False, r"tells their classes hardly apart\. 1\d\.\d+ was taken\.$"),
+])  # fmt: skip
+def test_what_many_patients_say_is_not_said_to_rest_on_what_is_usual(patients, right, said):
+    """All cells right by a little; or a network that leans to the wrong side. So many patients of each label."""
+    random = np.random.default_rng(3)
+    labels, groups = np.repeat(np.arange(2 * patients) % 2, 30), np.repeat(np.arange(2 * patients), 30)
+    drawn = random.normal(size=len(labels))
+    margins = 0.02 + np.abs(drawn) / 2 if right else -0.3 + 2 * drawn
+    logits = np.stack([-margins, margins], 1) * np.where(labels == 1, 1, -1)[:, None]
+    likeliest = fit_temperature(logits, labels, patient_weights(labels, groups))
+    told = border_told({"temperature": steadied_temperature(logits, labels, groups), "likeliest": likeliest})
+    assert re.search(said, told) and "usual" not in told, told
 
 
 def test_a_temperature_of_few_patients_is_the_most_probable_one():

@@ -13,7 +13,7 @@ from training import packaging
 from training.parameters import Parameters
 
 CELLS = 40
-LOGITS = np.random.default_rng(0).normal(size=(6 * CELLS, 2))
+LOGITS = np.random.default_rng(0).normal(size=(40 * CELLS, 2))
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +93,14 @@ def test_a_correction_is_found_on_all_patients_but_those_tested(maker):
     assert set(fitted["group"]) == {f"train-{number}" for number in range(8)} and len(fitted) == CELLS
 
 
-def test_engines_are_compared_on_test_cells_alone_where_there_are_enough(maker, monkeypatch):
-    monkeypatch.setattr(packaging, "FEWEST_COMPARED", CELLS)
-    made = maker({}, calibrating=100)
-    assert {row.cells for row in made.precision().values()} == {CELLS}
-    assert made.compared_told() == "Compared on 40 cells of test patients, on whom nothing of an engine was fitted."
-
-
-def test_where_test_cells_are_few_those_that_int8_was_not_calibrated_on_come_first(maker):
-    made = maker({}, calibrating=100)
-    calibrating = made._side("calibration")["path"]
-    made._quantized_on = set(calibrating[:70])
-    assert {row.cells for row in made.precision().values()} == {packaging.FEWEST_COMPARED}
-    compared = set(made._compared["path"])
-    assert set(made._side("test")["path"]) <= compared and set(calibrating[70:]) <= compared
-    assert made.compared_told() == (
-        "Compared on 40 cells of test patients and, since these are few, on 60 of calibration patients; int8 was "
-        "calibrated on 30 of them."
-    )
+@pytest.mark.parametrize("calibrating", [0, 100, 1200])
+def test_nothing_is_fitted_on_cells_that_are_compared_on_but_what_int8_takes(maker, calibrating):
+    """No correction is, of cells of calibration patients neither."""
+    asked = []
+    made = maker({"openvino-int8": lambda logits, rows: asked.append(rows) or logits}, calibrating=calibrating)
+    assert {row.cells for row in made.precision().values()} == {{0: CELLS, 100: 100, 1200: 500}[calibrating]}
+    compared, corrected = (set(rows["path"]) for rows in asked)
+    assert compared == set(made.parity.compared["path"]) and set(made._side("test")["path"]) <= compared
+    assert corrected and not compared & corrected
+    ranges = set(made.parity.ranges["path"])
+    assert (len(ranges), len(ranges & compared)) == {0: (0, 0), 100: (50, 10), 1200: (256, 0)}[calibrating]

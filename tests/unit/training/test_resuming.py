@@ -74,8 +74,9 @@ def test_two_processes_come_to_the_losses_of_one(cohort, tmp_path, monkeypatch, 
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-4)
 
 
-def test_two_machines_go_on_from_the_checkpoint_of_the_first(cohort, tmp_path):
-    """The second has none, since only the first writes them."""
+@pytest.fixture
+def train_on_two(cohort, tmp_path):
+    """Trains on two machines of these names and returns their folders."""
 
     def train(name):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -84,13 +85,25 @@ def test_two_machines_go_on_from_the_checkpoint_of_the_first(cohort, tmp_path):
             place.mkdir(exist_ok=True)
         both = [in_process(train_apart, cohort, place, rank, store.port) for rank, place in enumerate(machines)]
         assert [ended(process) for process in both] == [0, 0]
-        return machines[0]
+        return machines
 
-    whole, cut = train("whole"), tmp_path / "cut-0"
+    return train
+
+
+def test_a_damaged_checkpoint_of_the_first_machine_is_told_on_both(train_on_two, tmp_path):
+    (tmp_path / "damaged-0").mkdir()
+    (tmp_path / "damaged-0" / "checkpoint.pt").write_bytes(b"nonsense")
+    first, second = ((place / "said").read_text() for place in train_on_two("damaged"))
+    assert first == second and "damaged-0/checkpoint.pt cannot be read" in first and "Remove it to start" in first
+
+
+def test_two_machines_go_on_from_the_checkpoint_of_the_first(train_on_two, tmp_path):
+    """The second has none, since only the first writes them."""
+    whole, cut = train_on_two("whole")[0], tmp_path / "cut-0"
     cut.mkdir()
     (whole / "first.pt").rename(cut / "checkpoint.pt")
     assert load_checkpoint(cut / "checkpoint.pt")["epoch"] == 1
-    assert train("cut") == cut
+    assert train_on_two("cut")[0] == cut and not (cut / "said").exists()
     ours, theirs = load_file(cut / "weights.safetensors"), load_file(whole / "weights.safetensors")
     assert all(ours[name].equal(theirs[name]) for name in theirs)
     assert (cut / "curves.json").read_text() == (whole / "curves.json").read_text()

@@ -178,7 +178,8 @@ def test_int8_takes_its_ranges_from_calibration_patients(maker, monkeypatch):
     given = []
     monkeypatch.setattr(packaging, "quantize", lambda graph, crops, shape, out: given.extend(crops))
     made.write_graphs()
-    assert sides_of(made, given) == {"calibration"} and len(given) == (made.rows["side"] == "calibration").sum()
+    assert sides_of(made, given) == {"calibration"}
+    assert np.array_equal(given, made._crops(made.parity.ranges))  # which are not compared on where there are enough
 
 
 def test_golden_cells_are_of_calibration_patients(maker):
@@ -192,7 +193,8 @@ def test_golden_cells_are_of_calibration_patients(maker):
 def test_engines_are_compared_on_patients_not_trained_on_and_corrected_on_none_that_are_tested(maker):
     made, asked = maker
     assert set(made.precision()) == set(packaging.COMPARED)
-    compared, corrected = {"calibration", "test"}, {"train", "validation", "calibration"}
+    # So few calibration cells are all compared on, and none of those is corrected on.
+    compared, corrected = {"calibration", "test"}, {"train", "validation"}
     for engine in packaging.COMPARED:
         own = [sides for name, sides in asked if name == engine]
         # What all engines are held against is asked first.

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,16 @@ from blastwatch.manifest import SIDES, read_split, write_json
 from tests.unit.training.test_audit import cells_of
 from training.audit import audit_cells, check_links
 from training.dealing import Unit, deal, quota
-from training.splitting import SplitParameters, check_leak, check_ties, dealt_by, folds, split_cells, write_split
+from training.splitting import (
+    SplitParameters,
+    check_leak,
+    check_tested,
+    check_ties,
+    dealt_by,
+    folds,
+    split_cells,
+    write_split,
+)
 
 
 def cohort_of(sizes, ties=()):
@@ -261,5 +271,11 @@ def test_an_official_folder_of_one_label_is_refused(label, other):
     cells = official_cohort(())
     paths = cells.rows["path"].where(cells.rows["label"] != other, cells.rows["path"].str.replace("fold_1", "fold_2"))
     cells = dataclasses.replace(cells, rows=cells.rows.assign(path=paths))
-    with pytest.raises(DataError, match=f"none of {other} among 24.*split by group"):
+    with pytest.raises(DataError, match=rf"none of {other} among 24.*split by group\.$"):
         split_of(cells, by="official", official="fold_1")
+
+
+def test_a_split_that_a_network_was_trained_on_is_to_be_made_again():
+    rows = pd.DataFrame({"side": ["train", "test"], "label": ["hem", "all"]})
+    with pytest.raises(DataError, match=r"split by group: run blastwatch data split again so, and train anew\.$"):
+        check_tested(rows, trained=True)

@@ -5,11 +5,11 @@ import pytest
 from blastwatch.errors import UsageError
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json
 from tests.trainings import small_network
-from training import fold_answers
+from training import fold_answers, training_run
 from training.pack import open_pack
-from training.parameters import READ_BY_LOGISTIC, load_parameters
+from training.parameters import READ_BY_LOGISTIC, TrainParameters, load_parameters
 from training.tracking import PARENT
-from training.training_run import APART, FACTS, Within, run_training
+from training.training_run import APART, FACTS, Within, averaging, run_training
 
 QUICK = ["image.size=32", "train.epochs=2", "train.batch_size=64", "train.precision=fp32", "train.keep=last"]
 PARAMETERS = load_parameters(None, [*QUICK, "split.seed=77"])  # the cohort was split with another
@@ -70,6 +70,27 @@ def test_a_training_that_fails_lets_the_next_one_go_on(train, settings):
     seen = []
     assert train("out", seen.append)["run_id"] == stopped.info.run_id
     assert [row["epoch"] for row in seen] == [2]
+
+
+def test_a_training_goes_on_from_no_checkpoint_that_was_averaged_otherwise(train, settings, monkeypatch):
+    def fail(_):
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as before:
+        before.setattr(training_run, "averaging", lambda _: {})
+        with pytest.raises(RuntimeError, match="stopped"):
+            train("out", fail)
+    [stopped] = runs_of(settings)
+    seen = []
+    assert train("out", seen.append)["run_id"] != stopped.info.run_id
+    assert [row["epoch"] for row in seen] == [1, 2]
+
+
+def test_what_is_not_averaged_says_nothing_of_it():
+    assert averaging(TrainParameters(average=0.5)) == {"average": "warm"}
+    assert (
+        averaging(TrainParameters(average=0.0)) == averaging(TrainParameters(fit="logistic", weights="imagenet")) == {}
+    )
 
 
 @pytest.mark.parametrize("label", APART)
