@@ -178,7 +178,7 @@ def _column(name: str, course: Course, came: Came, kept: Kept | None) -> dict[st
     }
 
 
-NOBODY = "stands, but nobody of after it is stored"
+NOBODY = "stands, but no patient since then is stored"
 """What is said of a column with an alarm after which nobody is looked at; the page says so too."""
 
 

@@ -22,7 +22,7 @@ function whoCame({ entered, waiting, few, known, minutes, fewest_cells: fewest }
 function patientSentence(patients) {
   const words = whoCame(patients), moved = patients.columns.filter((column) => column.drifted), most = patients.columns[0];
   if (moved.length) words.push(`${moved.map((column) => `${column.name} is other since ${dated(column)}`).join("; ")}.`);
-  else if (patients.columns.some((column) => column.since)) words.push("An alarm stands, but nobody of after it is stored.");
+  else if (patients.columns.some((column) => column.since)) words.push("An alarm stands, but no patient since then is stored.");
   else if (most && patients.entered) {
     words.push(`No column says that they are other; ${most.name} has most evidence, ${fixed(most.evidence, 2)} of what is needed.`);
   }
@@ -33,7 +33,7 @@ function showPatients() {
   const { patients } = told;
   byId("patient-words").textContent = patientSentence(patients);
   showCauses("patient-causes", patients.causes);
-  const verdict = (column) => column.drifted ? "other" : column.since ? "stands, but nobody of after it is stored"
+  const verdict = (column) => column.drifted ? "other" : column.since ? "stands, but no patient since then is stored"
     : patients.entered ? "as known" : "no verdict";
   const rows = patients.columns.map((column) => row([
     column.name, verdict(column), ratio(column.evidence), number(column.before),

@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 from blastwatch.settings import load
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
+from monitoring.patient_report import NOBODY
 from monitoring.status import Status
+from monitoring.windows import CAUTION
 from tests.drift_status import NOW, Told, drawn_patients, report
 
 pytestmark = pytest.mark.browser
@@ -123,3 +125,20 @@ def test_where_no_patient_counts_yet_no_verdict_is_given_on_them(page, told):
     assert set(page.locator("#patient-columns td:nth-child(2)").all_inner_texts()) == {"no verdict"}
     shown(page, told)
     assert set(page.locator("#patient-columns td:nth-child(2)").all_inner_texts()) == {"as known"}
+
+
+def test_an_alarm_of_which_nobody_is_left_is_said_and_no_drift(page, told):
+    first, *others = told["patients"]["columns"]
+    columns = [first | {"since": NOW.isoformat(), "drifted": False}, *others]
+    shown(page, told | {"patients": told["patients"] | {"columns": columns}})
+    assert page.locator("#patient-columns td:nth-child(2)").first.inner_text() == NOBODY
+    assert f"An alarm {NOBODY}." in page.inner_text("#patient-words")
+
+
+def test_whose_the_cells_of_the_window_are(page, told):
+    window = told["window"] | {"cells": 500, "patients": 1, "repeated": 29, "caution": None}
+    shown(page, told | {"window": window})
+    assert "500 cells of 1 patient, 29 repeated left out, " in page.inner_text("#facts")
+    assert "caution" not in page.inner_text("#facts")
+    shown(page, told | {"window": window | {"patients": None, "repeated": 0, "caution": CAUTION}})
+    assert "500 cells, " in page.inner_text("#facts") and CAUTION in page.inner_text("#facts")
