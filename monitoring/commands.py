@@ -76,6 +76,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         minimum=settings.drift_minimum,
         on_request=True,
         repeated=window.repeated,
+        keyed=window.keyed,
     )
     add_run(settings.drift / "workspace", made.snapshot, name=f"version {fetched.entry.version}, on request")
     if as_json:

@@ -73,6 +73,7 @@ def compare(
     timestamp: datetime | None = None,
     on_request: bool = False,
     repeated: int = 0,
+    keyed: bool = True,
 ) -> DriftReport:
     """Compare predictions with the package's reference and write the report as HTML and JSON.
 
@@ -85,7 +86,7 @@ def compare(
         minimum: predictions below which no verdict is given.
         timestamp: when the report is made, with a time zone; None takes now.
         on_request: by a person, who chose the version or the window: no part of what the monitor saw over time.
-        repeated: of `monitoring.windows.Window`, for the report to say.
+        repeated, keyed: of `monitoring.windows.Window`.
 
     Raises:
         TooFewPredictions: fewer than `minimum`, or than the smallest window that was calibrated; or the patients whose
@@ -101,7 +102,7 @@ def compare(
             f"Expected at least {smallest} predictions of version {version} for a verdict on drift but got "
             f"{len(current)}{besides}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
         )
-    window = told(current, repeated)
+    window = told(current, repeated, keyed=keyed)
     _check_enough(window, version)
     strangers = sorted(set(current["model_digest"]) - {package.digest})
     if strangers:

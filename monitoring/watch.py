@@ -149,6 +149,7 @@ class Monitor:
                 folder=self._settings.drift,
                 minimum=self._settings.drift_minimum,
                 repeated=window.repeated,
+                keyed=window.keyed,
             )
         except TooFewPredictions as error:  # cells behind an earlier verdict may have been deleted
             self._window = None

@@ -41,10 +41,12 @@ SAME = ["patient", "pixel_sha256"]
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """cells: of `Store.read`, oldest first, each image of a patient where it first came. repeated: predictions that
-    were left out, since their image of that patient is among them."""
+    were left out, since their image of that patient is among them. keyed: False where the cells before these carry too
+    few keys to reach other patients, so that nobody knows whose a window would be."""
 
     cells: pd.DataFrame
     repeated: int
+    keyed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,8 @@ class Who:
 def latest(store: Store, *, model_digest: str, size: int, until: datetime) -> Window:
     """The latest `size` images that a version answered before a moment, and those before them until `ENOUGH` patients
     are reached, among the latest `FURTHEST` times `size` predictions. Where these are of fewer patients, or fewer than
-    half of the cells carry a key, the latest `size` images alone. Where these predictions are of fewer than `size`
-    images, since some repeat, those before them as well, `MOST_ANSWERS` in all at most."""
+    half of the cells that it takes carry a key, the latest `size` images alone. Where these predictions are of fewer
+    than `size` images, since some repeat, those before them as well, `MOST_ANSWERS` in all at most."""
     limit = size * FURTHEST
     while True:
         known = store.answers(model_digest=model_digest, until=until, limit=limit)
@@ -72,11 +74,12 @@ def latest(store: Store, *, model_digest: str, size: int, until: datetime) -> Wi
         return Window(cells=store.read(model_digest=model_digest, until=until, limit=0), repeated=0)
     # Back to the image that is the first too many. Of equal ones the first counts: one that is sent again and again
     # then leaves the window as it is.
-    count = _reach(newest, size)
+    count, keyed = _reach(newest, size)
     span = known.loc[newest.index[-count - 1] + 1 :] if count < len(newest) else known
     wanted = span.drop_duplicates(SAME)["id"]
     cells = store.read(model_digest=model_digest, since=span["time"].iloc[0], until=until)
-    return Window(cells=cells[cells["id"].isin(wanted)].reset_index(drop=True), repeated=len(span) - len(wanted))
+    cells = cells[cells["id"].isin(wanted)].reset_index(drop=True)
+    return Window(cells=cells, repeated=len(span) - len(wanted), keyed=keyed)
 
 
 def spanned(store: Store, *, model_digest: str, since: datetime | None, until: datetime | None) -> Window:
@@ -121,10 +124,14 @@ def reaching(reached: NDArray[Any], size: int, wanted: float) -> int | None:
     return size + int(enough[0]) if len(enough) else None
 
 
-def told(cells: pd.DataFrame, repeated: int) -> dict[str, Any]:
+def told(cells: pd.DataFrame, repeated: int, *, keyed: bool = True) -> dict[str, Any]:
     """What a report says of the window that it is on: since, until, cells, patients and effective_patients (None where
-    nobody knows), repeated, and caution: what keeps the verdict from having the stated rate of false alarms."""
-    owners = who(cells)
+    nobody knows), repeated, and caution: what keeps the verdict from having the stated rate of false alarms.
+
+    Args:
+        repeated, keyed: of `Window`.
+    """
+    owners = who(cells) if keyed else Who(patients=None, effective=None)
     return {
         "since": cells["time"].min().isoformat(),
         "until": cells["time"].max().isoformat(),
@@ -149,13 +156,19 @@ def words(window: dict[str, Any], compared: int | None = None) -> str:
     return f"{window['cells']} cells{of}{some}{left}"
 
 
-def _reach(newest: pd.DataFrame, size: int) -> int:
-    """How many of these cells, oldest first, the window holds."""
+def _reach(newest: pd.DataFrame, size: int) -> tuple[int, bool]:
+    """How many of these cells, oldest first, the window holds, and whether it goes by patients.
+
+    Where somebody's cells carry keys and others' between them do not, the latest ones may all be of one who is named.
+    Without this a verdict would come and go each time that they do.
+    """
     least = min(size, len(newest))
     if unit_of(newest.tail(least)) != PATIENT:
-        return least
+        return least, False
     count = reaching(_effective(newest["patient"].iloc[::-1]), least, ENOUGH)
-    return count if count is not None and unit_of(newest.tail(count)) == PATIENT else least
+    if unit_of(newest if count is None else newest.tail(count)) != PATIENT:
+        return least, False
+    return count or least, True
 
 
 def _effective(keys: pd.Series) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from tests.cohorts import START, as_records, draw_cohort, unsealed_package, wind
 WORDS = {"drift": "Drift", "calm": "No drift", "waiting": ("No verdict on version", "Nothing to watch yet")}
 
 
-def compare(_package, current, *, version, folder, minimum, repeated):
+def compare(_package, current, *, version, folder, minimum, repeated, keyed):
     """Stands for Evidently: drift where the cells are redder."""
     if len(current) < minimum:
         raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
@@ -35,7 +35,7 @@ def compare(_package, current, *, version, folder, minimum, repeated):
     page, score = stem.with_name(f"{stem.name}.html"), float(current["od_red"].mean() / 20)
     page.write_text("a page")
     column = {"name": "od_red", "score": score, "threshold": 1.0, "drifted": score >= 1}
-    document = {"version": version, "window": told(current, repeated), "drifted": column["drifted"],
+    document = {"version": version, "window": told(current, repeated, keyed=keyed), "drifted": column["drifted"],
                 "columns": [column], "causes": [], "report": str(page)}  # fmt: skip
     page.with_name(f"{stem.name}.json").write_text(json.dumps(document))
     return DriftReport(document, None)

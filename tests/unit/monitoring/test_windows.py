@@ -1,5 +1,6 @@
 """The predictions that drift is looked for in: whose they are, how far back they reach, and each image once."""
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from monitoring.drift import TooFewPredictions, compare
 from monitoring.store import open_store
-from monitoring.windows import AHEAD, ENOUGH, FURTHEST, latest, not_ahead, once, spanned, told, who, words
+from monitoring.windows import AHEAD, CAUTION, ENOUGH, FURTHEST, latest, not_ahead, once, spanned, told, who, words
 from tests.cohorts import NOON, as_predictions, draw_cohort, record, unsealed_package, window_of
 
 LATER = NOON + timedelta(days=9)
@@ -76,7 +77,24 @@ def test_without_keys_a_window_is_the_latest_cells(store):
     came(store, *[""] * 30)
     assert len(window(store).cells) == 10
     came(store, *"aaaaaa")  # most of the latest carry a key, and fewer than half of those that reach to another patient
-    assert list(window(store).cells["patient"]) == [""] * 4 + ["a"] * 6
+    found = window(store)
+    assert list(found.cells["patient"]) == [""] * 4 + ["a"] * 6 and not found.keyed
+    assert told(found.cells, 0, keyed=found.keyed)["caution"] == CAUTION
+
+
+def test_whether_a_window_goes_by_patients_does_not_come_and_go_with_one_who_is_named(store):
+    """Each day twenty cells of one patient with a key, then fifty without."""
+    kept = []
+    for day in "abcd":
+        for keys in (*[[day] * 5] * 4, *[[""] * 10] * 5):
+            came(store, *keys)
+            kept.append(window(store).keyed)
+    assert set(kept[9:]) == {False}  # before, there was nobody without a key
+
+
+def test_whoever_comes_alone_with_a_key_is_one_patient(store):
+    came(store, *"a" * 40)
+    assert window(store).keyed and who(window(store).cells).patients == 1
 
 
 def test_nothing_stored_is_an_empty_window(store):
@@ -162,6 +180,9 @@ def test_one_patients_cells_get_no_verdict(cohort, package, tmp_path):
     current = as_predictions(rows, digest=package.digest, keyed=True)
     with pytest.raises(TooFewPredictions, match=r"at least 2 patients .* the 60 of version 1 are of 1 \(effective num"):
         compare(package, current, version="1", folder=tmp_path)
+    unknown = compare(package, current, version="1", folder=tmp_path / "unknown", keyed=False).document
+    assert unknown["window"]["patients"] is None and unknown["window"]["caution"] == CAUTION
+    shutil.rmtree(tmp_path / "unknown")
     outweighed = current.assign(patient=["a"] * 54 + ["b"] * 3 + ["c"] * 3)
     with pytest.raises(TooFewPredictions, match=r"of 3 \(effective number 1\.227\)"):
         compare(package, outweighed, version="1", folder=tmp_path)
