@@ -80,7 +80,7 @@ def border_told(calibration: Mapping[str, Any]) -> str:
 
     >>> border_told({"temperature": 1.2, "likeliest": 1.25})
     ''
-    >>> border_told({"temperature": 0.1, "likeliest": 0.05})[-32:]
+    >>> border_told({"temperature": 0.1, "likeliest": 0.05})[-33:]
     'cells was wrong. 0.100 was taken.'
     """
     used = calibration["temperature"]
