@@ -38,8 +38,9 @@ def test_wasserstein_is_scipys_over_the_standard_deviation(reference, current):
     from scipy import stats
 
     expected = stats.wasserstein_distance(reference, current) / max(np.std(reference), 0.001)
+    # Digits are lost where the current side lies hundreds of thousands of standard deviations away.
     assert one_window(np.array(reference), np.array(current), wasserstein) == pytest.approx(
-        expected, rel=1e-6, abs=1e-6
+        expected, rel=1e-6 + 1e-11 * expected, abs=1e-6
     )
 
 
