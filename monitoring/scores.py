@@ -64,9 +64,9 @@ def wasserstein(values: Floats, windows: Floats, sides: Floats) -> Floats:
     difference -= np.cumsum(sides[:, order] / sides.sum(axis=1, keepdims=True), axis=1)
     distance = np.abs(difference[:, :-1]) @ gaps
     total = sides.sum(axis=1)
-    centred = values - values.mean()
-    mean = sides @ centred / total
-    variance = np.maximum(sides @ centred**2 / total - mean**2, 0)
+    # About each side's own mean: moments about another lose all digits where the other side lies far away.
+    apart = values - (sides @ values / total)[:, None]
+    variance = np.einsum("ij,ij,ij->i", sides, apart, apart) / total
     return np.asarray(distance / np.maximum(np.sqrt(variance), _SMALLEST_STD))
 
 
