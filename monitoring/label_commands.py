@@ -4,16 +4,19 @@ import csv
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
+from blastwatch.registry import Fetched
 from blastwatch.rounding import fixed
-from blastwatch.settings import load
+from blastwatch.settings import Settings, load
 from monitoring.commands import Moment, check_span, print_table
+from monitoring.doubts import DRIFT
+from monitoring.doubts import PATIENTS as OTHERS
 from monitoring.performance import (
     ASSUMES,
     CELLS,
@@ -28,6 +31,9 @@ from monitoring.performance import (
     UNCHECKED,
     UNTRUSTED,
 )
+
+if TYPE_CHECKING:
+    from monitoring.store import Store
 
 SAID = {
     UNCHECKED: "no label has come yet",
@@ -44,6 +50,12 @@ LACKS = {
 }
 """Where it is open since something is lacking."""
 
+
+DOUBTED = {
+    DRIFT: "The cells have drifted since {since}",
+    OTHERS: "The patients are others since {since}",
+}
+"""What is said of a doubt that the check does not tell."""
 
 SPAN = (("from (UTC)", "since"), ("to (UTC)", "until"))
 
@@ -118,6 +130,8 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         found = report_on(
             store, fetched.package, version=fetched.entry.version, settings=settings, since=since, until=until
         )
+        if since is None and until is None:  # of a span of then, drift of now says nothing
+            found |= _doubted(store, fetched, found, settings)
     if as_json:
         print_json(found)
     else:
@@ -220,6 +234,23 @@ def _write_new(file: Path, text: str) -> None:
         raise DataError(f"The file {file} cannot be made: {error.strerror}.") from error
 
 
+def _doubted(store: "Store", fetched: Fetched, found: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Why the estimate is not to be relied on now, and whether drift of the version's cells was looked for at all."""
+    from monitoring.doubts import doubts
+    from monitoring.patient_report import PatientWatch
+    from monitoring.timeline import Timeline, row_of, since
+
+    version, digest = fetched.entry.version, fetched.package.digest
+    timeline = Timeline(settings.drift, rows_alone=True)
+    timeline.refresh()
+    row = row_of(timeline.rows(), version, digest)
+    patients = PatientWatch(store, fetched.package, version=version, settings=settings).look(datetime.now(UTC))
+    labelled, drifted = found["now"]["labelled"], row is not None and row.drifted
+    began = since(timeline.rows(), version, digest)
+    reasons = doubts(labelled, drifted=drifted, since=began, patients=patients)
+    return {"doubts": reasons, "drift_reported": row is not None}
+
+
 def _print_report(found: dict[str, Any]) -> None:
     latest, labelled, check = found["now"]["latest"], found["now"]["labelled"], found["now"]["labelled"]["check"]
     click.echo(f"Version {found['version']}")
@@ -234,6 +265,7 @@ def _print_report(found: dict[str, Any]) -> None:
         f"Realised minus expected accuracy: {_interval(check['difference'])}, tolerance {check['tolerance']:g}; "
         f"the estimate is {check['state']}: {_said(labelled)}."
     )
+    _print_doubts(found)
     rows = [["from (UTC)", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
     rows += [
         [
@@ -258,6 +290,15 @@ def _print_report(found: dict[str, Any]) -> None:
             "before them labelled cells alone count. Name a span with --since and --until for others."
         )
     say(DISCLAIMER)
+
+
+def _print_doubts(found: dict[str, Any]) -> None:
+    for doubt in found.get("doubts", ()):
+        if doubt["reason"] in DOUBTED:
+            changed = DOUBTED[doubt["reason"]].format(since=doubt["since"] or "a time that is not known")
+            click.echo(f"{changed}: do not rely on the estimate before the labelled cells above are all of since then.")
+    if not found.get("drift_reported", True):
+        say("No drift report of this version lies here, so whether its cells drifted is not known: start the monitor.")
 
 
 def _said(labelled: dict[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """Every metric that the monitor exports, in its own registry, passed in and never global."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from blastwatch.policy import FINDINGS
+from monitoring.doubts import REASONS
 from monitoring.performance import STATES
 from monitoring.retention import Deleted, Usage
 
@@ -97,6 +98,10 @@ class MonitorMetrics:
             "blastwatch_estimate_state", "1 for the state of the estimate after its check on labels.", ["state"],
             registry=registry,
         )  # fmt: skip
+        self.estimate_doubted = Gauge(
+            "blastwatch_estimate_doubted", "1 where the estimate is not to be relied on, by reason: labels refute it, "
+            "or cells or patients changed, and labels of those since are too few.", ["reason"], registry=registry,
+        )  # fmt: skip
         self.stored = Gauge("blastwatch_store_predictions", "Predictions in the database.", registry=registry)
         self.stored_images = Gauge(
             "blastwatch_store_images", "Pictures of answered cells in the database.", registry=registry
@@ -183,6 +188,12 @@ class MonitorMetrics:
         for state in STATES:
             self.estimate_state.labels(state).set(state == labelled["check"]["state"])
 
+    def tell_doubts(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """What `monitoring.doubts` found."""
+        reasons = {doubt["reason"] for doubt in found}
+        for reason in REASONS:
+            self.estimate_doubted.labels(reason).set(reason in reasons)
+
     def tell_retraining(self, retraining: "Retraining") -> None:
         """Of the last command that a finding started."""
         self.retraining_running.set(retraining.running())
@@ -215,6 +226,7 @@ class MonitorMetrics:
             self.performance_fell.labels(kind).set(0)
         for state in STATES:
             self.estimate_state.labels(state).set(0)
+        self.tell_doubts(())
         self.last_report.set(0)
         self.window_end.set(0)
 

@@ -9,6 +9,7 @@ from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
+from monitoring.doubts import doubts
 from monitoring.drift import names_of
 from monitoring.examples import Examples
 from monitoring.report_page import by_distance
@@ -88,6 +89,15 @@ class Status:
         """
         self._found = self._found | parts
 
+    def doubts(self) -> list[dict[str, str | None]]:
+        """Why the estimate of the performance is not to be relied on (`monitoring.doubts`), by what is known now."""
+        performance = self._found.get("performance")
+        if performance is None:
+            return []
+        drifted, since = self._known is not None and self._known["drifted"], self._found.get("since")
+        labelled = performance["now"]["labelled"]
+        return doubts(labelled, drifted=drifted, since=since, patients=self._found.get("patients"))
+
     def document(self) -> dict[str, Any]:
         """With the monitor's own time, by which whoever reads it sees how old it is: no other clock need be right."""
         return self._document | {"now": _now()}
@@ -110,7 +120,7 @@ class Status:
 
     def fail(self, problem: str) -> None:
         """A look failed: the reason stands beside what was known, and beside what the look had found before."""
-        self._document = self._document | self._found | {"state": self._state(), "problem": problem}
+        self._document = self._document | self._found | self._verdicts() | {"problem": problem}
 
     def tell(
         self,
@@ -135,12 +145,11 @@ class Status:
             "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
         }  # fmt: skip
         self._pictures = examples.pictures
-        self._document = self._document | self._found | {
-            "state": self._state(),
-            "looked_at": _now(),
-            "problem": problem or None,
-            "note": note,
-        }  # fmt: skip
+        told = {"looked_at": _now(), "problem": problem or None, "note": note}
+        self._document = self._document | self._found | self._verdicts() | told
+
+    def _verdicts(self) -> dict[str, Any]:
+        return {"state": self._state(), "doubts": self.doubts()}
 
     def _state(self) -> str:
         if self._known is not None and self._known["drifted"]:

@@ -62,10 +62,15 @@ class Row:
 
 
 class Timeline:
-    """Reads the reports of a folder, in the order in which they were made; remembers what it has read."""
+    """Reads the reports of a folder, in the order in which they were made; remembers what it has read.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        rows_alone: for who asks for no points: reports that the kept rows know are not read, and nothing in the folder
+            is changed, which is the monitor's.
+    """
+
+    def __init__(self, folder: Path, *, rows_alone: bool = False) -> None:
+        self._folder, self._rows_alone = folder, rows_alone
         self._points: dict[str, Point] = {}
         self._rows: list[Row] = []
         self._read: str | None = None  # name of the last report that was read; None before the first reading
@@ -78,12 +83,17 @@ class Timeline:
         if self._read is None:
             self._told, self._rows = self._kept(names)
             self._written = self._told
-            self._read = min(self._told, names[-LATEST - 1] if len(names) > LATEST else "")
+            drawn = "" if len(names) <= LATEST else names[-LATEST - 1]
+            self._read = self._told if self._rows_alone else min(self._told, drawn)
             if not self._told:
                 months = self._folder.glob("[0-9]*/")
                 old = [month / name for month in months for name in names_of(month, ".json")]
                 self._take(sorted(old, key=lambda path: path.name))
         self._take([self._folder / name for name in names[bisect.bisect_right(names, self._read) :]])
+        if not self._rows_alone:
+            self._keep(names)
+
+    def _keep(self, names: Sequence[str]) -> None:
         with contextlib.suppress(OSError):  # a full disk hides no verdict; the next refresh tries again
             if self._told != self._written:
                 rows = [asdict(row) for row in self._rows]

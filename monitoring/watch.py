@@ -100,6 +100,7 @@ class Monitor:
         challenger = self._tell_shadow(fetched.entry)
         patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, window)
+        self._metrics.tell_doubts(self.status.doubts())
         usage = self._retain()
         found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
         self._retrain(fetched.entry.version, found)

@@ -137,6 +137,9 @@ const CHECKED = {
   untrusted: (words) => `Do not trust the estimate: ${words}.`,
 };
 
+// That labels refute it, the check says.
+const DOUBTED = { drift: "the cells have drifted", patients: "the patients are others" };
+
 const LACKS = {
   cells: (labelled) => `${labelled.labelled} cells have labels and 30 are needed`,
   keys: () => "fewer than half of the labelled cells carry a patient key",
@@ -156,10 +159,9 @@ function showPerformance() {
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.
-  const when = { drift: () => told.since?.at, patients: earliest }[told.state], since = when?.();
-  const early = when && !(since && labelled.since && Date.parse(labelled.since) >= Date.parse(since));
-  byId("early").textContent = early ? `${told.state === "drift" ? "The cells have drifted" : "The patients are others"}, and `
-    + "the estimate takes for granted that the probabilities still hold: do not rely on it before cells since then have labels." : "";
+  const changed = told.doubts.map((doubt) => DOUBTED[doubt.reason]).filter(Boolean).join(" and ");
+  byId("early").textContent = changed ? `${changed[0].toUpperCase()}${changed.slice(1)}, and the estimate takes for granted `
+    + "that the probabilities still hold: do not rely on it before the latest labelled cells are all of since then." : "";
   fill("figures", [
     ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
       interval(labelled.realised[name]), interval(reference.realised[name])])),

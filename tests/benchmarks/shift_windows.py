@@ -114,14 +114,19 @@ class LinearModel:
 
 def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float, dealing: Dealing) -> Deal:
     """The patients dealt, with thresholds for a rate of false alarms."""
-    plain = rows[rows["shift"] == ""]
-    names = random.permutation(sorted(plain["group"].unique()))
+    names = random.permutation(sorted(rows.loc[rows["shift"] == "", "group"].unique()))
     first, second = (round(len(names) * part) for part in (dealing.learn, dealing.learn + dealing.reference))
-    model = LinearModel(plain[plain["group"].isin(names[:first])])
-    known = [model(plain[plain["group"].isin(names[first:second])])]
-    if dealing.trained == "answered":
+    return deal_of(rows, names[:first], names[first:second], names[second:], rate=rate, trained=dealing.trained)
+
+
+def deal_of(rows: pd.DataFrame, learned, known_besides, others, *, rate: float, trained: str) -> Deal:
+    """The deal of these patients: who is learned from, who is known besides, and of whom windows are drawn."""
+    plain = rows[rows["shift"] == ""]
+    model = LinearModel(plain[plain["group"].isin(learned)])
+    known = [model(plain[plain["group"].isin(known_besides)])]
+    if trained == "answered":
         known.append(model.out_of_fold())
-    elif dealing.trained == "measured":
+    elif trained == "measured":
         known.append(model.learned.assign(**dict.fromkeys((PROBABILITY, *EMBEDDING), np.nan)))
     parts = [part.groupby("group").head(REFERENCE_CELLS) for part in known]
     cells = pd.concat(parts, ignore_index=True)
@@ -129,7 +134,7 @@ def dealt(rows: pd.DataFrame, random: np.random.Generator, rate: float, dealing:
     found = calibrate(DriftReference(cells), signatures=signatures, window_sizes=(CELLS,), false_alarm_rate=rate)
     thresholds, reference = thresholds_for(found, CELLS), DriftReference(with_directions(cells, signatures))
     counts = plain["group"].value_counts()
-    held = [name for name in names[second:] if counts[name] >= FEWEST_CELLS]
+    held = [name for name in others if counts[name] >= FEWEST_CELLS]
     return Deal(model, reference, thresholds, held, signatures)
 
 

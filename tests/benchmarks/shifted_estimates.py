@@ -10,11 +10,16 @@ turns a temperature is fitted on two thirds of their patients and the last third
 logistic regression on the image statistics stands in the network's place: fitted on three fifths of all patients, each
 weighing the same within its class, a temperature on one fifth, tested on the last, in five turns. The shifts
 (`monitoring.shifts`) are applied to the camera's images of the tested cells alone.
+
+With the folder of a cross-validation each row also says in how many windows of the tested cells drift alarms, since
+then the estimate is in doubt (`monitoring.doubts`): windows of 200 cells of four tested patients against what is
+measured of the other patients. A linear model on image statistics stands in the network's place there.
 """
 
 import argparse
 import os
 import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -30,10 +35,12 @@ from blastwatch.images import Preprocessing, crop_cell, decode
 from blastwatch.inference import Engine
 from blastwatch.manifest import Cells, read_cells, read_json
 from blastwatch.openvino_engine import OpenVinoEngine
+from monitoring.calibration import FALSE_ALARM_RATE
 from monitoring.performance import Limits, performance
 from monitoring.recalibration import Recalibration, recalibrate
 from monitoring.shifts import SHIFTS, shift
 from monitoring.statistics import STATISTICS, image_statistics
+from tests.benchmarks.shift_windows import Found, deal_of, look
 from tests.benchmarks.trained_folds import by_fold, seen_by, tested_cells
 from training.baselines import BASELINES
 from training.calibration import patient_weights, steadied_temperature
@@ -48,6 +55,7 @@ CAMERA, SEEN = Preprocessing(crop=320, size=320), Preprocessing(crop=320, size=1
 NAMES = [f"{name.replace('_', ' ')}, {strength:g}" if name else PLAIN for name, strength in LOOKED_AT]
 MOST_CELLS = 40  # of one patient
 TURNS = 5
+WINDOWS = 40  # of each fold and shift, for the verdict on drift
 
 
 def chosen(cells: pd.DataFrame) -> pd.DataFrame:
@@ -65,6 +73,29 @@ def shifted(path: Path, size: int) -> list[np.ndarray]:
 def measured(path: Path) -> list[dict[str, float]]:
     """The statistics of one cell under every shift."""
     return [image_statistics(crop, SEEN) for crop in shifted(path, SEEN.size)]
+
+
+def measured_all(cells: pd.DataFrame, root: Path) -> list[list[dict[str, float]]]:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(measured, [root / path for path in cells["path"]], chunksize=20))
+
+
+def drift_alarms(cells: pd.DataFrame, root: Path, folds: Path) -> dict[str, float]:
+    """By shift the share of the windows of tested cells that alarm."""
+    facts = [
+        {"group": cell.group, "label": cell.label, "path": str(root / cell.path), "shifted": True, "shift": name,
+         "strength": strength, **statistics}
+        for cell, found in zip(cells.itertuples(), measured_all(cells, root), strict=True)
+        for (name, strength), statistics in zip(LOOKED_AT, found, strict=True)
+    ]  # fmt: skip
+    rows, alarms = pd.DataFrame(facts), {name: Found([], [], [], Counter()) for name in NAMES}
+    for fold in sorted(cells["fold"].unique()):
+        split = pd.read_parquet(folds / "folds" / str(fold) / "split.parquet").groupby("side")["group"].unique()
+        besides = np.concatenate([split["validation"], split["calibration"]])
+        deal = deal_of(rows, split["train"], besides, split["test"], rate=FALSE_ALARM_RATE, trained="answered")
+        for name, (kind, strength) in zip(NAMES, LOOKED_AT, strict=True):
+            look(deal, rows, kind, strength, WINDOWS, np.random.default_rng(int(fold)), alarms[name])
+    return {name: float(np.mean(found.ours)) for name, found in alarms.items()}
 
 
 @dataclass(frozen=True)
@@ -89,8 +120,7 @@ def known_by(blast: np.ndarray, cells: pd.DataFrame) -> Recalibration:
 
 def stand_in(cells: pd.DataFrame, root: Path) -> dict[str, Said]:
     """By shift, each cell answered by the regression that never saw its patient."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(measured, [root / path for path in cells["path"]], chunksize=20))
+    found = measured_all(cells, root)
     values = {
         name: pd.DataFrame([rows[number] for rows in found])[list(STATISTICS)].to_numpy(np.float64)
         for number, name in enumerate(NAMES)
@@ -155,7 +185,7 @@ def network(cells: pd.DataFrame, root: Path, engine: Engine, size: int) -> dict[
     return said
 
 
-def row(name: str, cells: pd.DataFrame, said: Said) -> str:
+def row(name: str, cells: pd.DataFrame, said: Said, drift: float | None = None) -> str:
     table = pd.DataFrame(
         {"id": cells["path"], "patient": cells["group"], "probability": said.worth, "truth": cells["label"],
          "label": np.where(said.given >= 0.5, "all", "hem")}
@@ -167,7 +197,8 @@ def row(name: str, cells: pd.DataFrame, said: Said) -> str:
     ranked = roc_auc_score(cells["label"] == CLASS_NAMES[POSITIVE], said.given)
     points = f"{100 * gap['value']:+.1f} ({100 * gap['low']:+.1f} to {100 * gap['high']:+.1f})"
     return (
-        f"| {name} | {len(cells)} | {found['patients']} | {parts[0]} | {parts[1]} | {points} | {state} | {ranked:.3f} |"
+        f"| {name} | {len(cells)} | {found['patients']} | {parts[0]} | {parts[1]} | {points} | {state} | "
+        f"{'' if drift is None else f'{100 * drift:.0f} %'} | {ranked:.3f} |"
     )
 
 
@@ -198,13 +229,15 @@ def main() -> None:
     every = read_cells(given.cells)
     if given.folds:
         cells = tested_cells(given.folds, every, MOST_CELLS)
+        alarms = drift_alarms(cells, every.root, given.folds)
         answers = folded(cells, every, given.folds, given.recipe)
     else:
         cells, answers = of_split(given, every)
-    print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | AUROC |")
-    print("|---|---|---|---|---|---|---|---|")
+        alarms = {}
+    print("| shift | cells | patients | estimated accuracy | realised | points apart | the check | drift | AUROC |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, said in answers.items():
-        print(row(name, cells, said), flush=True)
+        print(row(name, cells, said, alarms.get(name)), flush=True)
         if name == PLAIN:
             ill = cells["label"] == "all"
             for share, kept in (("a sixth of the ill patients", ill), ("a sixth of the healthy ones", ~ill)):

@@ -142,6 +142,8 @@ def test_watch_serves_gauges_follows_the_stream_and_stops(settings, champion, co
         realised = found['blastwatch_performance_ratio{bound="value",figure="accuracy",kind="realised"}']
         assert realised == pytest.approx(0.9) and found['blastwatch_estimate_state{state="open"}'] == 1
         told = wait_for_page(port, lambda told: told["state"] == "drift")  # the gauge is set before the look is over
+        assert told["doubts"] == [{"reason": "drift", "since": told["since"]["at"]}]
+        assert gauges(port)['blastwatch_estimate_doubted{reason="drift"}'] == 1
         assert told["model"] == {"version": "1", "digest": champion.digest, "synthetic": True}
         assert [(move["version"], move["who"]) for move in told["promotions"]] == [("1", "tester")]
         assert told["stored"]["predictions"] == 240 and told["timeline"]

@@ -11,6 +11,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from monitoring.doubts import REASONS
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import CONFIRMED, OPEN, STATES, UNCHECKED, UNTRUSTED
 from serving.gpus import Gpus
@@ -113,11 +114,11 @@ def overrides(panel):
 
 def test_no_single_figure_is_coloured_by_thresholds_that_nobody_chose():
     """Those of Grafana are green, and red from 80: of cells in a window, of an age in seconds, of a 1 for an alarm."""
-    stats = single_figures()
+    stats, named = single_figures(), set(STATES) | {f"doubted: {reason}" for reason in REASONS}
     for title, panel in stats.items():
         shown = panel["fieldConfig"]["defaults"]
         assert shown["thresholds"]["steps"][0]["value"] is None, title
-        assert set(overrides(panel)) <= {target["legendFormat"] for target in panel["targets"]} | set(STATES), title
+        assert set(overrides(panel)) <= {target["legendFormat"] for target in panel["targets"]} | named, title
     ages = [
         stats["Age of the last report"]["fieldConfig"]["defaults"],
         overrides(stats["Failed looks"])["since the last look"],
@@ -128,7 +129,8 @@ def test_no_single_figure_is_coloured_by_thresholds_that_nobody_chose():
     estimate = stats["The estimate"]
     assert estimate["options"]["textMode"] == "name"
     colours = {state: shown["color"]["fixedColor"] for state, shown in overrides(estimate).items()}
-    assert colours == {UNCHECKED: "text", OPEN: "text", CONFIRMED: "green", UNTRUSTED: "red"}
+    doubted = {f"doubted: {reason}": "orange" for reason in REASONS}
+    assert colours == {UNCHECKED: "text", OPEN: "text", CONFIRMED: "green", UNTRUSTED: "red"} | doubted
 
 
 def test_a_single_figure_is_the_one_of_now():

@@ -16,6 +16,7 @@ from blastwatch.entry import Entry
 from blastwatch.errors import AliasMoved, AliasNotSet, DataError, RegistryUnreachable
 from blastwatch.registry import Registry
 from monitoring import watch, workspace
+from monitoring.doubts import REASONS
 from monitoring.drift import DriftReport, TooFewPredictions
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import STATES
@@ -70,6 +71,7 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     metrics.watch_model("4", "a" * 64)
     metrics.performance_fell.labels("realised").set(1)
     metrics.estimate_state.labels("untrusted").set(1)
+    metrics.tell_doubts([{"reason": reason, "since": None} for reason in REASONS])
     metrics.detected.set(1)
     metrics.patients.set(321)
     metrics.window_cells.set(500)
@@ -87,6 +89,7 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     assert value("blastwatch_drift_model_info", {"version": "5", "digest": "b" * 64}) == 1
     assert [value("blastwatch_performance_fell", {"kind": kind}) for kind in ("estimated", "realised")] == [0, 0]
     assert [value("blastwatch_estimate_state", {"state": state}) for state in STATES] == [0] * len(STATES)
+    assert [value("blastwatch_estimate_doubted", {"reason": reason}) for reason in REASONS] == [0] * len(REASONS)
     assert value("blastwatch_drift_detected") == 0
     counts = ("patient_drift_patients", "drift_window_cells", "labelled_cells")
     assert [value(f"blastwatch_{name}") for name in counts] == [0, 0, 0]
