@@ -13,7 +13,8 @@ weighing the same within its class, a temperature on one fifth, tested on the la
 
 With the folder of a cross-validation each row also says in how many windows of the tested cells drift alarms, since
 then the estimate is in doubt (`monitoring.doubts`): windows of 200 cells of four tested patients against what is
-measured of the other patients. A linear model on image statistics stands in the network's place there.
+measured of the other patients. A linear model on image statistics stands in the network's place there, so
+`--drift-alone` needs no more than the folds.
 """
 
 import argparse
@@ -222,6 +223,7 @@ def main() -> None:
     source.add_argument("--folds", type=Path, help="folder of blastwatch crossvalidate")
     source.add_argument("--split", type=Path)
     parser.add_argument("--recipe", help="of the cross-validation")
+    parser.add_argument("--drift-alone", action="store_true", help="of the folds: the drift, and no estimate")
     parser.add_argument("--graph", type=Path, help="ONNX file of a network that learnt from the split's other sides")
     parser.add_argument("--engine", default="openvino-f32", help="openvino-f32 or openvino-bf16")
     parser.add_argument("--size", type=int, default=224, help="px of the graph's input")
@@ -230,6 +232,13 @@ def main() -> None:
     if given.folds:
         cells = tested_cells(given.folds, every, MOST_CELLS)
         alarms = drift_alarms(cells, every.root, given.folds)
+        if given.drift_alone:
+            print(
+                "\n".join(
+                    ["| shift | drift |", "|---|---|", *(f"| {name} | {100 * alarms[name]:.0f} % |" for name in alarms)]
+                )
+            )
+            return
         answers = folded(cells, every, given.folds, given.recipe)
     else:
         cells, answers = of_split(given, every)
