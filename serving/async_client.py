@@ -17,6 +17,7 @@ import httpx
 from blastwatch.errors import DataError, ServiceError
 from serving.calls import (
     AT_ONCE,
+    CONNECTIONS,
     TIMEOUT,
     Answer,
     Image,
@@ -26,9 +27,10 @@ from serving.calls import (
     connection,
     file_part,
     named,
-    no_address,
     read_json,
+    read_results,
     unanswered,
+    usable_environment,
 )
 
 
@@ -48,12 +50,12 @@ class AsyncClient:
         self.url = url.rstrip("/")
         self._attempts = attempts
         self._timeout = timeout
-        try:
-            self._http = httpx.AsyncClient(
-                transport=transport, **connection(self.url, api_key=api_key, timeout=timeout)
-            )
-        except httpx.InvalidURL as error:
-            raise no_address(url) from error
+        # Hundreds of calls may be made at once. They wait here: the pool of httpx goes through all that wait in it with
+        # each that comes or goes.
+        self._turn = asyncio.Semaphore(CONNECTIONS)
+        how = connection(self.url, api_key=api_key, timeout=timeout)
+        with usable_environment():
+            self._http = httpx.AsyncClient(transport=transport, **how)
 
     async def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
         """The answer of /v1/predict for one cell. Arguments and errors as of `Client.predict`."""
@@ -63,7 +65,10 @@ class AsyncClient:
     async def predict_many(
         self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
     ) -> AsyncIterator[Answer | ServiceError | DataError]:
-        """For each cell, in order and as it comes, its answer or the error that stands for it.
+        """For each cell, in order, its answer or the error that stands for it.
+
+        The first comes once `at_once` images were asked for, or all. Of images that come one by one, as from a
+        microscope, ask for each with `predict`.
 
         Args:
             images: as many as one likes; no more of them than `at_once` are in memory.
@@ -92,13 +97,17 @@ class AsyncClient:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
-        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`.
+
+        For no cell nothing is asked.
+        """
         check_several(images)
         headers = named(patient=patient, caller=caller)
         parts = [("images", await _read(image)) for image in images]
-        answer = await self._json("POST", "/v1/predict_batch", files=parts, headers=headers)
-        results: list[Answer] = answer["results"]
-        return results
+        if not parts:
+            return []
+        path = "/v1/predict_batch"
+        return read_results(await self._send("POST", path, files=parts, headers=headers), f"{self.url}{path}")
 
     async def explain(self, image: Image, *, caller: str = "") -> bytes:
         """The heat map over one cell, as PNG. Arguments and errors as of `Client.predict`."""
@@ -111,7 +120,7 @@ class AsyncClient:
 
     async def add_label(self, prediction_id: str, label: str) -> None:
         """Tell the truth (`all` or `hem`) that came later. Raises as `Client.predict`."""
-        await self._send("POST", "/v1/labels", json={"id": prediction_id, "label": label})
+        await self._json("POST", "/v1/labels", json={"id": prediction_id, "label": label})
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -134,12 +143,22 @@ class AsyncClient:
     async def _json(self, method: str, path: str, **content: Any) -> Answer:
         return read_json(await self._send(method, path, **content), f"{self.url}{path}")
 
+    async def _ask(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
+        """One request and its whole answer. httpx itself bounds each pause alone, and so not what never ends."""
+        async with self._turn, self._http.stream(method, path, **content) as response:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await response.aread()
+            except TimeoutError as error:
+                raise httpx.ReadTimeout("The answer did not end in time.") from error
+        return response
+
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         retries = Retries(self._attempts)
         while True:
             try:
-                response = await self._http.request(method, path, **content)
-            except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+                response = await self._ask(method, path, content)
+            except httpx.RequestError as error:
                 pause = retries.pause_after(error)
                 if pause is None:
                     raise unanswered(self.url, error, self._timeout) from error

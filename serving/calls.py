@@ -3,14 +3,16 @@
 import io
 import os
 import random
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from blastwatch.addresses import encrypted, past_proxies
-from blastwatch.errors import DataError, ServiceError, ServiceUnreachable
+from blastwatch.addresses import encrypted, past_proxies, shown
+from blastwatch.errors import DataError, ServiceError, ServiceUnreachable, SettingsError, UsageError
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 
 Image = bytes | str | os.PathLike[str]
@@ -31,6 +33,10 @@ NO_ANSWER = 502  # the status of an error for a connection that ended: what a pr
 TIMEOUT = 150.0  # seconds: longer than the service's own deadline of 120, so that it says itself what took so long
 LONGEST_CONNECT = 60.0  # seconds until a machine that does not even take the connection counts as away
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
+CONNECTIONS = 100  # of one client; further calls wait, for as long as it takes, until one of them is free
+MOST_BYTES = 256 << 20  # of one file: far more than a service takes, and so many calls at once still fit into memory
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
 def file_part(image: Image) -> tuple[str, bytes, str]:
@@ -38,7 +44,7 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
 
     Raises:
         TypeError: it is neither bytes nor a path.
-        DataError: the path cannot be read.
+        DataError: the path cannot be read, or what is there is a device or far larger than an image.
     """
     if isinstance(image, bytes):
         return "image", image, "application/octet-stream"
@@ -50,9 +56,31 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
     path = Path(image)
     try:
         name = path.name.encode("utf-8", "replace").decode()  # one that is not in UTF-8 has halves of letters
-        return name, path.read_bytes(), "application/octet-stream"
+        return name, _content(path), "application/octet-stream"
     except OSError as error:
         raise DataError(f"Expected an image file but {path} cannot be read: {error.strerror or error}.") from error
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file or comes out of a pipe, at most `MOST_BYTES`."""
+    state = path.stat()
+    if stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):  # /dev/zero has no end
+        raise DataError(f"Expected an image file but {path} is a device. Save the image to a file.")
+    if state.st_size > MOST_BYTES:
+        raise _beyond(path)
+    if stat.S_ISREG(state.st_mode):
+        return path.read_bytes()
+    content = bytearray()
+    with path.open("rb") as pipe:
+        while piece := pipe.read(1 << 20):
+            content += piece
+            if len(content) > MOST_BYTES:
+                raise _beyond(path)
+    return bytes(content)
+
+
+def _beyond(path: Path) -> DataError:
+    return DataError(f"Expected at most {MOST_BYTES} bytes in {path} but it is larger. Send one image a file.")
 
 
 def check_several(images: Iterable[Image]) -> None:
@@ -133,14 +161,32 @@ def _kind(response: httpx.Response) -> str:
 def read_json(response: httpx.Response, url: str) -> Answer:
     """The object of an answer. Raises `ServiceError` where another server answers at that address."""
     try:
-        value: Answer = response.json()
+        value = response.json()
     except ValueError as error:
-        raise ServiceError(
-            f"Expected JSON from {url} but got {response.headers.get('content-type', 'nothing')}. "
-            "Is this the address of the prediction service?",
-            status=response.status_code,
-        ) from error
+        raise _another(response, url, f"JSON but got {response.headers.get('content-type', 'nothing')}") from error
+    if not isinstance(value, dict):
+        raise _another(response, url, f"an object of JSON but got {_kind_of(value)}")
     return value
+
+
+def read_results(response: httpx.Response, url: str) -> list[Answer]:
+    """The results of a batch. Raises as `read_json`."""
+    results = read_json(response, url).get("results")
+    if not isinstance(results, list):
+        raise _another(response, url, f"a list of results but got {_kind_of(results)}")
+    return results
+
+
+def _another(response: httpx.Response, url: str, what: str) -> ServiceError:
+    """The error for an answer that no prediction service gives.
+
+    Args:
+        what: was expected and came.
+    """
+    return ServiceError(
+        f"Expected {what} from {shown(url)}. Is this the address of the prediction service?",
+        status=response.status_code,
+    )
 
 
 def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
@@ -165,25 +211,39 @@ def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
 
 
 def unanswered(url: str, error: Exception, timeout: float) -> ServiceError | ServiceUnreachable:
-    """The error for a request without an answer: the service is there but took longer than `timeout` seconds, or there
-    was no connection to it."""
+    """The error for a request without an answer: the service is there but took longer than `timeout` seconds, ended the
+    connection or answered what nobody can read; or there was no connection to it."""
     if isinstance(error, httpx.UnsupportedProtocol):
         return no_address(url)
+    address, why = shown(url), str(error) or type(error).__name__
     if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         return ServiceError(
-            f"The service at {url} did not answer within {timeout:g} s. Send fewer images a call, or see its log.",
+            f"The service at {address} did not answer within {timeout:g} s. Send fewer images a call, or see its log.",
             status=504,
         )
+    if isinstance(error, BROKEN):  # the next image may be answered, so it is no end of all
+        return ServiceError(
+            f"The service at {address} ended the connection before its answer ({why}). What was sent may be more than "
+            "it takes, or have ended one of its processes: see its log.",
+            status=NO_ANSWER,
+        )
+    if isinstance(error, httpx.DecodingError):
+        return ServiceError(
+            f"Expected an answer that can be unpacked from {address} but it cannot ({why}). "
+            "Is this the address of the prediction service?",
+            status=NO_ANSWER,
+        )
     return ServiceUnreachable(
-        f"No prediction service answers at {url} ({error or type(error).__name__}). "
+        f"No prediction service answers at {address} ({why}). "
         "Start it (blastwatch serve) or name its address (--url, BLASTWATCH_URL)."
     )
 
 
 def no_address(url: str) -> ServiceUnreachable:
     """The error for something that is no address, or one that does not say how to call it."""
+    given = shown(url).rpartition("@")[2]  # without a scheme, nothing tells that a password stands in it
     return ServiceUnreachable(
-        f"Expected an address that begins with http:// or https://, such as http://127.0.0.1:3000, but got {url!r}."
+        f"Expected an address that begins with http:// or https://, such as http://127.0.0.1:3000, but got {given!r}."
     )
 
 
@@ -197,15 +257,56 @@ def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
 
     Raises:
         ValueError: for what no key can be.
+        ServiceUnreachable: `url` is no address.
+        UsageError: it has an account in it, which httpx would send in place of the key.
     """
     _check_key(api_key)
+    try:
+        account = httpx.URL(url).userinfo
+    except httpx.InvalidURL as error:
+        raise no_address(url) from error
+    if account and api_key:
+        raise UsageError(
+            f"Expected an address without an account beside an API key but got both for {shown(url)}: a request can "
+            "carry one of them. Take NAME:PASSWORD@ out of the address, or give no key (BLASTWATCH_API_KEY)."
+        )
     return {
         "base_url": url,
-        "timeout": httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT)),
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT), pool=None),
+        "limits": httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
         "verify": encrypted(url),
         "mounts": past_proxies(url),
+        # Of the environment nothing is read where nothing of it is used: a proxy that is wrong would be an error.
+        "trust_env": encrypted(url) or not past_proxies(url),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
     }
+
+
+@contextmanager
+def usable_environment() -> Iterator[None]:
+    """Around the making of one of httpx' clients, which reads the environment.
+
+    Raises:
+        SettingsError: a proxy or a file of certificates that it names cannot be used.
+    """
+    try:
+        yield
+    except (httpx.InvalidURL, ImportError, ValueError) as error:
+        raise SettingsError(
+            f"Expected proxies that can be used in {_named_in_environment(PROXIES)} but got: {shown(str(error))} "
+            "Name one such as http://proxy:3128, or unset the variable."
+        ) from error
+    except OSError as error:
+        raise SettingsError(
+            f"Expected files that can be read in {_named_in_environment(CERTIFICATES)} but got: "
+            f"{error.strerror or error}. Name the certificates of the authority that you trust, or unset the variable."
+        ) from error
+
+
+def _named_in_environment(variables: tuple[str, ...]) -> str:
+    """Those that are set, as they are spelt there; all, where a machine keeps its proxies elsewhere."""
+    found = [name for one in variables for name in (one, one.lower()) if os.environ.get(name)]
+    return ", ".join(found or variables)
 
 
 def check_positive(**numbers: int) -> None:
@@ -217,10 +318,17 @@ def check_positive(**numbers: int) -> None:
 
 def _words(response: httpx.Response) -> str:
     """The problem document in one line, or what came instead of one."""
+    address = shown(str(response.url))
+    if response.has_redirect_location:  # a cell or a key goes to no other address than the one that was named
+        there = shown(response.headers["Location"])
+        return (
+            f"{address} leads on to {there} (HTTP {response.status_code}), which is not followed. "
+            "Name the address of the service itself (--url, BLASTWATCH_URL)."
+        )
     try:
         problem = response.json()
         title, detail = str(problem["title"]), str(problem["detail"])
         words = detail if detail.startswith(title) else f"{title}. {detail}"
         return f"{words} (HTTP {response.status_code}, request {problem.get('request_id', 'unknown')})"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"The service at {response.url} answered HTTP {response.status_code} without saying why."
+        return f"The service at {address} answered HTTP {response.status_code} without saying why."

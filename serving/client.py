@@ -31,9 +31,10 @@ from serving.calls import (
     connection,
     file_part,
     named,
-    no_address,
     read_json,
+    read_results,
     unanswered,
+    usable_environment,
 )
 
 
@@ -44,11 +45,17 @@ class Client:
         url: for instance http://127.0.0.1:3000.
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
-        timeout: seconds that one answer may take; the service itself gives up after 120.
+        timeout: seconds until an answer begins, and again until it is there whole; the service itself gives up after
+            120.
         attempts: how often a call is made while the service's database is away, or connections break before the
             answer (the cell may then be stored twice). What waits for the caller's limit takes none of them, and up to
             15 minutes; what waits while the service is overloaded, up to 2.
         transport: another way to send requests, for tests.
+
+    Raises:
+        ServiceUnreachable: `url` is no address.
+        UsageError: it has an account in it, and there is a key; or (`SettingsError`) a proxy or a file of certificates
+            that the environment names cannot be used.
     """
 
     def __init__(
@@ -65,10 +72,9 @@ class Client:
         self._attempts = attempts
         self._timeout = timeout
         self._left: set[threading.Event] = set()
-        try:
-            self._http = httpx.Client(transport=transport, **connection(self.url, api_key=api_key, timeout=timeout))
-        except httpx.InvalidURL as error:
-            raise no_address(url) from error
+        how = connection(self.url, api_key=api_key, timeout=timeout)
+        with usable_environment():
+            self._http = httpx.Client(transport=transport, **how)
 
     def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
         """The answer of /v1/predict for one cell.
@@ -82,7 +88,8 @@ class Client:
             TypeError: `image` is neither bytes nor a path, `patient` or `caller` no str.
             ValueError: `patient` or `caller` is longer than 1024 bytes, or nothing that a header can carry.
             DataError: the path cannot be read.
-            ServiceError: the service refused, with its words and the HTTP status, or did not answer in time (504).
+            ServiceError: the service refused, with its words and the HTTP status, did not answer in time (504), or
+                ended the connection each time (502).
             ServiceUnreachable: no connection.
         """
         headers = named(patient=patient, caller=caller)
@@ -91,9 +98,11 @@ class Client:
     def predict_many(
         self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
     ) -> Iterator[Answer | ServiceError | DataError]:
-        """For each cell, in order and as it comes, its answer or the error that stands for it.
+        """For each cell, in order, its answer or the error that stands for it.
 
-        Who leaves the loop early waits for the calls in flight, but not for what waits its turn to be sent again.
+        The first comes once twice `at_once` images were asked for, or all. Of images that come one by one, as from a
+        microscope, ask for each with `predict`. Who leaves the loop early waits for the calls in flight, but not for
+        what waits its turn to be sent again.
 
         Args:
             images: as many as one likes; no more of them than twice `at_once` are in memory.
@@ -126,12 +135,17 @@ class Client:
                 self._left.discard(left)
 
     def predict_batch(self, images: Sequence[Image], *, patient: str = "", caller: str = "") -> list[Answer]:
-        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`."""
+        """For each cell of one patient, in order, its answer or its problem (which has a `status`). As `predict`.
+
+        For no cell nothing is asked.
+        """
         check_several(images)
+        headers = named(patient=patient, caller=caller)
         parts = [("images", file_part(image)) for image in images]
-        answer = self._json("POST", "/v1/predict_batch", files=parts, headers=named(patient=patient, caller=caller))
-        results: list[Answer] = answer["results"]
-        return results
+        if not parts:
+            return []
+        path = "/v1/predict_batch"
+        return read_results(self._send("POST", path, files=parts, headers=headers), f"{self.url}{path}")
 
     def explain(self, image: Image, *, caller: str = "") -> bytes:
         """The heat map over one cell, as PNG. Arguments and errors as of `predict`."""
@@ -144,7 +158,7 @@ class Client:
 
     def add_label(self, prediction_id: str, label: str) -> None:
         """Tell the truth (`all` or `hem`) that came later. Raises as `predict`."""
-        self._send("POST", "/v1/labels", json={"id": prediction_id, "label": label})
+        self._json("POST", "/v1/labels", json={"id": prediction_id, "label": label})
 
     def close(self) -> None:
         """Give the connections back, and send nothing again of what `predict_many` was asked for."""
@@ -171,13 +185,20 @@ class Client:
     def _json(self, method: str, path: str, **content: Any) -> Answer:
         return read_json(self._send(method, path, **content), f"{self.url}{path}")
 
+    def _ask(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
+        """One request and its whole answer. httpx itself bounds each pause alone, and so not what never ends."""
+        with self._http.stream(method, path, **content) as response:
+            response.stream = _InTime(response.stream, self._timeout)
+            response.read()
+        return response
+
     def _send(self, method: str, path: str, *, left: threading.Event | None = None, **content: Any) -> httpx.Response:
         """Send a request, again where the service asks for it, until nobody waits for its answer (`left` is set)."""
         retries = Retries(self._attempts)
         while True:
             try:
-                response = self._http.request(method, path, **content)
-            except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+                response = self._ask(method, path, content)
+            except httpx.RequestError as error:
                 pause, status = retries.pause_after(error), NO_ANSWER
                 if pause is None:
                     raise unanswered(self.url, error, self._timeout) from error
@@ -189,3 +210,20 @@ class Client:
                 time.sleep(pause)
             elif left.wait(pause):
                 raise ServiceError("Not sent again: nobody waits for the answer any more.", status=status)
+
+
+class _InTime(httpx.SyncByteStream):
+    """The body of an answer; raises `httpx.ReadTimeout` where it has not ended after so many seconds from now."""
+
+    def __init__(self, body: httpx.SyncByteStream | httpx.AsyncByteStream, seconds: float) -> None:
+        assert isinstance(body, httpx.SyncByteStream)  # as every body of `httpx.Client` is
+        self._body, self._end = body, time.monotonic() + seconds
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._body:
+            if time.monotonic() > self._end:
+                raise httpx.ReadTimeout("The answer did not end in time.")
+            yield piece
+
+    def close(self) -> None:
+        self._body.close()

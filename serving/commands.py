@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from blastwatch import DISCLAIMER
+from blastwatch import DISCLAIMER, __version__
 from blastwatch.console import json_option, print_json, progress, say
 from blastwatch.errors import BlastwatchError, DataError, ServiceError, ServiceUnreachable
+from blastwatch.image_files import in_words
 from blastwatch.private_file import replace
 from blastwatch.rounding import fixed
 from blastwatch.settings import Settings, load
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 
 SHUT_OUT = (401, 403)
 """HTTP statuses by which a service refuses the caller, whatever it sends."""
+TOLD: dict[str, type | tuple[type, ...]] = {
+    "decision": str,
+    "label": str,
+    "probability": (int, float),
+    "reasons": list,
+}
+"""What `blastwatch predict` tells of an answer, with the kind of each; and of its model:"""
+TOLD_OF_MODEL = ("version", "synthetic")
 
 
 @click.command()
@@ -121,17 +131,17 @@ def _collect(
     results: list[dict[str, Any]] = []
     try:
         for path, answer in progress(answers, total=len(images), what="Asking"):
-            name = text_of(str(path))
-            if not isinstance(answer, (ServiceError, DataError)):
-                results.append({"path": name, **answer})
+            name, said = text_of(str(path)), _checked(answer)
+            if isinstance(said, dict):
+                results.append({"path": name, **said})
                 if not as_json:
-                    click.echo(_line(path, answer))
+                    click.echo(_line(path, said))
                 continue
-            results.append({"path": name, "error": text_of(str(answer))})
-            if isinstance(answer, ServiceError) and answer.status in SHUT_OUT:
-                words = f"{_stopped(path, answer)} {_remedy(settings)}"
-                return results, ServiceError(words, status=answer.status)
-            say(line_of(f"{path}: {answer}"))
+            results.append({"path": name, "error": text_of(str(said))})
+            if isinstance(said, ServiceError) and said.status in SHUT_OUT:
+                words = f"{_stopped(path, said)} {_remedy(settings)}"
+                return results, ServiceError(words, status=said.status)
+            say(line_of(f"{path}: {said}"))
     except ServiceUnreachable as error:
         if not results:
             raise
@@ -139,6 +149,19 @@ def _collect(
         results.append({"path": text_of(str(path)), "error": str(error)})
         return results, ServiceUnreachable(_stopped(path, error))
     return results, None
+
+
+def _checked(answer: Any) -> dict[str, Any] | ServiceError | DataError:
+    """An answer, or the error in place of one that lacks what is told of it: another server gives objects too."""
+    if isinstance(answer, (ServiceError, DataError)):
+        return answer
+    wrong = [name for name, kind in TOLD.items() if not isinstance(answer.get(name), kind)]
+    model = answer.get("model")
+    wrong += [f"model.{name}" for name in TOLD_OF_MODEL if not isinstance(model, dict) or name not in model]
+    if not wrong:
+        return dict(answer)
+    words = f"Expected {', '.join(wrong)} in the answer but it has no such member, or one of another kind."
+    return ServiceError(f"{words} Is this the address of the prediction service?", status=200)
 
 
 def _stopped(path: Path, why: BlastwatchError) -> str:
@@ -195,25 +218,31 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
 
     An image that is refused is named with the reason and has no row; the others are written, and the exit code is 1.
     The file is written once all are scored, in place of the one that may be there. Until then the scores lie beside it
-    in OUT.part: call it again after a stop, and it goes on.
+    in OUT.part: call it again after a stop, and it goes on. Links to folders are followed; hidden files, those of other
+    kinds and what is read by another name are left aside and counted.
     """
+    import PIL
+
     from serving.kept_scores import open_kept
     from serving.live import find, open_live
-    from serving.scoring import find_images
     from serving.scoring import score as score_folder
 
     settings = load()
     if out.suffix != ".parquet":
         raise click.BadParameter(f"Expected a name that ends in .parquet but got {out.name}.", param_hint="--out")
-    find_images(folder)  # before a model is fetched for nothing
+    aside = _look_through(folder)  # before a model is fetched for nothing
     _check_place(out)
     served = find(settings) if ref is None else _asked(settings, ref)
     live = open_live(served, settings)
     by = {"package": served.package.digest, "version": served.entry.version, "engine": live.engine.name}
+    by |= {"program": __version__, "decoder": f"pillow {PIL.__version__}"}  # of others the same file may have others
     limits = {"max_image_bytes": settings.max_image_bytes, "max_image_pixels": settings.max_image_pixels}
     with open_kept(out, {"folder": text_of(str(folder.absolute())), **by, **limits}) as kept:
         if kept.of_another:
-            say(f"What was scored before ({kept.path}) is of another version, folder or limit: all are scored anew.")
+            say(
+                f"What was scored before ({kept.path}) is of another version, folder, limit, program or Pillow: all "
+                "are scored anew."
+            )
         if len(kept):
             say(f"Going on with {len(kept)} images that were scored before ({kept.path}).")
         rows, refused = score_folder(
@@ -240,6 +269,7 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
                 "model_version": served.entry.version,
                 "synthetic": served.package.info.synthetic,
                 "refused": [asdict(row) for row in refused],
+                "skipped": aside,
                 "disclaimer": DISCLAIMER,
             }
         )
@@ -249,6 +279,21 @@ def score(folder: Path, out: Path, ref: str | None, as_json: bool) -> None:
         say(f"It was {_trained_on(served.package.info.synthetic)}. {DISCLAIMER}")
     if refused:
         raise BlastwatchError(f"{len(refused)} of {len(rows) + len(refused)} images have no row in {out}.")
+
+
+def _look_through(folder: Path) -> dict[str, int]:
+    """What is left aside below a folder of images, counted by why, and said.
+
+    Raises:
+        DataError: as `serving.scoring.find_images`.
+    """
+    from serving.scoring import find_images
+
+    aside: Counter[str] = Counter()
+    find_images(folder, lambda why: aside.update([why]))
+    if aside:
+        say(f"Left aside in {line_of(str(folder))}: {in_words(aside)}.")
+    return dict(aside)
 
 
 def _asked(settings: Settings, ref: str) -> "Served":

@@ -16,8 +16,10 @@ from typing import Any
 
 from blastwatch.errors import BlastwatchError
 
-Mark = tuple[int, int]
-"""Size in bytes and time of the last change in ns of a file: another one at its place has others."""
+Mark = tuple[int, int, int]
+"""Of a file: its size in bytes, and in ns the times of the last change of its content (mtime) and of anything about it
+(ctime). Another one at its place has others, also where a copy kept the time of its content, or two names changed
+places. The number of a file (inode) is none of it: a network disk gives another each time it is mounted."""
 Row = dict[str, Any]
 """One image: `serving.scoring.COLUMNS`."""
 
@@ -30,13 +32,13 @@ def mark_of(path: Path) -> Mark | None:
         found = path.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class KeptScores:
     """The rows of one scoring. `open_kept` makes it.
 
-    of_another: whether rows of another version, folder or limit stood here, which are gone.
+    of_another: whether rows of another version, folder, limit, program or Pillow stood here, which are gone.
     """
 
     def __init__(self, path: Path, file: FileIO, by: Mapping[str, Any]) -> None:
@@ -45,7 +47,8 @@ class KeptScores:
         self._known: dict[str, tuple[Mark, Row]] = {}
         *lines, cut_off = file.read().split(b"\n")
         first = json.loads(lines[0]) if lines else by
-        if set(first) != set(by):
+        begin = f'{{"{next(iter(by))}": '.encode()  # of a first line that a kill or a full disk cut off
+        if set(first) != set(by) or (not lines and cut_off[: len(begin)] != begin[: len(cut_off)]):
             raise ValueError(first)
         self.of_another = first != by
         if self.of_another or not lines:
@@ -89,8 +92,8 @@ class KeptScores:
 
     def _hold(self, batch: Sequence[Row]) -> None:
         for row in batch:
-            size, time = row[_MARK]
-            self._known[row["path"]] = (size, time), {name: row[name] for name in row if name != _MARK}
+            size, content, any_change = row[_MARK]
+            self._known[row["path"]] = (size, content, any_change), {name: row[name] for name in row if name != _MARK}
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def open_kept(out: Path, by: Mapping[str, Any]) -> Iterator[KeptScores]:
     """What was kept for `out`, in `OUT.part`.
 
     Args:
-        by: what scores and what: rows of anything else are not taken.
+        by: what scores and what, with the same names each time: rows of anything else are not taken.
 
     Raises:
         BlastwatchError: another process writes it, it is none of ours, or it cannot be written.

@@ -1,6 +1,6 @@
 """Score a folder of images on this machine, the same way as the service: `serving.predictor`, in batches."""
 
-import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.errors import DataError, ImageRejected
+from blastwatch.image_files import IMAGE_SUFFIXES, files_below
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.kept_scores import KeptScores, Row, mark_of
@@ -18,9 +19,8 @@ from serving.names import line_of, text_of
 from serving.predictor import Judge, Prepared, check_size, finite, prepare
 from serving.readers import reading_threads
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Beside the reasons of `ImageRejected`:
-UNREADABLE = "unreadable"  # no right to read, or gone meanwhile
+UNREADABLE = "unreadable"  # no right to read, gone meanwhile, a link to nothing, or no file
 NO_ANSWER = "no-answer"  # the model's outputs for it are no numbers
 COLUMNS = ("path", "probability", "label", "decision", "model_version", "reasons")
 
@@ -34,25 +34,25 @@ class Refused:
     message: str
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted.
+def find_images(folder: Path, aside: Callable[[str], None] | None = None) -> list[Path]:
+    """Every image file below a folder, sorted, as the import finds them: `blastwatch.image_files.files_below`.
+
+    Args:
+        aside: told why, for each thing that was passed over and may have been meant.
 
     Raises:
         DataError: the folder is missing or has none, or a folder below it cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"Expected a folder of images but {folder} is none.")
-    paths = (Path(place) / name for place, _, names in os.walk(folder, onerror=_unread) for name in names)
-    found = sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+    try:
+        found = sorted(folder / name for name in files_below(folder, IMAGE_SUFFIXES, aside=aside))
+    except OSError as error:  # left out in silence, its cells would look as if there were none
+        place = line_of(str(error.filename))
+        raise DataError(f"Expected a folder that can be read but {place} cannot: {error.strerror}.") from error
     if not found:
-        raise DataError(f"Expected images ({', '.join(SUFFIXES)}) in {folder} but found none.")
+        raise DataError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder} but found none.")
     return found
-
-
-def _unread(error: OSError) -> None:
-    """Left out in silence, its cells would look as if there were none."""
-    place = line_of(str(error.filename))
-    raise DataError(f"Expected a folder that can be read but {place} cannot: {error.strerror}.") from error
 
 
 def score(
@@ -88,7 +88,10 @@ def score(
     def read(path: Path) -> Prepared | Refused:
         name = named(path)
         try:
-            size = path.stat().st_size  # a slide is refused before it fills the memory
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):  # whoever reads it waits for somebody who writes, or has no end
+                return Refused(name, UNREADABLE, "Expected a file but got a pipe, a socket or a device.")
+            size = state.st_size  # a slide is refused before it fills the memory
             data = path.read_bytes() if size <= settings.max_image_bytes else b""
             check_size(max(size, len(data)), settings.max_image_bytes)
             return prepare(data, package, max_pixels=settings.max_image_pixels)

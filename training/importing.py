@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ import PIL
 
 from blastwatch.console import progress
 from blastwatch.errors import DataError, ImageRejected, UsageError
+from blastwatch.image_files import in_words
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
 from blastwatch.manifest import COLUMNS, IMPORT, MANIFEST, REFUSED, columns_digest, manifest_digest, write_json
 from training.import_memory import Fact, ImportMemory, stamp
@@ -137,9 +139,11 @@ def read_image(path: Path) -> Fact:
     """What the manifest says of a file: `file_sha256`, `pixel_sha256`, `width`, `height`; or the `reason` and `message`
     of its refusal."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageRejected("too-large", f"Expected at most {MAX_BYTES} bytes but got {size}.")
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # whoever reads it waits for somebody who writes, or has no end
+            return {"reason": "unreadable", "message": "Expected a file but got a pipe, a socket or a device."}
+        if state.st_size > MAX_BYTES:
+            raise ImageRejected("too-large", f"Expected at most {MAX_BYTES} bytes but got {state.st_size}.")
         data = path.read_bytes()
         pixels = decode(data)
     except ImageRejected as error:
@@ -207,8 +211,8 @@ def _nothing_left(source: Path, kind: str, listing: Listing, refused: list[Refus
         "folder": "folders named all and hem with images in them",
         "table": "rows with path, label and subject",
     }
-    aside = ", ".join(f"{count} of the {why}" for why, count in listing.skipped.items())
-    if aside:
+    if listing.skipped:
+        aside = in_words(listing.skipped)
         return f"Expected {wanted[kind]} but no image of {source} can be used: left aside were {aside}."
     return f"Expected {wanted[kind]} but found no image in {source}."
 

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from blastwatch.console import progress
 from blastwatch.digests import file_digest
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode, pixel_digest
 from blastwatch.manifest import Cells, read_json, write_json
 from training.parameters import ImageParameters
+from training.steps import held
 
 CROPS, INDEX, FACTS = "crops.npy", "index.parquet", "pack.json"
 ASIDE = ".pack-"  # begins the name of the folder that a new one is written in
+LOCK = ".pack.lock"
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,20 @@ def write_pack(cells: Cells, preprocessing: Preprocessing, out: Path) -> dict[st
 
     Raises:
         DataError: where an image is no longer what the import read, or the disk has no room for the crops.
+        UsageError: another process packs into the same folder.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(f"{ASIDE}*"):  # by one that was killed
-        shutil.rmtree(left)
-    with TemporaryDirectory(dir=out, prefix=ASIDE) as aside:
-        facts = _fill(Path(aside), cells, preprocessing)
-        for name in (CROPS, INDEX, FACTS):  # the facts last: until they are there, their digest tells
-            (Path(aside) / name).replace(out / name)
+    lock = out / LOCK
+    with held(lock, f"Another process packs cells into {out}. Wait for its end, or name another folder: --out."):
+        try:
+            for left in out.glob(f"{ASIDE}*"):  # by one that was killed
+                shutil.rmtree(left)
+            with TemporaryDirectory(dir=out, prefix=ASIDE) as aside:
+                facts = _fill(Path(aside), cells, preprocessing)
+                for name in (CROPS, INDEX, FACTS):  # the facts last: until they are there, their digest tells
+                    (Path(aside) / name).replace(out / name)
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held, see `training.checkpoint.alone_with`
     return facts
 
 
@@ -88,6 +96,8 @@ def _fill(folder: Path, cells: Cells, preprocessing: Preprocessing) -> dict[str,
             image = decode((cells.root / path).read_bytes())
         except OSError as error:
             raise DataError(f"{path} of the manifest cannot be read under {cells.root}: {error}.") from error
+        except ImageRejected as error:
+            raise DataError(f"{path} is no usable image any more: {error} Import the source anew.") from error
         if pixel_digest(image) != expected:
             raise DataError(f"{path} has other pixels than when it was imported. Import the source anew.")
         crops[row] = crop_cell(image, preprocessing)

@@ -5,26 +5,21 @@ the ones left aside on purpose. Paths are relative to the listing's root, with f
 """
 
 import csv
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from blastwatch.decision import CLASS_NAMES
 from blastwatch.errors import DataError, UsageError
+from blastwatch.image_files import IMAGE_SUFFIXES, files_below
 from training.subjects import one_spelling
 
-IMAGE_SUFFIXES = (".bmp", ".dib", ".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", ".jpe", ".jfif")
-NO_IMAGES = (".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".txt", ".md", ".log", ".pdf", ".py", ".ini",
-             ".xlsx", ".xls", ".ods", ".parquet", ".db", ".dvc")  # fmt: skip
-"""What lies beside images and is none: it is passed over without a word."""
 CNMC_NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.ASCII)
 FOLD = re.compile(r"fold_(\d+)", re.ASCII)
 PART = re.compile(r"train|training|test|validation|val|fold_\d+", re.ASCII | re.IGNORECASE)
 """Folders above a class that are parts of a data set; nobody is called so."""
-KNOWN_KIND = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}\s*", re.ASCII)  # .0001 would be one kind for every file
-MAC_ARCHIVE = "__MACOSX"
 MARKER = "SYNTHETIC.json"
 """File that `blastwatch data synth` writes into the folder of a drawn cohort."""
 MARKER_DEPTH = 5  # folders above an image in which the marker is looked for: cohort/C-NMC_training_data/fold_K/all/
@@ -78,16 +73,14 @@ def cnmc_subject(text: str) -> str:
 
 
 def image_files(root: Path, listing: Listing | None = None) -> Iterator[str]:
-    """Paths of all image files below a folder, relative to it, sorted; hidden files and folders are passed over.
-
-    A link to a folder outside is followed, once; one to a folder inside is not, which is walked by its own name.
+    """Paths of all image files below a folder, relative to it, sorted: those of `blastwatch.image_files.files_below`.
 
     Args:
         listing: is told of what was passed over and may have been meant: files of other suffixes, hidden ones, links.
 
     Raises:
         DataError: where a folder cannot be listed: a cohort without it would be another. Or a name is not in UTF-8, as
-            those of the manifest are. With a listing, where links put one folder under two labels.
+            those of the manifest are. With a listing, where links put one folder or image under two labels.
     """
     for path in _files(root, IMAGE_SUFFIXES, listing):
         if any("\ud800" <= letter <= "\udfff" for letter in path):
@@ -96,72 +89,25 @@ def image_files(root: Path, listing: Listing | None = None) -> Iterator[str]:
 
 
 def _files(root: Path, suffixes: tuple[str, ...], listing: Listing | None = None) -> Iterator[str]:
-    walked = {root.resolve(): PurePosixPath()}
-    for folder, names, files in os.walk(root, followlinks=True, onerror=_unlisted):
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        names[:] = [name for name in sorted(names) if _to_walk(root, below / name, walked, listing)]
-        for name in sorted(files):
-            wanted = name.lower().endswith(suffixes)
-            if wanted and not _hidden(name):
-                yield (below / name).as_posix()
-            elif listing and (why := _passed_over(name, wanted)):
-                listing.skip(why)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == MAC_ARCHIVE
-
-
-def _passed_over(name: str, wanted: bool) -> str | None:
-    """Why a file is not read, in words, or None where nobody would miss it."""
-    if _hidden(name):  # ._NAME is what a Mac writes beside NAME on a foreign disk
-        return "hidden files" if wanted and not name.startswith("._") else None
-    suffix = PurePosixPath(name).suffix
-    if suffix.lower() in NO_IMAGES:
-        return None
-    return f"files ending in {suffix!r}" if KNOWN_KIND.fullmatch(suffix) else "files of no known kind"
-
-
-def _to_walk(
-    root: Path, below: PurePosixPath, walked: dict[Path, PurePosixPath], listing: Listing | None
-) -> bool:  # fmt: skip
-    """Whether to enter the folder `below` the root. `walked`: the source and the targets of links so far, with the
-    paths by which they are read; a new one is added."""
-    if _hidden(below.name):
-        if listing and below.name != MAC_ARCHIVE:
-            listing.skip("hidden folders")
-        return False
-    if not (root / below).is_symlink():
-        return True
-    target = (root / below).resolve()
-    for other, name in walked.items():
-        inside = target.relative_to(other) if target.is_relative_to(other) else None
-        if inside is None or any(map(_hidden, inside.parts)):  # what is hidden is read by no other name
-            continue
-        if listing:
-            _check_one_label(root, below, name / inside.as_posix())
-            listing.skip("links to folders that are read by another name")
-        return False
-    walked[target] = below
-    return True
+    aside, twice = (listing.skip, partial(_check_one_label, root)) if listing else (None, None)
+    try:
+        yield from files_below(root, suffixes, aside=aside, twice=twice)
+    except OSError as error:
+        raise DataError(f"Expected to list the folder {error.filename} but cannot: {error.strerror}.") from error
 
 
 def _check_one_label(root: Path, link: PurePosixPath, read_as: PurePosixPath) -> None:
     one, other = _class_at(link.parts), _class_at(read_as.parts)
     if one >= 0 and other >= 0 and link.parts[one].lower() != read_as.parts[other].lower():
         raise DataError(
-            f"Expected every folder of {root} under one label but {link} is a link to what is read as {read_as} too. "
-            "Remove the link that is wrong."
+            f"Expected every folder and image of {root} under one label but {link} is a link to what is read as "
+            f"{read_as} too. Remove the link that is wrong."
         )
 
 
 def _class_at(folders: tuple[str, ...]) -> int:
     """Place of the last folder that is named as a class, -1 where none is."""
     return max((index for index, part in enumerate(folders) if part.lower() in CLASS_NAMES), default=-1)
-
-
-def _unlisted(error: OSError) -> None:
-    raise DataError(f"Expected to list the folder {error.filename} but cannot: {error.strerror}.") from error
 
 
 def any_synthetic(images: Iterable[Path]) -> bool:

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blastwatch.errors import ServiceError, ServiceUnreachable
+from blastwatch.errors import DataError, ServiceError, ServiceUnreachable, UsageError
 from serving.async_client import AsyncClient
+from serving.calls import MOST_BYTES, file_part
 from serving.client import Client
 from tests.unit.serving.test_client import client
 
@@ -59,6 +62,42 @@ def test_one_image_in_place_of_several_is_refused(images):
 
     asyncio.run(asked())
     assert seen == []
+
+
+def test_what_has_no_end_or_is_no_image_by_its_size_is_not_read(tmp_path):
+    talk, seen = client()
+    with (tmp_path / "slide.bmp").open("wb") as slide:
+        slide.truncate(MOST_BYTES + 1)
+    (tmp_path / "zero.bmp").symlink_to("/dev/zero")
+    for call in (talk.predict, talk.explain, lambda path: talk.predict_batch([path])):
+        with pytest.raises(DataError, match=rf"at most {MOST_BYTES} bytes in .*slide\.bmp but it is larger"):
+            call(tmp_path / "slide.bmp")
+        with pytest.raises(DataError, match=r"zero\.bmp is a device"):
+            call(tmp_path / "zero.bmp")
+    assert seen == []
+
+
+def test_what_comes_out_of_a_pipe_is_an_image_too(tmp_path, monkeypatch):
+    """As of `blastwatch predict <(program)`."""
+    os.mkfifo(tmp_path / "pipe")
+
+    def sent(content):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit((tmp_path / "pipe").write_bytes, content)
+            return file_part(tmp_path / "pipe")[1]
+
+    assert sent(b"x" * (1 << 20) + b"yz") == b"x" * (1 << 20) + b"yz"
+    monkeypatch.setattr("serving.calls.MOST_BYTES", 3)
+    with pytest.raises(DataError, match="at most 3 bytes"):
+        sent(b"four")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_account_in_the_address_takes_no_keys_place(kind):
+    with pytest.raises(UsageError, match="without an account beside an API key .* http://service: ") as told:
+        kind("http://ward:s3cret@service", api_key="bw_key")
+    assert "s3cret" not in str(told.value) and "bw_key" not in str(told.value)
+    kind("http://ward:s3cret@service")
 
 
 def test_a_problem_that_repeats_its_title_is_told_once():

@@ -8,7 +8,7 @@ import pytest
 
 from blastwatch.errors import ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
-from serving.calls import BROKEN
+from serving.calls import BROKEN, unanswered
 from serving.client import Client
 
 
@@ -78,14 +78,38 @@ def test_what_took_a_proxy_too_long_is_not_computed_twice(naps):
     assert naps == []
 
 
-def test_after_the_last_attempt_the_service_counts_as_gone(naps):
-    broken = httpx.RemoteProtocolError
+@pytest.mark.parametrize("broken", BROKEN)
+def test_after_the_last_attempt_the_error_is_one_of_this_call(naps, broken):
+    """As behind a proxy, which gives a 502: the service was there, and may answer the next one."""
     client = Client("http://service", transport=httpx.MockTransport(Workers(broken, broken, 7)), attempts=2)
-    with pytest.raises(ServiceUnreachable, match="the worker is gone"):
+    with pytest.raises(ServiceError, match="ended the connection before its answer .the worker is gone") as told:
         client.predict(b"cell")
-    with pytest.raises(ServiceUnreachable, match="the worker is gone"):
+    assert told.value.status == 502
+    with pytest.raises(ServiceError, match="ended the connection before its answer .the worker is gone") as told:
         asyncio.run(asked(Workers(broken, broken, 7), attempts=2))
+    assert told.value.status == 502
     assert len(naps) == 2
+
+
+def test_many_go_on_after_an_image_that_always_ends_the_connection():
+    turns = [0, httpx.ReadError, httpx.ReadError, 2]
+    client = Client("http://service", transport=httpx.MockTransport(Workers(*turns)), attempts=2)
+
+    async def asked_many():
+        transport = httpx.MockTransport(Workers(*turns).answer)
+        async with AsyncClient("http://service", transport=transport, attempts=2) as other:
+            return [answer async for answer in other.predict_many([b"a", b"b", b"c"], at_once=1)]
+
+    for answers in (list(client.predict_many([b"a", b"b", b"c"], at_once=1)), asyncio.run(asked_many())):
+        first, error, last = answers
+        assert (first["number"], last["number"]) == (0, 2)
+        assert isinstance(error, ServiceError) and error.status == 502
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    """As asyncio's are, where a connection was reset."""
+    assert "before its answer (ReadError)" in str(unanswered("http://service", httpx.ReadError(""), 1))
+    assert "at http://service (ConnectError)" in str(unanswered("http://service", httpx.ConnectError(""), 1))
 
 
 def test_no_connection_is_told_at_once(naps):

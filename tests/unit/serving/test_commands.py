@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import PIL
 import pytest
 from click import BadParameter
 from click.testing import CliRunner
 from PIL import Image
 
-from blastwatch import DISCLAIMER
+from blastwatch import DISCLAIMER, __version__
 from blastwatch.addresses import bound
 from blastwatch.errors import (
     AliasNotSet,
@@ -58,6 +59,7 @@ def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_pa
     write_cell(folder / "deep" / "b.png", 2)
     (folder / "broken.bmp").write_bytes(b"BM no image")
     (folder / "notes.txt").write_text("not looked at")
+    (folder / "deep" / "c.gif").write_bytes(b"")
     printed, error = refused_some(score, folder, "--out", tmp_path / "new" / "out.parquet", "--json")
     said = json.loads(printed)
     assert error == f"1 of 3 images have no row in {tmp_path / 'new' / 'out.parquet'}."
@@ -67,7 +69,7 @@ def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_pa
     assert set(rows["model_version"]) == {"7"}
     assert rows["probability"].between(0, 1).all()
     assert (said["images"], [row["path"] for row in said["refused"]]) == (2, ["broken.bmp"])
-    assert (said["synthetic"], said["disclaimer"]) == (True, DISCLAIMER)
+    assert (said["synthetic"], said["disclaimer"], said["skipped"]) == (True, DISCLAIMER, {"files ending in '.gif'": 1})
 
 
 def test_score_says_why_a_cell_is_referred_and_what_its_model_is_not(environment, tmp_path):
@@ -136,6 +138,8 @@ def test_score_that_was_stopped_goes_on(environment, tmp_path, monkeypatch):
         patched.setattr(KeptScores, "add", stopped)
         assert "Aborted" in CliRunner().invoke(score, call).stderr
     assert not (tmp_path / "out.parquet").exists()
+    first, _ = (tmp_path / "out.parquet.part").read_text().splitlines()
+    assert json.loads(first).items() >= {"program": __version__, "decoder": f"pillow {PIL.__version__}"}.items()
     result = CliRunner().invoke(score, call)
     assert result.exit_code == 0 and "Going on with 1 images that were scored before" in result.stderr
     assert len(pd.read_parquet(tmp_path / "out.parquet")) == 3 and not (tmp_path / "out.parquet.part").exists()

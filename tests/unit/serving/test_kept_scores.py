@@ -84,6 +84,16 @@ def test_a_file_that_changed_or_came_is_scored(run, folder):
     assert list(rows["path"]) == ["1.bmp", "2.bmp", "3.bmp", "4.bmp", "new.bmp"] and asked == 4
 
 
+def test_files_of_one_size_and_time_that_changed_places_are_scored(run, folder):
+    """As names in an archive do that is sorted anew, and copies that keep the time of what they were made of."""
+    for seed in range(CELLS):
+        os.utime(folder / f"{seed}.bmp", ns=(1, 1))
+    run(stop=2)
+    for old, new in (("0", "aside"), ("1", "0"), ("aside", "1")):
+        (folder / f"{old}.bmp").rename(folder / f"{new}.bmp")
+    assert run()[1] == CELLS - 2
+
+
 def test_another_version_begins_anew(run, tmp_path):
     run(stop=2)
     with open_kept(tmp_path / "out.parquet", BY | {"version": "8"}) as kept:
@@ -102,6 +112,15 @@ def test_a_line_that_was_cut_off_is_left_out(run, tmp_path):
     assert json.loads(first) == BY and [len(json.loads(line)) for line in batches] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("begun", [*range(0, 8), 24])
+def test_a_first_line_that_was_cut_off_is_begun_anew(tmp_path, begun):
+    part = tmp_path / "out.parquet.part"
+    part.write_text(json.dumps(BY)[:begun])
+    with open_kept(tmp_path / "out.parquet", BY) as kept:
+        assert len(kept) == 0 and not kept.of_another
+    assert part.read_text() == f"{json.dumps(BY)}\n"
+
+
 def test_two_at_once_and_what_is_none_of_ours(tmp_path):
     out = tmp_path / "out.parquet"
     with (
@@ -110,7 +129,7 @@ def test_two_at_once_and_what_is_none_of_ours(tmp_path):
         open_kept(out, BY),
     ):
         pass
-    for content in ("somebody's notes\n", '{"name": 1}\n', f"{json.dumps(BY)}\n3\n"):
+    for content in ("somebody's notes\n", '{"name": 1}\n', f"{json.dumps(BY)}\n3\n", "notes of one line", '{"name'):
         (tmp_path / "out.parquet.part").write_text(content)
         with pytest.raises(BlastwatchError, match="holds something else"), open_kept(out, BY):
             pass
@@ -124,8 +143,8 @@ def test_a_full_disk_is_told(tmp_path):
         with Path("/dev/full").open("wb", buffering=0) as full:
             kept._file = full
             with pytest.raises(BlastwatchError, match=r"cannot be kept in .*\.part: No space left"):
-                kept.add([{"path": "a"}], [(1, 2)])
+                kept.add([{"path": "a"}], [(1, 2, 3)])
         kept._file = SimpleNamespace(write=lambda line: len(line) - 1)
         with pytest.raises(BlastwatchError, match="No space left"):
-            kept.add([{"path": "a"}], [(1, 2)])
+            kept.add([{"path": "a"}], [(1, 2, 3)])
         assert len(kept) == 0

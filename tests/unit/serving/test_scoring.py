@@ -11,7 +11,7 @@ from PIL import Image
 
 from blastwatch.errors import DataError
 from serving.live import LiveModel
-from serving.scoring import NO_ANSWER, UNREADABLE, score
+from serving.scoring import NO_ANSWER, UNREADABLE, find_images, score
 from tests.service_packages import write_cell
 from tests.unit.serving.test_aside import Quick
 
@@ -102,3 +102,36 @@ def test_a_folder_below_that_cannot_be_read_is_no_empty_one(scored, monkeypatch)
     monkeypatch.setattr("os.scandir", refusing)
     with pytest.raises(DataError, match="Expected a folder that can be read but .*ward cannot: Permission denied"):
         run()
+
+
+def test_linked_folders_are_scored_once_and_hidden_files_are_none(scored, tmp_path):
+    folder, run = scored
+    (tmp_path / "disk" / "ward").mkdir(parents=True)
+    for seed, name in enumerate(("disk/ward/b.JFIF", "disk/c.jpe", "cells/d.dib")):
+        write_cell(tmp_path / "cell.png", seed).rename(tmp_path / name)
+    (folder / "0").symlink_to(tmp_path / "disk" / "ward")
+    (folder / "1").symlink_to(tmp_path / "disk")  # which holds the one before
+    (folder / "._a.bmp").write_bytes(b"of a Mac")
+    (folder / ".old").mkdir()
+    write_cell(folder / ".old" / "e.bmp")
+    (folder / "f.gif").write_bytes(b"")
+    assert run() == (["0/b.JFIF", "1/c.jpe", "a.bmp", "d.dib"], {})
+    aside = []
+    find_images(folder, aside.append)
+    assert sorted(aside) == [
+        "files ending in '.gif'",
+        "hidden folders",
+        "links to folders that are read by another name",
+    ]
+
+
+def test_a_link_to_nothing_and_a_pipe_are_refused_by_name(scored):
+    folder, run = scored
+    (folder / "gone.bmp").symlink_to(folder / "nowhere.bmp")
+    (folder / "round.bmp").symlink_to(folder / "round.bmp")
+    os.mkfifo(folder / "pipe.bmp")
+    (folder / "zero.bmp").symlink_to("/dev/zero")
+    paths, refused = run()
+    assert paths == ["a.bmp"] and {one.reason for one in refused.values()} == {UNREADABLE}
+    assert "No such file" in refused["gone.bmp"].message and "symbolic links" in refused["round.bmp"].message
+    assert "pipe" in refused["pipe.bmp"].message and "device" in refused["zero.bmp"].message

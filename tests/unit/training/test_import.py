@@ -158,6 +158,15 @@ def test_a_file_that_is_too_large_is_refused_and_never_read(tmp_path):
         assert reason != "too-large" or f"at most {MAX_BYTES} bytes but got {size}" in fact["message"]
 
 
+def test_what_is_no_file_is_refused_and_never_read(tmp_path):
+    draw(tmp_path / "source/all/A/1.png", 1)
+    os.mkfifo(tmp_path / "source/all/A/2.png")
+    (tmp_path / "source/all/A/3.png").symlink_to("/dev/zero")
+    done = import_cells(tmp_path / "source", tmp_path / "cells", kind="folder")
+    assert list(done.rows["path"]) == ["all/A/1.png"]
+    assert [(one.path, one.reason) for one in done.refused] == [(f"all/A/{n}.png", "unreadable") for n in (2, 3)]
+
+
 def test_headers_differ_but_pixels_tell(tmp_path):
     first = draw(tmp_path / "source/fold_0/all/UID_1_1_1_all.bmp", 3)
     second = draw(tmp_path / "source/fold_1/all/UID_2_1_1_all.bmp", 3)

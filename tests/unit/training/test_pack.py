@@ -3,6 +3,7 @@ pack that is not what it should be, or for which there is no room, is told."""
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, UsageError
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import read_cells
 from training import pack
@@ -55,6 +56,30 @@ def test_a_pack_that_fails_leaves_the_one_before(cells, packed, tmp_path):
         write_pack(replace(cells, rows=wrong), LARGE, tmp_path)
     again = open_pack(tmp_path, cells)
     assert again.preprocessing == SMALL and np.array_equal(again.crops, packed.crops)
+    assert {path.name for path in tmp_path.iterdir()} == WHOLE
+
+
+def test_an_image_that_became_none_is_named(cells, tmp_path):
+    shutil.copytree(cells.root, tmp_path / "source")
+    path = sorted(cells.rows["path"])[0]
+    (tmp_path / "source" / path).write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"{path} is no usable image any more: .* Import the source anew"):
+        write_pack(replace(cells, facts=cells.facts | {"root": str(tmp_path / "source")}), SMALL, tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())
+
+
+def test_a_second_pack_into_the_folder_is_refused_and_the_first_is_whole(cells, tmp_path, monkeypatch):
+    fill, refused = pack._fill, []
+
+    def meanwhile(*asked):
+        with pytest.raises(UsageError, match="Another process packs cells into") as told:
+            write_pack(cells, LARGE, tmp_path)
+        refused.append(told)
+        return fill(*asked)
+
+    monkeypatch.setattr(pack, "_fill", meanwhile)
+    write_pack(cells, SMALL, tmp_path)
+    assert len(refused) == 1 and open_pack(tmp_path, cells).preprocessing == SMALL
     assert {path.name for path in tmp_path.iterdir()} == WHOLE
 
 

@@ -108,6 +108,36 @@ def test_links_to_what_is_read_already_are_counted_and_two_labels_refused(source
         list_folder(folder, name="x")
 
 
+def test_a_link_to_what_holds_a_folder_that_is_read_reads_the_rest_alone(source, tmp_path):
+    folder = source("all/A/1.png")
+    for number, name in enumerate(("hem/B/2.png", "hem/C/3.png"), 2):
+        draw(tmp_path / "archive" / name, number)
+    (folder / "hem").symlink_to(tmp_path / "archive/hem/B")
+    (folder / "rest").symlink_to(tmp_path / "archive")
+    (folder / "up").symlink_to(folder.parent)
+    listing = list_folder(folder, name="x", subject_pattern="(?P<subject>[^/]+)/[^/]+$")
+    assert [candidate.path for candidate in listing.candidates] == ["all/A/1.png", "hem/2.png", "rest/hem/C/3.png"]
+    assert listing.skipped == {"links to folders that are read by another name": 3}
+    (folder / "all/B").symlink_to(tmp_path / "archive/hem/B")
+    with pytest.raises(DataError, match="all/B is a link to what is read as hem too"):
+        list_folder(folder, name="x", subject_pattern="(?P<subject>[^/]+)/[^/]+$")
+
+
+def test_a_link_to_an_image_of_another_label_is_refused(source, tmp_path):
+    """One of the same label, or to what is read by no other name, is taken: the audit finds what is equal."""
+    folder = source("all/A/1.png", "hem/B/2.png", "hem/B/.3.png")
+    draw(tmp_path / "store/5f2e.png", 4)
+    for link, target in {"all/C/1.png": folder / "all/A/1.png", "all/C/3.png": folder / "hem/B/.3.png"}.items():
+        (folder / link).parent.mkdir(exist_ok=True)
+        (folder / link).symlink_to(target)
+    (folder / "hem/B/4.png").symlink_to(tmp_path / "store/5f2e.png")
+    paths = [candidate.path for candidate in list_folder(folder, name="x").candidates]
+    assert paths == ["all/A/1.png", "all/C/1.png", "all/C/3.png", "hem/B/2.png", "hem/B/4.png"]
+    (folder / "all/A/2.png").symlink_to(folder / "hem/B/2.png")
+    with pytest.raises(DataError, match="all/A/2.png is a link to what is read as hem/B/2.png too"):
+        list_folder(folder, name="x")
+
+
 def test_a_table_of_the_preliminary_set_in_another_encoding_is_told(tmp_path):
     training_cells(tmp_path / "source")
     table = tmp_path / "source/prelim_labels.csv"

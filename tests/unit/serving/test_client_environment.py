@@ -1,0 +1,39 @@
+"""What both clients make of proxies and certificates that the environment names and nobody can use."""
+
+import pytest
+
+from blastwatch.errors import SettingsError
+from serving.async_client import AsyncClient
+from serving.calls import CERTIFICATES, PROXIES
+from serving.client import Client
+
+WRONG = {
+    "ALL_PROXY": "socks5://127.0.0.1:1",  # for which httpx needs a package that is not installed here
+    "https_proxy": "foo://pat:s3cret@proxy",
+    "HTTP_PROXY": "http://proxy:port",
+    "SSL_CERT_FILE": "/nonexistent/authority.pem",
+}
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in (*PROXIES, *CERTIFICATES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("variable", WRONG)
+def test_what_cannot_be_used_is_told_by_its_variable(monkeypatch, kind, variable):
+    monkeypatch.setenv(variable, WRONG[variable])
+    with pytest.raises(SettingsError, match=f"Expected .* in {variable} but got: .* unset the variable") as told:
+        kind("https://cells.lab")
+    assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("variable", WRONG)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_on_the_loopback_none_of_it_is_read(monkeypatch, kind, variable, host):
+    monkeypatch.setenv(variable, WRONG[variable])
+    kind(f"http://{host}:3000")
