@@ -9,11 +9,12 @@ import pandas as pd
 
 from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.engines import open_engine
-from blastwatch.errors import DataError
+from blastwatch.errors import DataError, PackageError
 from blastwatch.images import crop_cell, decode, pixel_digest
 from blastwatch.inference import in_batches
 from blastwatch.package import Package
 from blastwatch.patients import TRAINED_SIDES, read_patients
+from blastwatch.stored_answers import unusable
 
 if TYPE_CHECKING:
     from blastwatch.manifest import Cells
@@ -42,10 +43,12 @@ def compare(candidate: Package, champion: Package, data: "Cells | None") -> Comp
     champion's stored answers are used where it was tested on the same pixels; the other cells it reads again.
 
     Raises:
-        PackageError: where a package does not say on which patients it was trained.
+        PackageError: where a package does not say on which patients it was trained, or an answer is no probability.
         DataError: where cells must be read again and `data` does not hold them.
     """
     tested = candidate.predictions()
+    if said := unusable(tested):
+        raise PackageError(f"{said}. Evaluate and package the candidate anew.")
     left_out = seen_patients(candidate, champion)
     compared = tested[~tested["group"].isin(left_out)]
     known = champion.predictions().drop_duplicates("pixel_sha256").set_index("pixel_sha256")["probability"]

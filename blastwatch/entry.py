@@ -16,6 +16,8 @@ METRIC_TAG = "blastwatch.metric."
 class Entry:
     """One model version as the registry knows it.
 
+    created, synthetic, metrics: as MLflow's tags have them, which whoever may write to MLflow may change:
+        `Registry.check_files` holds them against the package, and a service tells those of the package.
     overridden: gates that it failed when it was promoted all the same.
     moved: aliases that it carries in MLflow though the history has them elsewhere, with the version there, "" for none:
         no service follows such an alias.

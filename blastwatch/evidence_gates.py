@@ -148,11 +148,16 @@ def baseline_gate(package: Package, policy: Policy) -> Gate:
 
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     """Enough cells of enough patients to tell drift from chance."""
-    reference, drift, limits = package.reference(), package.drift(), policy.drift_reference
+    reference, limits = package.reference(), policy.drift_reference
+    note = "drift.json has no thresholds for this reference"
+    try:
+        drift = package.drift()
+    except PackageError as error:
+        drift, note = {}, str(error)
     usable = bool(drift.get("windows")) and drift.get("cells") == len(reference.cells)
     answered = reference.answered
     cells, groups = (float(len(answered)), float(answered["group"].nunique())) if usable else (None, None)
-    note = "" if usable else "drift.json has no thresholds for this reference"
+    note = "" if usable else note
     return [
         at_least("reference-cells", cells, limits.least_cells, note, unit="cells"),
         at_least("reference-groups", groups, limits.least_groups, note, unit="patients"),

@@ -1,5 +1,6 @@
 """One condition on a version that shall become champion, and the names of all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,7 @@ GATES = (
     "audit",
     "split",
     "groups",
+    "answers",
     "initial-weights",
     "sensitivity",
     "specificity",
@@ -43,6 +45,7 @@ class Gate:
 
     value, limit: numbers where there is one, else words. note: what the figure is of, or why there is none.
     unit: of both, where they are numbers of one; bound: `AT_LEAST` or `AT_MOST` before a limit that is a number.
+    policy: `Policy.digest` of the policy by which it was judged, "" in the report of an earlier Blastwatch.
     overridden: a promoter took the version in spite of a failure; whoever promotes sets it, `evaluate` never does.
     """
 
@@ -54,6 +57,7 @@ class Gate:
     overridden: bool = False
     unit: str = ""
     bound: str = ""
+    policy: str = ""
 
     @classmethod
     def stored(cls, row: Mapping[str, Any]) -> "Gate":
@@ -97,13 +101,16 @@ def table_of(gates: Sequence[Gate]) -> str:
 
 
 def at_least(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:
-    """A figure that must not be below its limit; None as limit switches the gate off, None as value fails it."""
+    """A figure that must not be below its limit; None as limit switches the gate off. None as value fails it, and so
+    does what is no finite number: it compares with nothing, and no report can hold it."""
+    value = value if value is not None and math.isfinite(value) else None
     passed = value is not None and limit is not None and value >= limit
     return _judged(name, value, limit, passed, note, unit, AT_LEAST)
 
 
 def at_most(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:
     """A figure that must not be above its limit; as `at_least`."""
+    value = value if value is not None and math.isfinite(value) else None
     passed = value is not None and limit is not None and value <= limit
     return _judged(name, value, limit, passed, note, unit, AT_MOST)
 

@@ -3,6 +3,7 @@
 Files and signature come first: nothing else that a package says is worth reading where its files were changed.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from blastwatch import history, noninferiority
@@ -30,6 +31,8 @@ from blastwatch.parity import parity_gate
 from blastwatch.policy import NonInferiority, Policy
 from blastwatch.registry import CHAMPION, Registry
 from blastwatch.rounding import against, fixed, percent
+from blastwatch.stored_answers import answers_gate
+from blastwatch.two_persons import two_persons_gate
 
 __all__ = ["GATES", "Gate", "evaluate"]
 
@@ -46,6 +49,13 @@ def evaluate(
     Raises:
         RegistryError: where the registry cannot be read. A version that fails is no error.
     """
+    found = _judged(registry, entry, policy, cells, actor, key=key)
+    return [replace(gate, policy=policy.digest) for gate in found]
+
+
+def _judged(
+    registry: Registry, entry: Entry, policy: Policy, cells: Path | None, actor: str, *, key: str
+) -> list[Gate]:
     intact = "every file as it was registered"
     known = history.registered(registry.records(), entry.version)
     if known is not None and known.digest != entry.digest:
@@ -56,8 +66,6 @@ def evaluate(
     except PackageError as error:
         return [Gate(name="digests", passed=False, value=str(error), limit=intact)]
     engine, threads = choose(registry.settings.engine, package), registry.settings.threads
-    # The key that is made under home is that of everybody there; a key in a team's folder is that of one person.
-    one_key = bool(registry.settings.trusted_keys and known and key == known.key)
     latency, golden = engine_gates(package, policy, engine, threads=int(threads) if threads else None)
     return [
         Gate(name="digests", passed=True, value=package.digest[:12], limit=intact),
@@ -65,6 +73,7 @@ def evaluate(
         audit_gate(package),
         split_gate(package),
         groups_gate(package),
+        answers_gate(package),
         initial_weights_gate(package),
         *floor_gates(package, policy),
         calibration_gate(package, policy),
@@ -75,7 +84,7 @@ def evaluate(
         *reference_gates(package, policy),
         card_gate((package.folder / CARD).read_text(), policy),
         golden,
-        two_persons_gate(known.who if known else "", actor, policy, one_key=one_key),
+        two_persons_gate(known, actor, policy, settings=registry.settings, key=key),
         champion_gate(registry, package, policy.non_inferiority, cells),
     ]
 
@@ -88,20 +97,6 @@ def signature_gate(registry: Registry, entry: Entry) -> Gate:
     except SignatureInvalid as error:
         return Gate(name="signature", passed=False, value=str(error), limit=limit)
     return Gate(name="signature", passed=True, value="valid", limit=limit)
-
-
-def two_persons_gate(registered_by: str, actor: str, policy: Policy, *, one_key: bool) -> Gate:
-    """Who registered a version, as the history says, does not promote it alone; "" is nobody known.
-
-    Args:
-        one_key: both steps are signed with one person's key, whatever names they go by.
-    """
-    value = f"registered by {registered_by or 'nobody known'}, promoted by {actor or 'nobody known'}"
-    value += ", both with one key" if one_key else ""
-    if not policy.two_person:
-        return Gate(name="two-persons", passed=True, value=value, limit=OFF)
-    two = bool(registered_by and actor) and registered_by != actor and not one_key
-    return Gate(name="two-persons", passed=two, value=value, limit="two persons")
 
 
 def champion_gate(registry: Registry, candidate: Package, policy: NonInferiority, cells: Path | None) -> Gate:

@@ -7,12 +7,14 @@ chain alone cannot show is a cut tail: MLflow mirrors the head (see `recording`)
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from blastwatch import clocks
 from blastwatch.errors import HistoryBroken, SignatureInvalid, UsageError
 from blastwatch.signing import PROMOTER, TRAINER, TrustedKeys, canonical
 
@@ -42,6 +44,8 @@ MOVES = {
 
 MOVE_SECONDS = 3.0
 """The longest time between the two writes that move an alias: the alias itself, and the signed word about it."""
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts
 
 ORIGIN = ("data_digest", "split_digest", "git_commit")
 """What a version was made of, as a package, an entry and a record name it; a registration signs it."""
@@ -80,6 +84,9 @@ class Record:
         return asdict(self)
 
 
+_TEXTS = tuple(field.name for field in fields(Record) if field.type is str)
+
+
 @dataclass(frozen=True)
 class Row:
     """An entry as it is stored; `gates` is the report of the gates, a JSON list."""
@@ -93,14 +100,29 @@ class Row:
     def record(self) -> Record:
         """Raises `HistoryBroken` where the body is no entry."""
         try:
-            record = Record(**json.loads(self.body))
-            if datetime.fromisoformat(record.time).tzinfo is None:
-                raise ValueError(f"no time in UTC: {record.time!r}")
-            return record
-        except (ValueError, TypeError) as error:
+            return _checked(Record(**json.loads(self.body)))
+        except (ValueError, TypeError, RecursionError) as error:
             raise HistoryBroken(
                 f"Entry {self.number} of the history cannot be read. Look with: blastwatch registry verify"
             ) from error
+
+
+def _checked(record: Record) -> Record:
+    """An entry whose fields are what they should be, whoever wrote it. Raises `ValueError`, `TypeError`."""
+    texts = [getattr(record, name) for name in _TEXTS]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"Expected text as {', '.join(_TEXTS)} but got {texts!r}.")
+    if type(record.number) is not int:
+        raise TypeError(f"Expected a whole number but got {record.number!r}.")
+    if not (isinstance(record.overridden, list) and all(isinstance(gate, str) for gate in record.overridden)):
+        raise TypeError(f"Expected a list of gates but got {record.overridden!r}.")
+    for text in (record.version, record.before or "1", record.after or "1"):
+        if not _VERSION.fullmatch(text):
+            raise ValueError(f"Expected the number of a version but got {text!r}.")
+    if datetime.fromisoformat(record.time).tzinfo is None:
+        raise ValueError(f"Expected a time in UTC but got {record.time!r}.")
+    "".join(texts + record.overridden).encode()  # half a character, which JSON can name, can be shown nowhere
+    return record
 
 
 def body_of(record: Record) -> str:
@@ -123,13 +145,42 @@ def statement(digest: str) -> dict[str, str]:
     return {"purpose": "blastwatch history", "hash": digest}
 
 
-def faults(rows: Sequence[Row], trusted: TrustedKeys) -> list[tuple[int, str]]:
-    """Number and words of every entry that is not what was signed, in order; rows as they lie, by number."""
+def faults(rows: Sequence[Row], trusted: TrustedKeys, *, model: str) -> list[tuple[int, str]]:
+    """Number and words of every entry that is not what was signed, in order; rows as they lie, by number.
+
+    Args:
+        model: name of the registered model whose history it is.
+    """
     found: list[tuple[int, str]] = []
     previous = NOTHING_BEFORE
+    first: dict[str, Record] = {}
     for expected, row in enumerate(rows, start=1):
         found += [(row.number, text) for text in _faults_of(row, expected, previous, trusted)]
+        found += [(row.number, text) for text in _faults_of_place(row, model, first)]
         previous = row.hash
+    return found
+
+
+def _faults_of_place(row: Row, model: str, first: dict[str, Record]) -> list[str]:
+    """What an entry as it was signed has no place for in this history.
+
+    Args:
+        first: the entry that registered each version before; this one is added.
+    """
+    if hash_of(row.body) != row.hash:
+        return []
+    try:
+        record = row.record()
+    except HistoryBroken:
+        return []
+    found = [] if record.model == model else [f"it is of the history of {record.model!r}, not of {model!r}"]
+    if record.action == "register":
+        known = first.setdefault(record.version, record)
+        found += [
+            f"it registers version {record.version} with another {name} than entry {known.number}, which stands"
+            for name in ("digest", *ORIGIN)
+            if getattr(record, name) != getattr(known, name)
+        ]
     return found
 
 
@@ -181,7 +232,7 @@ def parse_time(text: str) -> datetime:
 
 def until(records: Sequence[Record], at: datetime) -> list[Record]:
     """The entries that were there at a time."""
-    return [record for record in records if datetime.fromisoformat(record.time) <= at]
+    return [record for record, written in zip(records, clocks.written(records), strict=True) if written <= at]
 
 
 def aliases(records: Sequence[Record]) -> dict[str, str]:
@@ -254,16 +305,24 @@ def promoted(records: Sequence[Record], version: str) -> Record | None:
     return None
 
 
-def told(rows: Sequence[Row], at: datetime) -> dict[str, Any]:
-    """What served at a time, who made it so, on what data, and what was overridden; `version` is "" for none."""
+def told(rows: Sequence[Row], at: datetime | None) -> dict[str, Any]:
+    """What served at a time, who made it so, on what data, and what was overridden; `version` is "" for none.
+
+    Args:
+        at: None is now, after every entry, whatever its time.
+    """
     records = [row.record() for row in rows]
-    past = until(records, at)
+    past = records if at is None else until(records, at)
+    asked = {
+        "at": now() if at is None else at.isoformat(),
+        "entries": len(past),
+        "unsure": [] if at is None else clocks.unsure(records, at, datetime.fromisoformat(now())),
+    }
     made = crowned(past)
     if made is None:
-        return {"at": at.isoformat(), "version": "", "entries": len(past)}
+        return asked | {"version": ""}
     evidence = promoted(past, made.after) or made
-    return {
-        "at": at.isoformat(),
+    return asked | {
         "version": made.after,
         "since": made.time,
         "by": made.who,
@@ -274,7 +333,6 @@ def told(rows: Sequence[Row], at: datetime) -> dict[str, Any]:
         "promoted": {"time": evidence.time, "by": evidence.who, "why": evidence.why},
         "gates": _gates(rows, evidence.number),
         "overridden": evidence.overridden,
-        "entries": len(past),
     }
 
 
@@ -283,8 +341,10 @@ def _gates(rows: Sequence[Row], number: int) -> Any:
     for row in rows:
         if row.number == number:
             try:
-                return json.loads(row.gates)
-            except ValueError:
+                found = json.loads(row.gates)
+                json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # as it is shown; Python reads more
+                return found
+            except (ValueError, RecursionError):
                 break
     raise _no_report(number)
 

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from blastwatch import database
-from blastwatch.errors import RegistryBusy, RegistryError, RegistryUnreachable
+from blastwatch.console import say
+from blastwatch.errors import HistoryBroken, RegistryBusy, RegistryError, RegistryUnreachable
 from blastwatch.history import Record, Row
 
 _LOCK = 19910101  # any number: PostgreSQL's advisory lock of whoever writes the history
@@ -40,11 +41,15 @@ class Ledger:
         self.url, self.model, self.lock_seconds = url, model, lock_seconds
 
     def rows(self, *, after: int = 0) -> list[Row]:
-        """The entries as they lie, by number, from the one after a number on."""
+        """The entries as they lie, by number, from the one after a number on.
+
+        Raises:
+            HistoryBroken: one is not even a number and texts, such as SQLite takes into any column.
+        """
         query = sa.select(*(_entries.c[name] for name in ("number", "body", "gates", "hash", "signature")))
         query = query.where(_entries.c.model == self.model, _entries.c.number > after).order_by(_entries.c.number)
         with self._translated(), self._engine.connect() as connection:
-            return [Row(*row) for row in connection.execute(query)]
+            return [_row(*row) for row in connection.execute(query)]
 
     def records(self) -> list[Record]:
         """The entries, oldest first. Raises `HistoryBroken` where one cannot be read."""
@@ -88,11 +93,19 @@ class Ledger:
         from filelock import FileLock, Timeout
 
         path = Path(str(self._engine.url.database))
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
         try:
-            with FileLock(path.with_name(f"{path.name}.lock"), timeout=self.lock_seconds):
-                yield
-        except Timeout as error:
-            raise self._busy() from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._say_waiting()
+            try:
+                lock.acquire(timeout=self.lock_seconds)
+            except Timeout as error:
+                raise self._busy() from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextmanager
     def _session_lock(self) -> Iterator[None]:
@@ -101,9 +114,13 @@ class Ledger:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             pause = _FIRST_TRY
             with self._translated():
+                told = False
                 while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_LOCK))).scalar_one():
                     if time.monotonic() > end:
                         raise self._busy()
+                    if not told:
+                        self._say_waiting()
+                        told = True
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_TRY)
             try:
@@ -115,8 +132,27 @@ class Ledger:
                 except RegistryError:
                     connection.invalidate()  # the lock ends with its connection; what was done under it is done
 
+    def _say_waiting(self) -> None:
+        say(f"Waiting for another writer of the registry, for {self.lock_seconds:g} s at most.")
+
     def _busy(self) -> RegistryBusy:
         return RegistryBusy(
             f"Another writer of the registry did not finish within {self.lock_seconds:g} s. Try again, or wait longer "
             "with BLASTWATCH_LOCK_SECONDS."
         )
+
+
+def _row(number: object, *texts: object) -> Row:
+    body, gates, digest, signature = texts
+    if not (
+        isinstance(number, int)
+        and isinstance(body, str)
+        and isinstance(gates, str)
+        and isinstance(digest, str)
+        and isinstance(signature, str)
+    ):
+        raise HistoryBroken(
+            f"Expected a number and four texts as entry {number!r} of the history but something else lies there: it "
+            "was changed behind the registry's back. Bring back a backup of it."
+        )
+    return Row(number, body, gates, digest, signature)

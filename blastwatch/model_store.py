@@ -69,7 +69,7 @@ class ModelStore:
     def versions(self) -> list[Version]:
         """Every version of a model that exists, in no order."""
         with self._reaching() as client:
-            return [_version(found) for found in client.search_model_versions(f"name='{self.name}'")]
+            return [_version(found) for found in client.search_model_versions(f"name={_quoted(self.name)}")]
 
     def version(self, number: str) -> Version:
         """Raises `VersionNotFound`."""
@@ -124,7 +124,7 @@ class ModelStore:
 
     def ensure_model(self) -> None:
         with self._reaching() as client:
-            if not client.search_registered_models(f"name='{self.name}'"):
+            if not client.search_registered_models(f"name={_quoted(self.name)}"):
                 client.create_registered_model(self.name, description="Single-cell classifier, see the model card.")
 
     def set_alias(self, alias: str, number: str) -> None:
@@ -219,7 +219,10 @@ class ModelStore:
                 f"MLflow at {where} does not let {account} do this. Ask whoever keeps its accounts, or set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of an account that may."
             )
-        return RegistryError(f"MLflow at {where} refused: {shown(error.message)} ({error.error_code}).")
+        # What MLflow's client says where it gave up: no answer in time, or none but errors of the server.
+        gave_up = error.message.startswith("API request to http") and " failed with " in error.message
+        raised = RegistryUnreachable if gave_up else RegistryError
+        return raised(f"MLflow at {where} refused: {shown(error.message)} ({error.error_code}).")
 
 
 def check_reachable(settings: Settings) -> None:
@@ -271,6 +274,11 @@ def _away(settings: Settings, why: str) -> RegistryUnreachable:
         f"No MLflow server answers at {settings.tracking_shown} ({shown(why)}). "
         "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
     )
+
+
+def _quoted(name: str) -> str:
+    """A name as MLflow's search takes it, which knows no way to escape a quote; one with both kinds it refuses."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
 
 
 def _version(found: Any) -> Version:

@@ -19,6 +19,7 @@ digests.json                     SHA-256 of every other file, and one for all of
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,9 @@ REQUIRED = (
 OUT_OF_FOLD = "out-of-fold"
 """What `calibration` of the metrics says under `on` where training patients were answered by fits that had not seen
 them."""
+
+HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
+"""Figures over test cells that are told with a version wherever it is named."""
 
 PREDICTION_COLUMNS = ("path", "subject", "group", "label", "pixel_sha256", "logit_hem", "logit_all", "probability")
 """Columns of `PREDICTIONS`; `probability` is the calibrated probability of a blast."""
@@ -138,13 +142,15 @@ class ModelInfo:
     def from_json(cls, text: str) -> "ModelInfo":
         """Parse `model.json`; raises `PackageError` where it is of another format or incomplete."""
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=_finite, parse_float=_finite)
             if values.get("format") not in READABLE:
                 raise PackageError(
                     f"Expected a model package of format {' or '.join(map(str, READABLE))} but got "
                     f"{values.get('format')!r}. "
                     "Package the model again with this version of blastwatch."
                 )
+            if not values["temperature"] > 0:
+                raise ValueError(f"expected a temperature above 0 but got {values['temperature']}")
             shape = values.pop("preprocessing")
             return cls(
                 preprocessing=Preprocessing(
@@ -160,9 +166,22 @@ class ModelInfo:
             raise PackageError(f"{MODEL} cannot be read: {error!r}. Package the model again.") from error
 
 
+def _finite(text: str) -> float:
+    """A number of JSON as Python reads it; NaN and what is too large for a float are none: no limit holds them."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected finite numbers but got {text}")
+    return value
+
+
 def _precision(row: dict[str, Any]) -> Precision:
     shift = {"shift": tuple(row["shift"])} if "shift" in row else {}
-    return Precision(**row | shift)
+    found = Precision(**row | shift)
+    for name in ("flip_rate", "largest_difference"):
+        value = getattr(found, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"expected {name} from 0 to 1 but got {value!r}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -177,6 +196,12 @@ class Package:
         """The evidence: what `blastwatch evaluate --json` prints."""
         value: dict[str, Any] = json.loads((self.folder / METRICS).read_text())
         return value
+
+    @cached_property
+    def headline(self) -> dict[str, float]:
+        """The figures that are told beside the version's name: those of `HEADLINE` that the evidence has, by cells."""
+        cells = self.metrics()["cells"]
+        return {name: float(cells[name]["value"]) for name in HEADLINE if name in cells}
 
     def evidence(self, name: str) -> dict[str, Any]:
         """One of the JSON files under `evidence/`: audit, split, data or params."""
@@ -203,8 +228,16 @@ class Package:
         return DriftReference(pd.concat(parts, ignore_index=True))
 
     def drift(self) -> dict[str, Any]:
-        """Drift thresholds calibrated on the reference."""
-        value: dict[str, Any] = json.loads((self.folder / DRIFT).read_text())
+        """Drift thresholds calibrated on the reference.
+
+        Raises:
+            PackageError: one of its numbers is none: no score would ever lie above such a threshold.
+        """
+        text = (self.folder / DRIFT).read_text()
+        try:
+            value: dict[str, Any] = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        except ValueError as error:
+            raise PackageError(f"{DRIFT} cannot be read: {error}. Package the model again.") from error
         return value
 
     def projection(self) -> "Projection":

@@ -2,12 +2,14 @@
 
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import date
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import yaml
 
+from blastwatch.digests import json_digest
 from blastwatch.errors import PolicyError
 from blastwatch.gate import GATES, NEVER_OVERRIDDEN
 
@@ -89,7 +91,10 @@ class RetrainingPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The whole file; None is a gate that is off. Read it with `load_policy`."""
+    """The whole file; None is a gate that is off. Read it with `load_policy`.
+
+    two_person_since: first day (UTC) whose entries services hold to the rule too, see `blastwatch.two_persons`.
+    """
 
     non_inferiority: NonInferiority
     floors: Floors
@@ -100,13 +105,20 @@ class Policy:
     drift_reference: DriftReference
     card: Card
     two_person: bool
+    two_person_since: date | None
     require_reason: bool
     overridable: tuple[str, ...]
     retraining: RetrainingPolicy
     serve_moved_alias: bool
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        since = self.two_person_since
+        return asdict(self) | {"two_person_since": since.isoformat() if since else None}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what it says, defaults included: each report of the gates names it."""
+        return json_digest(self.to_dict())
 
 
 # Lowest and highest value, both allowed.
@@ -130,7 +142,13 @@ FINDINGS = ("drift", "patients", "estimated", "realised")
 """What the monitor may find: the window drifted; the patients changed; the estimated or the realised accuracy fell
 below the reference's."""
 
-KINDS = {float: "a number", int: "a whole number", bool: "true or false", tuple: "a list of texts"}
+KINDS = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    tuple: "a list of texts",
+    date: "a day such as 2026-12-01 without quotes",
+}
 
 
 def load_policy(path: Path | None) -> Policy:
@@ -147,6 +165,8 @@ def load_policy(path: Path | None) -> Policy:
         document = _over(document, _read(path), Policy, where="")
     policy: Policy = _build(Policy, document, where="")
     _check_overridable(policy.overridable)
+    if policy.two_person_since is not None and not policy.two_person:
+        raise PolicyError("Expected two_person: true of the promotion policy beside two_person_since but got false.")
     _check_retraining(policy.retraining)
     return policy
 

@@ -22,6 +22,7 @@ from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer, check_reason
 from blastwatch.registry import Registry, parse_ref
 from blastwatch.signing import PROMOTER, own_fingerprint
+from blastwatch.two_persons import check_challenge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def promote(
         resumed = _resumed(writer, parse_ref(ref, registry.name))
         if resumed is not None:
             return resumed
+        writer.check_clock()
         check_alias(registry, writer.records)
         entry = _asked(registry, ref, asked_of)
         if CHAMPION in entry.aliases:
@@ -275,14 +277,17 @@ def _told(versions: Sequence[str]) -> str:
 def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
     """Make a version the challenger: it shadows the champion or answers some callers, by the service's settings.
 
-    Its files and its signature are checked; the gates are not, since their evidence is what a challenger is for.
+    Its files and its signature are checked, and whether two persons stand behind it where the policy wants that; the
+    other gates are not, since their evidence is what a challenger is for.
 
     Raises:
         UsageError: the version is champion or challenger already, or the reason that the policy wants is missing.
+        PromotionRefused: the policy wants two persons, and this one registered it.
         AliasMoved: somebody else moved the alias since this was asked for.
         PackageError, SignatureInvalid: it is not what was registered.
     """
-    _check_reason(reason, load_policy(registry.settings.policy))
+    policy, settings = load_policy(registry.settings.policy), registry.settings
+    _check_reason(reason, policy)
     asked_of = _named(registry, ref)
     with registry.writing(PROMOTER) as writer:
         done = writer.finished
@@ -293,6 +298,8 @@ def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
             if alias in entry.aliases:
                 raise UsageError(f"Version {entry.version} already is the {alias}.")
         registry.check_registered(entry)
+        known = history.registered(writer.records, entry.version)
+        check_challenge(known, settings.actor, policy, settings=settings, key=writer.signer.fingerprint)
         registry.fetch_entry(entry, fresh=True)
         writer.move("challenge", CHALLENGER, entry, why=reason)
     return registry.entry(entry.version)

@@ -10,25 +10,27 @@ head that MLflow mirrors shows a cut tail: the history alone could not. The sign
 """
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from blastwatch import history
+from blastwatch import clocks, history
 from blastwatch.entry import Entry
 from blastwatch.errors import HistoryBroken, RegistryError, SignatureInvalid, UsageError
 from blastwatch.history import ALIASES, NOTHING_BEFORE, Record, Row
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import Model, ModelStore
+from blastwatch.one_line import breaking, turning
 from blastwatch.signing import Signer, TrustedKeys
 
 ALIAS_TAG = "blastwatch.alias."
 ENTRY_TAG = "blastwatch.history."
 HEAD_TAG = "blastwatch.history.head"
 LONGEST_TAG = 5000  # characters, as MLflow's tags of a model hold them in PostgreSQL
-_MIRRORING = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-"""Signs that turn the direction of what follows: with them a reason would be read as another than was signed."""
+_UNDOING = ("rollback", "withdraw", "restore")
+_ANEW = "Hold the history against a copy of it, then have MLflow told anew: blastwatch registry restore"
 _LONGEST_WHY = 1000  # characters; what JSON escapes is mirrored with up to four
 
 
@@ -63,29 +65,61 @@ class Writer:
             mend: where MLflow lost the head, go on if the history is what was signed: the next entry tells it anew.
 
         Raises:
-            HistoryBroken: the head that MLflow mirrors is not in the history, or is not at its end.
+            HistoryBroken: the head that MLflow mirrors is not in the history, or is not at its end; or MLflow's model
+                is gone.
         """
         model = self._store.model()
-        number = mirrored_number(model, self._rows)
-        if number > len(self._rows):
+        head = head_of(model, self._rows, self._trusted, name=self._store.name)
+        if self._rows and (model is None or (head.lost and not self._store.versions())):
+            raise HistoryBroken(gone_model(self._store.name, len(self._rows)))
+        if head.number > len(self._rows):
             raise HistoryBroken(
-                f"The history ends with entry {len(self._rows)} but MLflow was told of entry {number}: its tail was "
-                "cut, or BLASTWATCH_HISTORY_URL names another database than the one it was written to."
+                f"The history ends with entry {len(self._rows)} but MLflow was told of entry {head.number}: its tail "
+                "was cut, or BLASTWATCH_HISTORY_URL names another database than the one it was written to."
             )
-        lost = lost_head(number, self._rows)
-        if lost and not mend:
-            raise HistoryBroken(lost)
-        if lost:
+        if head.lost and not mend:
+            raise HistoryBroken(head.lost)
+        if head.lost:
             self._check_signed(model)
             return
-        for row in self._rows[number:]:
+        for row in self._rows[head.number :]:
             self._tell(row)
             self.finished = row.record()
+
+    def check_clock(self) -> None:
+        """Raise `RegistryError` where the last entry lies further ahead of this machine's clock than clocks lie apart:
+        a new one would have to bear its time, and `history --at` would not tell of it until then.
+
+        What undoes (`rollback`, `withdraw`, `restore`) is written all the same.
+        """
+        now = datetime.fromisoformat(history.now())
+        if clocks.ahead(self.records[-1:], now):
+            last = self.records[-1]
+            raise RegistryError(
+                f"The last entry of the history is of {last.time}, by {last.who}, which is still to come. "
+                f"{clocks.remedy(self.records, now)} No entry was written."
+            )
+
+    def _time_of(self, action: str) -> str:
+        """The time of a new entry. A clock that went back must not put it before the one it follows; but a restoration
+        says that the clock of those before it ran ahead."""
+        now, last = history.now(), self.records[-1].time if self.records else ""
+        if action not in _UNDOING:
+            self.check_clock()
+        return now if action == "restore" and self._speaks else max(now, last)
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether a restoration has to say that a clock ran ahead, and this machine's clock can: some entry lies before
+        it."""
+        ahead = clocks.ahead(self.records, datetime.fromisoformat(history.now()))
+        return 0 < len(ahead) < len(self.records)
 
     def _check_signed(self, model: Model | None) -> None:
         """Raise `HistoryBroken` where the history is not as signed, or lacks the entry that stands at an alias."""
         texts = [text for name, text in (model.tags if model else {}).items() if name.startswith(ALIAS_TAG)]
-        if history.faults(self._rows, self._trusted) or not all(map(self._is_kept, texts)):
+        faults = history.faults(self._rows, self._trusted, model=self._store.name)
+        if faults or not all(map(self._is_kept, texts)):
             raise HistoryBroken(
                 "MLflow has lost the head of the history, and the history itself is not what was signed: nothing says "
                 "where the aliases belong. Look with: blastwatch registry verify. Then bring back a backup of it."
@@ -117,7 +151,8 @@ class Writer:
 
     @property
     def stands(self) -> bool:
-        """Whether MLflow has every alias, the word about it and the head of the history as the history says."""
+        """Whether MLflow has every alias, the word about it and the head of the history as the history says, and no
+        entry lies ahead of this machine's clock."""
         model = self._store.model()
         carried, tags = (model.aliases, model.tags) if model else ({}, {})
         ours = {alias: version for alias, version in carried.items() if alias in ALIASES}
@@ -125,7 +160,7 @@ class Writer:
         there = {alias: version for alias, version in expected.items() if self._store.has(version)}
         words = {ALIAS_TAG + alias: record.number for alias, record in history.words(self.records).items()}
         said = {name: _mirrored(self.row(number)) for name, number in (words | {HEAD_TAG: len(self._rows)}).items()}
-        return ours == there and said.items() <= tags.items()
+        return ours == there and said.items() <= tags.items() and not self._speaks
 
     def note(self, action: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves nothing."""
@@ -150,8 +185,7 @@ class Writer:
         record = Record(
             model=self._store.name,
             number=len(self._rows) + 1,
-            # A clock that went back must not put an entry before the one it follows.
-            time=max(history.now(), last.time if last else ""),
+            time=self._time_of(action),
             who=self._who,
             action=action,
             alias=alias,
@@ -232,13 +266,13 @@ def check_reason(why: str) -> None:
     """Raise `UsageError` for a reason that an entry cannot hold; to be asked before gates are judged for minutes."""
     if len(why) > _LONGEST_WHY:
         raise UsageError(f"Expected a reason of at most {_LONGEST_WHY} characters but got {len(why)}.")
-    wrong = [sign for sign in why if sign not in "\n\r\t" and unicodedata.category(sign) in ("Cc", "Cs")]
+    wrong = breaking(why, allowed="\n\t")
     if wrong:
-        raise UsageError(f"Expected a reason in UTF-8 without control characters but got {wrong[0]!a} in it.")
-    turning = [sign for sign in why if sign in _MIRRORING]
-    if turning:
+        raise UsageError(f"Expected a reason in UTF-8 without control characters but got {wrong!a} in it.")
+    turned = turning(why)
+    if turned:
         raise UsageError(
-            f"Expected a reason that is read as it was signed but got {turning[0]!a} in it, which turns the direction "
+            f"Expected a reason that is read as it was signed but got {turned!a} in it, which turns the direction "
             "of what follows. Write it without."
         )
 
@@ -256,7 +290,7 @@ def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:
         role = history.ROLE_OF[record.action]
         if record.alias != history.MOVES.get(record.action, ""):
             raise ValueError(f"a {record.action} moves no alias {record.alias!r}")
-    except (ValueError, KeyError, TypeError, HistoryBroken) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HistoryBroken) as error:
         raise SignatureInvalid(f"Expected a signed entry of the history but it cannot be read ({error!r}).") from error
     trusted.check(history.statement(digest), str(said["signature"]), record.key, role=role)
     if record.model != model:
@@ -264,41 +298,68 @@ def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:
     return record
 
 
-def mirrored_number(model: Model | None, rows: Sequence[Row]) -> int:
-    """Number of the entry that MLflow was last told of, 0 for none.
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The head of the history as MLflow mirrors it.
+
+    number: of the entry that MLflow was last told of, 0 for none; more than the history has where its tail was cut.
+    lost: what is wrong where MLflow was told of more than that; "" where nothing is.
+    """
+
+    number: int
+    lost: str
+
+
+def head_of(model: Model | None, rows: Sequence[Row], trusted: TrustedKeys, *, name: str) -> Head:
+    """The head that MLflow mirrors. One that is no entry of the history and that nobody trusted signed says nothing:
+    MLflow has lost the true one.
 
     Raises:
         HistoryBroken: where the history has another entry with that number.
     """
     if model is None or HEAD_TAG not in model.tags:
-        return 0
+        return Head(number=0, lost=_lost(0, rows))
+    text = model.tags[HEAD_TAG]
+    known = {row.hash: number for number, row in enumerate(rows, start=1)}
     try:
-        body = str(json.loads(model.tags[HEAD_TAG])["body"])
-        number = int(json.loads(body)["number"])
-    except (ValueError, KeyError, TypeError) as error:
+        number = known.get(history.hash_of(json.loads(text)["body"]), 0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        number = 0
+    if number:
+        return Head(number=number, lost=_lost(number, rows))
+    try:
+        said = read_word(text, trusted, model=name).number
+    except SignatureInvalid as error:
+        then = (
+            _ANEW if rows else "The history has no entry: BLASTWATCH_HISTORY_URL names another one; or remove the tag"
+        )
+        return Head(number=0, lost=f"MLflow's tag {HEAD_TAG} does not say where the history ends. {error} {then}")
+    if said <= len(rows):
         raise HistoryBroken(
-            f"MLflow's tag {HEAD_TAG}, the head of the history, cannot be read ({error!r}). Remove it there, then have "
-            "MLflow told anew: blastwatch registry restore"
-        ) from error
-    if 0 < number <= len(rows) and rows[number - 1].hash != history.hash_of(body):
-        raise HistoryBroken(
-            f"Entry {number} of the history is not the one that MLflow was told of: the history was changed, or "
+            f"Entry {said} of the history is not the one that MLflow was told of: the history was changed, or "
             "BLASTWATCH_HISTORY_URL names another database than the one it was written to."
         )
-    return number
+    return Head(number=said, lost="")
 
 
-def lost_head(number: int, rows: Sequence[Row]) -> str:
-    """What is wrong where MLflow was told of no later entry than one with a number; "" where nothing is.
-
-    Each writer finishes what the one before it left, so an interruption leaves one entry untold and never two.
-    """
+def _lost(number: int, rows: Sequence[Row]) -> str:
+    """Each writer finishes what the one before it left, so an interruption leaves one entry untold and never two."""
     if number >= len(rows) - 1:
         return ""
     return (
         f"The history has {len(rows)} entries but the last that MLflow was told of is {number or 'none'}: its tag "
         f"{HEAD_TAG} was removed or set back, or MLFLOW_TRACKING_URI names another store than the one that was told. "
-        "Hold the history against a copy of it, then have MLflow told anew: blastwatch registry restore"
+        f"{_ANEW}"
+    )
+
+
+def gone_model(name: str, entries: int) -> str:
+    """What is wrong, and what helps, where the history of a model has entries and MLflow none of its versions. A model
+    that was made anew would count its versions from 1 again, and the history names others by these numbers."""
+    return (
+        f"The history of {name} has {entries} entries but MLflow has no version of it: the registered model was "
+        "deleted there, or MLFLOW_TRACKING_URI names another store than the one that was told. Bring back a backup of "
+        "MLflow's store; or begin a new history with another BLASTWATCH_MODEL_NAME: this one stays as it is."
     )
 
 

@@ -27,17 +27,18 @@ from blastwatch.errors import (
 )
 from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, Record
 from blastwatch.ledger import Ledger
+from blastwatch.logged_model import open_logged
 from blastwatch.model_store import Model, ModelStore, Version, check_reachable
-from blastwatch.package import DIGESTS, Package, open_package
+from blastwatch.package import Package, open_package
 from blastwatch.policy import load_policy
 from blastwatch.recording import ALIAS_TAG, Writer, read_word
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
 from blastwatch.signing import PROMOTER, TRAINER, open_signer, open_trusted
+from blastwatch.two_persons import check_word
 
 __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Fetched", "Registry", "check_reachable"]
 
 SCRATCH = ".fetch-"  # begins the name of a folder that a fetch works in; a kill leaves it
-HEADLINE = ("weighted_f1", "auroc", "sensitivity", "specificity")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts; it keeps them in 32 bits
 
@@ -102,7 +103,8 @@ class Registry:
         Raises:
             AliasNotSet: nothing carries the alias.
             AliasMoved: it stands elsewhere than the signed word about it says.
-            SignatureInvalid: the word or the version is signed by nobody who may.
+            SignatureInvalid: the word or the version is signed by nobody who may, or by one person where the policy
+                wants two.
         """
         model = self.store.model()
         number = model.aliases.get(alias) if model else None
@@ -118,6 +120,7 @@ class Registry:
             if load_policy(self.settings.policy).serve_moved_alias:
                 return entry  # nobody who may promote stands for it, and so nobody is named
             raise
+        check_word(self.settings, self.trusted, version, word)
         return replace(entry, promoted_at=word.time, promoted_by=word.who, overridden=word.overridden, word=word.number)
 
     def _standing(self, model: Model, alias: str, entry: Entry) -> Record:
@@ -211,8 +214,8 @@ class Registry:
             PackageError, RegistryError: naming what is not so.
         """
         with tempfile.TemporaryDirectory(prefix="blastwatch-check-") as scratch:
-            local = self.settings.embedded_registry
-            package = _sealed(self.store.download(entry.version, None if local else Path(scratch)), entry)
+            where = None if self.settings.embedded_registry else Path(scratch)
+            package = open_logged(self.store.download(entry.version, where), entry.version, entry.digest)
             wrong = sorted(name for name, value in _told(package).items() if getattr(entry, name) != value)
         if wrong:
             raise PackageError(f"MLflow's tags say another {', '.join(wrong)} than its package")
@@ -249,6 +252,7 @@ class Registry:
         """
         package = open_package(folder)
         with self.writing(TRAINER) as writer:
+            writer.check_clock()
             self.store.ensure_model()
             version = self._version_of(package, writer) or self.store.log(package, self._tags(package, writer))
             entry = self.entry(version)
@@ -298,13 +302,13 @@ class Registry:
             "blastwatch.split_digest": info.split_digest,
             "blastwatch.git_commit": info.git_commit,
         }
-        return tags | {METRIC_TAG + name: str(value) for name, value in _headline(package).items()}
+        return tags | {METRIC_TAG + name: str(value) for name, value in package.headline.items()}
 
     def _download(self, entry: Entry, kept: Path) -> None:
         """Fetch, verify, and only then put in place, in one step."""
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=SCRATCH) as scratch:
-            package = _sealed(self.store.download(entry.version, Path(scratch)), entry)
+            package = open_logged(self.store.download(entry.version, Path(scratch)), entry.version, entry.digest)
             if kept.exists():
                 if _holds(kept, entry.digest):
                     return  # the same bytes; a service may be reading them
@@ -336,17 +340,11 @@ def _registration(name: str, digest: str) -> dict[str, str]:
     return {"purpose": "blastwatch version", "model": name, "digest": digest}
 
 
-def _headline(package: Package) -> dict[str, float]:
-    """The figures of a package that stand at its version."""
-    cells = package.metrics()["cells"]
-    return {name: cells[name]["value"] for name in HEADLINE if name in cells}
-
-
 def _told(package: Package) -> dict[str, object]:
     """What an entry says of a package out of MLflow's tags, by the entry's field."""
     info = package.info
     facts = {name: getattr(info, name) for name in ("synthetic", "created", *history.ORIGIN)}
-    return facts | {"metrics": {name: float(value) for name, value in _headline(package).items()}}
+    return facts | {"metrics": package.headline}
 
 
 def _holds(folder: Path, digest: str) -> bool:
@@ -355,19 +353,6 @@ def _holds(folder: Path, digest: str) -> bool:
         return open_package(folder).digest == digest
     except PackageError:
         return False
-
-
-def _sealed(folder: Path, entry: Entry) -> Package:
-    """The verified package below a version's files. Raises `PackageError`."""
-    seals = sorted(folder.rglob(DIGESTS))
-    if len(seals) != 1:
-        raise PackageError(f"Expected one {DIGESTS} in version {entry.version} but found {len(seals)}.")
-    package = open_package(seals[0].parent)
-    if package.digest != entry.digest:
-        raise PackageError(
-            f"Version {entry.version} was registered as package {entry.digest} but holds {package.digest}."
-        )
-    return package
 
 
 def _not_set(alias: str, name: str, known: str, where: str) -> str:

@@ -1,8 +1,9 @@
 """`blastwatch registry`: register, look, promote, roll back, and tell what served when."""
 
+import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from blastwatch.console import json_option, print_json, say
 from blastwatch.embedded_store import MEANT, check_made, is_made, where
 from blastwatch.errors import RegistryError, SettingsError, SignatureInvalid, UsageError
 from blastwatch.gate import OFF, Gate, table_of
+from blastwatch.one_line import one_line
 from blastwatch.rounding import fixed
 from blastwatch.settings import load
 
@@ -74,8 +76,28 @@ def _rows(entry: "Entry") -> dict[str, str]:
 
 
 @click.group()
-def registry() -> None:
+@click.pass_context
+def registry(ctx: click.Context) -> None:
     """Register, promote and roll back model versions."""
+    ctx.with_resource(_impatient(uploads=ctx.invoked_subcommand == "register"))
+
+
+@contextmanager
+def _impatient(*, uploads: bool) -> Iterator[None]:
+    """Where MLflow answers with errors, or not at all, its client tries for minutes and says nothing; the person at the
+    terminal can call again.
+
+    Args:
+        uploads: leave the time that one answer may take as it is, since a store may be slow to take files.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"} | ({} if uploads else {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30"})
+    added = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 @registry.command()
@@ -258,12 +280,20 @@ def _record_line(record: history.Record, failed: Sequence[str] = (), *, key: str
         refused,
         why,
     )
-    return "  ".join(part for part in parts if part)
+    return "  ".join(one_line(part) for part in parts if part)
 
 
 def _told(told: dict[str, Any]) -> list[str]:
-    if not told["version"]:
-        return [f"Nothing served at {told['at']}: no version was champion yet."]
+    lines = (
+        _of_the_version(told) if told["version"] else [f"Nothing served at {told['at']}: no version was champion yet."]
+    )
+    if told["unsure"]:
+        numbers = ", ".join(map(str, told["unsure"]))
+        lines.append(f"Unsure    whether these entries were there then, which a clock that ran ahead wrote: {numbers}")
+    return [one_line(line) for line in lines]
+
+
+def _of_the_version(told: dict[str, Any]) -> list[str]:
     promoted, gates = told["promoted"], [Gate.stored(gate) for gate in told["gates"]]
     failed, off = [gate for gate in gates if not gate.passed], [gate.name for gate in gates if gate.off]
     judged = len(gates) - len(off)

@@ -126,11 +126,12 @@ def open_signer(settings: Settings, role: str) -> Signer:
     new key signed there nobody would trust.
 
     Raises:
-        SettingsError: the key, or one of the trusted ones, cannot be read; or there is none yet.
+        SettingsError: the key, or one of the trusted ones, cannot be read; or there is none yet, or it was lost.
         NotPermitted: it is not trusted, or not for this role.
     """
     path = private_path(settings)
     if settings.signing_key is None:
+        _check_not_lost(settings)
         if role == PROMOTER and not path.is_file():
             raise SettingsError(
                 f"Expected the signing key of this home in {path} but there is none: the first version that is "
@@ -158,7 +159,7 @@ def open_trusted(settings: Settings) -> TrustedKeys:
 
 
 def public_pem(settings: Settings) -> str:
-    """The public half of the signing key, PEM, for a colleague's folder of trusted keys."""
+    """The public half of the signing key, PEM, for a colleague's folder of trusted keys. Raises `SettingsError`."""
     if settings.signing_key is None:
         _make_key(settings)
     return pem_of(private_path(settings))
@@ -205,8 +206,27 @@ def make_private(path: Path) -> None:
     create_once(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
+def _embedded(settings: Settings) -> tuple[Path, Path]:
+    """Files of the private and the public half of the key under home."""
+    return settings.keys / _PRIVATE, settings.keys / PROMOTER / "embedded.pem"
+
+
+def _check_not_lost(settings: Settings) -> None:
+    """Raise `SettingsError` where the key under home has its public half alone. A new pair would take its place, and
+    what the old one signed would be signed by nobody from then on."""
+    private, public = _embedded(settings)
+    # The public half is looked for first: where another process makes the pair just now, the private one comes before.
+    if public.is_file() and not private.is_file():
+        raise SettingsError(
+            f"Expected the private half of {public} in {private} but there is none. Bring it back, or name your own "
+            "key in BLASTWATCH_SIGNING_KEY. To begin with a new key, rename the public half within its folder, such as "
+            f"to before-{public.name}: what the old key signed stays trusted then."
+        )
+
+
 def _make_key(settings: Settings) -> None:
-    private, public = settings.keys / _PRIVATE, settings.keys / PROMOTER / "embedded.pem"
+    private, public = _embedded(settings)
+    _check_not_lost(settings)
     if private.is_file() and public.is_file():
         return
     say(

@@ -3,15 +3,24 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
-from blastwatch import history
+from blastwatch import clocks, history
 from blastwatch.entry import Entry, entry_of
-from blastwatch.errors import HistoryBroken, PackageError, RegistryError, SignatureInvalid
+from blastwatch.errors import (
+    HistoryBroken,
+    NotPermitted,
+    PackageError,
+    RegistryError,
+    RegistryUnreachable,
+    SignatureInvalid,
+)
 from blastwatch.history import ALIASES, Record, Row
 from blastwatch.model_store import Model
-from blastwatch.recording import HEAD_TAG, lost_head, mirrored_number, read_word
+from blastwatch.recording import HEAD_TAG, gone_model, head_of, read_word
 from blastwatch.registry import Registry
+from blastwatch.two_persons import faults_of_one
 
 RESTORE = "blastwatch registry restore"
 _LOOKS, _PAUSE = 5, 0.5  # at the registry until it stands still, and seconds between two
@@ -86,15 +95,30 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
 
     Raises:
         SettingsError: one of the trusted keys cannot be read, so what it signed would look like a fault.
+        RegistryUnreachable, NotPermitted: the registry cannot be looked at.
     """
     registry.trusted.check_readable()
     rows, model, entries = _look(registry)
-    chain = [Fault(entry=number, fault=text) for number, text in history.faults(rows, registry.trusted)]
+    chain = [Fault(entry=number, fault=text) for number, text in _chain(registry, rows)]
     readable = _readable(rows)
-    rest = _aliases(registry, readable, model) + _versions(registry, readable, entries, files=files)
+    chain += _ahead(readable)
+    rest = _aliases(registry, readable, model, entries) + _versions(registry, readable, entries, files=files)
+    rest += [Fault(entry=number, fault=text) for number, text in faults_of_one(registry.settings, readable)]
     # The chain first: where it is broken, what is made of it is wrong too.
     rest.sort(key=lambda fault: (fault.entry is None, fault.entry or 0))
     return Verification(entries=len(rows), versions=len(entries), faults=chain + _mirror(registry, rows, model) + rest)
+
+
+def _chain(registry: Registry, rows: Sequence[Row]) -> list[tuple[int, str]]:
+    return history.faults(rows, registry.trusted, model=registry.name)
+
+
+def _ahead(records: Sequence[Record]) -> list[Fault]:
+    """Entries of a time that is still to come: `history --at` does not tell of them until then."""
+    now = datetime.fromisoformat(history.now())
+    ahead = clocks.ahead(records, now)
+    text = f"its time is still to come: one of two clocks is wrong. {clocks.remedy(records, now)}" if ahead else ""
+    return [Fault(entry=record.number, fault=text) for record in ahead]
 
 
 def _look(registry: Registry) -> tuple[list[Row], Model | None, list[Entry]]:
@@ -105,19 +129,22 @@ def _look(registry: Registry) -> tuple[list[Row], Model | None, list[Entry]]:
             time.sleep(_PAUSE)
         rows, model = registry.ledger.rows(), registry.store.model()
         entries = _entries(registry, model)
-        if registry.ledger.rows() == rows and not _under_way(rows, model, entries):
+        if registry.ledger.rows() == rows and not _under_way(registry, rows, model, entries):
             break
     return rows, model, entries
 
 
-def _under_way(rows: Sequence[Row], model: Model | None, entries: Sequence[Entry]) -> bool:
+def _under_way(registry: Registry, rows: Sequence[Row], model: Model | None, entries: Sequence[Entry]) -> bool:
     """Whether it looks like a moment of an action: MLflow was not told of the last entry, or a version has none yet."""
-    registered = {record.version for record in _readable(rows) if record.action == "register"}
+    records = _readable(rows)
     try:
-        told = mirrored_number(model, rows)
+        head = head_of(model, rows, registry.trusted, name=registry.name)
     except HistoryBroken:
         return False
-    return told == len(rows) - 1 or any(entry.version not in registered for entry in entries)
+    if head.lost or len(records) != len(rows):
+        return False
+    registered = {record.version for record in records if record.action == "register"}
+    return head.number == len(rows) - 1 or any(entry.version not in registered for entry in entries)
 
 
 def _entries(registry: Registry, model: Model | None) -> list[Entry]:
@@ -127,11 +154,14 @@ def _entries(registry: Registry, model: Model | None) -> list[Entry]:
 
 
 def _readable(rows: Sequence[Row]) -> list[Record]:
+    """The entries whose text is the one that was hashed; the others are named by `history.faults` already."""
     found = []
     for row in rows:
+        if history.hash_of(row.body) != row.hash:
+            continue
         try:
             found.append(row.record())
-        except HistoryBroken:  # named by `history.faults` already
+        except HistoryBroken:
             continue
     return found
 
@@ -139,49 +169,59 @@ def _readable(rows: Sequence[Row]) -> list[Record]:
 def _mirror(registry: Registry, rows: Sequence[Row], model: Model | None) -> list[Fault]:
     """The head that MLflow was told of, against the end of the chain."""
     try:
-        number = mirrored_number(model, rows)
-        if model is not None and HEAD_TAG in model.tags:
+        head = head_of(model, rows, registry.trusted, name=registry.name)
+        if model is not None and HEAD_TAG in model.tags and not head.lost:
             read_word(model.tags[HEAD_TAG], registry.trusted, model=registry.name)
     except (HistoryBroken, SignatureInvalid) as error:
         return [Fault(entry=None, fault=f"what MLflow mirrors: {error}")]
-    if number > len(rows):
-        return [Fault(entry=len(rows) + 1, fault=f"it is missing: MLflow was told of {number} entries (a cut tail)")]
-    lost = lost_head(number, rows)
-    if lost:
-        return [Fault(entry=number + 1, fault=lost)]
-    if number < len(rows):
+    if rows and (model is None or (head.lost and not registry.store.versions())):
+        return [Fault(entry=None, fault=gone_model(registry.name, len(rows)))]
+    if head.number > len(rows):
+        text = f"it is missing: MLflow was told of {head.number} entries (a cut tail)"
+        return [Fault(entry=len(rows) + 1, fault=text)]
+    if head.lost:
+        said = head.number or model is None or HEAD_TAG not in model.tags
+        return [Fault(entry=head.number + 1 if said else None, fault=head.lost)]
+    if head.number < len(rows):
         text = "MLflow was not told of it: an action was interrupted. The next registry command finishes it"
-        return [Fault(entry=number + 1, fault=text)]
+        return [Fault(entry=head.number + 1, fault=text)]
     return []
 
 
-def _aliases(registry: Registry, records: Sequence[Record], model: Model | None) -> list[Fault]:
-    carried = model.aliases if model else {}
+def _aliases(
+    registry: Registry, records: Sequence[Record], model: Model | None, entries: Sequence[Entry]
+) -> list[Fault]:
+    carried, there = model.aliases if model else {}, {entry.version for entry in entries}
     expected, words = history.aliases(records), history.words(records)
     faults = []
     for alias in ALIASES:
         found, said = carried.get(alias, "none"), expected.get(alias, "none")
+        if found == "none" and said not in there:
+            continue  # where it stood was deleted in MLflow, which `_versions` says; nothing can carry it
         if found != said:
             text = f"the alias {alias} stands on version {found} but the history says {said}. Put it back: {RESTORE}"
             faults.append(Fault(entry=words[alias].number if alias in words else None, fault=text))
-        elif model is not None and found != "none":
-            faults += _word(registry, model, alias, found)
+        elif model is not None:
+            faults += _word(registry, model, alias, words[alias])
     return faults
 
 
-def _word(registry: Registry, model: Model, alias: str, version: str) -> list[Fault]:
+def _word(registry: Registry, model: Model, alias: str, last: Record) -> list[Fault]:
+    """What MLflow has as the last word about an alias: a service believes it, and names who stands for the version."""
     try:
         word = registry.word(model, alias)
     except SignatureInvalid as error:
         return [Fault(entry=None, fault=f"the word about the alias {alias}: {error}")]
-    if history.stands_on(word, alias) != version:
-        return [Fault(entry=word.number, fault=f"MLflow holds it as the last word about {alias}, which it is not")]
+    if word != last:
+        text = f"MLflow holds entry {word.number} as the last word about {alias}, which this one is. Put it back: "
+        return [Fault(entry=last.number, fault=text + RESTORE)]
     return []
 
 
 def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[Entry], *, files: bool) -> list[Fault]:
     """Every version against the entry that registered it, and its files against its digest."""
-    registered = {record.version: record for record in records if record.action == "register"}
+    # As `history.registered`, the first: a later one that says otherwise is no other registration.
+    registered = {record.version: record for record in reversed(records) if record.action == "register"}
     faults = []
     for entry in entries:
         record = registered.get(entry.version)
@@ -202,6 +242,8 @@ def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[E
             registry.check_signature(entry)
             if files:
                 registry.check_files(entry)
+        except (RegistryUnreachable, NotPermitted):
+            raise  # nothing was looked at
         except (PackageError, RegistryError) as error:
             faults.append(Fault(entry=number, fault=f"version {entry.version}: {error}"))
     gone = registered.keys() - {entry.version for entry in entries}

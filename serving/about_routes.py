@@ -73,13 +73,14 @@ async def _model(service: "Service", _request: Request) -> Response:
     return JSONResponse(
         lane.predictor.model
         | {
-            "created": served.entry.created,
+            "created": info.created,
             "promoted_at": served.entry.promoted_at,
             "promoted_by": served.entry.promoted_by,
             "overridden": served.entry.overridden,
             "following": service.following.facts() if service.following else None,
             "challenger": service.contest.facts() if service.contest else None,
-            "metrics": served.entry.metrics,
+            # As all of its evidence, of the verified package: the entry has what anybody wrote into MLflow's tags.
+            "metrics": served.package.headline,
             "intervals": lane.intervals,
             "run_id": info.run_id,
             "architecture": info.architecture,

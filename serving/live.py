@@ -86,9 +86,9 @@ class Served:
         }
 
     def intervals(self) -> dict[str, dict[str, float]]:
-        """Low and high end of each of the entry's figures, by the package's evidence: 95 % intervals by patient."""
+        """Low and high end of each of the package's headline figures: 95 % intervals by patient."""
         cells = self.package.metrics()["cells"]
-        found = {name: cells[name] for name in self.entry.metrics if name in cells}
+        found = {name: cells[name] for name in self.package.headline}
         return {name: {"low": row["low"], "high": row["high"]} for name, row in found.items()}
 
 

@@ -1,6 +1,5 @@
 """`GET /v1/history`: what served at a time and who made it so, read from the signed history beside the registry."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ class Told:
         self._trusted = open_trusted(settings)
 
     def answer(self, at: str | None, *, follows: bool = False) -> dict[str, Any]:
-        """What served at a time (ISO 8601; None: now), the latest entries up to it, newest first, of how many, and the
-        check of all.
+        """What served at a time, the latest entries up to it, newest first, of how many, and the check of all.
 
         Args:
+            at: ISO 8601; None is now, after every entry, whatever its time.
             follows: as of `none_to_ask`.
 
         Raises:
@@ -34,24 +33,27 @@ class Told:
                 be read.
         """
         try:
-            moment = history.parse_time(at) if at else datetime.now(UTC)
+            moment = history.parse_time(at) if at else None
         except UsageError as error:
             raise Problem("time-unreadable", str(error)) from error
         if self.none_to_ask(follows=follows):
             raise Problem("no-history", "This service has its version without a registry, and no history beside it.")
         if not self._at_hand():
             raise Problem("history-unavailable", "No history of the registry is at hand here.")
-        ledger = Ledger(self._settings.history_url, self._settings.model_name)
+        name = self._settings.model_name
+        ledger, faults = Ledger(self._settings.history_url, name), []
         try:
             rows = ledger.rows()
-            faults = history.faults(rows, self._trusted)
+            faults = history.faults(rows, self._trusted, model=name)
             told = history.told(rows, moment)
             if told["version"]:
                 told["gates"] = _with_verdicts(told["gates"])
-            records = history.until([row.record() for row in rows], moment)
+            every = [row.record() for row in rows]
+            records = every if moment is None else history.until(every, moment)
         except HistoryBroken as error:
-            number, text = faults[0]
-            raise Problem("history-broken", f"Entry {number}: {text}.") from error
+            raise Problem(
+                "history-broken", f"Entry {faults[0][0]}: {faults[0][1]}." if faults else str(error)
+            ) from error
         except (RegistryError, SettingsError) as error:
             raise Problem("history-unavailable", "The history of the registry cannot be read.") from error
         finally:

@@ -1,12 +1,13 @@
 """What the evidence is worth: a drift reference by its thresholds, the comparison with size numbers by its patients."""
 
+import dataclasses
 import json
 
 import pandas as pd
 import pytest
 
 from blastwatch.evidence_gates import baseline_gate, reference_gates
-from blastwatch.gate import MISSING
+from blastwatch.gate import MISSING, at_least, at_most
 from blastwatch.package import DRIFT, METRICS, REFERENCE, open_package
 from blastwatch.policy import load_policy
 from tests.packages import make_package
@@ -33,6 +34,13 @@ def test_a_reference_without_thresholds_is_none(package, drift):
     assert asked(package, {"windows": [{"cells": 30}]}) == [(CELLS, True, ""), (GROUPS, True, "")]
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_that_no_score_lies_above_is_none(package, threshold):
+    found = asked(package, {"windows": [{"cells": 30, "threshold": threshold}]})
+    assert [(value, passed) for value, passed, _ in found] == [(MISSING, False)] * 2
+    assert "expected finite numbers" in found[0][2]
+
+
 @pytest.mark.parametrize(
     ("test", "said"),
     [
@@ -52,3 +60,11 @@ def test_of_few_test_patients_the_comparison_with_size_numbers_says_that_it_show
     told = "lower end of the 95 % interval; the network beats three size numbers: +0.200 (+0.100 to +0.300)"
     assert note.startswith(told) and note.removeprefix(told).startswith(said)
     assert ("no evidence either way: 5 of each are needed" in note) is said.endswith("no evidence")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_what_is_no_finite_number_passes_no_limit_and_can_be_reported(value):
+    for gate in (at_least("x", value, -9.0), at_most("x", value, 9.0)):
+        assert (gate.passed, gate.value) == (False, MISSING)
+        assert json.dumps(dataclasses.asdict(gate), allow_nan=False)
+    assert at_most("x", value, None).passed

@@ -111,6 +111,12 @@ def test_no_engine_may_be_one_half_away(package):
     assert golden_tolerance(loose, "openvino-int8") == MOST
 
 
+def test_a_limit_that_is_no_number_lets_no_answer_pass(package, monkeypatch):
+    monkeypatch.setattr(golden, "REFERENCE_TOLERANCE", float("nan"))
+    with pytest.raises(GoldenMismatch, match="at most nan is allowed"):
+        check_golden(package, Shifted(package, 0.01))
+
+
 def test_an_engine_that_was_never_compared_is_refused(package):
     bare = Package(folder=package.folder, info=dataclasses.replace(package.info, precision={}), digest="")
     with pytest.raises(GoldenMismatch, match="does not say how far openvino-bf16 differs"):

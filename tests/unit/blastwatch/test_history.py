@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastwatch import history, signing
-from blastwatch.errors import UsageError
+from blastwatch.errors import HistoryBroken, UsageError
 from blastwatch.history import NOTHING_BEFORE, Record, Row
 from tests.keys import add_key
 
@@ -20,6 +20,10 @@ def keys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keys")
     signers = {role: add_key(folder, role, f"{role}-key") for role in signing.ROLES}
     return signing.TrustedKeys(folder), signers
+
+
+def faults(rows, trusted):
+    return history.faults(rows, trusted, model="blastwatch")
 
 
 def chain(keys, steps):
@@ -53,7 +57,7 @@ STEPS = [
 
 
 def test_an_untouched_chain_has_no_faults(keys):
-    assert history.faults(chain(keys, STEPS), keys[0]) == []
+    assert faults(chain(keys, STEPS), keys[0]) == []
 
 
 @settings(max_examples=300, deadline=None)
@@ -66,7 +70,7 @@ def test_any_changed_character_of_any_column_is_found_at_its_entry(keys, data):
     at = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="utf-8").filter(lambda character: character != text[at]))
     rows[place] = dataclasses.replace(rows[place], **{column: text[:at] + other + text[at + 1 :]})
-    found = history.faults(rows, keys[0])
+    found = faults(rows, keys[0])
     assert found and found[0][0] == rows[place].number
 
 
@@ -78,20 +82,34 @@ def test_every_character_of_a_signature_counts(keys):
     for at in range(len(text)):
         for other in set(alphabet) - {text[at]}:
             changed = dataclasses.replace(rows[0], signature=text[:at] + other + text[at + 1 :])
-            assert history.faults([changed], keys[0]), (at, other)
+            assert faults([changed], keys[0]), (at, other)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("version", "x"), ("version", None), ("version", ""), ("version", "1" * 10), ("before", "x"), ("after", 1),
+    ("alias", ["champion"]), ("digest", None), ("data_digest", 5), ("number", "1"), ("number", True),
+    ("overridden", "card"), ("overridden", [1]), ("why", "\ud800"), ("time", "2026-11-17"),
+])  # fmt: skip
+def test_an_entry_whose_fields_are_something_else_cannot_be_read(keys, name, value):
+    """Whoever may write to the database wrote it, with its hash; nobody signed it."""
+    body = json.dumps(json.loads(chain(keys, STEPS[:1])[0].body) | {name: value})
+    row = Row(1, body, "[]", history.hash_of(body), "")
+    with pytest.raises(HistoryBroken, match="Entry 1 of the history cannot be read"):
+        row.record()
+    assert faults([row], keys[0]) == [(1, "it cannot be read")]
 
 
 def test_a_number_that_was_changed_is_found(keys):
     rows = chain(keys, STEPS)
     rows[2] = dataclasses.replace(rows[2], number=7)
-    assert history.faults(rows, keys[0])[0][0] == 7
+    assert faults(rows, keys[0])[0][0] == 7
 
 
 @pytest.mark.parametrize("gone", range(len(STEPS) - 1))
 def test_a_removed_entry_is_found(keys, gone):
     rows = chain(keys, STEPS)
     del rows[gone]
-    assert history.faults(rows, keys[0])[0][0] == gone + 2
+    assert faults(rows, keys[0])[0][0] == gone + 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -100,13 +118,13 @@ def test_two_that_changed_places_are_found(keys, places):
     rows = chain(keys, STEPS)
     one, other = places
     rows[one], rows[other] = rows[other], rows[one]
-    assert history.faults(rows, keys[0])
+    assert faults(rows, keys[0])
 
 
 def test_a_chain_that_was_made_anew_with_an_unknown_key_is_found(keys, tmp_path):
     stranger = add_key(tmp_path, signing.PROMOTER, "stranger")
     rows = chain((None, dict.fromkeys(signing.ROLES, stranger)), STEPS)
-    found = history.faults(rows, keys[0])
+    found = faults(rows, keys[0])
     assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
     assert "not among the trusted keys" in found[0][1]
 
@@ -114,7 +132,7 @@ def test_a_chain_that_was_made_anew_with_an_unknown_key_is_found(keys, tmp_path)
 def test_a_trainer_cannot_sign_a_promotion(keys):
     trusted, signers = keys
     rows = chain((trusted, dict.fromkeys(signing.ROLES, signers[signing.TRAINER])), STEPS)
-    number, text = history.faults(rows, trusted)[0]
+    number, text = faults(rows, trusted)[0]
     assert number == 2 and "Expected the signature of a promoter" in text
 
 

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,12 +18,12 @@ from blastwatch.settings import load
 
 @pytest.fixture
 def door(tmp_path):
-    """A server that answers every request with `status`, and settings over it."""
+    """A server that answers every request with `status`, others than for its health with `sick`; settings over it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            self.send_response(server.status)
+            self.send_response(server.sick if server.sick and self.path != "/health" else server.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -31,7 +32,7 @@ def door(tmp_path):
 
     asked = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = asked
+    server.asked, server.sick = asked, None
     server.settings = load({
         "BLASTWATCH_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.server_port}/",
     })  # fmt: skip
@@ -56,6 +57,24 @@ def test_whoever_answers_for_itself_is_one(door, status):
     door.status = status
     check_reachable(door.settings)
     assert door.asked == ["/health"]
+
+
+def test_a_server_that_answers_with_errors_alone_is_as_good_as_away(door, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    door.status, door.sick = 200, 500
+    with pytest.raises(RegistryUnreachable, match="refused: API request to http"):
+        ModelStore(door.settings).model()
+    assert len(door.asked) == 2
+
+
+@pytest.mark.parametrize(("name", "clause"), [("blastwatch", "'blastwatch'"), ("ward's", '"ward\'s"')])
+def test_a_name_with_a_quote_is_asked_for(settings, name, clause):
+    store = ModelStore(replace(settings, model_name=name))
+    store.ensure_model()
+    store.ensure_model()
+    assert store.versions() == [] and model_store._quoted(name) == clause
+    store._client.create_model_version(name, source=str(settings.artifacts))
+    assert [version.number for version in store.versions()] == ["1"]
 
 
 def test_nobody_at_all(tmp_path, free_port):

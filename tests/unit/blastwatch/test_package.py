@@ -66,6 +66,27 @@ def test_what_corrects_an_engine_travels_and_a_format_before_has_none(tmp_path):
     np.testing.assert_allclose(rows["torch-bf16"].corrected(logits), [[2.015, -2.27]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ('"flip_rate": 0.1', '"flip_rate": NaN', "expected finite numbers but got NaN"),
+    ('"largest_difference": 0.2', '"largest_difference": NaN', "expected finite numbers but got NaN"),
+    ('"largest_difference": 0.2', '"largest_difference": -Infinity', "but got -Infinity"),
+    ('"largest_difference": 0.2', '"largest_difference": 1e999', "but got 1e999"),
+    ('"temperature": 1.0', '"temperature": NaN', "but got NaN"),
+    ('"temperature": 1.0', '"temperature": 0', "expected a temperature above 0 but got 0"),
+    ('"flip_rate": 0.1', '"flip_rate": null', "expected flip_rate from 0 to 1 but got None"),
+    ('"flip_rate": 0.1', '"flip_rate": "0.1"', "expected flip_rate from 0 to 1 but got '0.1'"),
+    ('"flip_rate": 0.1', '"flip_rate": -0.1', "expected flip_rate from 0 to 1 but got -0.1"),
+    ('"largest_difference": 0.2', '"largest_difference": true', "expected largest_difference from 0 to 1 but got True"),
+])  # fmt: skip
+def test_figures_of_an_engine_that_no_limit_could_hold_are_refused(tmp_path, old, new, said):
+    rows = {"torch-bf16": Precision(cells=9, flip_rate=0.1, largest_difference=0.2)}
+    text = replace(open_package(make_package(tmp_path / "package")).info, precision=rows).to_json()
+    assert text.count(old) == 1 and ModelInfo.from_json(text).precision == rows
+    with pytest.raises(PackageError, match="model.json cannot be read") as caught:
+        ModelInfo.from_json(text.replace(old, new))
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
     folder = remade(make_package(tmp_path / "package"), format_=FORMAT, without=[name])

@@ -1,6 +1,7 @@
 """The promotion policy: its defaults, files over them, and what is refused."""
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,9 @@ def test_the_lenient_policy_of_the_tests_is_one(tmp_path):
         ("non_inferiority: {least_patients: 5.0}", "least_patients .* a whole number but got 5.0"),
         ("two_person: yes please", "two_person of the promotion policy to be true or false but got 'yes please'"),
         ("two_person: null", "two_person"),
+        ("{two_person: true, two_person_since: '2026-12-01'}", "to be a day such as 2026-12-01 without quotes"),
+        ("{two_person: true, two_person_since: 2026-12-01 10:00:00}", "two_person_since of the promotion policy to be"),
+        ("two_person_since: 2026-12-01", "Expected two_person: true of the promotion policy beside two_person_since"),
         ("card: {headings: Data}", "card.headings .* a list of texts"),
         ("card: {headings: [1]}", "card.headings .* a list of texts"),
         ("overridable: [latency, speed]", "to name gates among audit, .* but got speed"),
@@ -104,13 +108,22 @@ def test_what_cannot_be_used_is_named(written, text, said):
         load_policy(written(text))
 
 
+def test_a_policy_has_a_digest_of_all_that_it_says(written):
+    """The same whatever the file leaves away or says over, another by one limit."""
+    plain, same = load_policy(None), load_policy(written("two_person: false\n"))
+    day = load_policy(written("two_person: true\ntwo_person_since: 2026-12-01\n"))
+    assert plain.digest == same.digest and len(plain.digest) == 64
+    assert len({plain.digest, day.digest, load_policy(written("two_person: true\n")).digest}) == 3
+    assert day.two_person_since == date(2026, 12, 1) and day.to_dict()["two_person_since"] == "2026-12-01"
+
+
 def test_every_gate_is_in_the_documentation_in_its_order():
     root = Path(__file__).parents[3]
     text = (root / "docs" / "promotion.md").read_text()
     table = text.partition("## The gates")[2].partition("## The policy file")[0]
     rows = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", table, flags=re.MULTILINE)
     assert re.findall(r"`([a-z-]+)`", " ".join(rows)) == list(GATES)
-    assert len(GATES) == 19 and "nineteen gates" in (root / "README.md").read_text()
+    assert len(GATES) == 20 and "twenty gates" in (root / "README.md").read_text()
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -25,7 +25,7 @@ from tests.policies import lenient
 TOLD = {
     "at": "2026-11-29T00:00:00+00:00", "version": "4", "digest": "a", "since": "2026-11-28", "action": "promote",
     "by": "ana", "why": "", "promoted": {"time": "2026-11-28", "by": "ana", "why": ""}, "data_digest": "d",
-    "split_digest": "s", "git_commit": "", "overridden": ["card"],
+    "split_digest": "s", "git_commit": "", "overridden": ["card"], "unsure": [],
 }  # fmt: skip
 PASSED = {"name": "digests", "passed": True, "value": "ok", "limit": "as sealed"}
 UNASKED = {"name": "sensitivity", "passed": True, "value": 0.0, "limit": OFF}
@@ -236,10 +236,10 @@ def test_a_version_that_passes_is_not_promoted_by_a_check(run, versions, lenient
     """The champion itself is asked too; and a policy is tried on a version before it is promoted under it."""
     before = left(versions)
     code, out, err = run("check", "1")
-    assert code == 0 and "FAILED" not in out and "Version 1 passes all 7 gates that the policy judges. Nothing" in err
+    assert code == 0 and "FAILED" not in out and "Version 1 passes all 8 gates that the policy judges. Nothing" in err
     lenient(tmp_path, non_inferiority={"margin": None})
     code, printed, err = run("check", "models:/blastwatch@candidate", "--json")
-    assert code == 0 and json.loads(printed)["passed"] and "passes all 6 gates" in err
+    assert code == 0 and json.loads(printed)["passed"] and "passes all 7 gates" in err
     assert left(versions) == before
 
 

@@ -64,6 +64,26 @@ def test_without_settings_a_key_is_made_once_and_said(tmp_path, capsys):
     assert [path.name for path in settings.keys.iterdir() if path.is_file()] == ["signing.pem"]
 
 
+@pytest.mark.parametrize("ask", [
+    signing.public_pem, lambda settings: signing.open_signer(settings, signing.TRAINER),
+    lambda settings: signing.open_signer(settings, signing.PROMOTER),
+], ids=["key", "register", "promote"])  # fmt: skip
+def test_a_lost_private_half_is_no_reason_to_replace_the_public_one(tmp_path, ask):
+    """What the old key signed would be signed by nobody from then on."""
+    settings = load({"BLASTWATCH_HOME": str(tmp_path)})
+    before = signing.open_signer(settings, signing.TRAINER).fingerprint
+    private, public = settings.keys / "signing.pem", settings.keys / signing.PROMOTER / "embedded.pem"
+    kept = public.read_bytes()
+    private.rename(tmp_path / "elsewhere.pem")
+    with pytest.raises(SettingsError, match=r"private half of .*embedded\.pem in .*signing\.pem but there is none"):
+        ask(settings)
+    assert public.read_bytes() == kept and not private.exists()
+    public.rename(public.with_name("before-embedded.pem"))
+    new = signing.open_signer(settings, signing.TRAINER).fingerprint
+    trusted = signing.open_trusted(settings)
+    assert new != before and trusted.find(before).role == trusted.find(new).role == signing.PROMOTER
+
+
 def test_the_first_key_stays_where_two_are_made_at_once(tmp_path):
     path = tmp_path / "signing.pem"
     signing.make_private(path)

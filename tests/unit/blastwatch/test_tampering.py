@@ -87,7 +87,7 @@ def test_no_action_moves_an_alias_that_is_not_its_own(people, register, action):
     register(tom)
     for alias in ("", *history.ALIASES):
         row = forged(pat, pat.settings.signing_key, action=action, alias=alias, version="1", who="pat")
-        found = history.faults([*pat.ledger.rows(), row], pat.trusted)
+        found = history.faults([*pat.ledger.rows(), row], pat.trusted, model=NAME)
         assert bool(found) is (alias != history.MOVES.get(action, ""))
 
 

@@ -93,6 +93,12 @@ def test_one_changed_character(copied, number, column):
     assert found(copied)[0].entry == number
 
 
+@pytest.mark.parametrize("value", ["'\"x\"'", "'null'", "'[\"1\"]'", "'5'"], ids=["word", "null", "list", "number"])
+def test_a_version_that_is_none_ends_in_no_failure(copied, value):
+    harm(copied, (f"update history set body = json_set(body, '$.version', json({value})) where number = 1",))
+    assert found(copied, files=False)[0].entry == 1
+
+
 @pytest.mark.parametrize("number", [1, 500, 999])
 def test_a_removed_entry(copied, number):
     harm(copied, ("delete from history where number = ?", number))
@@ -163,7 +169,8 @@ def test_a_mirrored_head_that_was_made_up(copied):
     forged = said | {"body": said["body"].replace('"number":1000', '"number":1001')}
     client.set_registered_model_tag("blastwatch", HEAD_TAG, json.dumps(forged))
     assert found(copied)
-    assert history.faults(Registry(copied).ledger.rows(), Registry(copied).trusted) == []
+    registry = Registry(copied)
+    assert history.faults(registry.ledger.rows(), registry.trusted, model=registry.name) == []
 
 
 @pytest.fixture

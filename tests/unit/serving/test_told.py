@@ -76,6 +76,11 @@ def test_an_entry_that_cannot_be_read_is_a_problem(told, crowned_settings):
         "set gates = '5'",
         "set gates = '[5]'",
         """set gates = '[{"name": "parity"}]'""",
+        'set body = replace(body, \'"version":"1"\', \'"version":"x"\')',
+        'set body = replace(body, \'"version":"1"\', \'"version":null\')',
+        "set body = replace(body, '\"overridden\":[]', '\"overridden\":[[1]]')",
+        'set body = replace(body, \'"why":""\', \'"why":"\\ud800"\')',
+        """set gates = '[{"name": "parity", "value": NaN}]'""",
         'set body = replace(body, \'"time":"20\', \'"time":"x20\')',
         "set body = replace(body, '+00:00', '')",
     ],
@@ -85,6 +90,21 @@ def test_whatever_was_changed_is_said_and_is_no_failure_of_the_service(told, cro
     with pytest.raises(Problem, match="Entry 1: ") as said:
         told.answer(None)
     assert said.value.kind.name == "history-broken"
+
+
+def test_what_is_no_text_in_the_database_is_no_failure_of_the_service(told, crowned_settings):
+    change(crowned_settings, "update history set body = x'00' where number = 1")
+    with pytest.raises(Problem, match="a number and four texts as entry 1") as said:
+        told.answer(None)
+    assert said.value.kind.name == "history-broken"
+
+
+def test_without_a_time_every_entry_is_told_whatever_its_own(told, monkeypatch):
+    """As of a clock that ran ahead; a time that is asked for leaves them to the future."""
+    monkeypatch.setattr("blastwatch.history.now", lambda: "2020-01-01T00:00:00.000000+00:00")
+    answer = told.answer(None)
+    assert (answer["told"]["version"], answer["total"], answer["told"]["unsure"]) == ("1", 2, [])
+    assert told.answer("2020-01-01")["told"]["unsure"] == []
 
 
 def test_an_entry_that_was_removed_leaves_the_gates_of_the_others_theirs(told, crowned_settings):

@@ -11,6 +11,7 @@ from blastwatch.decision import POSITIVE, probabilities
 from blastwatch.errors import DataError, LeakFound
 from blastwatch.intervals import DIFFERENCE, bounds, draw_patients
 from blastwatch.manifest import read_cells, read_split
+from blastwatch.stored_answers import differing
 from tests.answers import Spread, draw_answers, draw_models
 from tests.trainings import leave_untrained
 from training import evaluation
@@ -240,6 +241,14 @@ def test_an_evaluation_holds_everything_and_is_json(evaluated):
     assert all(0 < row["p"] <= row["p_holm"] <= 1 for row in metrics["comparisons"])
     assert set(metrics["breakdown"]) == {"source", "cell_area", "stain"}
     assert set(metrics["size_matched"]) == {"network", "sizes", "boosted"}
+
+
+def test_the_figures_follow_from_the_answers_as_the_registry_asks(evaluated):
+    metrics, out = evaluated
+    table = pd.read_parquet(out / PREDICTIONS)
+    assert list(differing(table, metrics["patients"])) == []
+    other = table.assign(probability=1 - table["probability"])
+    assert len(list(differing(other, metrics["patients"]))) == 2
 
 
 def test_an_evaluation_is_the_same_for_the_same_seed(evaluated):

@@ -1,0 +1,95 @@
+"""Are a package's stored answers those of its whole test side, and do its figures follow from them?
+
+The floors read `evidence/metrics.json`, the comparison with the champion reads the answers themselves: a package that
+kept only the answers it got right would pass by these.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from blastwatch.baseline import number_of
+from blastwatch.decision import CLASS_NAMES, POSITIVE
+from blastwatch.gate import Gate
+from blastwatch.package import PREDICTION_COLUMNS, PREDICTIONS, Package
+from blastwatch.rounding import against
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTED = {"cells": "path", "subjects": "subject", "groups": "group"}
+"""What `evidence/split.json` counts on a side by label, and the column of the answers of which it is the number."""
+
+HALF = 0.5  # probability from which a cell is called a blast
+ROUNDING = 1e-9  # of a share: both sides take the same means, in another order
+
+_HEALTHY, _ILL = CLASS_NAMES[1 - POSITIVE], CLASS_NAMES[POSITIVE]
+FIGURES = {"sensitivity_over_ill": _ILL, "specificity_over_healthy": _HEALTHY}
+"""Figures of the patients in `evidence/metrics.json`, and the label of the cells of which they are."""
+
+
+def answers_gate(package: Package) -> Gate:
+    """Every test cell of the split has one answer, and sensitivity and specificity are what the answers give."""
+    tested = package.predictions()
+    wrong = list(_faults(package, tested))
+    value = "; ".join(wrong) if wrong else f"{len(tested)} cells of {tested['group'].nunique()} patients"
+    limit = "one of every test cell, and the figures of the metrics follow from them"
+    return Gate(name="answers", passed=not wrong, value=value, limit=limit)
+
+
+def unusable(tested: "pd.DataFrame") -> str:
+    """What is wrong with the probabilities of stored answers, "" for nothing: one that is no number compares with
+    nothing, and would count as the answer `hem`."""
+    blast = tested["probability"]
+    fit = blast.between(0, 1) if blast.dtype.kind == "f" else blast.isna() & False
+    return "" if fit.all() else f"{int((~fit).sum())} answers of {PREDICTIONS} are no probability from 0 to 1"
+
+
+def _faults(package: Package, tested: "pd.DataFrame") -> Iterator[str]:
+    lacking = [name for name in PREDICTION_COLUMNS if name not in tested.columns]
+    if lacking:
+        yield f"{PREDICTIONS} has no {', '.join(lacking)}"
+        return
+    if said := unusable(tested):
+        yield said
+        return
+    split = package.evidence("split")
+    yield from _faults_of_number(tested, split)
+    yield from differing(tested, package.metrics().get("patients"))
+
+
+def _faults_of_number(tested: "pd.DataFrame", split: dict[str, Any]) -> Iterator[str]:
+    sides, named = split.get("sides"), split.get("groups")
+    counts = sides.get("test") if isinstance(sides, dict) else None
+    if not isinstance(counts, dict) or set(counts) != set(CLASS_NAMES):
+        yield "evidence/split.json does not say how many cells of each label are tested"
+        return
+    for label in CLASS_NAMES:
+        of_label = tested[tested["label"] == label]
+        for name, column in COUNTED.items():
+            wanted, found = number_of(counts[label], name), int(of_label[column].nunique())
+            if found != wanted:
+                told = "an unknown number of" if wanted is None else f"{wanted:.0f}"
+                yield f"answers of {found} {name} of label {label} where the split tests {told}"
+    twice = len(tested) - int(tested["path"].nunique())
+    if twice:
+        yield f"{twice} cells are answered more than once"
+    strange = sorted(set(tested["label"]) - set(CLASS_NAMES), key=str)
+    if strange:
+        yield f"answers of label {', '.join(map(str, strange))}"
+    groups = named.get("test") if isinstance(named, dict) else None
+    missing = sorted(set(map(str, groups or [])) - set(tested["group"].astype(str)))
+    if missing:
+        yield f"no answer of the tested {', '.join(missing[:5])}"
+
+
+def differing(tested: "pd.DataFrame", patients: Any) -> Iterator[str]:
+    """Mean over patients of the share of their cells of a label that are answered rightly, against the metrics; one
+    that they do not have fails its floor."""
+    right = (tested["probability"] >= HALF) == (tested["label"] == _ILL)
+    for name, label in FIGURES.items():
+        said = number_of(patients.get(name) if isinstance(patients, dict) else None, "value")
+        of_label = tested["label"] == label
+        found = float(right[of_label].groupby(tested.loc[of_label, "group"].astype(str)).mean().mean())
+        if said is not None and not abs(found - said) <= ROUNDING:
+            ours, theirs = against(found, said)
+            yield f"{name} of the answers is {ours} but evidence/metrics.json says {theirs}"

@@ -1,0 +1,102 @@
+"""A package with fewer answers than test cells, or figures that do not follow from them, is found out by one gate."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from blastwatch import promotion
+from blastwatch.comparison import compare
+from blastwatch.errors import PackageError
+from blastwatch.package import DIGESTS, METRICS, PREDICTIONS, open_package, seal
+from blastwatch.registry import Registry
+from blastwatch.stored_answers import answers_gate
+from tests.packages import make_package
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Opened before a test spoils it: gates of the evidence do not look at digests again."""
+    return open_package(make_package(tmp_path / "package"))
+
+
+def change(package, name, edit):
+    path = package.folder / name
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+
+
+def test_whole_answers_pass(package):
+    gate = answers_gate(package)
+    assert (gate.passed, gate.value) == (True, "100 cells of 14 patients")
+
+
+def right(rows):
+    return (rows["probability"] >= 0.5) == (rows["label"] == "all")
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda rows: rows[right(rows)], "answers of 45 cells of label all where the split tests 50"),
+        (lambda rows: rows[rows["group"] != "3"], "answers of 6 groups of label all where the split tests 7"),
+        (lambda rows: rows[rows["group"] != "3"], "no answer of the tested 3"),
+        (lambda rows: pd.concat([rows, rows[right(rows)]]), "90 cells are answered more than once"),
+        (lambda rows: rows.assign(label="all"), "answers of 0 cells of label hem where the split tests 50"),
+        (lambda rows: rows.assign(label=rows["label"].where(rows.index > 0, "other")), "answers of label other"),
+        (lambda rows: rows.assign(probability=rows["probability"].where(rows.index > 3)), "4 answers of"),
+        (lambda rows: rows.assign(probability=rows["probability"].where(rows.index > 3, 1.5)), "4 answers of"),
+        (lambda rows: rows.assign(probability="0.9"), "100 answers of"),
+        (lambda rows: rows.drop(columns="path"), "test_predictions.parquet has no path"),
+        (
+            lambda rows: rows.assign(probability=1 - rows["probability"]),
+            "sensitivity_over_ill of the answers is 0.09949",
+        ),
+    ],
+)
+def test_answers_that_are_not_those_of_the_test_side(package, edit, said):
+    edit(package.predictions()).reset_index(drop=True).to_parquet(package.folder / PREDICTIONS)
+    gate = answers_gate(package)
+    assert not gate.passed and said in str(gate.value)
+
+
+@pytest.mark.parametrize("sides", [None, {}, {"test": {"all": {"cells": 50}}}, {"test": {"all": None, "hem": None}}])
+def test_a_split_that_does_not_say_how_many_are_tested(package, sides):
+    change(package, "evidence/split.json", lambda split: split.update(sides=sides))
+    gate = answers_gate(package)
+    assert not gate.passed and ("does not say how many" in gate.value or "an unknown number of" in gate.value)
+
+
+@pytest.mark.parametrize("name", ["sensitivity_over_ill", "specificity_over_healthy"])
+def test_figures_that_do_not_follow_from_the_answers(package, name):
+    change(package, METRICS, lambda metrics: metrics["patients"][name].update(value=0.99))
+    gate = answers_gate(package)
+    assert (
+        not gate.passed and f"{name} of the answers is 0.9005" in gate.value and "metrics.json says 0.99" in gate.value
+    )
+
+
+def test_a_candidate_of_which_wrong_answers_were_dropped_is_refused(lenient_settings, new_run, tmp_path):
+    """Sealed anew, so that its digests are right; the comparison alone would have let it pass."""
+    registry = Registry(lenient_settings)
+    registry.register(make_package(tmp_path / "first", run_id=new_run(), right=0.9))
+    promotion.promote(registry, "1", reason="", cells=None).check()
+    folder = make_package(tmp_path / "second", run_id=new_run(), right=0.3, seed=5)
+    rows = pd.read_parquet(folder / PREDICTIONS)
+    rows[right(rows)].reset_index(drop=True).to_parquet(folder / PREDICTIONS)
+    (folder / DIGESTS).unlink()
+    seal(folder)
+    registry.register(folder)
+    found = promotion.promote(registry, "2", reason="", cells=None)
+    assert [gate.name for gate in found.gates if not gate.passed] == ["answers"] and not found.promoted
+
+
+def test_what_is_no_number_is_not_compared_as_a_right_answer(package, tmp_path):
+    """Below one half it would count as `hem`, and be right for every normal cell."""
+    champion = open_package(make_package(tmp_path / "champion"))
+    rows = package.predictions()
+    rows.assign(probability=np.where(right(rows), rows["probability"], np.nan)).to_parquet(package.folder / PREDICTIONS)
+    with pytest.raises(PackageError, match="10 answers of .* are no probability from 0 to 1"):
+        compare(package, champion, None)
