@@ -14,7 +14,7 @@ from monitoring.drift import names_of
 from monitoring.examples import Examples
 from monitoring.report_page import by_distance
 from monitoring.retention import Usage
-from monitoring.timeline import Row, Timeline, before, row_of, since, thinned
+from monitoring.timeline import Row, Timeline, before, counted, row_of, since, thinned
 
 DRIFT, PATIENTS, CALM, WAITING = "drift", "patients", "calm", "waiting"
 """Of the latest window; `patients` where it has no drift but the patients, one after another, changed."""
@@ -170,7 +170,8 @@ class Status:
     def _over_time(self) -> dict[str, Any]:
         """The reports of before, read again at every look: one that could not be read holds up those after it."""
         self._timeline.refresh()
-        return {"since": self._since(), "timeline": thinned(self._timeline.points())}
+        points = self._timeline.points()
+        return {"since": self._since(), "timeline": thinned(points), "timeline_of": counted(points)}
 
     def _since(self) -> dict[str, Any] | None:
         """Since when the verdict stands, None without one. Where the timeline has not come to the report, which another

@@ -217,11 +217,25 @@ def row_of(rows: Sequence[Row], version: str, digest: str) -> Row | None:
     )  # fmt: skip
 
 
+def counted(points: Sequence[Point], most: int = SHOWN) -> dict[str, int]:
+    """What `thinned` makes its points of: how many reports, how many of them with drift, and how many neighbours at
+    most become one point."""
+    return {
+        "reports": len(points),
+        "drifted": sum(point.drifted for point in points),
+        "run": _longest_run(points, most),
+    }
+
+
+def _longest_run(points: Sequence[Point], most: int) -> int:
+    # A change of version may end a run before it is full.
+    return 1 if len(points) <= most else -(-2 * len(points) // most)
+
+
 def thinned(points: Sequence[Point], most: int = SHOWN) -> list[dict[str, Any]]:
     """At most so many points, without their digests: of each run of neighbours of one version the one with the largest
     score."""
-    # A change of version may end a run before it is full.
-    size = 1 if len(points) <= most else -(-2 * len(points) // most)
+    size = _longest_run(points, most)
     runs: list[list[Point]] = []
     for point in points:
         if not runs or len(runs[-1]) == size or _version(runs[-1][-1]) != _version(point):

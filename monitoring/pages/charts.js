@@ -59,16 +59,17 @@ function nice(high) {
   return Array.from({ length: Math.ceil(high / step) + 1 }, (_, index) => Number((index * step).toPrecision(6)));
 }
 
-function drawTimeline(box, points, moves) {
+// `of`: how many reports the points are of, how many of them with drift, and how many neighbours at most are one point.
+function drawTimeline(box, points, of, moves) {
   if (!points.length) { box.replaceChildren(); return; }
   const times = points.map((point) => Date.parse(point.at));
   const inside = moves.filter((move) => Date.parse(move.at) >= times[0]);
   const last = Math.max(times[times.length - 1], ...inside.map((move) => Date.parse(move.at)));
   const ticks = nice(Math.max(2, ...points.map((point) => point.score)));
-  const beyond = points.filter((point) => point.drifted).length;
   const { svg, x, y, width } = frame(box,
-    `Scores over thresholds of ${points.length} reports from ${day(times[0])} to ${day(last)}: ${beyond} with drift, ` +
-    `the largest ${fixed(Math.max(...points.map((point) => point.score)), 1)}. ${inside.length} moves of the champion.`,
+    `Scores over thresholds of ${of.reports} reports from ${day(times[0])} to ${day(last)}: ${of.drifted} with drift, ` +
+    `the largest ${fixed(Math.max(...points.map((point) => point.score)), 1)}. ` +
+    `${of.run > 1 ? `Drawn is the worst of each ${of.run} reports. ` : ""}${inside.length} moves of the champion.`,
     [times[0], last], [0, ticks[ticks.length - 1]], ticks);
   part(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: y(1), y2: y(1), class: "limit" });
   let taken = -Infinity;
@@ -77,7 +78,7 @@ function drawTimeline(box, points, moves) {
     part(svg, "line", { x1: at, x2: at, y1: TOP - 8, y2: HEIGHT - BOTTOM, class: "move" });
     if (at - taken > 34) {
       part(svg, "text", { x: at, y: TOP - 12, class: "moved", "text-anchor": at > width - 40 ? "end" : "middle" },
-        `v${move.version}`);
+        move.version ? `v${move.version}` : "none");
       taken = at;
     }
   }

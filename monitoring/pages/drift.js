@@ -4,7 +4,12 @@ const interval = (value) => value
   ? `${fixed(value.value)} (${fixed(value.low)} to ${fixed(value.high)})` : "unknown";
 const SHOWN = 8;  // statistics before the others are folded away
 const STALE = 10;  // intervals without a look from which the page says so
+const EACH = 30;  // seconds from one question to the next
+const LONGEST = 20;  // seconds that an answer may take
 let told = null;
+let heard = 0;  // when it came, by this browser's clock
+let drawn = "";  // what the page shows
+let asking = null;  // the question that is open
 
 function row(cells, kind) {
   const line = document.createElement("tr");
@@ -62,7 +67,6 @@ function showNow() {
   }[told.state]();
   if (sentence.textContent !== words) sentence.textContent = words;  // a screen reader hears changes only
   sentence.className = `label ${{ drift: "is-all", patients: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
-  byId("problem").textContent = [staleness(), told.problem].filter(Boolean).join(" ");
   byId("whole").hidden = !told.report;
   byId("whole").firstChild.href = told.report || "";
   byId("synthetic").hidden = !told.model || !told.model.synthetic;
@@ -114,16 +118,19 @@ function showColumns() {
 }
 
 function showTimeline() {
-  const moves = told.promotions || [];
-  byId("history").textContent = told.promotions === null
-    ? "The history of the registry cannot be read, so no move of the champion is marked."
-    : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`;
+  const moves = told.promotions || [], { reports, drifted, run } = told.timeline_of;
+  const thinned = run > 1 ? `, the worst of each ${run} reports` : "";
+  byId("drawn").textContent = `The largest score over its threshold of each report${thinned}`;
+  byId("points-region").ariaLabel = `Reports over time${thinned}`;
+  byId("history").textContent = `${reports} ${reports === 1 ? "report" : "reports"}, ${drifted} with drift. `
+    + (told.promotions === null ? "The history of the registry cannot be read, so no move of the champion is marked."
+      : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`);
   fill("points", told.timeline.map((point) => row([local(point.at), point.version, String(point.cells),
     fixed(point.score, 2), point.column, point.drifted ? "drift" : "no drift"],
   point.drifted ? "is-all" : "")).reverse());
   fill("promotions", moves.map((move) => row([local(move.at), move.version || "none", move.before || "none",
     move.action, move.who])).reverse());
-  drawTimeline(byId("timeline"), told.timeline, moves);
+  drawTimeline(byId("timeline"), told.timeline, told.timeline_of, moves);
 }
 
 // Windows begin at midnight, UTC, which west of Greenwich is the day before.
@@ -196,31 +203,60 @@ function show() {
 }
 
 async function answered() {
-  const response = await fetch("drift.json");
-  if (response.status === 403) throw new Error(`it says: ${(await response.text()).trim().replace(/\.$/, "")}`);
+  const response = await fetch("drift.json", { signal: AbortSignal.timeout(1000 * LONGEST) });
+  const text = await response.text();
+  if (response.status === 403) throw new Error(`it says: ${text.trim().replace(/\.$/, "")}`);
   if (!response.ok) throw new Error(`it answered ${response.status}`);
-  return response.json().catch(() => { throw new Error("its answer is not JSON, so something else answers in its place"); });
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error("its answer is not JSON, so something else answers in its place", { cause: error });
+  }
 }
 
-async function ask() {
+// A screen reader hears changes only. Beside what is old no green stands: "No drift" is of then, and not of now.
+function tellProblem(words, old) {
+  if (byId("problem").textContent !== words) byId("problem").textContent = words;
+  byId("sentence").classList.toggle("is-hem", Boolean(told) && told.state === "calm" && !old);
+}
+
+const fromWhen = () => told ? `What stands here is old, of ${local(told.now)}.` : "What stands here is old.";
+
+async function question() {
+  // As where the machine slept: until the answer to this question comes, nobody knows what is.
+  if (told && Date.now() - heard > 3000 * EACH) tellProblem(`The monitor is being asked again. ${fromWhen()}`, true);
   try {
     told = await answered();
   } catch (error) {
-    byId("problem").textContent = `The monitor cannot be asked: ${error.message}. What stands here is old.`;
+    const why = error.name === "TimeoutError" ? `it has not answered within ${LONGEST} seconds` : error.message;
+    tellProblem(`The monitor cannot be asked: ${why}. ${fromWhen()}`, true);
     return;
   }
+  heard = Date.now();
   try {
-    show();
+    const content = JSON.stringify({ ...told, now: null });
+    if (content !== drawn) show();  // else what somebody selects is gone with every answer
+    drawn = content;
+    const late = staleness();
+    tellProblem([late, told.problem].filter(Boolean).join(" "), Boolean(late));
   } catch (error) {
-    byId("problem").textContent = `This page cannot show all that the monitor said (${error.message}); what stands here may `
-      + "be old. /drift.json has it whole.";
+    drawn = "";
+    tellProblem(`This page cannot show all that the monitor said (${error.message}); what stands here may be old. /drift.json `
+      + "has it whole.", true);
     throw error;  // for the browser's console
   }
+}
+
+// One question at a time.
+function ask() {
+  asking ??= question().finally(() => { asking = null; });
+  return asking;
 }
 
 window.addEventListener("resize", () => {
   if (told && told.model) showTimeline();
   if (told && told.performance) showPerformance();
 });
-setInterval(ask, 30000);
+document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") ask(); });
+setInterval(ask, 1000 * EACH);
 ask();

@@ -20,7 +20,7 @@ function exampleCell(cell, statistic) {
   picture.src = `cells/${cell.id}.png`;
   picture.alt = `Cell ${cell.id} of ${local(cell.time)}`;
   const words = [`blast ${fixed(cell.probability, 2)}, ${cell.decision}`];
-  if (statistic && cell.value !== null) words.push(`${statistic.name} ${cell.value.toPrecision(3)}`);
+  if (statistic && cell.value !== null) words.push(`${statistic.name} ${significant(cell.value, 3)}`);
   words.push(`${percent(cell.unlike)} are nearer`);
   const caption = figure.appendChild(document.createElement("figcaption"));
   words.forEach((line) => { caption.appendChild(document.createElement("span")).textContent = line; });
@@ -43,7 +43,7 @@ function showExamples() {
   const shown = Object.keys(SPANS).filter((span) => spans[span]);
   const lines = [shown.length ? CHOSEN : NONE[policy === "never"]];
   if (shown.length && statistic) {
-    const [low, high] = statistic.known.map((value) => value.toPrecision(3));
+    const [low, high] = statistic.known.map((value) => significant(value, 3));
     lines.push(`${statistic.name} moved most among the image statistics; nine of ten known cells lie between ${low} and ${high}.`);
   }
   if (shown.includes("now") && told.state === "drift" && !spans.before) lines.push("No picture from before the drift is kept.");

@@ -1,6 +1,6 @@
 "use strict";
 // Drift over patients: what the patients say who came one after another, and no window of a few of them could.
-const number = (value) => value === null ? "unknown" : value.toPrecision(3);
+const number = (value) => value === null ? "unknown" : significant(value, 3);
 
 // Of patients before those who are looked at nothing is known.
 const dated = (change) => `${local(change.since)}${change.since_or_before ? " or before" : ""}`;

@@ -2,19 +2,30 @@
 // Where the service needs a key it answers 401; then a field for it appears. The key stays in this tab and goes nowhere else.
 const KEY_ITEM = "blastwatch-key";
 const keyListeners = [];
+const LONGEST_ANSWER = 150; // seconds, as the Python clients wait: the service itself gives up after 120
 const GONE = "The service does not answer: it is stopped or out of reach. Try again when it runs.";
+const SILENT = `The service has not answered within ${LONGEST_ANSWER} seconds: it hangs or is out of reach. Try again when it runs.`;
 let justGiven = false; // a key, in the form that went with it
 
 class Unanswered extends Error {} // the service took no notice of the call, and may of the same call later
 
 function onKey(call) { keyListeners.push(call); }
 
+function unanswered(error) { // one that is Unanswered already is the caller's own, who called it off
+  if (error instanceof Unanswered) return error;
+  return new Unanswered(error.name === "TimeoutError" ? SILENT : GONE, { cause: error });
+}
+
+// The signal of the options calls it off.
 async function askWithKey(path, options = {}) {
   const key = sessionStorage.getItem(KEY_ITEM);
   const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
-  const response = await fetch(path, { ...options, headers }).catch((error) => {
-    throw new Unanswered(GONE, { cause: error });
+  const signals = [AbortSignal.timeout(1000 * LONGEST_ANSWER), options.signal].filter(Boolean);
+  const response = await fetch(path, { ...options, headers, signal: AbortSignal.any(signals) }).catch((error) => {
+    throw unanswered(error);
   });
+  // A refusal of the key of before says nothing of the one that was given meanwhile.
+  if (response.status === 401 && sessionStorage.getItem(KEY_ITEM) !== key) return askWithKey(path, options);
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
   if (justGiven && document.activeElement === document.body) { // who works by keyboard goes on here
     document.querySelector(response.status === 401 ? "#key" : "main input").focus();
@@ -25,7 +36,7 @@ async function askWithKey(path, options = {}) {
 
 // What the service answered; a page that a proxy puts in its place is no answer, whatever its status.
 async function jsonOf(response) {
-  const text = await response.text().catch((error) => { throw new Unanswered(GONE, { cause: error }); });
+  const text = await response.text().catch((error) => { throw unanswered(error); });
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -34,13 +45,14 @@ async function jsonOf(response) {
   }
 }
 
-// What a refusal says, and its type, "" where it is no problem document.
+// What a refusal says, and its type, "" where it is no problem document. A gateway's own may leave out any member.
 async function refusalOf(response) {
-  if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) {
-    return { words: `The service answered HTTP ${response.status}.`, type: "" };
-  }
-  const { title, detail, type } = await jsonOf(response);
-  return { words: detail.startsWith(title) ? detail : `${title}. ${detail}`, type }; // some details begin with their title
+  const bare = `The service answered HTTP ${response.status}.`;
+  if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) return { words: bare, type: "" };
+  const { title, detail, type } = Object(await jsonOf(response));
+  if (!detail) return { words: title ? `${title} (HTTP ${response.status}).` : bare, type: type || "" };
+  const told = !title || detail.startsWith(title); // some details begin with their title
+  return { words: told ? detail : `${title}. ${detail}`, type: type || "" };
 }
 
 function showKeyForm(words) {
@@ -58,12 +70,14 @@ function showKeyForm(words) {
     button.className = "button";
     button.textContent = "Use this key";
     said.setAttribute("role", "status");
+    said.id = "key-fault";
+    input.setAttribute("aria-describedby", said.id);
     form.append(label, input, button, said);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const key = input.value.trim();
       if (!/^[\x21-\x7e]+$/.test(key)) { // no header can carry it, and no key that was made has such characters
-        said.textContent = "This is no key: expected letters, digits and signs as blastwatch keys add printed them, without spaces.";
+        tellKeyFault("This is no key: expected letters, digits and signs as blastwatch keys add printed them, without spaces.");
         return;
       }
       sessionStorage.setItem(KEY_ITEM, key);
@@ -73,5 +87,10 @@ function showKeyForm(words) {
     });
     document.querySelector("main").before(form);
   }
-  form.querySelector("span").textContent = words;
+  tellKeyFault(words);
+}
+
+function tellKeyFault(words) {
+  document.getElementById("key").ariaInvalid = words ? "true" : null;
+  document.getElementById("key-fault").textContent = words;
 }

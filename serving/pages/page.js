@@ -3,6 +3,7 @@ const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
 const DECISIONS = { all: "Decision: blast", hem: "Decision: normal cell", refer: "Decision: refer to a person" };
 const NONE = { version: "", digest: "", alias: "" };
 let serving = NONE; // the model that the page tells of, or may not ask for; of none the next answer makes it ask
+const PICTURE = 400; // px, each side at most: twice that of page.css, for fine screens and for who looks closer
 let begun = 0; // cells
 let units; // of the statistics, once they were asked for
 
@@ -23,6 +24,7 @@ async function showModel() {
 
 function tellModel(model) {
   serving = model;
+  document.querySelectorAll("[data-probability]").forEach(tellNumber); // an answer may have come before
   tellSynthetic(model);
   byId("past").hidden = model.history === false;
   pairs(byId("facts"), [
@@ -32,8 +34,28 @@ function tellModel(model) {
     ["network", `${model.architecture}, ${model.input.size} px, ${model.engine}`],
     ["trained on", trainedOn(model)],
     ["test cells", figures(model) || "no figures"],
-    ["decides", `normal cell up to a probability of ${fixed(model.thresholds.hem)}, blast from ${fixed(model.thresholds.all)}`],
+    ["decides", `normal cell up to a probability of ${exact(model.thresholds.hem)}, blast from ${exact(model.thresholds.all)}`],
   ]);
+}
+
+const exact = (limit) => significant(limit, 6);
+
+// What a probability of this version is held against; where the model may not be read, one half alone is known.
+function limitsOf({ version, digest }) {
+  const known = serving.thresholds && version === serving.version && digest === serving.digest;
+  return known ? [0.5, serving.thresholds.hem, serving.thresholds.all] : [0.5];
+}
+
+// With as many digits as show on which side of each limit it lies; from 6 on that is said.
+function besides(value, limits) {
+  const tells = (text, digits) => limits.every((limit) => (value === limit ? Number(text) === Number(exact(limit))
+    : text !== limit.toFixed(digits) && Math.sign(Number(text) - limit) === Math.sign(value - limit)));
+  for (let digits = 3; digits <= 6; digits += 1) {
+    const text = fixed(value, digits);
+    if (Number.isNaN(Number(text)) || tells(text, digits)) return text;
+  }
+  const nearest = limits.reduce((one, other) => (Math.abs(value - other) < Math.abs(value - one) ? other : one));
+  return `${value < nearest ? "<" : ">"} ${exact(nearest)}`;
 }
 
 function figures(model) {
@@ -72,7 +94,7 @@ async function tellMore(list, answer) {
     ["model digest", answer.model.digest],
     ["trained on", trainedOn(answer.model)],
   ];
-  const statistics = Object.entries(answer.quality.statistics).map(([name, value]) => [name, String(Number(value.toPrecision(4)))]);
+  const statistics = Object.entries(answer.quality.statistics).map(([name, value]) => [name, significant(value)]);
   pairs(list, [...rows, ...statistics]);
   try {
     units ??= await askUnits();
@@ -80,6 +102,10 @@ async function tellMore(list, answer) {
   } catch (error) {
     pairs(list, [...rows, ...statistics, ["units", `not known. ${error.message}`]]);
   }
+}
+
+function tellNumber(item) {
+  item.querySelector(".number").textContent = besides(Number(item.dataset.probability), limitsOf(item.dataset));
 }
 
 function fill(item, file, answer) {
@@ -90,7 +116,8 @@ function fill(item, file, answer) {
   find("probable").textContent = `more probable: ${LABELS[answer.label].toLowerCase()}`;
   find("decision").textContent = DECISIONS[answer.decision];
   find("decision").classList.add("is-" + answer.decision);
-  find("number").textContent = fixed(answer.probability);
+  Object.assign(item.dataset, { probability: answer.probability, version: answer.model.version, digest: answer.model.digest });
+  tellNumber(item);
   item.querySelector("meter").value = answer.probability;
   for (const concern of answer.reasons) {
     const row = document.createElement("li");
@@ -100,6 +127,17 @@ function fill(item, file, answer) {
   tellMore(find("more"), answer);
   find("heat").closest("figure").hidden = false;
   find("explain").addEventListener("click", () => explain(item, file, answer));
+}
+
+// A picture of it to look at: with every file as it came a tab of a thousand answers takes more than a gigabyte.
+async function small(file) {
+  const whole = await createImageBitmap(file), share = Math.min(1, PICTURE / Math.max(whole.width, whole.height));
+  const canvas = new OffscreenCanvas(Math.max(1, whole.width * share), Math.max(1, whole.height * share));
+  const pen = canvas.getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
+  whole.close();
+  return canvas.convertToBlob();
 }
 
 function show(image, data) {
@@ -114,10 +152,11 @@ async function explain(item, file, answer) {
   button.disabled = true;
   caption.textContent = "Asking where the network looked…";
   try {
-    const response = await send("v1/explain", file, {}, (seconds, words) => { caption.textContent = waitingFor(seconds, words); });
+    const onWait = (seconds, words) => { caption.textContent = waitingFor(seconds, words); };
+    const response = await send("v1/explain", file, { onWait });
     const label = LABELS[response.headers.get("Blastwatch-Label")];
     const version = response.headers.get("Blastwatch-Model-Version");
-    const picture = await response.blob();
+    const picture = await response.blob().catch((error) => { throw unanswered(error); });
     const image = item.querySelector(".heat");
     show(image, picture);
     image.alt = `Heat map over the cell: where the network looked for "${label}"`;
@@ -157,8 +196,10 @@ function begin(file, patient) {
   for (const told of item.querySelectorAll("button, meter, summary")) told.setAttribute("aria-describedby", name.id);
   if (patient) item.querySelector(".patient").append("of the patient ", foreign(patient));
   const cell = item.querySelector(".cell");
-  cell.addEventListener("error", () => cell.closest("figure").remove()); // no image, or one this browser cannot show
-  show(cell, file);
+  small(file).then((picture) => show(cell, picture), (error) => {
+    cell.closest("figure").remove(); // no image, or one this browser cannot show
+    if (!(error instanceof DOMException)) throw error;
+  });
   cell.alt = `The image ${file.name}`;
   byId("results").prepend(item);
   byId("nothing").hidden = true;

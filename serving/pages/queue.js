@@ -4,6 +4,7 @@ const TOLD_EACH = 10; // images from one word to a reader of the screen to the n
 const queue = []; // to be read, each a file and the patient that was written when it came
 const waiting = []; // read when somebody asks for it; where the patient is null the pseudonym has to be written anew
 let counts = null; // of the images since the queue was empty, null while it is
+let stopping = null; // an AbortController, while images are read
 let held = ""; // why those wait whose pseudonym is good
 
 const howMany = (count) => (count === 1 ? "1 image waits" : `${count} images wait`);
@@ -49,7 +50,8 @@ function tellPause(seconds, words) {
 async function readOne({ file, patient }) {
   const item = begin(file, patient);
   try {
-    fill(item, file, await jsonOf(await send("v1/predict", file, naming(patient), tellPause)));
+    const given = { headers: naming(patient), onWait: tellPause, signal: stopping.signal };
+    fill(item, file, await jsonOf(await send("v1/predict", file, given)));
     return true;
   } catch (error) {
     if (error instanceof KeyRefused || error instanceof Unanswered) {
@@ -67,6 +69,7 @@ async function readNext() {
   try {
     counts.refused += await readOne(entry) ? 0 : 1;
     counts.done += 1;
+    byId("clear").hidden = false;
     if (counts.done % TOLD_EACH === 0 && queue.length) byId("status").textContent = `${counts.done} of ${counts.all} done.`;
   } catch (error) {
     if (error instanceof KeyRefused) keepUnnamed(entry, error.message);
@@ -85,13 +88,27 @@ async function read(entries) {
   }
   counts = { all: queue.length, done: 0, refused: 0, paused: false };
   byId("status").textContent = counts.all === 1 ? "Reading 1 image." : `Reading ${counts.all} images.`;
+  stopping = new AbortController();
+  byId("stop").hidden = false;
   try {
     while (queue.length) await readNext();
     byId("status").textContent = [counts.done ? tellRefused(counts) : "", tellWaiting()].filter(Boolean).join(" ");
   } finally {
+    if (document.activeElement === byId("stop")) byId("status").focus(); // it goes, and who works by keyboard goes on here
+    byId("stop").hidden = true;
     byId("reading").textContent = "";
     counts = null;
   }
+}
+
+// Each answer takes memory for as long as it stands.
+function clearAnswers() {
+  const answers = [...byId("results").children].filter((item) => !item.querySelector(".pending"));
+  if (!confirm(answers.length === 1 ? "Clear the answer?" : `Clear the ${answers.length} answers?`)) return;
+  for (const item of answers) item.remove();
+  byId("nothing").hidden = byId("results").childElementCount > 0;
+  byId("clear").hidden = true;
+  byId("status").focus();
 }
 
 function choose(files) {
@@ -131,6 +148,11 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 for (const name of ["dragover", "drop"]) { // else the browser would leave for a file that was dropped beside the frame
   addEventListener(name, (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
 }
+byId("stop").addEventListener("click", () => stopping.abort(new Unanswered("Reading was stopped.")));
+byId("clear").addEventListener("click", clearAnswers);
+addEventListener("beforeunload", (event) => { // nothing of it is kept anywhere: the browser asks before it goes
+  if (counts || waiting.length || byId("results").childElementCount) event.preventDefault();
+});
 addEventListener("pagehide", () => { byId("patient").value = ""; }); // a browser may bring the page back later as it was
 onKey(() => {
   showModel();

@@ -35,10 +35,14 @@ function pauseOf(response, type, waited) {
 }
 
 // A little more than was asked for, by chance, so that tabs do not return together.
-const wait = (seconds) => new Promise((done) => { setTimeout(done, 1000 * seconds * (1 + Math.random() / 4)); });
+const wait = (seconds, signal) => new Promise((done, refuse) => {
+  setTimeout(done, 1000 * seconds * (1 + Math.random() / 4));
+  signal?.addEventListener("abort", () => refuse(signal.reason), { once: true });
+});
 
-// The answer to a file. `onWait` hears of the seconds before each new attempt, and of the words of the service.
-async function send(path, file, headers = {}, onWait = () => {}) {
+// The answer to a file. `onWait` hears of the seconds before each new attempt, and of the words of the service; the
+// signal calls it off, with an Unanswered as its reason.
+async function send(path, file, { headers = {}, onWait = () => {}, signal } = {}) {
   await file.slice(0, 1).arrayBuffer().catch((error) => { // else the browser says of it what it says of a service that is gone
     throw new Error("The file cannot be read: it is a folder, or was moved or changed since it was chosen.", { cause: error });
   });
@@ -46,7 +50,7 @@ async function send(path, file, headers = {}, onWait = () => {}) {
   for (;;) {
     const form = new FormData();
     form.append("image", file, file.name);
-    const response = await askWithKey(path, { method: "POST", body: form, headers });
+    const response = await askWithKey(path, { method: "POST", body: form, headers, signal });
     if (response.ok) return response;
     if (response.status === 401) throw new Unanswered("The service needs an API key.");
     const { words, type } = await refusalOf(response);
@@ -55,6 +59,6 @@ async function send(path, file, headers = {}, onWait = () => {}) {
     const seconds = pauseOf(response, type, waited);
     if (seconds === null) throw new Unanswered(words);
     onWait(seconds, words);
-    await wait(seconds);
+    await wait(seconds, signal);
   }
 }

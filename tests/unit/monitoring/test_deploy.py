@@ -140,9 +140,38 @@ def test_a_single_figure_is_the_one_of_now():
     (drift,) = stats["Drift"]["targets"]
     # The gauge of the verdict is 0 also without one; thresholds are there only with one.
     assert drift["expr"] == "blastwatch_drift_detected and on (job, instance) blastwatch_drift_threshold"
+    # That of an accuracy that fell likewise, where none was measured.
+    (fell,) = stats["Accuracy fell"]["targets"]
+    assert fell["expr"] == (
+        "blastwatch_performance_fell and on (job, instance, kind) "
+        'blastwatch_performance_ratio{figure="accuracy", bound="value"}'
+    )
+    assert stats["Accuracy fell"]["fieldConfig"]["defaults"]["noValue"] == "no verdict"
     shown = stats["Drift"]["fieldConfig"]["defaults"]
     assert shown["noValue"] == "no verdict"
     assert [step["color"] for step in shown["thresholds"]["steps"]] == ["#808080"]  # what has no value gets the first
+
+
+@pytest.mark.system
+def test_of_an_accuracy_that_was_not_measured_no_verdict_is_shown(tmp_path):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is missing: it comes with the Debian package prometheus")
+    (target,) = single_figures()["Accuracy fell"]["targets"]
+    labels = 'job="monitor", instance="a:3001", kind="%s"'
+    fell, ratio = f"blastwatch_performance_fell{{{labels}}}", f'blastwatch_performance_ratio{{{labels}, figure="%s"'
+    series = {
+        fell % "estimated": 0, fell % "realised": 0, ratio % ("estimated", "accuracy") + ', bound="value"}': 0.9,
+        ratio % ("realised", "sensitivity") + ', bound="value"}': 0.9,
+    }  # fmt: skip
+    expected = [{"labels": fell % "estimated", "value": 0}]
+    tests = {
+        "input_series": [{"series": one, "values": f"{value}x10"} for one, value in series.items()],
+        "promql_expr_test": [{"expr": target["expr"], "eval_time": "5m", "exp_samples": expected}],
+    }
+    path = tmp_path / "tests.yml"
+    path.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [{"interval": "1m", **tests}]}))
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_provisioning_is_yaml():

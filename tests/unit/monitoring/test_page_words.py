@@ -12,6 +12,7 @@ from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
 from monitoring.patient_report import NOBODY
 from monitoring.status import Status
+from monitoring.timeline import Point, counted, thinned
 from monitoring.windows import CAUTION
 from tests.drift_status import NOW, Told, drawn_patients, report
 
@@ -118,6 +119,117 @@ def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(page, told):
     assert words == "blast 0.9996, all"
     accuracy = page.evaluate("interval({value: 0.9996, low: 0.99, high: 1})")
     assert accuracy == "0.9996 (0.990 to 1.000)" and page.faults == []
+
+
+def test_a_monitor_that_hangs_is_said_with_when_it_was_last_heard_and_no_green_is_left(page, told):
+    page.evaluate("""() => {
+        const whole = AbortSignal.timeout.bind(AbortSignal);
+        window.limits = [];
+        AbortSignal.timeout = (ms) => { limits.push(ms); return whole(50); };
+    }""")
+    shown(page, told)
+    assert "is-hem" in page.locator("#sentence").get_attribute("class")
+    asked = []
+    page.route("**/drift.json", lambda route: asked.append(route))
+    page.evaluate("void ask(), void ask()")
+    page.get_by_text("it has not answered within 20 seconds").wait_for()
+    assert len(asked) == 1 and page.evaluate("limits") == [20_000, 20_000]  # one question at a time
+    said = "The monitor cannot be asked: it has not answered within 20 seconds."
+    assert page.inner_text("#problem") == f"{said} What stands here is old, of 24 Nov 2026, 12:00."
+    assert page.locator("#sentence").get_attribute("class") == "label"
+    page.unroute("**/drift.json")
+    page.route("**/drift.json", lambda route: route.fulfill(json=told))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # who comes back to the page is told at once
+    page.locator("#problem:empty").wait_for(state="attached")
+    assert page.locator("#sentence").get_attribute("class") == "label is-hem" and page.faults == []
+
+
+def test_after_a_sleep_the_page_says_that_it_asks_before_there_is_an_answer(page, told):
+    shown(page, told)
+    page.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=8))
+    page.route("**/drift.json", lambda _route: None)
+    page.evaluate("void ask()")
+    asking = "The monitor is being asked again. What stands here is old, of 24 Nov 2026, 12:00."
+    assert page.inner_text("#problem") == asking
+    assert page.locator("#sentence").get_attribute("class") == "label"
+
+
+def test_only_what_changes_is_announced_and_drawn_again(page, told):
+    page.evaluate("""() => {
+        window.changed = [];
+        for (const name of ["sentence", "problem", "columns", "points"]) {
+            new MutationObserver(() => changed.push(name)).observe(byId(name), {childList: true, subtree: true});
+        }
+    }""")
+    document = told | {"problem": "The database is away."}
+    shown(page, document)
+    assert page.evaluate("[...new Set(changed.splice(0))].sort()") == ["columns", "problem", "sentence"]
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#columns tr'))")
+    for minute in range(3):
+        shown(page, document | {"now": (NOW + timedelta(minutes=minute)).isoformat()})
+    assert page.evaluate("changed") == [] and page.evaluate("String(getSelection())").startswith("od_red")
+    shown(page, document | {"state": "drift"})
+    assert "columns" in page.evaluate("changed") and page.inner_text("#sentence").startswith("Drift")
+
+
+def test_reports_are_counted_as_they_were_made_and_not_as_they_are_drawn(page, told):
+    began = NOW - timedelta(days=7)
+    points = [
+        Point(at=(began + timedelta(minutes=n)).isoformat(), version="2", cells=500, score=1.2 if n % 100 == 0 else 0.5,
+              column="a", drifted=n % 100 == 0)
+        for n in range(10_000)
+    ]  # fmt: skip
+    moves = [
+        {"at": (began + timedelta(days=day)).isoformat(), "version": after, "before": "1", "who": "t", "action": "a"}
+        for day, after in ((1, "2"), (3, ""))
+    ]
+    shown(page, told | {"timeline": thinned(points), "timeline_of": counted(points), "promotions": moves})
+    label = page.locator("#timeline svg").get_attribute("aria-label")
+    assert label.startswith(
+        "Scores over thresholds of 10000 reports from 17 Nov to 24 Nov: 100 with drift, the largest"
+    )
+    assert label.endswith("Drawn is the worst of each 84 reports. 2 moves of the champion.")
+    assert page.inner_text("#history") == "10000 reports, 100 with drift. 2 moves of the champion in the history."
+    words = page.inner_text("section[aria-labelledby=over]")
+    assert "of each report, the worst of each 84 reports, by the time" in words
+    page.get_by_text("The same as tables").press("Enter")
+    page.get_by_role("region", name="Reports over time, the worst of each 84 reports").wait_for()
+    assert page.locator("#timeline .moved").all_text_contents() == ["v2", "none"]  # a champion that was withdrawn
+    assert page.faults == []
+
+
+def test_figures_are_told_to_three_digits_and_not_to_thousands(page, told):
+    first, second, *_ = told["patients"]["columns"]
+    columns = [first | {"before": 20512.3, "now": 23120.9}, second | {"before": 0.99996, "now": None}]
+    shown(page, told | {"patients": told["patients"] | {"columns": columns}})
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#patient-columns tr").all()]
+    assert [(row[2], row[4]) for row in rows] == [("20512", "23121"), ("0.99996", "unknown")]
+    cell = {"id": "0", "time": NOW.isoformat(), "probability": 0.5, "decision": "all", "unlike": 1, "value": 20900.4}
+    spans = {"now": {"farthest": [cell], "nearest": []}, "before": None}
+    examples = {"policy": "always", "statistic": {"name": "cell_area", "known": [15204.4, 31020.0]}, **spans}
+    shown(page, told | {"examples": examples})
+    assert "known cells lie between 15204 and 31020." in page.inner_text("#pictured")
+    assert "cell_area 20900" in page.inner_text("#examples") and page.faults == []
+
+
+def test_on_paper_no_column_is_cut_off_and_no_statistic_folded_away(page, told):
+    columns = told["columns"] * 12
+    shown(page, told | {"columns": columns})
+    page.emulate_media(media="print")
+    for width in (1047, 718):  # px of A4 within its margins
+        page.set_viewport_size({"width": width, "height": 740})
+        cut = """regions => regions.filter((one) => one.clientWidth && (getComputedStyle(one).overflowX !== "visible"
+            || one.scrollWidth > one.clientWidth)).map((one) => one.ariaLabel)"""
+        assert page.locator(".scroll").evaluate_all(cut) == []
+    folded = "row => row.checkVisibility({contentVisibilityAuto: true})"
+    style = "fold => getComputedStyle(fold, '::details-content').contentVisibility"
+    assert page.locator("#rest tr").last.evaluate(folded) and page.locator("#more").evaluate(style) == "visible"
+
+
+def test_without_scripts_the_page_says_where_its_figures_are(browser, url):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{url}/drift")
+    assert "This page needs JavaScript. Without it: drift.json has all that it shows." in page.inner_text("body")
 
 
 def test_where_no_patient_counts_yet_no_verdict_is_given_on_them(page, told):

@@ -12,7 +12,7 @@ import pytest
 
 from monitoring import timeline as module
 from monitoring.drift import _put, names_of
-from monitoring.timeline import STANDING, Point, Timeline, before, followed_by, since, thinned
+from monitoring.timeline import STANDING, Point, Timeline, before, counted, followed_by, since, thinned
 from tests.drift_status import NOW, report, write_reports
 
 
@@ -271,3 +271,11 @@ def test_thinning_keeps_every_peak_and_every_version():
     assert [row["at"] for row in kept] == sorted(row["at"] for row in kept)
     assert [row["at"] for row in thinned(points[:100], most=100)] == [one.at for one in points[:100]]
     assert "digest" not in kept[0]
+
+
+def test_what_was_thinned_is_counted_as_it_was():
+    points = [point(n, drifted=n % 100 == 0, score=1.2 if n % 100 == 0 else 0.5) for n in range(10_000)]
+    assert sum(row["drifted"] for row in thinned(points)) == 100 < len(thinned(points)) == 120
+    assert counted(points) == {"reports": 10_000, "drifted": 100, "run": 84}
+    assert counted(points[:240]) == {"reports": 240, "drifted": 3, "run": 1}
+    assert counted([]) == {"reports": 0, "drifted": 0, "run": 1}

@@ -107,6 +107,22 @@ def test_the_history_can_be_read_on_a_telephone(door, opened, width, tmp_path):
     assert why["x"] + why["width"] <= width and why["width"] > 200
 
 
+def test_the_answer_is_announced_each_time(opened):
+    page = opened(history())
+    spoken = """() => {
+        window.spoken = [];
+        for (const region of document.querySelectorAll("[role=status]")) {
+            new MutationObserver(() => spoken.push(region.textContent)).observe(region, {childList: true});
+        }
+    }"""
+    page.evaluate(spoken)
+    page.get_by_role("button", name="Tell").click()
+    page.get_by_text("Version 9 served at").wait_for()
+    said = [words for words in page.evaluate("spoken") if words]
+    assert said[0] == "Asking…" and said[1].startswith("Version 9 served at ")
+    assert said[2:] == ["All 3 entries are what was signed."]
+
+
 def test_the_history_tells_of_each_gate_what_its_report_has(opened):
     page = opened(history())
     page.locator("#report summary").click()

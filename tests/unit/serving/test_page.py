@@ -1,6 +1,7 @@
 """The page in a browser: what it says of the version that gave each answer, whatever else it may or may not ask."""
 
 import pytest
+from playwright.sync_api import expect
 
 from serving.keys import PREDICT, KeyFolder
 from tests.in_thread import front
@@ -118,9 +119,12 @@ def test_who_gives_a_key_by_keyboard_goes_on_where_it_leads(door, browser):
     opened = browser.new_page()
     opened.goto(door.url)
     opened.get_by_label("This service needs an API key").focus()
+    assert opened.locator("#key").get_attribute("aria-invalid") is None
     opened.keyboard.type("bw_wrong")
     opened.keyboard.press("Enter")
     opened.get_by_text("This key is not good. Give another one.").wait_for()
+    expect(opened.locator("#key")).to_have_accessible_description("This key is not good. Give another one.")
+    expect(opened.locator("#key")).to_have_attribute("aria-invalid", "true")
     opened.locator("#key:focus").wait_for()
     opened.keyboard.type(door.key)
     opened.keyboard.press("Enter")

@@ -1,5 +1,7 @@
 """The page's queue: no cell is lost where the service asks to wait, needs a key or is away, and little is announced."""
 
+import json
+
 import pytest
 from playwright.sync_api import expect
 
@@ -100,6 +102,23 @@ def test_a_page_of_a_proxy_is_no_answer(page, door):
     page.set_input_files("#choose", door.cells[0])
     page.get_by_text("1 image waits. What came is no answer of the service").wait_for()
     assert "Unexpected token" not in page.inner_text("body")
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ({"title": "Service Unavailable", "status": 503}, "Service Unavailable (HTTP 503)."),
+        ({"type": "about:blank", "detail": "No backend."}, "No backend."),
+        ({}, "The service answered HTTP 503."),
+        (None, "The service answered HTTP 503."),
+    ],
+)
+def test_a_problem_of_a_gateway_that_says_little_is_waited_for_all_the_same(page, door, problem, words):
+    refused = lambda route: route.fulfill(status=503, body=json.dumps(problem), content_type=PROBLEM)  # noqa: E731
+    page.route("**/v1/predict", refused)
+    page.set_input_files("#choose", door.cells[0])
+    expect(page.locator("#status")).to_have_text(f"1 image waits. {words}")
+    assert len(page.sent) == 4 and page.locator(".refused").count() == 0
 
 
 def test_two_drops_are_one_queue_of_which_little_is_announced(page, door):

@@ -1,8 +1,11 @@
 """What the page says: which version serves now, why a cell is referred, what a figure is, and what went wrong."""
 
+import math
+
 import pytest
 from playwright.sync_api import expect
 
+from blastwatch.rounding import significant
 from monitoring.statistics import TABLE
 from serving.keys import PREDICT, READ, KeyFolder
 from tests.in_thread import front
@@ -141,10 +144,34 @@ def test_statistics_have_units_and_figures_have_intervals(door, opened):
     page = opened()
     more = read(page, door).locator(".more")
     for row in TABLE:
-        value = float(f"{door.answer['quality']['statistics'][row.name]:.4g}")
-        expect(more.locator(f"dt:text-is('{row.name}') + dd")).to_have_text(f"{value:.10g} ({row.unit})")
+        value = significant(door.answer["quality"]["statistics"][row.name])
+        expect(more.locator(f"dt:text-is('{row.name}') + dd")).to_have_text(f"{value} ({row.unit})")
     assert "e+" not in more.text_content()
     expect(said(page, "test cells")).to_have_text("weighted_f1 0.900 (0.850 to 0.950); 95 % intervals by patient")
+
+
+def test_no_statistic_is_rounded_onto_one_or_to_thousands(door, opened):
+    statistics = door.answer["quality"]["statistics"] | {"cell_area": 20123.456, "dark_share": 0.99996}
+    page = opened(predict=door.answer | {"quality": door.answer["quality"] | {"statistics": statistics}})
+    more = read(page, door).locator(".more")
+    expect(more.locator("dt:text-is('cell_area') + dd")).to_contain_text("20123")
+    expect(more.locator("dt:text-is('dark_share') + dd")).to_contain_text("0.99996")
+
+
+def test_no_probability_is_rounded_onto_the_threshold_that_decides(door, opened):
+    """Also where the answer came before the page knew the thresholds."""
+    thresholds = {"hem": 0.1236, "all": 0.8774}
+    page = opened(door.blind, predict=door.answer | {"probability": 0.8771})
+    number = read(page, door).locator(".number")
+    expect(number).to_have_text("0.877")
+    page.evaluate("model => tellModel(model)", door.model | {"thresholds": thresholds})
+    expect(number).to_have_text("0.8771")
+    expect(said(page, "decides")).to_have_text("normal cell up to a probability of 0.1236, blast from 0.8774")
+    for value, text in (
+        (0.49973, "0.4997"), (0.5, "0.500"), (0.9, "0.900"), (0.12356, "0.12356"), (0.99996, "0.99996"),
+        (0.8774, "0.8774"), (math.nextafter(0.8774, 0), "< 0.8774"), (math.nextafter(0.1236, 1), "> 0.1236"),
+    ):  # fmt: skip
+        assert page.evaluate("value => besides(value, [0.5, 0.1236, 0.8774])", value) == text, value
 
 
 def test_where_the_units_are_not_at_hand_the_page_says_so(door, opened):

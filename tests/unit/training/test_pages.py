@@ -86,6 +86,22 @@ def test_they_fit_a_telephone(browser, tmp_path):
         assert opened.evaluate("document.documentElement.scrollWidth") <= 360, page
 
 
+@pytest.mark.browser
+def test_on_paper_no_column_is_cut_off_and_no_fold_stays_closed(browser, tmp_path):
+    opened = browser.new_page()
+    opened.emulate_media(media="print")
+    cut = """regions => regions.filter((one) => getComputedStyle(one).overflowX !== "visible"
+        || one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"""
+    style = "folds => folds.map((fold) => getComputedStyle(fold, '::details-content').contentVisibility)"
+    for page in (crossvalidation_page, data_page):
+        (tmp_path / "page.html").write_text(page())
+        opened.goto((tmp_path / "page.html").as_uri())
+        for width in (1047, 718):  # px of A4 within its margins
+            opened.set_viewport_size({"width": width, "height": 740})
+            assert opened.locator(".wide").evaluate_all(cut) == [], (page, width)
+        assert set(opened.locator("details").evaluate_all(style)) <= {"visible"}, page
+
+
 def test_no_figure_is_rounded_onto_a_bound():
     text = crossvalidation_page()
     assert '<td class="number">0.9996 <span class="notice">0.812 to 1.000</span></td>' in text

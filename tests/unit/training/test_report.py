@@ -184,6 +184,10 @@ def test_headings_tables_and_pictures_can_be_read_aloud(written):
     assert len(regions) == len(page.all("table"))
     assert len({attributes["aria-label"] for attributes in regions}) == len(regions)
     assert all(attributes["tabindex"] == "0" for attributes in regions)
+    stops = [attributes for _, attributes in page.tags if "tabindex" in attributes]
+    assert len(stops) == len(regions) + 3  # with the pictures that are broad
+    assert all(attributes["role"] == "region" for attributes in stops)
+    assert len({attributes["aria-label"] for attributes in stops}) == len(stops)
     assert ("html", {"lang": "en"}) in page.tags
 
 
@@ -206,4 +210,14 @@ def test_the_page_fits_the_window(written, browser, width):
     assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth > 0)")
     page.locator("summary", has_text="Each patient").click()
     assert page.get_by_role("region", name="Each patient").is_visible()
+    page.locator("summary", has_text="Each patient").click()
+    page.pdf(path=written().with_suffix(".pdf"))  # to look at
+    page.emulate_media(media="print")
+    cut = """regions => regions.filter((one) => getComputedStyle(one).overflowX !== "visible"
+        || one.scrollWidth > one.clientWidth).map((one) => one.ariaLabel)"""
+    for paper in (1047, 718):  # px of A4 within its margins
+        page.set_viewport_size({"width": paper, "height": 740})
+        assert page.locator(".wide, .broad").evaluate_all(cut) == []
+    fold = page.locator("details", has_text="Each patient").first
+    assert fold.evaluate("fold => getComputedStyle(fold, '::details-content').contentVisibility") == "visible"
     page.close()
