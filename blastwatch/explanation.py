@@ -5,7 +5,9 @@ The map shows what raised the logit of the more probable class above the other o
 cell: a bright place is no proof of a lesion.
 """
 
+import hashlib
 import io
+import json
 import threading
 from typing import Any
 
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastwatch.decision import CLASS_NAMES
+from blastwatch.digests import combined_digest
+from blastwatch.errors import PackageError
 from blastwatch.images import MAX_PIXELS, Pixels, Preprocessing, crop_cell, decode, normalise
-from blastwatch.package import WEIGHTS, Package
+from blastwatch.package import DIGESTS, WEIGHTS, Package
 
 STAGES = ("layer4", "layer3", "layer2", "layer1")  # of a ResNet
 FEATURES = "features"  # torchvision's other networks have their maps in this one sequence
@@ -42,6 +46,7 @@ class Explainer:
 
         Raises:
             ImageRejected: with the reason.
+            PackageError: the weights, read with the first image, are no longer what was sealed.
         """
         shape = self._package.info.preprocessing
         image = decode(data, max_pixels=max_pixels)
@@ -58,9 +63,27 @@ class Explainer:
 
             info = self._package.info
             network = build(info.architecture, len(info.class_names))
-            load_weights(network, self._package.folder / WEIGHTS)
+            # Days after the package was verified, maybe.
+            load_weights(network, self._package.folder / WEIGHTS, data=verified_bytes(self._package, WEIGHTS))
             self._network = network.eval().requires_grad_(False)
         return self._network
+
+
+def verified_bytes(package: Package, name: str) -> bytes:
+    """A file of a package that was opened, read now and once, and held against the package's digest.
+
+    Raises:
+        PackageError: it cannot be read, or is not what was sealed.
+    """
+    try:
+        sealed: dict[str, str] = json.loads((package.folder / DIGESTS).read_text())["files"]
+        data = (package.folder / name).read_bytes()
+        changed = combined_digest(sealed) != package.digest or hashlib.sha256(data).hexdigest() != sealed[name]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise PackageError(f"{name} of the package in {package.folder} cannot be read: {error!r}.") from error
+    if changed:
+        raise PackageError(f"{name} of the package in {package.folder} is not what was sealed: it was changed since.")
+    return data
 
 
 def heat_map(network: Any, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:

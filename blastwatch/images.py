@@ -12,6 +12,7 @@ import io
 import math
 import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from blastwatch.errors import ImageRejected
+from blastwatch.tiff_tags import HEADS, check_tags
 
 Pixels = NDArray[np.uint8]
 """An RGB image, uint8, shape (height, width, 3)."""
@@ -53,7 +55,11 @@ _SUPPORT = 2  # px of the coarser of the two grids on either side that a bicubic
 MOST_SEGMENTS, MOST_SCANS, MOST_BETWEEN = 512, 100, 1 << 16
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SEGMENT = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")  # the markers with a length, and the end
-_JPEG, _END, _SCAN = b"\xff\xd8\xff", b"\xd9", b"\xda"
+_JPEG, _END, _SCAN, _APP1 = b"\xff\xd8\xff", b"\xd9", b"\xda", b"\xe1"
+
+_EXIF = b"Exif\0\0"
+_EXIF_HEADS = re.compile(b"^(Exif\0\0){1,2}")  # what Pillow takes away before the tags
+_EXIF_AS_TEXT = "Raw profile type exif"  # of a PNG: three lines, then the bytes in hexadecimal digits
 
 _SIXTEEN_BITS = re.compile(r";16[BLN]$")
 _BITS_PER_SAMPLE = 258  # of TIFF
@@ -105,13 +111,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageRejected("empty", "Expected an image but got no bytes.")
     if data.startswith(_JPEG):
         _check_segments(data)
+    if data.startswith(HEADS):
+        check_tags(data, whole=True)
     try:
         # Reads the header alone. Warnings are left as they are: filters belong to the process, and decoding runs in
-        # threads. Whatever size Pillow warns about is refused below, before a pixel is decoded.
+        # threads (`without_warnings`). Whatever size Pillow warns about is refused below, before a pixel is decoded.
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_header(image, max_pixels)
-        ImageOps.exif_transpose(image, in_place=True)
         image.load()
+        _turn_upright(image)
         return np.asarray(_to_rgb(image))
     except UnidentifiedImageError as error:
         raise ImageRejected("not-an-image", f"Expected an image ({', '.join(FORMATS)}) but got other bytes.") from error
@@ -121,9 +129,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageRejected("truncated", f"The image is incomplete or damaged: {error}.") from error
 
 
+def without_warnings() -> None:
+    """From now on let Pillow say nothing of damaged tags in this process. For processes that decode what strangers
+    send: Python keeps each such warning for ever, and writes it to the log."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 def _check_segments(data: bytes) -> None:
     """Count the parts of a JPEG as Pillow and libjpeg find them: whatever stands between two of them is skipped."""
     at, scans, between = 2, 0, 0  # behind the marker that begins the file
+    exif: list[bytes] = []
     for _ in range(MOST_SEGMENTS + 1):
         found = (_SEGMENT if scans else _MARKER).search(data, at)
         if not scans:  # afterwards it is the picture, or what nobody reads
@@ -134,13 +149,17 @@ def _check_segments(data: bytes) -> None:
             )
         # Pillow takes no notice of an end before the first scan, and nobody reads beyond one after it.
         if found is None or (scans and found[1] == _END):
+            _check_exif(b"".join(exif))
             return
         scans += found[1] == _SCAN
         if scans > MOST_SCANS:
             raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SCANS} scans.")
         at = found.end()
         if found[1] != _END and _SEGMENT.match(found[0]):
-            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+            end = at + max(2, int.from_bytes(data[at : at + 2], "big"))
+            if found[1] == _APP1 and not scans and data.startswith(_EXIF, at + 2):
+                exif.append(data[at + 2 + (len(_EXIF) if exif else 0) : end])  # as Pillow joins them
+            at = end
     raise ImageRejected("truncated", f"The image is damaged: expected at most {MOST_SEGMENTS} segments.")
 
 
@@ -156,6 +175,24 @@ def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     # Not `n_frames`, for which Pillow goes through every page of a TIFF and looks for each among all before it.
     if getattr(image, "is_animated", False):
         raise ImageRejected("frames", "Expected a single image but got a file of several pages or frames.")
+
+
+def _check_exif(exif: bytes) -> None:
+    check_tags(_EXIF_HEADS.sub(b"", exif), whole=False)
+
+
+def _turn_upright(image: ImageFile.ImageFile) -> None:
+    """Apply the orientation that Exif tells. The image is loaded: a PNG may have its Exif behind the pixels."""
+    exif = image.info.get("exif")
+    if exif is None and _EXIF_AS_TEXT in image.info:
+        exif = bytes.fromhex("".join(image.info[_EXIF_AS_TEXT].split("\n")[3:]))
+    if exif is not None:
+        _check_exif(exif)
+    image.getexif()
+    # Read by now. Where it finds them, Pillow writes all tags of an image that it turns anew, which takes long.
+    image.info.pop("exif", None)
+    image.info.pop(_EXIF_AS_TEXT, None)
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def _bits(image: ImageFile.ImageFile) -> int:

@@ -89,17 +89,20 @@ def save_weights(network: "nn.Module", path: Path) -> None:
     save_file(state, path)
 
 
-def load_weights(network: "nn.Module", path: Path) -> None:
+def load_weights(network: "nn.Module", path: Path, *, data: bytes | None = None) -> None:
     """Fill a network from safetensors.
+
+    Args:
+        data: what stands in the file, where it was read already.
 
     Raises:
         PackageError: where the file belongs to another architecture or cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        state = load_file(path)
+        state = load_file(path) if data is None else load(data)
     except (SafetensorError, OSError) as error:
         raise PackageError(f"Expected weights as safetensors in {path} but they cannot be read: {error}.") from error
     expected = network.state_dict()

@@ -129,7 +129,7 @@ class Batcher:
         self._coming = 0
         self._places: deque[Place] = deque()
         self._seconds_a_cell = 0.0
-        self._lag = 0.0  # seconds from an outcome to the turn of the event loop that hands it on
+        self._lag = 0.0  # seconds until the event loop came to what was next for it, when that was last felt
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()  # this and the next four under `_changed`
         self._running = 0
@@ -195,6 +195,8 @@ class Batcher:
         # The request waited for a turn of the event loop before it came here, and its answer will wait for another.
         expected = before * self._seconds_a_cell + 2 * self._lag
         if before and expected > _FULL * self._longest_wait:
+            # A lag that is over is to keep nobody else out, and there may be no outcome to feel that by.
+            asyncio.get_running_loop().call_soon(self._feel, now)
             raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
 
     async def run(
@@ -306,7 +308,7 @@ class Batcher:
             batch[0].done.get_loop().call_soon_threadsafe(self._hand_on, batch, outcome, time.monotonic())
 
     def _hand_on(self, batch: Sequence[_Waiting], outcome: Outputs | Exception, told: float) -> None:
-        self._lag = time.monotonic() - told
+        self._feel(told)
         for index, row in enumerate(batch):
             if row.done.done():
                 continue
@@ -314,6 +316,9 @@ class Batcher:
                 row.done.set_exception(outcome)
             else:
                 row.done.set_result((outcome.logits[index], outcome.embeddings[index]))
+
+    def _feel(self, since: float) -> None:
+        self._lag = time.monotonic() - since
 
     def close(self, *, wait: bool = True) -> None:
         """Answer those who wait, and take no more."""

@@ -47,7 +47,7 @@ class Keyring:
         self._folder = KeyFolder(folder)
         self._open = keyless and self._folder.empty
         self._told = False
-        self._mark: Mark | None = None
+        self._marks: tuple[Mark | None, Mark | None] = (None, None)  # of the list and of the secret that were read
         self._rows: list[ApiKey] = []
         self._secret = b""
 
@@ -76,13 +76,15 @@ class Keyring:
         return not self._open
 
     def _follow(self) -> None:
-        """Read the files again where the list was replaced."""
-        now = mark(self._folder.list_file)
-        if now == self._mark and (now is not None or self._open):
+        """Read the files again where one of them was replaced."""
+        now = mark(self._folder.list_file), mark(self._folder.secret_file)
+        if self._open and now[0] is None:  # no key yet
+            return
+        if now == self._marks and now[0] is not None:
             return
         self._open = False  # once there were keys, a list that is gone opens nothing
         try:
-            if now is None:
+            if now[0] is None:
                 raise KeysUnreadable(f"The API keys in {self._folder.list_file} are gone. Restore the file.")
             rows = self._folder.read()
             self._secret = self._folder.secret()
@@ -90,11 +92,11 @@ class Keyring:
             if not self._told:
                 _log.error("Every request is refused: %s", error)
             self._told = True
-            self._mark, self._rows = None, []
+            self._marks, self._rows = (None, None), []
             raise Problem(
                 "keys-unavailable", "The keys cannot be checked just now.", headers={"Retry-After": "5"}
             ) from error
-        self._mark, self._rows, self._told = now, rows, False
+        self._marks, self._rows, self._told = now, rows, False
 
 
 class Guard:

@@ -24,11 +24,21 @@ class TooMuch(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's own, which refuses a head that is too large and more requests than may wait."""
+    """uvicorn's own, which refuses a head that is too large and more requests than may wait.
+
+    It makes no WebSocket of a connection: who asks for one has sent a request, which the door and the audit log see.
+    """
 
     _head = 0  # bytes of the present request's address and headers
     _untold = 0  # bytes of a part that the parser collects and has not told of yet
     _answered: RequestResponseCycle | None = None  # the request that is being answered
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.ws_protocol_class = None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        self.logger.warning("A request asked for another protocol, and was taken for one of HTTP/1.1 without a body.")
 
     def data_received(self, data: bytes) -> None:
         self._untold += len(data)

@@ -57,7 +57,7 @@ class KeyFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.list_file = folder / "keys.json"
-        self._secret_file = folder / "hash.key"
+        self.secret_file = folder / "hash.key"
 
     @property
     def in_use(self) -> bool:
@@ -68,7 +68,7 @@ class KeyFolder:
     def empty(self) -> bool:
         """Whether no key was ever made here; a lost list leaves its secret behind. False where nobody can tell."""
         try:
-            return not (self.list_file.exists() or self._secret_file.exists())
+            return not (self.list_file.exists() or self.secret_file.exists())
         except OSError:
             return False
 
@@ -99,7 +99,7 @@ class KeyFolder:
 
         Raises:
             UsageError: the name or a permission is none, or another key has the name, or had it.
-            KeysUnreadable: the list or the secret cannot be read or written.
+            KeysUnreadable: the list or the secret cannot be read or written, or the secret of good keys is gone.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"Expected a name of 1 to 64 letters, digits, '.', '_' or '-' but got {name[:80]!r}.")
@@ -114,6 +114,12 @@ class KeyFolder:
                 raise UsageError(f"A key of the name {name!r} is there or was; the audit log needs another name.")
             if len(rows) >= MOST:
                 raise UsageError(f"Expected at most {MOST} keys but there are {len(rows)}.")
+            good = sum(not row.revoked for row in rows)
+            if good and not self.secret_file.exists():  # with a new one all of them would be refused
+                raise KeysUnreadable(
+                    f"The secret of the API keys' hash, {self.secret_file}, is gone, and without it none of the {good} "
+                    f"good keys is known. Restore the file. If that cannot be, remove {self.folder} and make all anew."
+                )
             digest = digest_of(key, self.secret(make=True))
             ordered = tuple(word for word in PERMISSIONS if word in may)
             self._write([*rows, ApiKey(name=name, may=ordered, created=_now(), digest=digest)])
@@ -143,12 +149,12 @@ class KeyFolder:
         """
         try:
             if make:
-                private_file.create_once(self._secret_file, secrets.token_bytes(SECRET_BYTES))
-            found = self._secret_file.read_bytes()
+                private_file.create_once(self.secret_file, secrets.token_bytes(SECRET_BYTES))
+            found = self.secret_file.read_bytes()
         except OSError as error:
-            raise KeysUnreadable(f"The secret of the API keys' hash, {self._secret_file}: {error}.") from error
+            raise KeysUnreadable(f"The secret of the API keys' hash, {self.secret_file}: {error}.") from error
         if len(found) != SECRET_BYTES:
-            raise KeysUnreadable(f"Expected {SECRET_BYTES} bytes in {self._secret_file} but found {len(found)}.")
+            raise KeysUnreadable(f"Expected {SECRET_BYTES} bytes in {self.secret_file} but found {len(found)}.")
         return found
 
     def _write(self, rows: list[ApiKey]) -> None:

@@ -23,6 +23,7 @@ REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
+PASSED_OVER, LEAST_PASSED_OVER = 4, 64 << 20  # times the limit, bytes: what is told to be larger ends the connection
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
@@ -107,7 +108,10 @@ class Limits:
             await answer(scope, receive, send)
             return
         if too_large:
-            await respond(_too_large(limit), scope)(scope, receive, send)
+            # Many programs read nothing before they have sent all, and would lose the answer with the connection. What
+            # still comes is dropped as it comes.
+            known = declared.isdecimal() and int(declared) <= max(PASSED_OVER * limit, LEAST_PASSED_OVER)
+            await respond(_too_large(limit, close=not known), scope)(scope, receive, send)
             return
         count = 0
 
@@ -117,7 +121,7 @@ class Limits:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 if count + size > limit:
-                    raise _too_large(limit)
+                    raise _too_large(limit, close=True)
                 try:
                     self._in_flight.take(path, size)
                 except Problem as problem:
@@ -132,9 +136,10 @@ class Limits:
             self._in_flight.give_back(count)
 
 
-def _too_large(limit: int) -> Problem:
-    # The rest of the body is not read, so the connection cannot be used again.
-    return Problem("body-too-large", f"Expected a body of at most {limit} bytes.", headers={"Connection": "close"})
+def _too_large(limit: int, *, close: bool) -> Problem:
+    """`close`: the rest of the body may never end, so the connection cannot be used again."""
+    headers = {"Connection": "close"} if close else {}
+    return Problem("body-too-large", f"Expected a body of at most {limit} bytes.", headers=headers)
 
 
 def _request_id(scope: Scope) -> str:

@@ -66,6 +66,7 @@ class Blastwatch:
         # Here and not above: the metrics must find the folder that BentoML names to its workers.
         from prometheus_client import CollectorRegistry
 
+        from blastwatch.images import without_warnings
         from monitoring.capture import Capture
         from monitoring.waiting import open_waiting
         from serving.accepting import take_many
@@ -81,6 +82,7 @@ class Blastwatch:
 
         settings = load()
         logging.getLogger("blastwatch").setLevel(logging.INFO)  # BentoML's handler takes what this lets through
+        without_warnings()
         live, refusal = open_first(settings, os.environ)
         metrics = ServiceMetrics(CollectorRegistry())
         capture = Capture(

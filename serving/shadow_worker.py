@@ -59,7 +59,10 @@ def _open(handover: Path, digest: str, settings: Settings) -> "tuple[LiveModel, 
 
 
 def main() -> None:
+    from blastwatch.images import without_warnings
+
     leave_the_end_to_the_worker()
+    without_warnings()
     how = step_back()
     settings = load()
     with socket.socket(fileno=int(sys.argv[1])) as wire:

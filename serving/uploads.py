@@ -4,10 +4,11 @@ import functools
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -19,6 +20,9 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 not
 _ADDRESS = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "data:")
 _LATER = {"Retry-After": "5"}  # seconds
 _SMALL_PIECE = 4096  # bytes
+# What a form may say that its names are written in; they are ASCII, whatever it says. Python keeps every name that it
+# is asked for, known or not, for ever.
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1", b"windows-1252")
 _log = logging.getLogger("blastwatch.service")
 
 
@@ -26,6 +30,11 @@ class _Parser(MultiPartParser):
     """Starlette's, which takes a form that ends early for a shorter one; here that is a `Problem`."""
 
     ended = False
+
+    @property
+    def part_name(self) -> str:
+        """The field name of the part that is being read."""
+        return self._current_part.field_name
 
     def on_end(self) -> None:
         """Called at the closing boundary; what follows it is passed over (RFC 2046, 5.1.1)."""
@@ -92,14 +101,13 @@ async def _parsed(
     request: Request, field: str, at_most: int, make: Callable[..., Parser]
 ) -> tuple[FormData, Parser]:  # fmt: skip
     require_media_type(request, MULTIPART)
+    _check_parameters(request)
     try:
         async with aclosing(request.stream()) as stream:
             parser = make(request.headers, stream, max_fields=10, max_part_size=4096)
             form = await parser.parse()
     except MultiPartException as error:
-        raise _refused(error.message, field, at_most) from error
-    except UnicodeError as error:  # by a charset that reads nothing
-        raise Problem("form-unreadable", f"Expected a {MULTIPART} body in UTF-8: it cannot be read as text.") from error
+        raise _refused(error.message, parser, field, at_most) from error
     except OSError as error:
         _log.error("Request %s: its files cannot be kept in the temporary folder: %s", request.state.request_id, error)
         raise Problem("no-room", "The files of this call cannot be kept just now.", headers=_LATER) from error
@@ -110,20 +118,50 @@ async def _parsed(
     return form, parser
 
 
-def _refused(words: str, field: str, at_most: int) -> Problem:
+def _check_parameters(request: Request) -> None:
+    """Refuse a content type without a boundary, or with a charset that is none of forms, as the parser reads it."""
+    _, given = parse_options_header(request.headers["content-type"])
+    if not given.get(b"boundary"):
+        raise Problem("form-unreadable", f"Expected the content type {MULTIPART} with a boundary but got none.")
+    charset = given.get(b"charset", b"utf-8").lower()
+    if charset not in _CHARSETS:
+        shown = charset[:64].decode("ascii", "backslashreplace")
+        raise Problem("form-unreadable", f"Expected a {MULTIPART} body in UTF-8 but got the charset `{shown}`.")
+
+
+def _refused(words: str, parser: _Parser, field: str, at_most: int) -> Problem:
     """The problem for what Starlette's parser says of a form that it refuses."""
     if "Too many files" in words:
-        return Problem("too-many-files", f"Expected at most {at_most} files under `{field}`.")
+        names = [*(name for name, _ in parser.items), parser.part_name]
+        return _unexpected(names, field) or _too_many(field, at_most)
     if "Part exceeded" in words:  # of text; no file is too large for it
         return Problem("not-a-file", f'Expected a file in `{field}` but got a part without `filename="..."`.')
+    if "Invalid multipart" in words:
+        return Problem(
+            "form-unreadable",
+            f"Expected a {MULTIPART} body that begins with its boundary, and whose lines end in CR LF.",
+        )
     return Problem("form-unreadable", f"Expected a complete {MULTIPART} body: {words}")
+
+
+def _too_many(field: str, at_most: int) -> Problem:
+    wanted = "one file" if at_most == 1 else f"at most {at_most} files"
+    return Problem("too-many-files", f"Expected {wanted} under `{field}` but got more.")
+
+
+def _unexpected(names: Iterable[str], field: str) -> Problem | None:
+    """The problem of the first part of a form that has another name."""
+    for name in names:
+        if name != field:
+            shown = name[:64].encode("ascii", "backslashreplace").decode()
+            return Problem("unexpected-field", f"Expected the field `{field}` but got `{shown}`.")
+    return None
 
 
 def _fault(form: FormData, field: str, at_most: int) -> Problem | None:
     for name, value in form.multi_items():
-        if name != field:
-            shown = name[:64].encode("ascii", "backslashreplace").decode()
-            return Problem("unexpected-field", f"Expected the field `{field}` but got `{shown}`.")
+        if unexpected := _unexpected([name], field):
+            return unexpected
         if isinstance(value, str):
             if value.lstrip().lower().startswith(_ADDRESS):
                 return Problem("address-refused", f"Expected a file in `{field}` but got an address.")
@@ -131,9 +169,7 @@ def _fault(form: FormData, field: str, at_most: int) -> Problem | None:
     count = len(form.getlist(field))
     if count == 0:
         return Problem("missing-file", f"Expected a file in the field `{field}` but the form is empty.")
-    if count > at_most:
-        return Problem("too-many-files", f"Expected at most {at_most} files under `{field}` but got {count}.")
-    return None
+    return _too_many(field, at_most) if count > at_most else None
 
 
 def files(form: FormData, field: str) -> list[UploadFile]:
@@ -142,7 +178,11 @@ def files(form: FormData, field: str) -> list[UploadFile]:
 
 
 def require_media_type(request: Request, wanted: str) -> None:
-    """Refuse every other content type, among them all that carry pickles (CVE-2025-27520, CVE-2025-32375)."""
+    """Refuse every other content type, among them all that carry pickles (CVE-2025-27520, CVE-2025-32375), and what is
+    compressed: nothing here unpacks it."""
+    packed = request.headers.get("content-encoding", "").strip().lower()
+    if packed not in ("", "identity"):
+        raise Problem("media-type", f"Expected no compressed body but got the content encoding {packed[:64]}.")
     got = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if got != wanted:
         raise Problem("media-type", f"Expected the content type {wanted} but got {got[:64] or 'none'}.")

@@ -167,8 +167,8 @@ class Service:
 
     def store_label(self, identity: str, label: str) -> None:
         """Store the truth for one prediction; its id may come in capitals. Raises as `Store.add_labels`."""
-        self._opened_store().add_labels([(identity.lower(), label, datetime.now(UTC))])
-        self.metrics.labels.labels(label).inc()
+        changed = self._opened_store().add_labels([(identity.lower(), label, datetime.now(UTC))])
+        self.metrics.labels.labels(label).inc(changed)  # 0 for the same one again
 
     def _opened_store(self) -> Store:
         """The one store of this worker. Of several first labels each opens one, since that may take long where the

@@ -221,6 +221,58 @@ def _tiff_of(random):
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + struct.pack("<I", following) + zeros(4)[:4000]
 
 
+def tiff_of_tags(more, values=b"", *, big=False):
+    """A grey TIFF of 16x16 px with more tags: tag, type, count and where their values are, None where `values` are."""
+    head, entry, count = (16, "<HHQQ", "<Q") if big else (8, "<HHII", "<H")
+    needed = ((256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, head), (277, 1), (278, 16), (279, 256))
+    given = {tag for tag, *_ in more}
+    tags = [*((tag, 3, 1, value) for tag, value in needed if tag not in given), *more]
+    start = head + 256
+    behind = start + struct.calcsize(count) + len(tags) * struct.calcsize(entry) + struct.calcsize(entry[0] + entry[-1])
+    first = b"II+\0" + struct.pack("<HHQ", 8, 0, start) if big else b"II*\0" + struct.pack("<I", start)
+    rows = (struct.pack(entry, *tag, behind if place is None else place) for *tag, place in tags)
+    directory = struct.pack(count, len(tags)) + b"".join(rows) + struct.pack(entry[0] + entry[-1], 0)
+    return first + bytes(256) + directory + values
+
+
+def nowhere(count):
+    """So many tags whose values are beyond the end of the file, for each of which Pillow warns."""
+    return [(1000 + number % 60_000, 2, 2**24, 2**31 - 1) for number in range(count)]
+
+
+@lru_cache(maxsize=3)
+def _tiff_of_nowhere(count):
+    return tiff_of_tags(nowhere(count), big=count > 65_000)
+
+
+def _tiff_of_tags(random):
+    return _tiff_of_nowhere(int(random.choice((1000, 60_000, 390_000))))
+
+
+def _tiff_of_numbers(random):
+    tag, kind = int(random.choice((258, 273, 282, 320, 324, 338, 34665))), int(random.choice((1, 3, 4, 5, 12)))
+    count = int(random.choice((1000, 30_000, 990_000)))
+    return tiff_of_tags([(tag, kind, count, None)], bytes(8 * count))
+
+
+def with_exif(kind, exif):
+    """A cell of 24 px as PNG, WebP or JPEG, with tags in the form of a TIFF."""
+    if kind == "png":
+        data = seeds()["png rgb 24"]
+        return data[:33] + chunk(b"eXIf", exif) + data[33:]
+    if kind == "webp":
+        return encode(Image.fromarray(draw_cell(24, side=24, radius=5)), "WEBP", exif=b"Exif\0\0" + exif)
+    data = seeds()["jpeg 24"]
+    pieces = (exif[at : at + 65_000] for at in range(0, len(exif), 65_000))
+    return data[:2] + b"".join(segment(0xE1, b"Exif\0\0" + piece) for piece in pieces) + data[2:]
+
+
+def _exif_of(random):
+    kind = ("png", "webp", "jpeg")[int(random.integers(3))]
+    tags, numbers = int(random.choice((1000, 60_000))), int(random.choice((1000, 900_000)))
+    return with_exif(kind, tiff_of_tags([(274, 5, numbers, None), *nowhere(tags)], bytes(8 * numbers)))
+
+
 def _bmp_of(random):
     depth, packed = ((8, 1), (4, 2), (24, 0), (32, 3), (1, 0))[int(random.integers(5))]
     head = struct.pack(
@@ -261,6 +313,9 @@ BOMBS = {
     "jpeg of many segments": _segments,
     "tiff": _tiff_of,
     "tiff of many pages": lambda random: tiff_of_pages(int(random.choice((2, 190_000)))),
+    "tiff of many tags": _tiff_of_tags,
+    "tiff of many numbers": _tiff_of_numbers,
+    "exif of many tags": _exif_of,
     "bmp": _bmp_of,
     "webp": _webp_of,
 }  # fmt: skip
@@ -272,7 +327,7 @@ BOMBS = {
 def _archive(data, _random):
     buffer = io.BytesIO(data)
     with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr("x.txt", "x" * 100)
+        archive.writestr(zipfile.ZipInfo("x.txt"), "x" * 100)  # else the time of the day would be in it
     return buffer.getvalue()
 
 

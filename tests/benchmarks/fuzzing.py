@@ -13,11 +13,10 @@ import resource
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from blastwatch.errors import ImageRejected
-from blastwatch.images import decode
+from blastwatch.images import decode, without_warnings
 from tests.benchmarks.fuzz_images import make, seeds
 
 SLOW = 2.0  # seconds
@@ -44,7 +43,7 @@ def outcome(data):
 
 def child(seed, first, last):
     """Decode the files first to last - 1; one line each, written before and after."""
-    warnings.simplefilter("ignore")
+    without_warnings()  # as the service
     seeds()
     for data in seeds().values():
         outcome(data)  # every codec is loaded

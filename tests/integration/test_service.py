@@ -193,7 +193,7 @@ def test_the_description_names_every_route_and_problem(running):
 
 REFUSALS = {
     "wrong field": ({"files": {"file": b"x"}}, 400, "unexpected-field", "Expected the field `image` but got `file`"),
-    "two files": ({"files": [("image", b"x"), ("image", b"y")]}, 413, "too-many-files", "at most 1 files"),
+    "two files": ({"files": [("image", b"x"), ("image", b"y")]}, 413, "too-many-files", "one file under `image`"),
     "text": ({"files": {"image": (None, "hello")}}, 400, "not-a-file", "Expected a file in `image` but got text"),
     "address": ({"files": {"image": (None, "http://127.0.0.1/")}}, 400, "address-refused", "but got an address"),
     "no file": ({"content": b"--b--\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400,

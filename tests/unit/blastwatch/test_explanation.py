@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blastwatch.errors import PackageError
 from blastwatch.explanation import OPACITY, Explainer, feature_stages, grad_cam, overlay
-from blastwatch.package import open_package
+from blastwatch.package import DIGESTS, WEIGHTS, open_package, seal
 from tests.service_packages import make_servable, write_cell
 
 
@@ -86,3 +87,27 @@ def test_a_picture_of_the_cell_at_its_scale(tmp_path):
     image = Image.open(io.BytesIO(picture))
     assert (image.format, image.size) == ("PNG", (320, 320))
     assert label in ("all", "hem")
+
+
+def test_weights_that_were_changed_after_the_package_was_verified_explain_nothing(tmp_path):
+    """They are read with the first image, which may come days later."""
+    folder = make_servable(tmp_path / "package")
+    other = make_servable(tmp_path / "other", seed=1)
+    package, image = open_package(folder), write_cell(tmp_path / "cell.bmp").read_bytes()
+    drawn = Explainer(package).explain(image)
+    kept = {name: (folder / name).read_bytes() for name in (WEIGHTS, DIGESTS)}
+    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
+    explainer = Explainer(package)
+    with pytest.raises(PackageError, match=r"weights\.safetensors of the package in .* it was changed since"):
+        explainer.explain(image)
+    seal(folder)  # whoever can write the weights can seal them anew
+    with pytest.raises(PackageError, match="it was changed since"):
+        explainer.explain(image)
+    (folder / DIGESTS).unlink()
+    with pytest.raises(PackageError, match=r"cannot be read: FileNotFoundError"):
+        explainer.explain(image)
+    for name, data in kept.items():
+        (folder / name).write_bytes(data)
+    assert explainer.explain(image) == drawn
+    (folder / WEIGHTS).unlink()
+    assert explainer.explain(image) == drawn  # read once

@@ -139,6 +139,14 @@ def test_a_label_of_a_prediction_that_waits_for_the_database_is_to_come_later(do
     waiting.close()
 
 
+def test_a_label_that_is_told_again_is_counted_once(door):
+    identity = door.predict(cell=door.cell).json()["id"]
+    until(lambda: door.service.capture.counts().stored == 1, 30)
+    for label in ("hem", "hem", "hem", "all", "all"):
+        assert door.ask("/v1/labels", json={"id": identity, "label": label}).status_code == 200
+    assert [door.count("blastwatch_labels_total", label=label) for label in ("hem", "all")] == [1, 1]
+
+
 def test_two_first_labels_leave_one_store_open(door, monkeypatch):
     both, opened = threading.Barrier(2), []
 
@@ -151,6 +159,7 @@ def test_two_first_labels_leave_one_store_open(door, monkeypatch):
         def add_labels(self, rows):
             assert not self.closed
             self.labels += rows
+            return len(rows)
 
         def close(self):
             self.closed = True
@@ -218,8 +227,10 @@ def test_a_label_of_strange_characters_is_refused_in_few_words(door, body, probl
     ("charset", "field", "problem"),
     [
         ("undefined", b"image", "form-unreadable"),
-        ("utf-7", b"+2AA-", "unexpected-field"),
-        ("unicode_escape", rb"\ud800", "unexpected-field"),
+        ("utf-7", b"+2AA-", "form-unreadable"),
+        ("unicode_escape", rb"\ud800", "form-unreadable"),
+        ("x" * 60_000, b"image", "form-unreadable"),
+        ("utf-8", b"\xff", "unexpected-field"),
     ],
 )
 def test_a_form_in_a_strange_charset_is_refused(door, charset, field, problem):
@@ -227,6 +238,7 @@ def test_a_form_in_a_strange_charset_is_refused(door, charset, field, problem):
     kind = f"multipart/form-data; boundary=B; charset={charset}"
     answer = door.ask("/v1/predict", content=body, headers={"Content-Type": kind})
     assert answer.json()["type"] == f"/problems/{problem}" and answer.status_code == 400
+    assert len(answer.content) < 1000
     assert door.count("blastwatch_requests_total", outcome="failed") == 0
 
 

@@ -148,6 +148,21 @@ def test_requests_that_wait_for_an_earlier_one_are_few(door, caplog):
     assert [record.levelname for record in caplog.records if record.name.startswith("uvicorn")] == ["WARNING"]
 
 
+def test_who_asks_for_a_websocket_has_sent_a_request_like_any_other(door):
+    """Else it went past the door, and what followed was swallowed, however much."""
+    asking = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+    asking += b"AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    with connected(door) as line:
+        line.sendall(GET + asking + b"\r\n")
+        assert said(line, until=b"[0]").startswith(b"HTTP/1.1 200 ")
+        line.sendall(GET + b"\r\n")
+        assert said(line, until=b"[0]").startswith(b"HTTP/1.1 200 ")
+    with connected(door) as line:
+        line.sendall(GET.replace(b"GET", b"POST") + asking + b"Content-Length: 999999999\r\n\r\n")
+        assert sent(line, b"\x82\xff" + b"x" * 60_000) < MUCH
+    wait_until(lambda: not door.tasks)
+
+
 def test_a_protocol_that_is_none_of_uvicorn_is_left_as_it_is():
     assert bounded(asyncio.Protocol) is asyncio.Protocol
 

@@ -54,6 +54,15 @@ def test_a_declared_body_over_the_limit_is_not_read():
     assert response.status_code == 413
     assert response.headers["content-type"] == MEDIA_TYPE
     assert response.json()["detail"] == "Expected a body of at most 1000 bytes."
+    assert "connection" not in response.headers  # who reads nothing before all is sent would lose the answer
+
+
+@pytest.mark.parametrize(
+    ("told", "closed"), [("67108864", False), ("67108865", True), ("9" * 30, True), ("1e9", True), ("-5", True)]
+)
+def test_a_body_that_may_never_end_closes_the_connection(told, closed):
+    response = call(headers={"content-length": told}, content=b"")
+    assert (response.status_code, response.headers.get("connection")) == (413, "close" if closed else None)
 
 
 def test_a_body_without_a_length_is_counted():
@@ -61,6 +70,7 @@ def test_a_body_without_a_length_is_counted():
     response = call(content=chunks(11, 100))
     assert response.status_code == 413
     assert response.json()["type"] == "/problems/body-too-large"
+    assert response.headers["connection"] == "close"
 
 
 def test_every_other_path_takes_small_bodies_only():

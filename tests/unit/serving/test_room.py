@@ -186,3 +186,47 @@ def test_who_comes_to_a_lagging_event_loop_is_let_in_only_where_nobody_waits():
 
     asyncio.run(run())
     batcher.close()
+
+
+def test_a_lag_that_is_over_keeps_one_caller_out_and_no_more():
+    """No outcome comes to tell so: others hold places whose bodies are still on the way."""
+    engine = Engine()
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=1)
+
+    async def run():
+        task = asyncio.create_task(batcher.run([cell(1)]))
+        await asyncio.sleep(0)
+        time.sleep(0.6)
+        await task
+        batcher.reserve()
+        with pytest.raises(Overloaded):
+            batcher.reserve()
+        await asyncio.sleep(0.01)
+        batcher.reserve()
+        with batcher.coming():
+            pass
+
+    asyncio.run(run())
+    batcher.close()
+
+
+def test_a_lag_that_goes_on_keeps_everybody_out():
+    engine = Engine()
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=1)
+
+    async def run():
+        task = asyncio.create_task(batcher.run([cell(1)]))
+        await asyncio.sleep(0)
+        time.sleep(0.6)
+        await task
+        batcher.reserve()
+        for _ in range(3):
+            with pytest.raises(Overloaded):
+                batcher.reserve()
+            time.sleep(0.3)  # this turn takes long too
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    batcher.close()

@@ -1,6 +1,8 @@
 """Forms as programs send them, cut short, without file names, or where no disk has room for them."""
 
 import asyncio
+import encodings
+import http.client
 import json
 import shutil
 import subprocess
@@ -78,6 +80,66 @@ def test_a_file_without_its_name_is_told_so_however_large(door, size):
     refused = door.ask(ONE, content=form("image", b"\x89" * size, name=""), headers=HEADERS)
     assert refused.json()["type"] == "/problems/not-a-file"
     assert refused.json()["detail"] == 'Expected a file in `image` but got a part without `filename="..."`.'
+
+
+@pytest.mark.parametrize("more", [
+    "; charset=utf-8", ";charset=UTF-8", '; charset="us-ascii"', "; charset=ISO-8859-1", "; x=y",
+])  # fmt: skip
+def test_a_form_that_says_how_its_names_are_written_is_answered(door, more):
+    kind = {"Content-Type": HEADERS["Content-Type"] + more}
+    assert door.ask(ONE, content=form("image", door.cell.read_bytes()), headers=kind).status_code == 200
+
+
+def test_a_charset_that_nobody_knows_is_not_kept(door):
+    """Python keeps each name that it looks up, for ever."""
+    before = set(encodings._cache)
+    for number in range(20):
+        kind = {"Content-Type": f"{HEADERS['Content-Type']}; charset=made-up-{number}"}
+        refused = door.ask(ONE, content=END, headers=kind)
+        assert (refused.status_code, refused.json()["type"]) == (400, "/problems/form-unreadable")
+        assert refused.json()["detail"].endswith(f"but got the charset `made-up-{number}`.")
+    assert set(encodings._cache) == before
+
+
+WHOLE = form("image", b"x")
+TWO = form("image", b"x", end=b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "problem", "detail"),
+    [
+        (ONE, WHOLE, {"Content-Type": "multipart/form-data"}, "form-unreadable", "with a boundary but got none."),
+        (ONE, WHOLE.replace(b"xx", b""), {"Content-Type": "multipart/form-data; boundary="}, "form-unreadable",
+         "with a boundary but got none."),
+        (ONE, b"hello\r\n" + WHOLE, {}, "form-unreadable", "begins with its boundary, and whose lines end in CR LF."),
+        (ONE, WHOLE.replace(b"\r\n", b"\n"), {}, "form-unreadable", "whose lines end in CR LF."),
+        (ONE, WHOLE, {"Content-Encoding": "gzip"}, "media-type", "compressed body but got the content encoding gzip."),
+        (ONE, TWO + form("other", b"x"), {}, "unexpected-field", "the field `image` but got `other`."),
+        (ONE, form("other", b"x", end=b"") + form("image", b"x"), {}, "unexpected-field", "but got `other`."),
+        (ONE, TWO + WHOLE, {}, "too-many-files", "Expected one file under `image` but got more."),
+        (BATCH, form("images", *[b"x"] * 257), {}, "too-many-files",
+         "Expected at most 256 files under `images` but got more."),
+    ],
+)  # fmt: skip
+def test_a_form_that_is_none_is_told_what_is_wrong(door, path, body, headers, problem, detail):
+    refused = door.ask(path, content=body, headers=HEADERS | headers)
+    assert refused.json()["type"] == f"/problems/{problem}"
+    assert refused.json()["detail"].endswith(detail)
+
+
+def test_no_compression_is_a_content_encoding_too(door):
+    plain = HEADERS | {"Content-Encoding": "identity"}
+    assert door.ask(ONE, content=form("image", door.cell.read_bytes()), headers=plain).status_code == 200
+
+
+def test_who_reads_only_after_sending_is_told_that_it_was_too_much(door):
+    """And may go on with the same connection."""
+    line = http.client.HTTPConnection("127.0.0.1", int(door.url.rsplit(":", 1)[1]), timeout=30)
+    for body, status in ((bytes(40 << 20), 413), (form("image", door.cell.read_bytes()), 200)) * 2:
+        line.request("POST", ONE, body, HEADERS)
+        answer = line.getresponse()
+        assert answer.status == status and answer.read()
+    line.close()
 
 
 @pytest.mark.usefixtures("no_folder")
