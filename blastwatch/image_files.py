@@ -1,6 +1,7 @@
 """Which files below a folder are images: found in one way by import and scoring, so that neither leaves out what the
 other reads. Nothing is opened here."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ NO_IMAGES = (".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".html", ".txt", 
              ".xlsx", ".xls", ".ods", ".parquet", ".db", ".dvc")  # fmt: skip
 """What lies beside images and is none: it is passed over without a word."""
 KNOWN_KIND = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}\s*", re.ASCII)  # .0001 would be one kind for every file
+NO_KIND = "files of no known kind"
 MAC_ARCHIVE = "__MACOSX"
 
 Twice = Callable[[PurePosixPath, PurePosixPath], None]
@@ -29,16 +31,17 @@ def files_below(
     folder are sorted. Hidden files and folders are passed over, and each folder is entered once, by whatever link.
 
     A link to a folder outside is followed; one to a folder inside is not, which is walked by its own name. A link to a
-    file is given, also one that leads nowhere: who reads it finds out.
+    file is given, also one that leads nowhere: who reads it finds out. One that leads nowhere by a name that is no
+    file's is taken for a link to a folder, which stops the walk: what is not mounted would be left out unseen.
 
     Args:
         suffixes: in lower case.
         aside: told why, for each thing that was passed over and may have been meant.
-        twice: told of each folder that is not entered since it is read by another name, and of each link to an image
-            that is given by its own name too.
+        twice: told of each folder that is not entered since it is read by another name, and, once all were given, of
+            each link to an image that is given by its own name or another link too.
 
     Raises:
-        OSError: a folder cannot be listed; `filename` is which.
+        OSError: a folder cannot be listed, or a link to one leads nowhere; `filename` is which.
     """
     walk = _Walk(root, aside or _unheard, twice)
     for folder, names, files in os.walk(root, followlinks=True, onerror=_unlisted):
@@ -47,10 +50,13 @@ def files_below(
         for name in sorted(files):
             wanted = name.lower().endswith(suffixes)
             if wanted and not hidden(name):
-                walk.look(below / name, suffixes)
+                walk.remember(below / name)
                 yield (below / name).as_posix()
             elif why := _passed_over(name, wanted):
+                if why == NO_KIND:
+                    _check_leads_somewhere(Path(folder, name))
                 walk.aside(why)
+    walk.tell_of_links(suffixes)
 
 
 def in_words(aside: Mapping[str, int]) -> str:
@@ -73,7 +79,13 @@ def _passed_over(name: str, wanted: bool) -> str | None:
     suffix = PurePosixPath(name).suffix
     if suffix.lower() in NO_IMAGES:
         return None
-    return f"files ending in {suffix!r}" if KNOWN_KIND.fullmatch(suffix) else "files of no known kind"
+    return f"files ending in {suffix!r}" if KNOWN_KIND.fullmatch(suffix) else NO_KIND
+
+
+def _check_leads_somewhere(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        words = "it is a link to what is not there or cannot be reached. Mount what it leads to, or remove the link"
+        raise FileNotFoundError(errno.ENOENT, words, str(path))
 
 
 def _unheard(_why: str) -> None:
@@ -89,7 +101,7 @@ class _Walk:
     """What was entered so far, by its place behind all links.
 
     trees: the root and the targets of links to folders, all that is below which is read. entered: every folder. Both
-    with the paths by which they are read.
+    with the paths by which they are read. links: those to images, with where each leads.
     """
 
     root: Path
@@ -97,6 +109,7 @@ class _Walk:
     twice: Twice | None
     trees: dict[Path, PurePosixPath] = field(default_factory=dict)
     entered: dict[Path, PurePosixPath] = field(default_factory=dict)
+    links: list[tuple[PurePosixPath, Path]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.trees[self._place(PurePosixPath())] = PurePosixPath()
@@ -121,19 +134,31 @@ class _Walk:
             self.trees[place] = below
         return True
 
-    def look(self, below: PurePosixPath, suffixes: tuple[str, ...]) -> None:
-        """Tell of a link to an image that is read by its own name too."""
+    def remember(self, below: PurePosixPath) -> None:
+        """Keep an image for `tell_of_links` where it is a link."""
         if self.twice and (self.root / below).is_symlink():
-            read_as = self._read_as(self._place(below))
+            self.links.append((below, self._place(below)))
+
+    def tell_of_links(self, suffixes: tuple[str, ...]) -> None:
+        """Tell of each link to an image that is read by its own name too, or was by a link before. Once the walk is
+        over: a folder that holds the image may be entered after the link was seen."""
+        if not self.twice:
+            return
+        first: dict[Path, PurePosixPath] = {}
+        for below, place in self.links:
+            if (before := first.setdefault(place, below)) != below:
+                self.twice(below, before)
+            read_as = self._read_as(place)
             if read_as is not None and read_as.name.lower().endswith(suffixes):
                 self.twice(below, read_as)
 
     def _read_as(self, place: Path) -> PurePosixPath | None:
         """The path below the root by which a place is read, None where it is not."""
-        for tree, name in self.trees.items():
-            inside = place.relative_to(tree) if place.is_relative_to(tree) else None
-            if inside is not None and not any(map(hidden, inside.parts)):  # what is hidden is read by no other name
-                return name / inside.as_posix()
+        for tree in (place, *place.parents):
+            name = self.trees.get(tree)
+            if name is not None:
+                inside = place.relative_to(tree)  # what is hidden is read by no other name
+                return None if any(map(hidden, inside.parts)) else name / inside.as_posix()
         return None
 
     def _place(self, below: PurePosixPath) -> Path:

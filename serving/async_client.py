@@ -8,18 +8,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from blastwatch.errors import DataError, ServiceError
+from serving.answers import TOLD_OF_LABEL, TOLD_OF_MODEL, TOLD_OF_PREDICTION, read_json, read_png, read_results
 from serving.calls import (
     AT_ONCE,
     CONNECTIONS,
     TIMEOUT,
     Answer,
+    Broken,
     Image,
     Retries,
     check_positive,
@@ -27,8 +29,7 @@ from serving.calls import (
     connection,
     file_part,
     named,
-    read_json,
-    read_results,
+    refuse_redirect,
     unanswered,
     usable_environment,
 )
@@ -55,12 +56,12 @@ class AsyncClient:
         self._turn = asyncio.Semaphore(CONNECTIONS)
         how = connection(self.url, api_key=api_key, timeout=timeout)
         with usable_environment():
-            self._http = httpx.AsyncClient(transport=transport, **how)
+            self._http = httpx.AsyncClient(transport=transport, event_hooks={"response": [_refuse_redirect]}, **how)
 
     async def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
         """The answer of /v1/predict for one cell. Arguments and errors as of `Client.predict`."""
         headers = named(patient=patient, caller=caller)
-        return await self._json("POST", "/v1/predict", files=[("image", await _read(image))], headers=headers)
+        return await self._prediction(image, headers)
 
     async def predict_many(
         self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
@@ -78,19 +79,20 @@ class AsyncClient:
 
         Raises:
             TypeError, ValueError: as `predict`; `images` is a single one.
-            ServiceUnreachable: no connection.
+            ServiceUnreachable: no connection; or 16 images in a row, or twice `at_once`, got no answer (502).
         """
         check_positive(at_once=at_once)
         check_several(images)
         headers = named(patient=patient, caller=caller)
+        broken = Broken(self.url, at_once)
         asked: deque[asyncio.Task[Answer | ServiceError | DataError]] = deque()
         try:
             for image in images:
                 asked.append(asyncio.create_task(self._answer_or_error(image, headers)))
                 if len(asked) >= at_once:
-                    yield await asked.popleft()
+                    yield broken.count(await asked.popleft())
             while asked:
-                yield await asked.popleft()
+                yield broken.count(await asked.popleft())
         finally:
             for task in asked:
                 task.cancel()
@@ -107,20 +109,23 @@ class AsyncClient:
         if not parts:
             return []
         path = "/v1/predict_batch"
-        return read_results(await self._send("POST", path, files=parts, headers=headers), f"{self.url}{path}")
+        sent = await self._send("POST", path, files=parts, headers=headers)
+        return read_results(sent, f"{self.url}{path}", len(parts))
 
     async def explain(self, image: Image, *, caller: str = "") -> bytes:
         """The heat map over one cell, as PNG. Arguments and errors as of `Client.predict`."""
         headers = named(caller=caller)
-        return (await self._send("POST", "/v1/explain", files=[("image", await _read(image))], headers=headers)).content
+        path = "/v1/explain"
+        sent = await self._send("POST", path, files=[("image", await _read(image))], headers=headers)
+        return read_png(sent, f"{self.url}{path}")
 
     async def model(self) -> Answer:
         """The model version that serves. Raises as `Client.predict`."""
-        return await self._json("GET", "/v1/model")
+        return await self._json("GET", "/v1/model", TOLD_OF_MODEL)
 
     async def add_label(self, prediction_id: str, label: str) -> None:
         """Tell the truth (`all` or `hem`) that came later. Raises as `Client.predict`."""
-        await self._json("POST", "/v1/labels", json={"id": prediction_id, "label": label})
+        await self._json("POST", "/v1/labels", TOLD_OF_LABEL, json={"id": prediction_id, "label": label})
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -136,18 +141,33 @@ class AsyncClient:
 
     async def _answer_or_error(self, image: Image, headers: dict[bytes, bytes]) -> Answer | ServiceError | DataError:
         try:
-            return await self._json("POST", "/v1/predict", files=[("image", await _read(image))], headers=headers)
+            return await self._prediction(image, headers)
         except (ServiceError, DataError) as error:
             return error
 
-    async def _json(self, method: str, path: str, **content: Any) -> Answer:
-        return read_json(await self._send(method, path, **content), f"{self.url}{path}")
+    async def _prediction(self, image: Image, headers: dict[bytes, bytes]) -> Answer:
+        files = [("image", await _read(image))]
+        return await self._json("POST", "/v1/predict", TOLD_OF_PREDICTION, files=files, headers=headers)
+
+    async def _json(self, method: str, path: str, members: tuple[str, ...], **content: Any) -> Answer:
+        return read_json(await self._send(method, path, **content), f"{self.url}{path}", members)
 
     async def _ask(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
-        """One request and its whole answer. httpx itself bounds each pause alone, and so not what never ends."""
-        async with self._turn, self._http.stream(method, path, **content) as response:
+        """One request and its whole answer. httpx itself bounds each pause alone, and so not what never ends: here the
+        head of the answer, from when all is sent, and then its body have `timeout` seconds each."""
+        clock = asyncio.get_running_loop()
+
+        async def told(event: str, _facts: Mapping[str, Any]) -> None:
+            if event.endswith("receive_response_headers.started"):  # of httpcore: before it a slow upload may last
+                bound.reschedule(clock.time() + self._timeout)
+
+        async with self._turn:
             try:
-                async with asyncio.timeout(self._timeout):
+                async with (
+                    asyncio.timeout(None) as bound,
+                    self._http.stream(method, path, extensions={"trace": told}, **content) as response,
+                ):
+                    bound.reschedule(clock.time() + self._timeout)
                     await response.aread()
             except TimeoutError as error:
                 raise httpx.ReadTimeout("The answer did not end in time.") from error
@@ -167,6 +187,10 @@ class AsyncClient:
                 if pause is None:
                     return response
             await asyncio.sleep(pause)
+
+
+async def _refuse_redirect(response: httpx.Response) -> None:
+    refuse_redirect(response)
 
 
 async def _read(image: Image) -> tuple[str, bytes, str]:

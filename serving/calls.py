@@ -32,10 +32,11 @@ _LONGEST = {"/problems/rate-limited": LONGEST_DEBT, "/problems/overloaded": LONG
 NO_ANSWER = 502  # the status of an error for a connection that ended: what a proxy would say
 TIMEOUT = 150.0  # seconds: longer than the service's own deadline of 120, so that it says itself what took so long
 LONGEST_CONNECT = 60.0  # seconds until a machine that does not even take the connection counts as away
+MOST_BROKEN = 16  # images in a row without an answer that `predict_many` bears, or twice `at_once` where that is more
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
 CONNECTIONS = 100  # of one client; further calls wait, for as long as it takes, until one of them is free
 MOST_BYTES = 256 << 20  # of one file: far more than a service takes, and so many calls at once still fit into memory
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
@@ -50,7 +51,7 @@ def file_part(image: Image) -> tuple[str, bytes, str]:
         return "image", image, "application/octet-stream"
     if not isinstance(image, (str, os.PathLike)):
         raise TypeError(
-            f"Expected `image` to be the bytes of an image file or its path but got {_kind_of(image)}. Of an open file "
+            f"Expected `image` to be the bytes of an image file or its path but got {kind_of(image)}. Of an open file "
             "send what read() gives; write an array or a picture in memory as PNG first"
         )
     path = Path(image)
@@ -89,12 +90,12 @@ def check_several(images: Iterable[Image]) -> None:
         images, Iterable
     ):
         raise TypeError(
-            f"Expected `images` to be several images, such as a list of them, but got {_kind_of(images)}. Ask for one "
+            f"Expected `images` to be several images, such as a list of them, but got {kind_of(images)}. Ask for one "
             "with predict(image), or give [image]"
         )
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
     """The name of its type, as it stands in an import."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -145,6 +146,33 @@ class Retries:
         return _spread(min(0.25 * 2.0**self._made, LONGEST_PAUSE))
 
 
+class Broken:
+    """Counts the images in a row of which each connection ended before the answer (or a proxy said 502).
+
+    Behind something that still takes connections, a service that is gone would else cost all attempts for every image
+    of an archive.
+    """
+
+    def __init__(self, url: str, at_once: int) -> None:
+        self._url, self._most, self._row = url, max(MOST_BROKEN, 2 * at_once), 0
+
+    def count(self, answer: Answer | ServiceError | DataError) -> Answer | ServiceError | DataError:
+        """What was given. An image that cannot be read was not sent, and so neither counts nor begins anew.
+
+        Raises:
+            ServiceUnreachable: too many in a row.
+        """
+        if isinstance(answer, DataError):
+            return answer
+        self._row = self._row + 1 if isinstance(answer, ServiceError) and answer.status == NO_ANSWER else 0
+        if self._row >= self._most:
+            raise ServiceUnreachable(
+                f"No prediction service answers at {shown(self._url)}: {self._row} images in a row got no answer, "
+                f"however often they were sent. The last: {answer}"
+            )
+        return answer
+
+
 def _spread(seconds: float) -> float:
     """A little more, by chance, so that callers do not return together."""
     return seconds * random.uniform(1.0, 1.25)  # noqa: S311  (no secret depends on it)
@@ -158,37 +186,6 @@ def _kind(response: httpx.Response) -> str:
         return ""
 
 
-def read_json(response: httpx.Response, url: str) -> Answer:
-    """The object of an answer. Raises `ServiceError` where another server answers at that address."""
-    try:
-        value = response.json()
-    except ValueError as error:
-        raise _another(response, url, f"JSON but got {response.headers.get('content-type', 'nothing')}") from error
-    if not isinstance(value, dict):
-        raise _another(response, url, f"an object of JSON but got {_kind_of(value)}")
-    return value
-
-
-def read_results(response: httpx.Response, url: str) -> list[Answer]:
-    """The results of a batch. Raises as `read_json`."""
-    results = read_json(response, url).get("results")
-    if not isinstance(results, list):
-        raise _another(response, url, f"a list of results but got {_kind_of(results)}")
-    return results
-
-
-def _another(response: httpx.Response, url: str, what: str) -> ServiceError:
-    """The error for an answer that no prediction service gives.
-
-    Args:
-        what: was expected and came.
-    """
-    return ServiceError(
-        f"Expected {what} from {shown(url)}. Is this the address of the prediction service?",
-        status=response.status_code,
-    )
-
-
 def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
     """The headers that say whose cells these are and who asks; none for "".
 
@@ -199,7 +196,7 @@ def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
     headers = {}
     for argument, name, key in (("patient", PATIENT_HEADER, patient), ("caller", CALLER_HEADER, caller)):
         if not isinstance(key, str):
-            raise TypeError(f"Expected `{argument}` to be a str but got {_kind_of(key)}. For none leave it out")
+            raise TypeError(f"Expected `{argument}` to be a str but got {kind_of(key)}. For none leave it out")
         if not key.isprintable() or key != key.strip() or len(key.encode()) > LONGEST_HEADER:
             raise ValueError(
                 f"Expected `{argument}` to be one line of printable text without spaces around it, of at most "
@@ -210,11 +207,25 @@ def named(*, patient: str = "", caller: str = "") -> dict[bytes, bytes]:
     return headers
 
 
+def refuse_redirect(response: httpx.Response) -> None:
+    """A cell or a key goes to no other address than the one that was named. For the hooks of httpx, which otherwise
+    takes an address that it cannot read for a broken connection.
+
+    Raises:
+        ServiceError: the answer leads on to another address.
+    """
+    if response.has_redirect_location:
+        there = shown(response.headers["Location"])
+        raise ServiceError(
+            f"{shown(str(response.url))} leads on to {there} (HTTP {response.status_code}), which is not followed. "
+            "Name the address of the service itself (--url, BLASTWATCH_URL).",
+            status=response.status_code,
+        )
+
+
 def unanswered(url: str, error: Exception, timeout: float) -> ServiceError | ServiceUnreachable:
     """The error for a request without an answer: the service is there but took longer than `timeout` seconds, ended the
     connection or answered what nobody can read; or there was no connection to it."""
-    if isinstance(error, httpx.UnsupportedProtocol):
-        return no_address(url)
     address, why = shown(url), str(error) or type(error).__name__
     if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         return ServiceError(
@@ -262,10 +273,12 @@ def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
     """
     _check_key(api_key)
     try:
-        account = httpx.URL(url).userinfo
+        address = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise no_address(url) from error
-    if account and api_key:
+    if address.scheme not in ("http", "https") or not address.host:  # what else stands in it may be a password
+        raise no_address(url)
+    if address.userinfo and api_key:
         raise UsageError(
             f"Expected an address without an account beside an API key but got both for {shown(url)}: a request can "
             "carry one of them. Take NAME:PASSWORD@ out of the address, or give no key (BLASTWATCH_API_KEY)."
@@ -287,14 +300,15 @@ def usable_environment() -> Iterator[None]:
     """Around the making of one of httpx' clients, which reads the environment.
 
     Raises:
-        SettingsError: a proxy or a file of certificates that it names cannot be used.
+        SettingsError: a proxy, an exception from it or a file of certificates that it names cannot be used.
     """
     try:
         yield
     except (httpx.InvalidURL, ImportError, ValueError) as error:
         raise SettingsError(
-            f"Expected proxies that can be used in {_named_in_environment(PROXIES)} but got: {shown(str(error))} "
-            "Name one such as http://proxy:3128, or unset the variable."
+            f"Expected proxies and exceptions from them that can be used in {_named_in_environment(PROXIES)} but got: "
+            f"{shown(str(error))} Name a proxy such as http://proxy:3128 and a host such as cells.lab that is asked "
+            "without, or unset the variable."
         ) from error
     except OSError as error:
         raise SettingsError(
@@ -319,12 +333,6 @@ def check_positive(**numbers: int) -> None:
 def _words(response: httpx.Response) -> str:
     """The problem document in one line, or what came instead of one."""
     address = shown(str(response.url))
-    if response.has_redirect_location:  # a cell or a key goes to no other address than the one that was named
-        there = shown(response.headers["Location"])
-        return (
-            f"{address} leads on to {there} (HTTP {response.status_code}), which is not followed. "
-            "Name the address of the service itself (--url, BLASTWATCH_URL)."
-        )
     try:
         problem = response.json()
         title, detail = str(problem["title"]), str(problem["detail"])

@@ -19,11 +19,13 @@ from typing import Any
 import httpx
 
 from blastwatch.errors import DataError, ServiceError
+from serving.answers import TOLD_OF_LABEL, TOLD_OF_MODEL, TOLD_OF_PREDICTION, read_json, read_png, read_results
 from serving.calls import (
     AT_ONCE,
     NO_ANSWER,
     TIMEOUT,
     Answer,
+    Broken,
     Image,
     Retries,
     check_positive,
@@ -31,8 +33,7 @@ from serving.calls import (
     connection,
     file_part,
     named,
-    read_json,
-    read_results,
+    refuse_redirect,
     unanswered,
     usable_environment,
 )
@@ -46,7 +47,8 @@ class Client:
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
         timeout: seconds until an answer begins, and again until it is there whole; the service itself gives up after
-            120.
+            120. While the head of an answer comes in pieces, each piece has as long: a server that trickles it is
+            given up by `AsyncClient` alone.
         attempts: how often a call is made while the service's database is away, or connections break before the
             answer (the cell may then be stored twice). What waits for the caller's limit takes none of them, and up to
             15 minutes; what waits while the service is overloaded, up to 2.
@@ -74,7 +76,7 @@ class Client:
         self._left: set[threading.Event] = set()
         how = connection(self.url, api_key=api_key, timeout=timeout)
         with usable_environment():
-            self._http = httpx.Client(transport=transport, **how)
+            self._http = httpx.Client(transport=transport, event_hooks={"response": [refuse_redirect]}, **how)
 
     def predict(self, image: Image, *, patient: str = "", caller: str = "") -> Answer:
         """The answer of /v1/predict for one cell.
@@ -93,7 +95,7 @@ class Client:
             ServiceUnreachable: no connection.
         """
         headers = named(patient=patient, caller=caller)
-        return self._json("POST", "/v1/predict", files=[("image", file_part(image))], headers=headers)
+        return self._prediction(image, headers)
 
     def predict_many(
         self, images: Iterable[Image], *, at_once: int = AT_ONCE, patient: str = "", caller: str = ""
@@ -112,11 +114,12 @@ class Client:
 
         Raises:
             TypeError, ValueError: as `predict`; `images` is a single one.
-            ServiceUnreachable: no connection.
+            ServiceUnreachable: no connection; or 16 images in a row, or twice `at_once`, got no answer (502).
         """
         check_positive(at_once=at_once)
         check_several(images)
         headers = named(patient=patient, caller=caller)
+        broken = Broken(self.url, at_once)
         left = threading.Event()
         self._left.add(left)
         with ThreadPoolExecutor(at_once, thread_name_prefix="calls") as pool:
@@ -125,9 +128,9 @@ class Client:
                 for image in images:
                     asked.append(pool.submit(self._answer_or_error, image, headers, left))
                     if len(asked) >= 2 * at_once:
-                        yield asked.popleft().result()
+                        yield broken.count(asked.popleft().result())
                 while asked:
-                    yield asked.popleft().result()
+                    yield broken.count(asked.popleft().result())
             finally:
                 for future in asked:
                     future.cancel()
@@ -145,20 +148,22 @@ class Client:
         if not parts:
             return []
         path = "/v1/predict_batch"
-        return read_results(self._send("POST", path, files=parts, headers=headers), f"{self.url}{path}")
+        return read_results(self._send("POST", path, files=parts, headers=headers), f"{self.url}{path}", len(parts))
 
     def explain(self, image: Image, *, caller: str = "") -> bytes:
         """The heat map over one cell, as PNG. Arguments and errors as of `predict`."""
         headers = named(caller=caller)
-        return self._send("POST", "/v1/explain", files=[("image", file_part(image))], headers=headers).content
+        path = "/v1/explain"
+        sent = self._send("POST", path, files=[("image", file_part(image))], headers=headers)
+        return read_png(sent, f"{self.url}{path}")
 
     def model(self) -> Answer:
         """The model version that serves. Raises as `predict`."""
-        return self._json("GET", "/v1/model")
+        return self._json("GET", "/v1/model", TOLD_OF_MODEL)
 
     def add_label(self, prediction_id: str, label: str) -> None:
         """Tell the truth (`all` or `hem`) that came later. Raises as `predict`."""
-        self._json("POST", "/v1/labels", json={"id": prediction_id, "label": label})
+        self._json("POST", "/v1/labels", TOLD_OF_LABEL, json={"id": prediction_id, "label": label})
 
     def close(self) -> None:
         """Give the connections back, and send nothing again of what `predict_many` was asked for."""
@@ -178,15 +183,20 @@ class Client:
         self, image: Image, headers: dict[bytes, bytes], left: threading.Event
     ) -> Answer | ServiceError | DataError:
         try:
-            return self._json("POST", "/v1/predict", left=left, files=[("image", file_part(image))], headers=headers)
+            return self._prediction(image, headers, left)
         except (ServiceError, DataError) as error:
             return error
 
-    def _json(self, method: str, path: str, **content: Any) -> Answer:
-        return read_json(self._send(method, path, **content), f"{self.url}{path}")
+    def _prediction(self, image: Image, headers: dict[bytes, bytes], left: threading.Event | None = None) -> Answer:
+        files = [("image", file_part(image))]
+        return self._json("POST", "/v1/predict", TOLD_OF_PREDICTION, left=left, files=files, headers=headers)
+
+    def _json(self, method: str, path: str, members: tuple[str, ...], **content: Any) -> Answer:
+        return read_json(self._send(method, path, **content), f"{self.url}{path}", members)
 
     def _ask(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
-        """One request and its whole answer. httpx itself bounds each pause alone, and so not what never ends."""
+        """One request and its whole answer. httpx itself bounds each pause alone, and so no body that never ends; nor a
+        head that does not, but between its pieces httpx cannot be stopped from outside."""
         with self._http.stream(method, path, **content) as response:
             response.stream = _InTime(response.stream, self._timeout)
             response.read()

@@ -23,6 +23,8 @@ places. The number of a file (inode) is none of it: a network disk gives another
 Row = dict[str, Any]
 """One image: `serving.scoring.COLUMNS`."""
 
+OURS = {"folder", "package", "version"}
+"""In the first line, whichever release wrote it. With other names beside them it is of another, and all begins anew."""
 _MARK = "mark"
 
 
@@ -46,9 +48,9 @@ class KeptScores:
         self._file = file
         self._known: dict[str, tuple[Mark, Row]] = {}
         *lines, cut_off = file.read().split(b"\n")
-        first = json.loads(lines[0]) if lines else by
+        first: dict[str, Any] = dict(json.loads(lines[0])) if lines else dict(by)
         begin = f'{{"{next(iter(by))}": '.encode()  # of a first line that a kill or a full disk cut off
-        if set(first) != set(by) or (not lines and cut_off[: len(begin)] != begin[: len(cut_off)]):
+        if not set(first) >= OURS or (not lines and cut_off[: len(begin)] != begin[: len(cut_off)]):
             raise ValueError(first)
         self.of_another = first != by
         if self.of_another or not lines:
@@ -101,7 +103,7 @@ def open_kept(out: Path, by: Mapping[str, Any]) -> Iterator[KeptScores]:
     """What was kept for `out`, in `OUT.part`.
 
     Args:
-        by: what scores and what, with the same names each time: rows of anything else are not taken.
+        by: what scores and what, with the names in `OURS` among others: rows of anything else are not taken.
 
     Raises:
         BlastwatchError: another process writes it, it is none of ours, or it cannot be written.

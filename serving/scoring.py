@@ -1,6 +1,7 @@
 """Score a folder of images on this machine, the same way as the service: `serving.predictor`, in batches."""
 
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.errors import DataError, ImageRejected
-from blastwatch.image_files import IMAGE_SUFFIXES, files_below
+from blastwatch.image_files import IMAGE_SUFFIXES, files_below, in_words
 from blastwatch.inference import in_batches
 from blastwatch.settings import Settings
 from serving.kept_scores import KeptScores, Row, mark_of
@@ -45,13 +46,21 @@ def find_images(folder: Path, aside: Callable[[str], None] | None = None) -> lis
     """
     if not folder.is_dir():
         raise DataError(f"Expected a folder of images but {folder} is none.")
+    passed_over: Counter[str] = Counter()
+
+    def tell(why: str) -> None:
+        passed_over[why] += 1
+        if aside:
+            aside(why)
+
     try:
-        found = sorted(folder / name for name in files_below(folder, IMAGE_SUFFIXES, aside=aside))
+        found = sorted(folder / name for name in files_below(folder, IMAGE_SUFFIXES, aside=tell))
     except OSError as error:  # left out in silence, its cells would look as if there were none
         place = line_of(str(error.filename))
         raise DataError(f"Expected a folder that can be read but {place} cannot: {error.strerror}.") from error
     if not found:
-        raise DataError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder} but found none.")
+        left = f" Left aside were {in_words(passed_over)}." if passed_over else ""
+        raise DataError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder} but found none.{left}")
     return found
 
 

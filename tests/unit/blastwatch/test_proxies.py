@@ -19,6 +19,9 @@ from serving.client import Client
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
+# What both clients look for in an answer of any address:
+SAID = b'{"label": "all", "probability": 0.5, "decision": "all", "model": {}, "version": "1", "digest": "d"}'
+
 
 @pytest.fixture
 def asked(monkeypatch):
@@ -35,9 +38,9 @@ def asked(monkeypatch):
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 found.append((name, self.path))
                 self.send_response(200)
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(SAID)))
                 self.end_headers()
-                self.wfile.write(b"{}")
+                self.wfile.write(SAID)
 
             do_POST = do_GET  # noqa: N815  (the server's own names)
 

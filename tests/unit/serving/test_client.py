@@ -13,6 +13,15 @@ from serving.calls import TIMEOUT
 from serving.client import Client
 from serving.limits import REQUEST_SECONDS
 
+SAID = {"label": "all", "probability": 0.5, "decision": "refer", "model": {"version": "1"}}
+PNG = b"\x89PNG\r\n\x1a\n and more"
+FACTS = {"version": "1", "digest": "d"}
+KEPT = {"id": "abc", "label": "hem"}
+
+
+def said(**more):
+    return httpx.Response(200, json=SAID | more)
+
 
 @pytest.fixture
 def naps(monkeypatch):
@@ -39,8 +48,8 @@ def problem(status, **headers):
 
 
 def test_predict_sends_one_file_named_image(cell):
-    talk, seen = client(httpx.Response(200, json={"label": "all"}))
-    assert talk.predict(cell) == {"label": "all"}
+    talk, seen = client(said())
+    assert talk.predict(cell) == SAID
     request, body = seen[0]
     assert str(request.url) == "http://service/v1/predict"
     assert b'name="image"; filename="cell.bmp"' in body
@@ -48,15 +57,15 @@ def test_predict_sends_one_file_named_image(cell):
 
 
 def test_predict_batch_keeps_the_order():
-    talk, seen = client(httpx.Response(200, json={"results": [1, 2]}))
-    assert talk.predict_batch([b"first", b"second"]) == [1, 2]
+    talk, seen = client(httpx.Response(200, json={"results": [SAID, KEPT]}))
+    assert talk.predict_batch([b"first", b"second"]) == [SAID, KEPT]
     body = seen[0][1]
     assert body.index(b"first") < body.index(b"second")
     assert body.count(b'name="images"') == 2
 
 
 def test_a_label_travels_as_json():
-    talk, seen = client(httpx.Response(200, json={}))
+    talk, seen = client(httpx.Response(200, json=KEPT))
     talk.add_label("abc", "all")
     assert seen[0][1] == b'{"id":"abc","label":"all"}'
 
@@ -70,7 +79,7 @@ def test_a_problem_is_raised_with_its_words(naps):
 
 
 def test_an_overload_is_waited_out_as_the_service_asks(naps):
-    talk, seen = client(problem(429, **{"Retry-After": "3"}), problem(503), httpx.Response(200, json={"label": "hem"}))
+    talk, seen = client(problem(429, **{"Retry-After": "3"}), problem(503), said(label="hem"))
     assert talk.predict(b"x")["label"] == "hem"
     assert len(seen) == 3
     assert seen[0][1].count(b"x") == seen[2][1].count(b"x") or seen[2][1]
@@ -97,7 +106,7 @@ def rate_limited(seconds):
 @pytest.mark.parametrize(("seconds", "waits"), [(1, 120), (30, 4)])
 def test_an_overload_takes_time_but_no_attempt(naps, seconds, waits):
     """Others' batches last longer than the few seconds that the service names to each who asks."""
-    done = httpx.Response(200, json={"label": "hem"})
+    done = said(label="hem")
     talk, _ = client(*[kept_waiting("overloaded", seconds)] * waits, done, attempts=1)
     assert talk.predict(b"x")["label"] == "hem"
     assert len(naps) == waits and seconds <= min(naps) <= max(naps) <= 1.25 * seconds
@@ -109,7 +118,7 @@ def test_an_overload_takes_time_but_no_attempt(naps, seconds, waits):
 
 def test_a_callers_turn_is_waited_for_whole_and_takes_no_attempt(naps):
     """Else callers side by side, of whom one gets in at a time, lose their images; a batch's debt may be long."""
-    done = httpx.Response(200, json={"label": "hem"})
+    done = said(label="hem")
     talk, seen = client(rate_limited(64), *[rate_limited(1)] * 6, done, attempts=1)
     assert talk.predict(b"x")["label"] == "hem"
     assert len(seen) == 8
@@ -156,7 +165,7 @@ def test_a_missing_file_is_named(tmp_path):
 def numbered(request):
     """Answers the number that was sent; refuses 3, and breaks the order in which answers come."""
     number = int(request.read().split(b"<")[1].split(b">")[0])
-    return problem(422) if number == 3 else httpx.Response(200, json={"number": number})
+    return problem(422) if number == 3 else said(number=number)
 
 
 def shown(answers):
@@ -203,7 +212,7 @@ def test_many_images_are_read_as_they_are_asked_for():
 
 
 def test_the_asynchronous_client_says_the_same(monkeypatch, cell):
-    slept, left = [], [problem(429, **{"Retry-After": "2"}), httpx.Response(200, json={"label": "all"})]
+    slept, left = [], [problem(429, **{"Retry-After": "2"}), said()]
 
     async def sleep(seconds):
         slept.append(seconds)
@@ -218,11 +227,11 @@ def test_the_asynchronous_client_says_the_same(monkeypatch, cell):
 
     async def talk():
         async with AsyncClient("http://service/", transport=httpx.MockTransport(answer)) as client:
-            assert await client.predict(cell) == {"label": "all"}
-            left.extend([httpx.Response(200, json={"results": [1, 2]}), httpx.Response(200, content=b"png")])
-            assert await client.predict_batch([b"a", b"b"]) == [1, 2]
-            assert await client.explain(b"a") == b"png"
-            left.extend([httpx.Response(200, json={"version": "1"}), httpx.Response(200, json={}), problem(404)])
+            assert await client.predict(cell) == SAID
+            left.extend([httpx.Response(200, json={"results": [SAID, KEPT]}), httpx.Response(200, content=PNG)])
+            assert await client.predict_batch([b"a", b"b"]) == [SAID, KEPT]
+            assert await client.explain(b"a") == PNG
+            left.extend([httpx.Response(200, json=FACTS), httpx.Response(200, json=KEPT), problem(404)])
             assert (await client.model())["version"] == "1"
             await client.add_label("abc", "hem")
             with pytest.raises(ServiceError, match="HTTP 404"):
@@ -267,14 +276,14 @@ def test_the_asynchronous_client_and_bad_addresses():
 def test_a_file_whose_name_is_not_in_utf8_is_sent(tmp_path):
     path = tmp_path / os.fsdecode(b"m\xfcller.bmp")
     path.write_bytes(b"pixels")
-    talk, seen = client(httpx.Response(200, json={"label": "hem"}))
+    talk, seen = client(said(label="hem"))
     assert talk.predict(path)["label"] == "hem"
     assert b'filename="m?ller.bmp"' in seen[0][1] and b"pixels" in seen[0][1]
 
 
 def test_patient_and_caller_travel_as_headers():
-    done = httpx.Response(200, json={"results": []})
-    talk, seen = client(*[done] * 6)
+    results = httpx.Response(200, json={"results": [SAID]})
+    talk, seen = client(said(), results, httpx.Response(200, content=PNG), said(), said(), said())
     talk.predict(b"x", patient="M\u00fcller 4711", caller="ward 3")
     talk.predict_batch([b"x"], patient="4711", caller="ward 3")
     talk.explain(b"x", caller="ward 3")
@@ -299,7 +308,9 @@ def test_the_asynchronous_client_names_them_too():
 
     async def answer(request):
         told.append([request.headers.get(f"Blastwatch-{what}") for what in ("Patient", "Caller")])
-        return httpx.Response(200, json={"results": []})
+        if request.url.path == "/v1/explain":
+            return httpx.Response(200, content=PNG)
+        return said(results=[SAID])
 
     async def talk():
         async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:
@@ -333,7 +344,7 @@ def test_what_no_header_carries_is_not_sent(key):
 
 
 def test_the_longest_key_is_sent():
-    talk, seen = client(httpx.Response(200, json={}))
+    talk, seen = client(said())
     talk.predict(b"x", patient="\u00fc" * 512)
     assert len(dict(seen[0][0].headers.raw)[b"Blastwatch-Patient"]) == 1024
 
@@ -372,7 +383,7 @@ def test_the_client_waits_for_the_services_own_word_on_time():
 
     def answer(request):
         found.append(request.extensions["timeout"])
-        return httpx.Response(200, json={})
+        return httpx.Response(200, json=FACTS)
 
     async def asked():
         async with AsyncClient("http://service", transport=httpx.MockTransport(answer)) as client:

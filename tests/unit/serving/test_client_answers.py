@@ -10,11 +10,12 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from blastwatch.errors import BlastwatchError, ServiceError
+from blastwatch.errors import BlastwatchError, ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
 from serving.calls import CONNECTIONS
 from serving.client import Client
 from serving.commands import predict
+from tests.unit.serving.test_client import SAID
 
 WHOLE = {
     "decision": "all", "label": "all", "probability": 0.5, "reasons": [], "model": {"version": "1", "synthetic": True},
@@ -89,10 +90,11 @@ CALLS = {
     "model": lambda client: client.model(),
     "label": lambda client: client.add_label("a", "all"),
     "batch": lambda client: client.predict_batch([b"x"]),
+    "explain": lambda client: client.explain(b"x"),
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", sorted({*CALLS} - {"explain"}))
 @pytest.mark.parametrize(
     ("body", "came"), [(b"[]", "list"), (b"null", "NoneType"), (b'"ok"', "str"), (b"<p>", "nothing")]
 )
@@ -106,6 +108,26 @@ def test_an_answer_that_is_no_object_is_of_another_server(server, call, body, ca
 def test_a_batch_without_results_is_of_another_server(server):
     for error in both(server(answering(b"{}")), CALLS["batch"]):
         assert isinstance(error, ServiceError) and "a list of results but got NoneType" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "expected"),
+    [
+        ("predict", b"{}", "an answer with label, probability, decision, model but got none"),
+        ("predict", b'{"label": 1, "probability": 1, "model": 1}', "an answer with decision but got none"),
+        ("model", b'{"version": "1"}', "an answer with digest but got none"),
+        ("label", b'{"ok": true}', "an answer with id, label but got none"),
+        ("batch", b'{"results": []}', "1 results, each an object, but got 0"),
+        ("batch", b'{"results": [{}, {}]}', "1 results, each an object, but got 2"),
+        ("batch", b'{"results": [1]}', "1 results, each an object, but got int among them"),
+        ("explain", b"<html>", "a PNG but got text/html"),
+    ],
+)
+def test_an_answer_without_what_every_service_gives_is_of_another_server(server, call, body, expected):
+    url = server(answering(body, **{"Content-Type": "text/html"}))
+    for error in both(url, CALLS[call]):
+        assert isinstance(error, ServiceError) and error.status == 200
+        assert str(error).startswith(f"Expected {expected}") and "Is this the address" in str(error)
 
 
 def test_for_no_cell_nothing_is_asked():
@@ -123,6 +145,21 @@ def test_an_address_that_leads_on_is_told_with_the_other_one(server):
     for error in both(url, CALLS["predict"]):
         assert isinstance(error, ServiceError) and error.status == 308
         assert "leads on to https://cells.lab/v1/predict (HTTP 308), which is not followed" in str(error)
+
+
+@pytest.mark.parametrize("location", ["http://cells:port/", "http://[", "/v1/x"])
+def test_an_address_that_leads_on_to_none_is_sent_once(server, location):
+    """httpx takes an address that it cannot read for a broken connection, which is tried again."""
+    asked = []
+
+    def do(handler):
+        asked.append(handler.path)
+        answering(b"", 308, Location=location)(handler)
+
+    for error in both(server(do), CALLS["model"]):
+        assert isinstance(error, ServiceError) and error.status == 308
+        assert f"leads on to {location} (HTTP 308)" in str(error)
+    assert asked == ["/v1/model"] * 2
 
 
 @pytest.mark.parametrize("member", [*WHOLE, "model.version", "model.synthetic"])
@@ -164,6 +201,47 @@ def test_an_answer_that_never_ends_is_given_up(server):
         stop.set()
 
 
+@pytest.mark.parametrize("piece", ["x-{}: a\r\n", "HTTP/1.1 102 Processing\r\n\r\n"])
+def test_the_asynchronous_client_gives_up_a_head_that_never_ends(server, piece):
+    stop = threading.Event()
+
+    def trickle(handler):
+        if piece.startswith("x"):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for number in range(250):
+            if stop.wait(0.02):
+                return
+            handler.wfile.write(piece.format(number).encode())
+
+    async def asked():
+        async with AsyncClient(server(trickle), timeout=0.2) as client:
+            await client.model()
+
+    started = time.monotonic()
+    try:
+        with pytest.raises(ServiceError, match=r"did not answer within 0\.2 s") as told:
+            asyncio.run(asked())
+        assert told.value.status == 504 and time.monotonic() - started < 4
+    finally:
+        stop.set()
+
+
+def test_a_slow_upload_is_no_late_answer(server):
+    """The time of the answer begins once all is sent."""
+
+    class Slow(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            for _ in range(7):
+                await asyncio.sleep(0.1)
+                yield b"x"
+
+    async def asked():
+        async with AsyncClient(server(answering(json.dumps(SAID).encode())), timeout=0.6) as client:
+            return await client._ask("POST", "/v1/predict", {"content": Slow(), "headers": {"Content-Length": "7"}})
+
+    assert asyncio.run(asked()).json() == SAID
+
+
 def test_what_waits_for_a_connection_is_no_service_that_is_away():
     """Calls beyond what one client keeps open wait as long as it takes, whatever the time that an answer may take."""
     busy, most = 0, 0
@@ -175,13 +253,13 @@ def test_what_waits_for_a_connection_is_no_service_that_is_away():
             most = max(most, busy)
             await asyncio.sleep(0.01)
             busy -= 1
-            return httpx.Response(200, json={})
+            return httpx.Response(200, json=SAID)
 
     async def asked():
         async with AsyncClient("http://service", transport=Slow()) as client:
             return await asyncio.gather(*[client.predict(b"x") for _ in range(3 * CONNECTIONS)])
 
-    assert asyncio.run(asked()) == [{}] * 3 * CONNECTIONS and most == CONNECTIONS
+    assert asyncio.run(asked()) == [SAID] * 3 * CONNECTIONS and most == CONNECTIONS
     for client in (Client("http://127.0.0.1"), AsyncClient("http://127.0.0.1")):
         assert client._http.timeout.pool is None
 
@@ -191,6 +269,17 @@ def test_no_message_has_the_password_of_an_address(url):
     for error in both(url, CALLS["model"]):
         assert isinstance(error, BlastwatchError)
         assert "s3cret" not in str(error) and "pat" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "url", ["//pat:s3cret@host", "http:/pat:s3cret@host", "pat:s3cret@host:9", "//host", "http://"]
+)
+def test_what_names_no_host_to_call_is_no_address(url):
+    """With a key beside it, too, which is no account that it could stand against."""
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ServiceUnreachable, match="Expected an address that begins with http://") as told:
+            kind(url, api_key="k")
+        assert "s3cret" not in str(told.value) and "pat" not in str(told.value)
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(404), httpx.Response(200, text="<html>"), httpx.ReadTimeout("late")])

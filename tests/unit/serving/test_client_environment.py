@@ -11,6 +11,7 @@ WRONG = {
     "ALL_PROXY": "socks5://127.0.0.1:1",  # for which httpx needs a package that is not installed here
     "https_proxy": "foo://pat:s3cret@proxy",
     "HTTP_PROXY": "http://proxy:port",
+    "NO_PROXY": "cells.lab:port",
     "SSL_CERT_FILE": "/nonexistent/authority.pem",
 }
 

@@ -10,7 +10,7 @@ import pytest
 from blastwatch.errors import ServiceUnreachable
 from serving.async_client import AsyncClient
 from serving.client import Client
-from tests.unit.serving.test_client import rate_limited
+from tests.unit.serving.test_client import rate_limited, said
 
 LONG = 240  # seconds until a caller's turn: a test that waits for it fails
 FOUR = [b"<0>", b"<1>", b"<2>", b"<3>"]
@@ -21,7 +21,7 @@ def only_the_first(waiting):
 
     def answer(request):
         if b"<0>" in request.read():
-            return httpx.Response(200, json={"number": 0})
+            return said(number=0)
         waiting()
         return rate_limited(LONG)
 

@@ -10,6 +10,7 @@ from blastwatch.errors import ServiceError, ServiceUnreachable
 from serving.async_client import AsyncClient
 from serving.calls import BROKEN, unanswered
 from serving.client import Client
+from tests.unit.serving.test_client import said
 
 
 class Workers:
@@ -25,7 +26,7 @@ class Workers:
             raise turn("the worker is gone", request=request)
         if isinstance(turn, httpx.Response):
             return turn
-        return httpx.Response(200, json={"number": turn})
+        return said(number=turn)
 
     async def answer(self, request):
         await request.aread()
@@ -52,9 +53,9 @@ async def asked(workers, **arguments):
 @pytest.mark.parametrize("kind", BROKEN)
 def test_another_worker_answers_for_one_that_was_killed(kind, naps):
     client = Client("http://service", transport=httpx.MockTransport(Workers(kind, kind, 7)))
-    assert client.predict(b"cell") == {"number": 7}
+    assert client.predict(b"cell")["number"] == 7
     assert 0.5 <= naps[0] <= naps[1] <= 1.25
-    assert asyncio.run(asked(Workers(kind, kind, 8))) == {"number": 8}
+    assert asyncio.run(asked(Workers(kind, kind, 8)))["number"] == 8
     assert len(naps) == 4
 
 
@@ -63,8 +64,8 @@ def test_a_proxy_that_found_the_connection_broken_is_asked_again(naps):
         return httpx.Response(502, text="Bad Gateway")
 
     client = Client("http://service", transport=httpx.MockTransport(Workers(bad(), bad(), 7)))
-    assert client.predict(b"cell") == {"number": 7}
-    assert asyncio.run(asked(Workers(bad(), 8))) == {"number": 8}
+    assert client.predict(b"cell")["number"] == 7
+    assert asyncio.run(asked(Workers(bad(), 8)))["number"] == 8
     assert len(naps) == 3
     client = Client("http://service", transport=httpx.MockTransport(Workers(bad(), bad(), 7)), attempts=2)
     with pytest.raises(ServiceError, match="HTTP 502"):
@@ -104,6 +105,37 @@ def test_many_go_on_after_an_image_that_always_ends_the_connection():
         first, error, last = answers
         assert (first["number"], last["number"]) == (0, 2)
         assert isinstance(error, ServiceError) and error.status == 502
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(1, 16), (12, 24)])
+@pytest.mark.parametrize("gone", [lambda: httpx.ReadError, lambda: httpx.Response(502)])
+def test_a_service_that_is_gone_behind_what_takes_connections_ends_many(gone, at_once, most):
+    """An image that cannot be read was not sent, and so is none of the row."""
+    images = [b"x"] * (most - 1) + ["/nonexistent/cell.png"] + [b"x"] * most * 4
+    ends = f"No prediction service answers at http://service: {most} images in a row got no answer, .* The last: "
+
+    async def asked_too():
+        workers = Workers(*(gone() for _ in images))
+        async with AsyncClient("http://service", transport=httpx.MockTransport(workers.answer), attempts=1) as client:
+            async for answer in client.predict_many(images, at_once=at_once):
+                found.append(answer)
+
+    found: list[object] = []
+    client = Client("http://service", transport=httpx.MockTransport(Workers(*(gone() for _ in images))), attempts=1)
+    with pytest.raises(ServiceUnreachable, match=ends):
+        found.extend(client.predict_many(images, at_once=at_once))
+    assert len(found) == most
+    found.clear()
+    with pytest.raises(ServiceUnreachable, match=ends):
+        asyncio.run(asked_too())
+    assert len(found) == most
+
+
+def test_one_answer_between_begins_the_row_anew():
+    turns = [httpx.ReadError] * 15 + [7] + [httpx.ReadError] * 15
+    client = Client("http://service", transport=httpx.MockTransport(Workers(*turns)), attempts=1)
+    answers = list(client.predict_many([b"x"] * 31, at_once=1))
+    assert len(answers) == 31 and answers[15]["number"] == 7
 
 
 def test_an_error_without_words_is_told_by_its_kind():

@@ -16,7 +16,7 @@ from serving.scoring import score
 from tests.service_packages import write_cell
 from tests.unit.serving.test_aside import Quick
 
-BY = {"package": "d", "version": "7"}
+BY = {"folder": "cells", "package": "d", "version": "7", "program": "1"}
 CELLS = 5
 
 
@@ -103,6 +103,17 @@ def test_another_version_begins_anew(run, tmp_path):
     assert run()[1] == CELLS
 
 
+def test_what_another_release_kept_begins_anew(run, tmp_path):
+    """With fewer names in its first line, or more, and other marks."""
+    for by in ({name: BY[name] for name in BY if name != "program"}, BY | {"later": 1}):
+        lines = (by, [{"path": "0.bmp", "mark": [1, 2]}])
+        (tmp_path / "out.parquet.part").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        with open_kept(tmp_path / "out.parquet", BY) as kept:
+            assert len(kept) == 0 and kept.of_another
+        assert run()[1] == CELLS
+        (tmp_path / "out.parquet.part").unlink()
+
+
 def test_a_line_that_was_cut_off_is_left_out(run, tmp_path):
     run(stop=2)
     part = tmp_path / "out.parquet.part"
@@ -129,7 +140,15 @@ def test_two_at_once_and_what_is_none_of_ours(tmp_path):
         open_kept(out, BY),
     ):
         pass
-    for content in ("somebody's notes\n", '{"name": 1}\n', f"{json.dumps(BY)}\n3\n", "notes of one line", '{"name'):
+    for content in (
+        "somebody's notes\n",
+        '{"name": 1}\n',
+        '["folder"]\n',
+        "3\n",
+        f"{json.dumps(BY)}\n3\n",
+        "notes of one line",
+        '{"name',
+    ):
         (tmp_path / "out.parquet.part").write_text(content)
         with pytest.raises(BlastwatchError, match="holds something else"), open_kept(out, BY):
             pass

@@ -135,3 +135,22 @@ def test_a_link_to_nothing_and_a_pipe_are_refused_by_name(scored):
     assert paths == ["a.bmp"] and {one.reason for one in refused.values()} == {UNREADABLE}
     assert "No such file" in refused["gone.bmp"].message and "symbolic links" in refused["round.bmp"].message
     assert "pipe" in refused["pipe.bmp"].message and "device" in refused["zero.bmp"].message
+
+
+def test_where_there_are_none_it_is_said_what_was_passed_over(tmp_path):
+    (tmp_path / ".cells").mkdir()
+    for name in (".cells/1.png", "a.gif", "b.gif"):
+        (tmp_path / name).touch()
+    told = []
+    with pytest.raises(
+        DataError, match=r"but found none\. Left aside were 1 of the hidden folders, 2 of the files end"
+    ):
+        find_images(tmp_path, told.append)
+    assert len(told) == 3
+
+
+def test_a_linked_folder_that_is_not_there_is_no_empty_one(scored, tmp_path):
+    folder, run = scored
+    (folder / "ward").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="/ward cannot: it is a link to what is not there .* or remove the link"):
+        run()

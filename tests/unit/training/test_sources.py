@@ -1,11 +1,13 @@
 """Trees of classes: who the patient is, one spelling of a name, and what is passed over is told."""
 
+import sys
+
 import pytest
 
 from blastwatch.errors import DataError
 from tests.unit.training.test_import import by_path, draw, preliminary_cells, training_cells
 from training.importing import import_cells
-from training.sources import list_cnmc, list_folder
+from training.sources import image_files, list_cnmc, list_folder
 
 SLIDES = ("P1/all/S1/1.png", "P1/all/S2/2.png", "P2/hem/S3/3.png")
 BATCHES = ("all/B1/P1/1.png", "all/B1/P2/2.png", "hem/B2/P3/3.png")
@@ -136,6 +138,67 @@ def test_a_link_to_an_image_of_another_label_is_refused(source, tmp_path):
     (folder / "all/A/2.png").symlink_to(folder / "hem/B/2.png")
     with pytest.raises(DataError, match="all/A/2.png is a link to what is read as hem/B/2.png too"):
         list_folder(folder, name="x")
+
+
+@pytest.mark.parametrize("pattern", ["(?P<subject>[^/]+)/[^/]+$"])
+@pytest.mark.parametrize(
+    ("links", "told"),
+    [
+        ({"all/C/1.png": "out/B/2.png", "hem/B": "out/B"}, "all/C/1.png is a link to what is read as hem/B/2.png too"),
+        ({"all/C/1.png": "out/B/2.png", "hem/B": "out"}, "all/C/1.png is a link to what is read as hem/B/B/2.png too"),
+        (
+            {"all/C/1.png": "out/B/2.png", "all/D/1.png": "out/B/2.png", "hem/C/3.png": "out/B/2.png"},
+            "hem/C/3.png is a link to what is read as all/C/1.png too",
+        ),
+    ],
+)
+def test_an_image_under_two_labels_is_found_in_whatever_order_links_come(source, tmp_path, links, told, pattern):
+    """Those of one label are taken: two equal cells have one place in a store."""
+    folder = source("all/A/1.png", "hem/H/1.png")
+    draw(tmp_path / "out/B/2.png", 4)
+    for link, target in links.items():
+        assert list_folder(folder, name="x", subject_pattern=pattern).candidates
+        (folder / link).parent.mkdir(exist_ok=True)
+        (folder / link).symlink_to(tmp_path / target)
+    with pytest.raises(DataError, match=told):
+        list_folder(folder, name="x", subject_pattern=pattern)
+
+
+def test_a_linked_folder_that_is_not_there_stops_the_listing(source, tmp_path):
+    """As on a disk that is not mounted: a cohort without it would be another. What is no folder is passed over."""
+    folder = source("all/A/1.png")
+    for name in ("notes.txt", ".hidden", "all/2.gif"):
+        (folder / name).symlink_to(tmp_path / "gone")
+    (folder / "all/3.png").symlink_to(tmp_path / "gone")  # whoever reads it finds out
+    assert list(image_files(folder)) == ["all/3.png", "all/A/1.png"]
+    (folder / "hem").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="/source/hem but cannot: it is a link to what is not there .* Mount what"):
+        list_folder(folder, name="x")
+
+
+def test_a_link_costs_the_same_however_many_there_are(tmp_path):
+    def calls(links):
+        folder, made = tmp_path / f"{links}", 0
+        (folder / "cells/all/A").mkdir(parents=True)
+        for number in range(links):
+            (folder / f"store/{number}").mkdir(parents=True)
+            (folder / f"store/{number}/1.png").touch()
+            (folder / f"cells/all/{number}").symlink_to(folder / f"store/{number}")
+            (folder / f"cells/all/A/{number}.png").symlink_to(folder / f"store/{number}/1.png")
+
+        def count(_frame, event, _of):
+            nonlocal made
+            made += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            assert len(list_folder(folder / "cells", name="x").candidates) == 2 * links
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert calls(80) < 4.5 * calls(20)
 
 
 def test_a_table_of_the_preliminary_set_in_another_encoding_is_told(tmp_path):
