@@ -90,6 +90,10 @@ class MonitorMetrics:
             "blastwatch_performance_fell", "1 where an accuracy lies below the reference's by more than the margin.",
             ["kind"], registry=registry,
         )  # fmt: skip
+        self.performance_verdict = Gauge(
+            "blastwatch_performance_verdict", "1 where it can be said whether that accuracy fell, 0 where not.",
+            ["kind"], registry=registry,
+        )  # fmt: skip
         self.estimate_difference = Gauge(
             "blastwatch_estimate_difference_ratio", "Realised minus expected accuracy of the labelled predictions.",
             ["bound"], registry=registry,
@@ -183,6 +187,7 @@ class MonitorMetrics:
         for kind, part in (("estimated", latest), ("realised", labelled)):
             self.performance_cells.labels(kind, part["unit"]).set(part["cells"])
             self.performance_fell.labels(kind).set(bool(part["fell"][kind]))
+            self.performance_verdict.labels(kind).set(part["fell"][kind] is not None)
         for bound, value in (labelled["check"]["difference"] or {}).items():
             self.estimate_difference.labels(bound).set(value)
         for state in STATES:
@@ -224,6 +229,7 @@ class MonitorMetrics:
         self.tell_shadow(None)
         for kind in ("estimated", "realised"):
             self.performance_fell.labels(kind).set(0)
+            self.performance_verdict.labels(kind).set(0)
         for state in STATES:
             self.estimate_state.labels(state).set(0)
         self.tell_doubts(())

@@ -11,6 +11,26 @@ function pairs(list, rows) {
   }));
 }
 
+// The whole answer to a question: `body` is a Blob. It is called off with the error `silent` where it has not come whole after
+// so many seconds, and by the signal of the options with its reason. By hand, since AbortSignal.timeout and AbortSignal.any
+// are newer than browsers that hospitals have (Firefox ESR 115, Chrome 109).
+async function askWhole(path, seconds, silent, { signal, ...options } = {}) {
+  const control = new AbortController(), stop = () => control.abort(signal.reason);
+  const timer = setTimeout(() => control.abort(silent), 1000 * seconds);
+  signal?.addEventListener("abort", stop);
+  if (signal?.aborted) stop();
+  try {
+    const response = await fetch(path, { ...options, signal: control.signal }), { ok, status, headers } = response;
+    const bytes = await response.arrayBuffer(); // of a `blob()` the browser's own tools show nothing
+    return { ok, status, headers, body: new Blob([bytes], { type: headers.get("Content-Type") || "" }) };
+  } catch (error) {
+    throw control.signal.aborted ? control.signal.reason : error; // of a body that stalls Chromium gives no reason
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
+  }
+}
+
 // Text of somebody else's, whose direction of writing ends with it: else a sign in it mirrors the words behind it.
 function foreign(text) {
   const element = document.createElement("bdi");

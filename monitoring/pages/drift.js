@@ -8,7 +8,7 @@ const EACH = 30;  // seconds from one question to the next
 const LONGEST = 20;  // seconds that an answer may take
 let told = null;
 let heard = 0;  // when it came, by this browser's clock
-let drawn = "";  // what the page shows
+const drawn = new Map();  // of each part of the page, the JSON of what it shows
 let asking = null;  // the question that is open
 
 function row(cells, kind) {
@@ -121,7 +121,7 @@ function showTimeline() {
   const moves = told.promotions || [], { reports, drifted, run } = told.timeline_of;
   const thinned = run > 1 ? `, the worst of each ${run} reports` : "";
   byId("drawn").textContent = `The largest score over its threshold of each report${thinned}`;
-  byId("points-region").ariaLabel = `Reports over time${thinned}`;
+  byId("points-region").setAttribute("aria-label", `Reports over time${thinned}`);
   byId("history").textContent = `${reports} ${reports === 1 ? "report" : "reports"}, ${drifted} with drift. `
     + (told.promotions === null ? "The history of the registry cannot be read, so no move of the champion is marked."
       : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`);
@@ -191,20 +191,31 @@ function showPerformance() {
   drawWindows(byId("windows"), told.performance.windows);
 }
 
-// Nothing is shown of what is not known: before the first champion, and before the first look at another version.
+// Nothing is shown of what is not known: before the first champion, and before the first look at another version. A part is
+// drawn again where what it draws from has changed: else what somebody selects in it is gone with every look.
 function show() {
-  showNow();
-  const parts = [["which", told.model, showColumns], ["who", told.patients, showPatients],
-    ["cells", told.examples, showExamples], ["over", told.model, showTimeline], ["well", told.performance, showPerformance]];
-  for (const [heading, known, draw] of parts) {
-    byId(heading).parentElement.hidden = !known;
-    if (known) draw();
+  const { model, columns, causes, patients, examples, state, promotions, timeline, timeline_of: of, performance, doubts } = told;
+  const parts = [
+    ["now", { ...told, now: null }, showNow],
+    ["which", model && { columns, causes }, showColumns],
+    ["who", patients, showPatients],
+    ["cells", examples && { examples, state }, showExamples],
+    ["over", model && { promotions, timeline, of }, showTimeline],
+    ["well", performance && { performance, doubts }, showPerformance],
+  ];
+  for (const [heading, shown, draw] of parts) {
+    const content = JSON.stringify(shown);
+    if (drawn.get(heading) === content) continue;
+    drawn.delete(heading);  // one that cannot be drawn is tried again
+    byId(heading).parentElement.hidden = !shown;
+    if (shown) draw();
+    drawn.set(heading, content);
   }
 }
 
 async function answered() {
-  const response = await fetch("drift.json", { signal: AbortSignal.timeout(1000 * LONGEST) });
-  const text = await response.text();
+  const response = await askWhole("drift.json", LONGEST, new Error(`it has not answered within ${LONGEST} seconds`));
+  const text = await response.body.text();
   if (response.status === 403) throw new Error(`it says: ${text.trim().replace(/\.$/, "")}`);
   if (!response.ok) throw new Error(`it answered ${response.status}`);
   try {
@@ -223,32 +234,27 @@ function tellProblem(words, old) {
 const fromWhen = () => told ? `What stands here is old, of ${local(told.now)}.` : "What stands here is old.";
 
 async function question() {
-  // As where the machine slept: until the answer to this question comes, nobody knows what is.
-  if (told && Date.now() - heard > 3000 * EACH) tellProblem(`The monitor is being asked again. ${fromWhen()}`, true);
   try {
     told = await answered();
   } catch (error) {
-    const why = error.name === "TimeoutError" ? `it has not answered within ${LONGEST} seconds` : error.message;
-    tellProblem(`The monitor cannot be asked: ${why}. ${fromWhen()}`, true);
+    tellProblem(`The monitor cannot be asked: ${error.message}. ${fromWhen()}`, true);
     return;
   }
   heard = Date.now();
   try {
-    const content = JSON.stringify({ ...told, now: null });
-    if (content !== drawn) show();  // else what somebody selects is gone with every answer
-    drawn = content;
+    show();
     const late = staleness();
     tellProblem([late, told.problem].filter(Boolean).join(" "), Boolean(late));
   } catch (error) {
-    drawn = "";
     tellProblem(`This page cannot show all that the monitor said (${error.message}); what stands here may be old. /drift.json `
       + "has it whole.", true);
     throw error;  // for the browser's console
   }
 }
 
-// One question at a time.
+// One question at a time. As where the machine slept, maybe with one open: until an answer comes, nobody knows what is.
 function ask() {
+  if (told && Date.now() - heard > 3000 * EACH) tellProblem(`The monitor is being asked again. ${fromWhen()}`, true);
   asking ??= question().finally(() => { asking = null; });
   return asking;
 }

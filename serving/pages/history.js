@@ -29,7 +29,14 @@ const own = (text) => (text ? foreign(text) : ""); // an empty cell stays one
 
 function quoted(who, why) { return why ? [foreign(who), ": “", foreign(why), "”"] : [own(who)]; }
 
+// Entries of which nobody knows whether they were there at the time: with them the answer may be another.
+function doubted(numbers) {
+  return numbers.length ? `Unsure whether these entries were there then, which a clock that ran ahead wrote: ${numbers.join(", ")}.`
+    : "";
+}
+
 function showServed(told) {
+  byId("unsure").textContent = doubted(told.unsure);
   byId("report").hidden = !told.version;
   byId("overridden").textContent = "";
   if (!told.version) {
@@ -74,7 +81,7 @@ function showEntries({ entries, total, check }) {
 
 // What answered an earlier question is no answer to this one, least of all beside a refusal.
 function clear() {
-  for (const name of ["sentence", "overridden", "check", "shown", "facts", "gates", "entries"]) byId(name).replaceChildren();
+  for (const name of ["sentence", "unsure", "overridden", "check", "shown", "facts", "gates", "entries"]) byId(name).replaceChildren();
   byId("report").hidden = true;
 }
 
@@ -106,5 +113,21 @@ byId("ask").addEventListener("submit", (event) => {
   tell(byId("at").value ? new Date(byId("at").value).toISOString() : "");
 });
 byId("now").addEventListener("click", () => { byId("at").value = ""; tell(""); });
+
+// Whether the page of the cells opened this window and is still there, with its answers.
+function openedByCells() {
+  try {
+    return Boolean(window.opener?.document.getElementById("results"));
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    return false; // a page of somebody else, of which nothing can be read
+  }
+}
+
+byId("cells").addEventListener("click", (event) => { // back to the answers: a second page would be without them
+  if (!openedByCells()) return;
+  event.preventDefault();
+  window.close();
+});
 onKey(() => tell(""));
 tell("");

@@ -11,19 +11,17 @@ class Unanswered extends Error {} // the service took no notice of the call, and
 
 function onKey(call) { keyListeners.push(call); }
 
-function unanswered(error) { // one that is Unanswered already is the caller's own, who called it off
+function unanswered(error) { // one that is Unanswered already says why it was called off
   if (error instanceof Unanswered) return error;
-  return new Unanswered(error.name === "TimeoutError" ? SILENT : GONE, { cause: error });
+  return new Unanswered(GONE, { cause: error });
 }
 
-// The signal of the options calls it off.
+// The whole answer. The signal of the options calls it off, with an Unanswered as its reason.
 async function askWithKey(path, options = {}) {
   const key = sessionStorage.getItem(KEY_ITEM);
   const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
-  const signals = [AbortSignal.timeout(1000 * LONGEST_ANSWER), options.signal].filter(Boolean);
-  const response = await fetch(path, { ...options, headers, signal: AbortSignal.any(signals) }).catch((error) => {
-    throw unanswered(error);
-  });
+  const silent = new Unanswered(SILENT);
+  const response = await askWhole(path, LONGEST_ANSWER, silent, { ...options, headers }).catch((error) => { throw unanswered(error); });
   // A refusal of the key of before says nothing of the one that was given meanwhile.
   if (response.status === 401 && sessionStorage.getItem(KEY_ITEM) !== key) return askWithKey(path, options);
   if (response.status === 401) showKeyForm(key ? "This key is not good. Give another one." : "");
@@ -36,7 +34,7 @@ async function askWithKey(path, options = {}) {
 
 // What the service answered; a page that a proxy puts in its place is no answer, whatever its status.
 async function jsonOf(response) {
-  const text = await response.text().catch((error) => { throw unanswered(error); });
+  const text = await response.body.text();
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -90,7 +88,13 @@ function showKeyForm(words) {
   tellKeyFault(words);
 }
 
+// By the attribute: Firefox ESR 115 has no `ariaInvalid`.
+function tellInvalid(input, words) {
+  if (words) input.setAttribute("aria-invalid", "true");
+  else input.removeAttribute("aria-invalid");
+}
+
 function tellKeyFault(words) {
-  document.getElementById("key").ariaInvalid = words ? "true" : null;
+  tellInvalid(document.getElementById("key"), words);
   document.getElementById("key-fault").textContent = words;
 }

@@ -3,6 +3,7 @@ const LABELS = { all: "Leukemic blast", hem: "Normal cell" };
 const DECISIONS = { all: "Decision: blast", hem: "Decision: normal cell", refer: "Decision: refer to a person" };
 const NONE = { version: "", digest: "", alias: "" };
 let serving = NONE; // the model that the page tells of, or may not ask for; of none the next answer makes it ask
+const limitsOf = new Map(); // of each model that the page has told of, by `identity`: what its probabilities are held against
 const PICTURE = 400; // px, each side at most: twice that of page.css, for fine screens and for who looks closer
 let begun = 0; // cells
 let units; // of the statistics, once they were asked for
@@ -24,6 +25,7 @@ async function showModel() {
 
 function tellModel(model) {
   serving = model;
+  limitsOf.set(identity(model), [0.5, model.thresholds.hem, model.thresholds.all]);
   document.querySelectorAll("[data-probability]").forEach(tellNumber); // an answer may have come before
   tellSynthetic(model);
   byId("past").hidden = model.history === false;
@@ -40,11 +42,7 @@ function tellModel(model) {
 
 const exact = (limit) => significant(limit, 6);
 
-// What a probability of this version is held against; where the model may not be read, one half alone is known.
-function limitsOf({ version, digest }) {
-  const known = serving.thresholds && version === serving.version && digest === serving.digest;
-  return known ? [0.5, serving.thresholds.hem, serving.thresholds.all] : [0.5];
-}
+const identity = ({ version, digest }) => `${version} ${digest}`;
 
 // With as many digits as show on which side of each limit it lies; from 6 on that is said.
 function besides(value, limits) {
@@ -54,6 +52,7 @@ function besides(value, limits) {
     const text = fixed(value, digits);
     if (Number.isNaN(Number(text)) || tells(text, digits)) return text;
   }
+  if (limits.includes(value)) return exact(value); // one with more decimals
   const nearest = limits.reduce((one, other) => (Math.abs(value - other) < Math.abs(value - one) ? other : one));
   return `${value < nearest ? "<" : ">"} ${exact(nearest)}`;
 }
@@ -105,7 +104,8 @@ async function tellMore(list, answer) {
 }
 
 function tellNumber(item) {
-  item.querySelector(".number").textContent = besides(Number(item.dataset.probability), limitsOf(item.dataset));
+  item.querySelector(".number").textContent = besides(Number(item.dataset.probability),
+    limitsOf.get(identity(item.dataset)) || [0.5]); // where the model may not be read, one half alone is known
 }
 
 function fill(item, file, answer) {
@@ -132,12 +132,17 @@ function fill(item, file, answer) {
 // A picture of it to look at: with every file as it came a tab of a thousand answers takes more than a gigabyte.
 async function small(file) {
   const whole = await createImageBitmap(file), share = Math.min(1, PICTURE / Math.max(whole.width, whole.height));
-  const canvas = new OffscreenCanvas(Math.max(1, whole.width * share), Math.max(1, whole.height * share));
+  const canvas = document.createElement("canvas"); // OffscreenCanvas is newer than some browsers in use
+  canvas.width = Math.max(1, Math.round(whole.width * share));
+  canvas.height = Math.max(1, Math.round(whole.height * share));
   const pen = canvas.getContext("2d");
   pen.imageSmoothingQuality = "high";
   pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
   whole.close();
-  return canvas.convertToBlob();
+  return new Promise((done, refuse) => canvas.toBlob((data) => {
+    if (data) done(data);
+    else refuse(new DOMException("The browser made no picture of the image.", "EncodingError"));
+  }));
 }
 
 function show(image, data) {
@@ -156,9 +161,8 @@ async function explain(item, file, answer) {
     const response = await send("v1/explain", file, { onWait });
     const label = LABELS[response.headers.get("Blastwatch-Label")];
     const version = response.headers.get("Blastwatch-Model-Version");
-    const picture = await response.blob().catch((error) => { throw unanswered(error); });
     const image = item.querySelector(".heat");
-    show(image, picture);
+    show(image, response.body);
     image.alt = `Heat map over the cell: where the network looked for "${label}"`;
     image.hidden = false;
     button.remove();

@@ -10,7 +10,7 @@ let held = ""; // why those wait whose pseudonym is good
 const howMany = (count) => (count === 1 ? "1 image waits" : `${count} images wait`);
 
 function tellFault(words) {
-  byId("patient").ariaInvalid = words ? "true" : null;
+  tellInvalid(byId("patient"), words);
   byId("patient-fault").textContent = words;
 }
 
@@ -108,6 +108,7 @@ function clearAnswers() {
   for (const item of answers) item.remove();
   byId("nothing").hidden = byId("results").childElementCount > 0;
   byId("clear").hidden = true;
+  byId("status").textContent = ["The answers were cleared.", tellWaiting()].filter(Boolean).join(" ");
   byId("status").focus();
 }
 
@@ -151,7 +152,9 @@ for (const name of ["dragover", "drop"]) { // else the browser would leave for a
 byId("stop").addEventListener("click", () => stopping.abort(new Unanswered("Reading was stopped.")));
 byId("clear").addEventListener("click", clearAnswers);
 addEventListener("beforeunload", (event) => { // nothing of it is kept anywhere: the browser asks before it goes
-  if (counts || waiting.length || byId("results").childElementCount) event.preventDefault();
+  if (!counts && !waiting.length && !byId("results").childElementCount) return;
+  event.preventDefault();
+  event.returnValue = true; // browsers of before 2024 go by this alone
 });
 addEventListener("pagehide", () => { byId("patient").value = ""; }); // a browser may bring the page back later as it was
 onKey(() => {

@@ -36,8 +36,16 @@ function pauseOf(response, type, waited) {
 
 // A little more than was asked for, by chance, so that tabs do not return together.
 const wait = (seconds, signal) => new Promise((done, refuse) => {
-  setTimeout(done, 1000 * seconds * (1 + Math.random() / 4));
-  signal?.addEventListener("abort", () => refuse(signal.reason), { once: true });
+  const stop = () => {
+    clearTimeout(timer);
+    refuse(signal.reason);
+  };
+  const timer = setTimeout(() => {
+    signal?.removeEventListener("abort", stop);
+    done();
+  }, 1000 * seconds * (1 + Math.random() / 4));
+  if (signal?.aborted) stop(); // an event of before is not told again
+  else signal?.addEventListener("abort", stop, { once: true });
 });
 
 // The answer to a file. `onWait` hears of the seconds before each new attempt, and of the words of the service; the

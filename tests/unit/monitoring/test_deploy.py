@@ -140,11 +140,10 @@ def test_a_single_figure_is_the_one_of_now():
     (drift,) = stats["Drift"]["targets"]
     # The gauge of the verdict is 0 also without one; thresholds are there only with one.
     assert drift["expr"] == "blastwatch_drift_detected and on (job, instance) blastwatch_drift_threshold"
-    # That of an accuracy that fell likewise, where none was measured.
+    # That of an accuracy that fell likewise, where nothing can be said.
     (fell,) = stats["Accuracy fell"]["targets"]
     assert fell["expr"] == (
-        "blastwatch_performance_fell and on (job, instance, kind) "
-        'blastwatch_performance_ratio{figure="accuracy", bound="value"}'
+        "blastwatch_performance_fell and on (job, instance, kind) blastwatch_performance_verdict == 1"
     )
     assert stats["Accuracy fell"]["fieldConfig"]["defaults"]["noValue"] == "no verdict"
     shown = stats["Drift"]["fieldConfig"]["defaults"]
@@ -153,15 +152,16 @@ def test_a_single_figure_is_the_one_of_now():
 
 
 @pytest.mark.system
-def test_of_an_accuracy_that_was_not_measured_no_verdict_is_shown(tmp_path):
+def test_of_an_accuracy_on_too_few_cells_no_verdict_is_shown(tmp_path):
     if shutil.which("promtool") is None:
         pytest.skip("promtool is missing: it comes with the Debian package prometheus")
     (target,) = single_figures()["Accuracy fell"]["targets"]
     labels = 'job="monitor", instance="a:3001", kind="%s"'
-    fell, ratio = f"blastwatch_performance_fell{{{labels}}}", f'blastwatch_performance_ratio{{{labels}, figure="%s"'
+    fell, verdict = (f"blastwatch_performance_{name}{{{labels}}}" for name in ("fell", "verdict"))
+    accuracy = f'blastwatch_performance_ratio{{{labels}, figure="accuracy", bound="value"}}'
     series = {
-        fell % "estimated": 0, fell % "realised": 0, ratio % ("estimated", "accuracy") + ', bound="value"}': 0.9,
-        ratio % ("realised", "sensitivity") + ', bound="value"}': 0.9,
+        fell % "estimated": 0, verdict % "estimated": 1, accuracy % "estimated": 0.9,
+        fell % "realised": 0, verdict % "realised": 0, accuracy % "realised": 0.9,
     }  # fmt: skip
     expected = [{"labels": fell % "estimated", "value": 0}]
     tests = {

@@ -15,6 +15,14 @@ from monitoring.status import Status
 from monitoring.timeline import Point, counted, thinned
 from monitoring.windows import CAUTION
 from tests.drift_status import NOW, Told, drawn_patients, report
+from tests.stalling import stalling
+
+# While `hangs`, the longest wait for an answer is shortened; each is written down.
+IMPATIENT = """
+    const later = setTimeout;
+    window.limits = [];
+    window.setTimeout = (call, ms) => { limits.push(ms); return later(call, window.hangs ? 50 : ms); };
+"""
 
 pytestmark = pytest.mark.browser
 
@@ -122,16 +130,12 @@ def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(page, told):
 
 
 def test_a_monitor_that_hangs_is_said_with_when_it_was_last_heard_and_no_green_is_left(page, told):
-    page.evaluate("""() => {
-        const whole = AbortSignal.timeout.bind(AbortSignal);
-        window.limits = [];
-        AbortSignal.timeout = (ms) => { limits.push(ms); return whole(50); };
-    }""")
+    page.evaluate(f"() => {{ {IMPATIENT} }}")
     shown(page, told)
     assert "is-hem" in page.locator("#sentence").get_attribute("class")
     asked = []
     page.route("**/drift.json", lambda route: asked.append(route))
-    page.evaluate("void ask(), void ask()")
+    page.evaluate("window.hangs = true, void ask(), void ask()")
     page.get_by_text("it has not answered within 20 seconds").wait_for()
     assert len(asked) == 1 and page.evaluate("limits") == [20_000, 20_000]  # one question at a time
     said = "The monitor cannot be asked: it has not answered within 20 seconds."
@@ -139,15 +143,44 @@ def test_a_monitor_that_hangs_is_said_with_when_it_was_last_heard_and_no_green_i
     assert page.locator("#sentence").get_attribute("class") == "label"
     page.unroute("**/drift.json")
     page.route("**/drift.json", lambda route: route.fulfill(json=told))
+    page.evaluate("window.hangs = false")
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # who comes back to the page is told at once
     page.locator("#problem:empty").wait_for(state="attached")
     assert page.locator("#sentence").get_attribute("class") == "label is-hem" and page.faults == []
 
 
-def test_after_a_sleep_the_page_says_that_it_asks_before_there_is_an_answer(page, told):
+def test_an_answer_that_stops_on_its_way_is_told_as_silence(browser, url):
+    with stalling(url, "/drift.json") as stalled:
+        page = browser.new_page()
+        page.add_init_script(f"window.hangs = true; {IMPATIENT}")
+        page.goto(f"{stalled}/drift")
+        page.locator("#problem:not(:empty)").wait_for()
+        said = "The monitor cannot be asked: it has not answered within 20 seconds. What stands here is old."
+        assert page.inner_text("#problem") == said
+        page.close()
+
+
+def test_a_browser_of_some_years_ago_shows_the_page(browser, url, told):
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.add_init_script("delete AbortSignal.any; delete AbortSignal.timeout; delete Element.prototype.ariaLabel;")
+    worst = told | {"timeline_of": told["timeline_of"] | {"run": 84}}
+    page.route("**/drift.json", lambda route: route.fulfill(json=worst))
+    page.goto(f"{url}/drift")
+    page.get_by_text("No drift").wait_for()
+    label = page.locator("#points-region").get_attribute("aria-label")
+    assert label == "Reports over time, the worst of each 84 reports"
+    assert page.inner_text("#problem") == "" and faults == []
+    page.close()
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_after_a_sleep_the_page_says_that_it_asks_before_there_is_an_answer(page, told, asked_before):
     shown(page, told)
-    page.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=8))
     page.route("**/drift.json", lambda _route: None)
+    if asked_before:
+        page.evaluate("void ask()")
+    page.clock.set_fixed_time(datetime.now(UTC) + timedelta(hours=8))
     page.evaluate("void ask()")
     asking = "The monitor is being asked again. What stands here is old, of 24 Nov 2026, 12:00."
     assert page.inner_text("#problem") == asking
@@ -157,19 +190,24 @@ def test_after_a_sleep_the_page_says_that_it_asks_before_there_is_an_answer(page
 def test_only_what_changes_is_announced_and_drawn_again(page, told):
     page.evaluate("""() => {
         window.changed = [];
-        for (const name of ["sentence", "problem", "columns", "points"]) {
+        for (const name of ["sentence", "problem", "columns", "patient-columns", "points"]) {
             new MutationObserver(() => changed.push(name)).observe(byId(name), {childList: true, subtree: true});
         }
     }""")
     document = told | {"problem": "The database is away."}
     shown(page, document)
-    assert page.evaluate("[...new Set(changed.splice(0))].sort()") == ["columns", "problem", "sentence"]
+    drawn = ["columns", "patient-columns", "problem", "sentence"]
+    assert page.evaluate("[...new Set(changed.splice(0))].sort()") == drawn
     page.evaluate("getSelection().selectAllChildren(document.querySelector('#columns tr'))")
-    for minute in range(3):
-        shown(page, document | {"now": (NOW + timedelta(minutes=minute)).isoformat()})
+    for minute in range(3):  # each look has its time, and finds more predictions
+        moment = (NOW + timedelta(minutes=minute)).isoformat()
+        stored = {"predictions": 500 + minute, "images": 0, "bytes": 2**20 * (1 + minute)}
+        shown(page, document | {"now": moment, "looked_at": moment, "stored": stored})
+        assert f"{500 + minute} predictions, {1 + minute}.0 MiB" in page.inner_text("#facts")
     assert page.evaluate("changed") == [] and page.evaluate("String(getSelection())").startswith("od_red")
-    shown(page, document | {"state": "drift"})
-    assert "columns" in page.evaluate("changed") and page.inner_text("#sentence").startswith("Drift")
+    shown(page, document | {"state": "drift", "causes": [{"cause": "stain", "evidence": "od_red"}]})
+    assert set(page.evaluate("changed")) == {"columns", "sentence"}
+    assert page.inner_text("#sentence").startswith("Drift") and "Probable cause: stain" in page.inner_text("#causes")
 
 
 def test_reports_are_counted_as_they_were_made_and_not_as_they_are_drawn(page, told):

@@ -335,8 +335,13 @@ def test_the_gauges_say_what_was_found():
     assert value("performance_ratio", kind="estimated", **accuracy_) == part["estimated"]["accuracy"]["low"]
     assert value("performance_cells", kind="estimated", unit="patient") == len(cells)
     assert value("performance_fell", kind="realised") == 1 and value("performance_fell", kind="estimated") == 0
+    assert value("performance_verdict", kind="realised") == value("performance_verdict", kind="estimated") == 1
     assert value("estimate_state", state="untrusted") == 1 and value("estimate_state", state="open") == 0
     assert value("estimate_difference_ratio", bound="high") < -0.02
+    few = performance(cells.iloc[:9], LIMITS, known=KNOWN)  # figures there are, and no verdict on them
+    told.tell_performance({"now": {"latest": few, "labelled": few}, "reference": known})
+    assert value("performance_ratio", kind="realised", **accuracy_) is not None
+    assert value("performance_verdict", kind="realised") == value("performance_verdict", kind="estimated") == 0
     nothing = performance(cells.iloc[:0], LIMITS, known=KNOWN)
     told.tell_performance({"now": {"latest": nothing, "labelled": nothing}, "reference": known})
     assert value("performance_ratio", kind="realised", **accuracy_) is None

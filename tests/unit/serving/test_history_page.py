@@ -71,6 +71,7 @@ def history():
         "at": times[2], "version": "9", "since": times[2], "action": "promote", "by": "mia.wallenstein", "why": WHY,
         "promoted": {"time": times[2], "by": "mia.wallenstein", "why": WHY}, "overridden": ["reference-cells"],
         "digest": "d" * 64, "data_digest": "e" * 64, "split_digest": "f" * 64, "git_commit": "a" * 40, "gates": GATES,
+        "unsure": [],
     }  # fmt: skip
     return {"told": told, "entries": entries, "total": 3, "check": {"intact": True, "entries": 3, "faults": []}}
 
@@ -171,7 +172,7 @@ def test_a_refusal_takes_the_earlier_answer_away(opened):
     page.route("**/v1/history*", lambda route: route.fulfill(status=400, json=problem, content_type=content))
     page.get_by_role("button", name="Now").click()
     page.get_by_text("The time cannot be read. Expected a time.").wait_for()
-    for name in ("sentence", "overridden", "facts", "gates", "entries", "check", "shown"):
+    for name in ("sentence", "unsure", "overridden", "facts", "gates", "entries", "check", "shown"):
         assert page.locator(f"#{name}").text_content() == "", name
     expect(page.locator("#report")).to_be_hidden()
 
@@ -200,6 +201,15 @@ def test_it_says_how_many_entries_it_does_not_show(opened):
     assert page.locator("#shown").text_content() == ""
     page = opened(history() | {"total": 1200})
     expect(page.locator("#shown")).to_have_text("Shown are the latest 3 of 1200 until then.")
+
+
+def test_it_names_the_entries_of_which_it_is_not_known_whether_they_were_there(opened):
+    assert opened(history()).locator("#unsure").text_content() == ""
+    doubted = history()
+    doubted["told"]["unsure"] = [4, 5]
+    expect(opened(doubted).locator("#unsure")).to_have_text(
+        "Unsure whether these entries were there then, which a clock that ran ahead wrote: 4, 5."
+    )
 
 
 @pytest.mark.parametrize("width", [400, 1100])

@@ -167,11 +167,16 @@ def test_no_probability_is_rounded_onto_the_threshold_that_decides(door, opened)
     page.evaluate("model => tellModel(model)", door.model | {"thresholds": thresholds})
     expect(number).to_have_text("0.8771")
     expect(said(page, "decides")).to_have_text("normal cell up to a probability of 0.1236, blast from 0.8774")
+    later = door.model | {"version": "8", "thresholds": {"hem": 0.2, "all": 0.8}}  # as after a promotion
+    page.evaluate("model => tellModel(model)", later)
+    expect(number).to_have_text("0.8771")
     for value, text in (
         (0.49973, "0.4997"), (0.5, "0.500"), (0.9, "0.900"), (0.12356, "0.12356"), (0.99996, "0.99996"),
         (0.8774, "0.8774"), (math.nextafter(0.8774, 0), "< 0.8774"), (math.nextafter(0.1236, 1), "> 0.1236"),
     ):  # fmt: skip
         assert page.evaluate("value => besides(value, [0.5, 0.1236, 0.8774])", value) == text, value
+    for value, text in ((0.0123457, "0.0123457"), (0.01234571, "> 0.0123457"), (0.0123456, "< 0.0123457")):
+        assert page.evaluate("value => besides(value, [0.5, 0.0123457, 0.8774])", value) == text, value
 
 
 def test_where_the_units_are_not_at_hand_the_page_says_so(door, opened):
