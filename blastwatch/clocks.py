@@ -1,8 +1,9 @@
 """When the entries of the history were written, where one of the clocks that they were written by was wrong.
 
 Everybody's entries bear the time of their own machine, and none that of before the entry it follows. So one clock that
-runs ahead hands its time on, until a promoter says so: a restoration bears the time of its own machine whatever was
-before, and what stands before it in the history was written before it.
+runs ahead hands its time on, until a promoter says so: a restoration that speaks about clocks (`registry restore
+--clock`) bears the time of its own machine whatever was before, and what stands before it in the history was written
+before it. Any other restoration bears no earlier time than what it follows, and so says nothing about clocks.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,20 @@ def written(records: Sequence["Record"]) -> list[datetime]:
     return found[::-1]
 
 
+def told_times(records: Sequence["Record"]) -> list[str]:
+    """As `written`, ISO 8601: the time that each entry bears, or that of the restoration which says that its clock ran
+    ahead."""
+    return [
+        record.time if latest == datetime.fromisoformat(record.time) else latest.isoformat(timespec="microseconds")
+        for record, latest in zip(records, written(records), strict=True)
+    ]
+
+
+def told_time(records: Sequence["Record"], record: "Record") -> str:
+    """As `told_times`, of one of the entries."""
+    return told_times(records)[records.index(record)]
+
+
 def unsure(records: Sequence["Record"], at: datetime, now: datetime) -> list[int]:
     """Numbers of the entries of which it is not known whether they were there at a time: a clock that ran ahead wrote
     them, and so they may be of any time between the entries around them, or until now."""
@@ -47,9 +62,17 @@ def ahead(records: Sequence["Record"], now: datetime) -> list["Record"]:
     return [record for record, latest in zip(records, written(records), strict=True) if latest > now + APART]
 
 
-def remedy(records: Sequence["Record"], now: datetime) -> str:
-    """What to do about entries that lie ahead of this machine's clock."""
-    mine = f"This machine's clock says {now.isoformat(timespec='seconds')}. If it is wrong, set it right"
+def remedy(records: Sequence["Record"], now: datetime, *, promoter: bool = True) -> str:
+    """What to do about entries that lie ahead of this machine's clock.
+
+    Args:
+        promoter: whether whoever reads it may write that down; else a promoter has to.
+    """
+    mine = f"This machine's clock says {now.isoformat(timespec='seconds')}"
     if len(ahead(records, now)) == len(records):  # no entry speaks for this machine's clock
-        return f"{mine}; every entry lies after it."
-    return f"{mine}; if it is right, write down that the other one ran ahead: blastwatch registry restore --reason TEXT"
+        mine += ", and every entry lies after it"
+    return (
+        f"{mine}. Look at it first: if it is wrong, set it right. If it is right, "
+        f"{'write down' if promoter else 'a promoter has to write down'} that the other one ran ahead: blastwatch "
+        "registry restore --clock --reason TEXT"
+    )

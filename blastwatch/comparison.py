@@ -43,15 +43,19 @@ def compare(candidate: Package, champion: Package, data: "Cells | None") -> Comp
     champion's stored answers are used where it was tested on the same pixels; the other cells it reads again.
 
     Raises:
-        PackageError: where a package does not say on which patients it was trained, or an answer is no probability.
+        PackageError: where a package does not say on which patients it was trained, or an answer of one of the two is
+            no probability.
         DataError: where cells must be read again and `data` does not hold them.
     """
     tested = candidate.predictions()
     if said := unusable(tested):
         raise PackageError(f"{said}. Evaluate and package the candidate anew.")
+    answered = champion.predictions()
+    if said := unusable(answered):
+        raise PackageError(f"The champion: {said}. Go back to another: blastwatch registry rollback")
     left_out = seen_patients(candidate, champion)
     compared = tested[~tested["group"].isin(left_out)]
-    known = champion.predictions().drop_duplicates("pixel_sha256").set_index("pixel_sha256")["probability"]
+    known = answered.drop_duplicates("pixel_sha256").set_index("pixel_sha256")["probability"]
     theirs = compared["pixel_sha256"].map(known)
     unread = compared.loc[theirs.isna(), "pixel_sha256"]
     if len(unread):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from blastwatch import history
+from blastwatch import clocks, history
 from blastwatch.history import Record
 from blastwatch.model_store import Model, Version
 
@@ -61,7 +61,7 @@ def entry_of(version: Version, model: Model, records: Sequence[Record] | None) -
         synthetic=tags.get("blastwatch.synthetic") == "true",
         registered_by=registered.who if registered else tags.get("blastwatch.registered_by", ""),
         aliases=aliases,
-        promoted_at=crowned.time if crowned else None,
+        promoted_at=clocks.told_time(records, crowned) if crowned else None,
         promoted_by=crowned.who if crowned else None,
         metrics=_metrics(tags),
         overridden=evidence.overridden if evidence else [],

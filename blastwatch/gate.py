@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from blastwatch.one_line import one_line
 from blastwatch.rounding import against, significant
 
 GATES = (
@@ -97,7 +98,7 @@ class Gate:
 def table_of(gates: Sequence[Gate]) -> str:
     """The report of the gates for a person, one a line."""
     width = max((len(gate.verdict) for gate in gates), default=0)
-    return "\n".join(f"{gate.verdict:<{width}}  {gate.told}" for gate in gates)
+    return "\n".join(one_line(f"{gate.verdict:<{width}}  {gate.told}") for gate in gates)
 
 
 def at_least(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:

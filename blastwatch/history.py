@@ -324,13 +324,13 @@ def told(rows: Sequence[Row], at: datetime | None) -> dict[str, Any]:
     evidence = promoted(past, made.after) or made
     return asked | {
         "version": made.after,
-        "since": made.time,
+        "since": clocks.told_time(records, made),
         "by": made.who,
         "action": made.action,
         "why": made.why,
         "digest": made.digest,
         **{name: getattr(made, name) for name in ORIGIN},
-        "promoted": {"time": evidence.time, "by": evidence.who, "why": evidence.why},
+        "promoted": {"time": clocks.told_time(records, evidence), "by": evidence.who, "why": evidence.why},
         "gates": _gates(rows, evidence.number),
         "overridden": evidence.overridden,
     }

@@ -14,10 +14,16 @@ from blastwatch.package import DIGESTS, Package, open_package
 
 LOADER_MODULE = "blastwatch.pyfunc_model"
 DATA, MLMODEL = "data", "MLmodel"
+_HARMLESS = {"python_version", "streamable"}
 ENVIRONMENT = ("requirements.txt", "conda.yaml", "python_env.yaml")
 WRITTEN = (DATA, MLMODEL, *ENVIRONMENT, "registered_model_meta")
 """All that MLflow writes; the last of them comes with a download and is read by nobody."""
 
+UV = (".python-version", "pyproject.toml", "uv.lock")
+"""What MLflow copies of a folder of uv that `log_model` is called in, which `ModelStore.log` has switched off. By the
+last of them its environments install whatever it names, so it cannot be borne where nobody knows who put it there."""
+
+_LISTED = 5  # faults that are told; requirements that were locked are a hundred
 _NAMES = "blastwatch|mlflow|mlflow-skinny|pip|python|setuptools|wheel"
 _REQUIREMENT = re.compile(rf"({_NAMES})( *(==|<=|=) *[0-9][\w.+!-]*)?")
 _CHANNELS = ("conda-forge", "defaults")
@@ -40,12 +46,23 @@ def open_logged(folder: Path, version: str, digest: str) -> Package:
         raise PackageError(f"Version {version} was registered as package {digest} but holds {package.digest}.")
     faults = list(_faults(folder, package.folder))
     if faults:
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
         raise PackageError(
             f"Expected beside the package of version {version} what MLflow wrote and nothing else but "
-            f"{'; '.join(faults)}. Its package is whole, but mlflow.pyfunc.load_model would run what was put there: "
-            "do not load it. Find out who may write to the store, and register the package anew."
+            f"{'; '.join(faults[:_LISTED])}{more}. Its package is whole, but mlflow.pyfunc.load_model, or what is "
+            f"installed for it, would run what was put there: do not load it. {_remedy(folder)}"
         )
     return package
+
+
+def _remedy(folder: Path) -> str:
+    anew = "register the package anew, which gives it another version: blastwatch registry register DIR"
+    if any((folder / name).exists() for name in UV):
+        return (
+            f"MLflow itself copied {', '.join(UV)} where an earlier Blastwatch registered in a folder that has them. "
+            f"If that was so, {anew}; if not, find out first who may write to the store."
+        )
+    return f"Find out who may write to the store, and {anew}"
 
 
 def _faults(folder: Path, package: Path) -> Iterator[str]:
@@ -74,7 +91,11 @@ def _faults_of_loading(said: Any, data: str) -> Iterator[str]:
     others = sorted(str(name) for name in flavors if name != "python_function")
     if others:
         yield f"{MLMODEL} has the flavor {', '.join(others)}"
-    for name, expected in (("loader_module", LOADER_MODULE), ("data", data), ("code", None)):
+    env = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
+    known = {"loader_module": LOADER_MODULE, "data": data, "code": None, "env": env}
+    # A key that is not written has more code called (`predict_fn`) or other settings given to it (`config`).
+    for name in [*known, *(name for name in loaded if name not in known.keys() | _HARMLESS)]:
+        expected = known.get(name)
         if loaded.get(name) != expected:
             yield f"{MLMODEL} has {name} {loaded.get(name)!r} and not {expected!r}"
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 REACH_TIMEOUT = 5.0  # seconds that a server gets to answer /health
+_ADDING = ("MLFLOW_UV_AUTO_DETECT", "MLFLOW_LOCK_MODEL_DEPENDENCIES")
+"""MLflow's variables by which it writes beside a model what lies or is installed where it is called."""
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
 
@@ -159,7 +161,8 @@ class ModelStore:
                     f"Expected the training run {info.run_id} of this package in {self.settings.tracking_shown} but it "
                     "is not there. Register with the MLFLOW_TRACKING_URI that the training used."
                 ) from error
-            with mlflow.start_run(run_id=info.run_id, log_system_metrics=False), warnings.catch_warnings():
+            quiet = warnings.catch_warnings()
+            with mlflow.start_run(run_id=info.run_id, log_system_metrics=False), quiet, _adding_nothing():
                 # Left out on purpose: two cells of 224 px cost 15 MB of JSON a version. Loading is tested instead.
                 warnings.filterwarnings("ignore", message=".*An input example was not provided")
                 logged = mlflow.pyfunc.log_model(
@@ -223,6 +226,20 @@ class ModelStore:
         gave_up = error.message.startswith("API request to http") and " failed with " in error.message
         raised = RegistryUnreachable if gave_up else RegistryError
         return raised(f"MLflow at {where} refused: {shown(error.message)} ({error.error_code}).")
+
+
+@contextmanager
+def _adding_nothing() -> Iterator[None]:
+    """Have MLflow write beside a package the same wherever a command runs: `logged_model` refuses everything else. So
+    what the caller's environment says of it does not count."""
+    before = {name: os.environ[name] for name in _ADDING if name in os.environ}
+    os.environ.update(dict.fromkeys(_ADDING, "false"))
+    try:
+        yield
+    finally:
+        for name in _ADDING:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def check_reachable(settings: Settings) -> None:

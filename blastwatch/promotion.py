@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -321,20 +321,31 @@ def withdraw(registry: Registry, *, reason: str) -> Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Restoration:
-    """Where every alias stands. `done`: whether anything had to be put back; else nothing was written."""
+    """Where every alias stands. `done`: whether anything had to be put back or said; else nothing was written.
+
+    ahead: numbers of the entries of which it says that their clock ran ahead; they count as written before `time`.
+    """
 
     aliases: dict[str, str]
     done: bool
+    ahead: list[int] = field(default_factory=list)
+    time: str = ""
 
 
-def restore(registry: Registry, *, reason: str) -> Restoration:
+def restore(registry: Registry, *, reason: str, clock: bool = False) -> Restoration:
     """Put every alias back to where the history says. One whose version was deleted in MLflow is taken away. MLflow is
     told of the history's end anew where it lost it. Where all of that stands already, no entry is written.
 
+    Args:
+        clock: say, too, that the clock of the entries which lie ahead of this machine's ran ahead; where none does,
+            nothing is said of clocks.
+
     Raises:
-        UsageError: the reason that the policy wants is missing.
+        UsageError: the reason that the policy, or `clock`, wants is missing.
         AliasNotSet: with an empty history.
     """
+    if clock and not reason.strip():
+        raise UsageError("Expected --reason TEXT with --clock: whoever says that another clock ran ahead says why.")
     with registry.writing(PROMOTER, mend=True) as writer:
         expected = history.aliases(writer.records)
         if not expected:
@@ -344,11 +355,12 @@ def restore(registry: Registry, *, reason: str) -> Restoration:
         entry = registry.entry(named) if named else next(iter(registry.entries()), None)
         if entry is None:
             raise AliasNotSet("MLflow has no version any more; there is nothing to restore.")
-        if writer.stands:
+        ahead = [record.number for record in writer.ahead] if clock else []
+        if writer.stands and not ahead:
             return Restoration(aliases=there, done=writer.finished is not None)
         _check_reason(reason, load_policy(registry.settings.policy))
-        writer.restore(entry, why=reason)
-    return Restoration(aliases=there, done=True)
+        written = writer.restore(entry, why=reason, clock=bool(ahead))
+    return Restoration(aliases=there, done=True, ahead=ahead, time=written.time)
 
 
 def check_alias(registry: Registry, records: Sequence[history.Record]) -> None:

@@ -22,8 +22,8 @@ from blastwatch.errors import HistoryBroken, RegistryError, SignatureInvalid, Us
 from blastwatch.history import ALIASES, NOTHING_BEFORE, Record, Row
 from blastwatch.ledger import Ledger
 from blastwatch.model_store import Model, ModelStore
-from blastwatch.one_line import breaking, turning
-from blastwatch.signing import Signer, TrustedKeys
+from blastwatch.one_line import breaking, one_line, turning
+from blastwatch.signing import PROMOTER, Signer, TrustedKeys, looks_signed
 
 ALIAS_TAG = "blastwatch.alias."
 ENTRY_TAG = "blastwatch.history."
@@ -73,10 +73,7 @@ class Writer:
         if self._rows and (model is None or (head.lost and not self._store.versions())):
             raise HistoryBroken(gone_model(self._store.name, len(self._rows)))
         if head.number > len(self._rows):
-            raise HistoryBroken(
-                f"The history ends with entry {len(self._rows)} but MLflow was told of entry {head.number}: its tail "
-                "was cut, or BLASTWATCH_HISTORY_URL names another database than the one it was written to."
-            )
+            raise HistoryBroken(cut_tail(head, len(self._rows)))
         if head.lost and not mend:
             raise HistoryBroken(head.lost)
         if head.lost:
@@ -94,26 +91,24 @@ class Writer:
         """
         now = datetime.fromisoformat(history.now())
         if clocks.ahead(self.records[-1:], now):
-            last = self.records[-1]
+            last, promoter = self.records[-1], self._trusted.find(self.signer.fingerprint).may(PROMOTER)
+            later = "" if promoter else " The package stays where it is and can be registered afterwards."
             raise RegistryError(
-                f"The last entry of the history is of {last.time}, by {last.who}, which is still to come. "
-                f"{clocks.remedy(self.records, now)} No entry was written."
+                f"The last entry of the history is of {last.time}, by {one_line(last.who)}, which is still to come. "
+                f"{clocks.remedy(self.records, now, promoter=promoter)} No entry was written.{later}"
             )
 
-    def _time_of(self, action: str) -> str:
-        """The time of a new entry. A clock that went back must not put it before the one it follows; but a restoration
-        says that the clock of those before it ran ahead."""
+    def _time_of(self, action: str, *, clock: bool) -> str:
+        """The time of a new entry: none before that of the one it follows, unless it says that this one's ran ahead."""
         now, last = history.now(), self.records[-1].time if self.records else ""
         if action not in _UNDOING:
             self.check_clock()
-        return now if action == "restore" and self._speaks else max(now, last)
+        return now if clock else max(now, last)
 
     @property
-    def _speaks(self) -> bool:
-        """Whether a restoration has to say that a clock ran ahead, and this machine's clock can: some entry lies before
-        it."""
-        ahead = clocks.ahead(self.records, datetime.fromisoformat(history.now()))
-        return 0 < len(ahead) < len(self.records)
+    def ahead(self) -> list[Record]:
+        """The entries that lie further ahead of this machine's clock than clocks lie apart."""
+        return clocks.ahead(self.records, datetime.fromisoformat(history.now()))
 
     def _check_signed(self, model: Model | None) -> None:
         """Raise `HistoryBroken` where the history is not as signed, or lacks the entry that stands at an alias."""
@@ -126,11 +121,13 @@ class Writer:
             )
 
     def _is_kept(self, text: str) -> bool:
-        """Whether the history has the entry that a tag mirrors; a tag that nobody signed says nothing against it."""
+        """Whether the history has the entry that a tag mirrors; a tag that nobody signed says nothing against it, but
+        one of an unknown key with a number beyond the history may be of a tail that was cut."""
         try:
             word = read_word(text, self._trusted, model=self._store.name)
         except SignatureInvalid:
-            return True
+            said = _of_unknown_key(text, self._trusted, model=self._store.name)
+            return said is None or said.number <= len(self._rows)
         return word in self.records
 
     def move(self, action: str, alias: str, entry: Entry, **facts: Any) -> Record:
@@ -145,14 +142,14 @@ class Writer:
         """Add an entry that takes an alias from a version, and take it."""
         return self._add("withdraw", alias, entry, after="", why=why)
 
-    def restore(self, entry: Entry, *, why: str) -> Record:
-        """Add an entry that puts every alias back to where the history says."""
-        return self._add("restore", "", entry, after="", why=why)
+    def restore(self, entry: Entry, *, why: str, clock: bool = False) -> Record:
+        """Add an entry that puts every alias back to where the history says. With `clock` it bears this machine's time
+        whatever was before, and so says that the entries ahead of it were written by a clock that ran ahead."""
+        return self._add("restore", "", entry, after="", why=why, clock=clock)
 
     @property
     def stands(self) -> bool:
-        """Whether MLflow has every alias, the word about it and the head of the history as the history says, and no
-        entry lies ahead of this machine's clock."""
+        """Whether MLflow has every alias, the word about it and the head of the history as the history says."""
         model = self._store.model()
         carried, tags = (model.aliases, model.tags) if model else ({}, {})
         ours = {alias: version for alias, version in carried.items() if alias in ALIASES}
@@ -160,7 +157,7 @@ class Writer:
         there = {alias: version for alias, version in expected.items() if self._store.has(version)}
         words = {ALIAS_TAG + alias: record.number for alias, record in history.words(self.records).items()}
         said = {name: _mirrored(self.row(number)) for name, number in (words | {HEAD_TAG: len(self._rows)}).items()}
-        return ours == there and said.items() <= tags.items() and not self._speaks
+        return ours == there and said.items() <= tags.items()
 
     def note(self, action: str, entry: Entry, **facts: Any) -> Record:
         """Add an entry that moves nothing."""
@@ -176,6 +173,7 @@ class Writer:
         why: str = "",
         gates: Sequence[Mapping[str, Any]] = (),
         overridden: Sequence[str] = (),
+        clock: bool = False,
     ) -> Record:
         check_reason(why)
         last = self.records[-1] if self.records else None
@@ -185,7 +183,7 @@ class Writer:
         record = Record(
             model=self._store.name,
             number=len(self._rows) + 1,
-            time=self._time_of(action),
+            time=self._time_of(action, clock=clock),
             who=self._who,
             action=action,
             alias=alias,
@@ -283,19 +281,35 @@ def read_word(text: str, trusted: TrustedKeys, *, model: str) -> Record:
     Raises:
         SignatureInvalid: nobody trusted signed it, or it is about another model.
     """
+    record, digest, signature = _parsed(text)
+    trusted.check(history.statement(digest), signature, record.key, role=history.ROLE_OF[record.action])
+    if record.model != model:
+        raise SignatureInvalid(f"Expected a signed entry about {model} but got one about {record.model}.")
+    return record
+
+
+def _parsed(text: str) -> tuple[Record, str, str]:
+    """The entry that a tag mirrors, its hash and the signature, unchecked. Raises `SignatureInvalid` for any other."""
     try:
         said = json.loads(text)
         digest = history.hash_of(said["body"])
         record = Row(0, said["body"], "", digest, str(said["signature"])).record()
-        role = history.ROLE_OF[record.action]
-        if record.alias != history.MOVES.get(record.action, ""):
+        if record.action not in history.ROLE_OF or record.alias != history.MOVES.get(record.action, ""):
             raise ValueError(f"a {record.action} moves no alias {record.alias!r}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HistoryBroken) as error:
         raise SignatureInvalid(f"Expected a signed entry of the history but it cannot be read ({error!r}).") from error
-    trusted.check(history.statement(digest), str(said["signature"]), record.key, role=role)
-    if record.model != model:
-        raise SignatureInvalid(f"Expected a signed entry about {model} but got one about {record.model}.")
-    return record
+    return record, digest, str(said["signature"])
+
+
+def _of_unknown_key(text: str, trusted: TrustedKeys, *, model: str) -> Record | None:
+    """The entry that a tag mirrors, where the key that it names is not known here, so that nobody here can tell whether
+    its signature fits; else None."""
+    try:
+        record, _, signature = _parsed(text)
+    except SignatureInvalid:
+        return None
+    unknown = not trusted.knows(record.key) and looks_signed(signature, record.key)
+    return record if unknown and record.model == model else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,15 +318,28 @@ class Head:
 
     number: of the entry that MLflow was last told of, 0 for none; more than the history has where its tail was cut.
     lost: what is wrong where MLflow was told of more than that; "" where nothing is.
+    unknown: fingerprint of the key that signed it, where that is not known here; else "".
     """
 
     number: int
     lost: str
+    unknown: str = ""
+
+
+def cut_tail(head: Head, entries: int) -> str:
+    """What is wrong where MLflow was told of a later entry than the last of the history."""
+    text = f"The history ends with entry {entries} but MLflow was told of entry {head.number}: its tail was cut, or "
+    if head.unknown:
+        return text + (
+            f"the key of who wrote it, {head.unknown[:16]}, is missing here (BLASTWATCH_TRUSTED_KEYS). Have that key "
+            f"added and look again. If it is nobody's, the tag {HEAD_TAG} was made up: remove it in MLflow. {_ANEW}"
+        )
+    return text + "BLASTWATCH_HISTORY_URL names another database than the one it was written to."
 
 
 def head_of(model: Model | None, rows: Sequence[Row], trusted: TrustedKeys, *, name: str) -> Head:
-    """The head that MLflow mirrors. One that is no entry of the history and that nobody trusted signed says nothing:
-    MLflow has lost the true one.
+    """The head that MLflow mirrors. One that is no entry of the history and that no key signed says nothing: MLflow has
+    lost the true one. One of a key that is not known here and with a number beyond the history may be the true one.
 
     Raises:
         HistoryBroken: where the history has another entry with that number.
@@ -330,6 +357,9 @@ def head_of(model: Model | None, rows: Sequence[Row], trusted: TrustedKeys, *, n
     try:
         said = read_word(text, trusted, model=name).number
     except SignatureInvalid as error:
+        record = _of_unknown_key(text, trusted, model=name)
+        if record is not None and record.number > len(rows):
+            return Head(number=record.number, lost="", unknown=record.key)
         then = (
             _ANEW if rows else "The history has no entry: BLASTWATCH_HISTORY_URL names another one; or remove the tag"
         )

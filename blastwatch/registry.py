@@ -29,6 +29,7 @@ from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION, Record
 from blastwatch.ledger import Ledger
 from blastwatch.logged_model import open_logged
 from blastwatch.model_store import Model, ModelStore, Version, check_reachable
+from blastwatch.one_line import one_line
 from blastwatch.package import Package, open_package
 from blastwatch.policy import load_policy
 from blastwatch.recording import ALIAS_TAG, Writer, read_word
@@ -126,7 +127,7 @@ class Registry:
     def _standing(self, model: Model, alias: str, entry: Entry) -> Record:
         """The signed word that puts an alias on a version. Raises `AliasMoved`, `SignatureInvalid`."""
         word = self.word(model, alias)
-        said, stands = f"the last signed word ({word.who}, {word.time})", history.stands_on(word, alias)
+        said, stands = f"the last signed word ({one_line(word.who)}, {word.time})", history.stands_on(word, alias)
         if stands != entry.version:
             raise AliasMoved(
                 f"The alias {alias} of {self.name} stands on version {entry.version} but {said} put it on version "
@@ -248,7 +249,8 @@ class Registry:
     def register(self, folder: Path) -> Entry:
         """Log a sealed package to MLflow as one model, register it, and make it the candidate.
 
-        A package that is registered already keeps its version.
+        A package that is registered already keeps its version, unless the files of that one are no longer what MLflow
+        wrote, or its tags what the package says: then it gets another, and the damaged one is left to who looks at it.
         """
         package = open_package(folder)
         with self.writing(TRAINER) as writer:
@@ -263,20 +265,21 @@ class Registry:
         return self.entry(version)
 
     def _version_of(self, package: Package, writer: Writer) -> str:
-        """The version that a package has already, "" for none: the one that the history registered, else the one that
-        an interrupted registration left. Any other that somebody put in is left where it is."""
+        """The version that a package has already and whose files are whole, "" for none: the one that the history
+        registered, else the one that an interrupted registration left. Any other that somebody put in is left where
+        it is."""
         same = [entry for entry in self.entries() if entry.digest == package.digest and self._is_signed(entry)]
         said = {entry.version: history.registered(writer.records, entry.version) for entry in same}
-        known = [version for version, record in said.items() if record and record.digest == package.digest]
-        left = (entry.version for entry in same if said[entry.version] is None and self._is_whole(entry))
-        return known[0] if known else next(left, "")
+        known = [entry for entry in same if (record := said[entry.version]) and record.digest == package.digest]
+        left = [entry for entry in same if said[entry.version] is None]
+        return next((entry.version for entry in [*known, *left] if self._is_whole(entry)), "")
 
     def _is_whole(self, entry: Entry) -> bool:
         """Whether a version's files and tags are those of its package."""
         try:
             self.check_files(entry)
-        except RegistryUnreachable:
-            raise
+        except (RegistryUnreachable, NotPermitted):
+            raise  # nothing was looked at
         except (PackageError, RegistryError):
             return False
         return True

@@ -58,7 +58,7 @@ def _line(entry: "Entry") -> str:
     figures = _figures(entry.metrics)
     aliases = _aliases(entry)
     data = "synthetic cells" if entry.synthetic else "real cells"
-    return f"{entry.version:>4}  {aliases:<22} {entry.digest[:12]}  {data:<16} {figures}"
+    return one_line(f"{entry.version:>4}  {aliases:<22} {entry.digest[:12]}  {data:<16} {figures}")
 
 
 def _figures(metrics: dict[str, float]) -> str:
@@ -72,7 +72,7 @@ def _rows(entry: "Entry") -> dict[str, str]:
         del facts[name]
     told = {name: "yes" if value is True else "no" if value is False else value for name, value in facts.items()}
     told |= {"aliases": _aliases(entry), "metrics": _figures(entry.metrics), "overridden": ", ".join(entry.overridden)}
-    return {name: str(value or "-") for name, value in told.items()}
+    return {name: one_line(str(value or "-")) for name, value in told.items()}
 
 
 @click.group()
@@ -214,17 +214,25 @@ def challenge(ref: str | None, withdraw: bool, reason: str, as_json: bool) -> No
 
 
 @registry.command()
-@click.option("--reason", default="", help="Why; stands in the history.")
+@click.option(
+    "--clock", is_flag=True, help="Write down, too, that the clock of entries ahead of this machine's was wrong."
+)
+@click.option("--reason", default="", help="Why; stands in the history. --clock needs it.")
 @json_option
-def restore(reason: str, as_json: bool) -> None:
+def restore(clock: bool, reason: str, as_json: bool) -> None:
     """Put aliases that were moved behind the registry's back where the history says they stand."""
     from blastwatch import promotion
 
-    result = promotion.restore(_existing(), reason=reason)
+    result = promotion.restore(_existing(), reason=reason, clock=clock)
     if as_json:
         print_json(result.aliases)
     else:
         click.echo("\n".join(f"{alias}: version {version}" for alias, version in sorted(result.aliases.items())))
+    if result.ahead:
+        numbers = ", ".join(map(str, result.ahead))
+        say(f"Written down: the clock of these entries ran ahead: {numbers}. They count as of {result.time} or before.")
+    elif clock:
+        say("No entry lies ahead of this machine's clock. Nothing was written about clocks.")
     if not result.done:
         say("Nothing to restore: every alias stands where the history says. Nothing was written.")
 

@@ -8,6 +8,7 @@ trusted there: one person on a laptop has both roles.
 import base64
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 TRAINER, PROMOTER = "trainer", "promoter"
 ROLES = (TRAINER, PROMOTER)
 _PRIVATE = "signing.pem"
+_SIGNATURE_BYTES = 64  # RFC 8032, 5.1.6
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 _log = logging.getLogger("blastwatch.signing")
 
@@ -69,6 +72,10 @@ class TrustedKeys:
             f"Signed by {f'the key {fingerprint[:16]}' if fingerprint else 'nobody'}, which is not among the trusted "
             f"keys in {self.folder}. If it is a colleague's, put the public key there as ROLE/NAME.pem."
         )
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether a trusted key has the fingerprint."""
+        return any(key.fingerprint == fingerprint for key in self._read())
 
     def check(self, statement: Mapping[str, Any], signature: str, fingerprint: str, *, role: str) -> Key:
         """The key that signed a statement.
@@ -190,6 +197,16 @@ def canonical(statement: Mapping[str, Any]) -> bytes:
     """The bytes that are signed: JSON with sorted keys and no white space, UTF-8."""
     text = json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def looks_signed(signature: str, fingerprint: str) -> bool:
+    """Whether a signature and the fingerprint of its key have the form of Ed25519's; without the key nobody can say
+    more."""
+    try:
+        raw = base64.b64decode(signature, validate=True)
+    except ValueError:
+        return False
+    return len(raw) == _SIGNATURE_BYTES and _FINGERPRINT.fullmatch(fingerprint) is not None
 
 
 def fingerprint_of(public: "Ed25519PublicKey") -> str:

@@ -1,4 +1,4 @@
-"""Are a package's stored answers those of its whole test side, and do its figures follow from them?
+"""Are a package's stored answers those of its whole test side, and do they and its figures follow from its logits?
 
 The floors read `evidence/metrics.json`, the comparison with the champion reads the answers themselves: a package that
 kept only the answers it got right would pass by these.
@@ -7,8 +7,10 @@ kept only the answers it got right would pass by these.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from blastwatch.baseline import number_of
-from blastwatch.decision import CLASS_NAMES, POSITIVE
+from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.gate import Gate
 from blastwatch.package import PREDICTION_COLUMNS, PREDICTIONS, Package
 from blastwatch.rounding import against
@@ -20,6 +22,7 @@ COUNTED = {"cells": "path", "subjects": "subject", "groups": "group"}
 """What `evidence/split.json` counts on a side by label, and the column of the answers of which it is the number."""
 
 HALF = 0.5  # probability from which a cell is called a blast
+OF_LOGITS = 1e-6  # how far a stored probability may lie from what its logits give, where float32 was kept
 ROUNDING = 1e-9  # of a share: both sides take the same means, in another order
 
 _HEALTHY, _ILL = CLASS_NAMES[1 - POSITIVE], CLASS_NAMES[POSITIVE]
@@ -54,6 +57,7 @@ def _faults(package: Package, tested: "pd.DataFrame") -> Iterator[str]:
         return
     split = package.evidence("split")
     yield from _faults_of_number(tested, split)
+    yield from _other_than_logits(package, tested)
     yield from differing(tested, package.metrics().get("patients"))
 
 
@@ -82,14 +86,27 @@ def _faults_of_number(tested: "pd.DataFrame", split: dict[str, Any]) -> Iterator
         yield f"no answer of the tested {', '.join(missing[:5])}"
 
 
+def _other_than_logits(package: Package, tested: "pd.DataFrame") -> Iterator[str]:
+    """Answers that are not what the stored logits give at the package's temperature."""
+    logits = tested[["logit_hem", "logit_all"]].to_numpy()
+    if logits.dtype.kind != "f":
+        yield f"the logits of {PREDICTIONS} are no numbers"
+        return
+    given = probabilities(logits, package.info.temperature)[:, POSITIVE]
+    other = int((~(np.abs(given - tested["probability"].to_numpy()) <= OF_LOGITS)).sum())  # NaN is other too
+    if other:
+        yield f"{other} answers of {PREDICTIONS} are not what their logits give at the package's temperature"
+
+
 def differing(tested: "pd.DataFrame", patients: Any) -> Iterator[str]:
-    """Mean over patients of the share of their cells of a label that are answered rightly, against the metrics; one
-    that they do not have fails its floor."""
+    """Mean over patients of the share of their cells of a label that are answered rightly, against the metrics."""
     right = (tested["probability"] >= HALF) == (tested["label"] == _ILL)
     for name, label in FIGURES.items():
         said = number_of(patients.get(name) if isinstance(patients, dict) else None, "value")
         of_label = tested["label"] == label
         found = float(right[of_label].groupby(tested.loc[of_label, "group"].astype(str)).mean().mean())
-        if said is not None and not abs(found - said) <= ROUNDING:
+        if said is None:
+            yield f"evidence/metrics.json says no {name}"
+        elif not abs(found - said) <= ROUNDING:
             ours, theirs = against(found, said)
             yield f"{name} of the answers is {ours} but evidence/metrics.json says {theirs}"

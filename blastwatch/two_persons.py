@@ -2,11 +2,13 @@
 
 Whoever promotes is asked by their own policy, and another file may not have the rule. So whoever reads the registry
 under a policy that has it asks again, by what is signed: the key of the registration, and the keys of the entries that
-put the version where it stands. One of these must be another's. Names do not count here: nobody checks them.
+put the version where it stands. One of these must be another's, or of before the rule, or name the override that the
+reader's policy allows. Names do not count here: nobody checks them. Nor does a clock: who sets theirs back signs what
+looks like an entry of before.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from blastwatch import history
 from blastwatch.errors import PromotionRefused, SignatureInvalid
@@ -18,6 +20,7 @@ from blastwatch.recording import ENTRY_TAG, read_word
 from blastwatch.settings import Settings
 from blastwatch.signing import TrustedKeys
 
+GATE = "two-persons"
 STANDING_FOR = {CHAMPION: ("promote", "rollback"), CHALLENGER: ("promote", "rollback", "challenge")}
 """By alias, the actions by which somebody stands for a version that carries it."""
 
@@ -35,9 +38,9 @@ def two_persons_gate(registered: Record | None, actor: str, policy: Policy, *, s
     value = f"registered by {who or 'nobody known'}, promoted by {actor or 'nobody known'}"
     value += ", both with one key" if one_key else ""
     if not policy.two_person:
-        return Gate(name="two-persons", passed=True, value=value, limit=OFF)
+        return Gate(name=GATE, passed=True, value=value, limit=OFF)
     two = bool(who and actor) and who != actor and not one_key
-    return Gate(name="two-persons", passed=two, value=value, limit="two persons")
+    return Gate(name=GATE, passed=two, value=value, limit="two persons")
 
 
 def check_challenge(registered: Record | None, actor: str, policy: Policy, *, settings: Settings, key: str) -> None:
@@ -50,7 +53,8 @@ def check_challenge(registered: Record | None, actor: str, policy: Policy, *, se
 def check_word(settings: Settings, trusted: TrustedKeys, version: Version, word: Record) -> None:
     """Ask the rule of the signed entry that put an alias on a version, with what MLflow mirrors alone, as services do.
 
-    Only entries since the day that the policy names are asked: a champion of before must not stop a service.
+    Only entries since the day that the policy names are asked: a champion of before must not stop a service, nor
+    must an emergency in which somebody goes back to it.
 
     Args:
         version: its own signature was checked.
@@ -63,7 +67,8 @@ def check_word(settings: Settings, trusted: TrustedKeys, version: Version, word:
     if policy is None or policy.two_person_since is None or not _is_asked(word, policy):
         return
     key, earlier = version.tags.get("blastwatch.key", ""), _mirrored(version.tags, trusted, model=word.model)
-    if _is_alone(key, [word, *(entry for entry in earlier if entry.digest == word.digest)], word.alias, word.after):
+    entries = [word, *(entry for entry in earlier if entry.digest == word.digest)]
+    if _is_alone(key, entries, word.alias, word.after, policy):
         raise SignatureInvalid(
             f"Expected two persons behind a {word.alias} since {policy.two_person_since} but {_told(word, key)}. "
             f"{_REMEDY[word.alias]}"
@@ -82,7 +87,7 @@ def faults_of_one(settings: Settings, records: Sequence[Record]) -> list[tuple[i
         registered = history.registered(records, standing)
         if policy is None or registered is None or word.alias != alias or not _is_asked(word, policy):
             continue
-        if _is_alone(registered.key, records, alias, standing):
+        if _is_alone(registered.key, records, alias, standing, policy):
             text = f"{_told(word, registered.key)}, and the policy says two_person. {_REMEDY[alias]}"
             found.append((word.number, text))
     return found
@@ -97,15 +102,21 @@ def _binding(settings: Settings) -> Policy | None:
 
 
 def _is_asked(word: Record, policy: Policy) -> bool:
+    overridden = GATE in word.overridden and GATE in policy.overridable
+    return word.alias in STANDING_FOR and not overridden and not _is_before(word, policy)
+
+
+def _is_before(entry: Record, policy: Policy) -> bool:
+    """Whether an entry is of before the rule, by the time that is signed."""
     since = policy.two_person_since
-    day = datetime.fromisoformat(word.time).date()
-    return word.alias in STANDING_FOR and (since is None or day >= since)
+    return since is not None and datetime.fromisoformat(entry.time).astimezone(UTC).date() < since
 
 
-def _is_alone(key: str, entries: Iterable[Record], alias: str, version: str) -> bool:
-    """Whether each entry by which somebody stands for a version is signed with the key that registered it."""
+def _is_alone(key: str, entries: Iterable[Record], alias: str, version: str, policy: Policy) -> bool:
+    """Whether each entry by which somebody stands for a version is signed with the key that registered it, and none is
+    of before the rule."""
     for_it = (entry for entry in entries if entry.action in STANDING_FOR[alias] and entry.after == version)
-    return all(entry.key == key for entry in for_it)
+    return all(entry.key == key and not _is_before(entry, policy) for entry in for_it)
 
 
 def _mirrored(tags: Mapping[str, str], trusted: TrustedKeys, *, model: str) -> list[Record]:

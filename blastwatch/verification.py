@@ -18,11 +18,12 @@ from blastwatch.errors import (
 )
 from blastwatch.history import ALIASES, Record, Row
 from blastwatch.model_store import Model
-from blastwatch.recording import HEAD_TAG, gone_model, head_of, read_word
+from blastwatch.recording import HEAD_TAG, cut_tail, gone_model, head_of, read_word
 from blastwatch.registry import Registry
 from blastwatch.two_persons import faults_of_one
 
 RESTORE = "blastwatch registry restore"
+_GONE = ", where it was deleted: a backup of MLflow's store alone brings it back, and nothing else can or need be done"
 _LOOKS, _PAUSE = 5, 0.5  # at the registry until it stands still, and seconds between two
 
 
@@ -170,18 +171,21 @@ def _mirror(registry: Registry, rows: Sequence[Row], model: Model | None) -> lis
     """The head that MLflow was told of, against the end of the chain."""
     try:
         head = head_of(model, rows, registry.trusted, name=registry.name)
-        if model is not None and HEAD_TAG in model.tags and not head.lost:
-            read_word(model.tags[HEAD_TAG], registry.trusted, model=registry.name)
-    except (HistoryBroken, SignatureInvalid) as error:
+    except HistoryBroken as error:
         return [Fault(entry=None, fault=f"what MLflow mirrors: {error}")]
     if rows and (model is None or (head.lost and not registry.store.versions())):
         return [Fault(entry=None, fault=gone_model(registry.name, len(rows)))]
     if head.number > len(rows):
         text = f"it is missing: MLflow was told of {head.number} entries (a cut tail)"
-        return [Fault(entry=len(rows) + 1, fault=text)]
+        return [Fault(entry=len(rows) + 1, fault=cut_tail(head, len(rows)) if head.unknown else text)]
     if head.lost:
         said = head.number or model is None or HEAD_TAG not in model.tags
         return [Fault(entry=head.number + 1 if said else None, fault=head.lost)]
+    if model is not None and HEAD_TAG in model.tags:
+        try:
+            read_word(model.tags[HEAD_TAG], registry.trusted, model=registry.name)
+        except SignatureInvalid as error:
+            return [Fault(entry=None, fault=f"what MLflow mirrors: {error} Put it back: {RESTORE}")]
     if head.number < len(rows):
         text = "MLflow was not told of it: an action was interrupted. The next registry command finishes it"
         return [Fault(entry=head.number + 1, fault=text)]
@@ -248,6 +252,6 @@ def _versions(registry: Registry, records: Sequence[Record], entries: Sequence[E
             faults.append(Fault(entry=number, fault=f"version {entry.version}: {error}"))
     gone = registered.keys() - {entry.version for entry in entries}
     return faults + [
-        Fault(entry=registered[version].number, fault=f"version {version} is no longer in MLflow")
+        Fault(entry=registered[version].number, fault=f"version {version} is no longer in MLflow{_GONE}")
         for version in sorted(gone, key=int)
     ]

@@ -1,8 +1,8 @@
 """What an alias stands on, as services take it.
 
 A service takes an alias only on the signed word of a trusted promoter. Where that word is missing, says otherwise, the
-package is damaged or the registry is away, it goes on with the version that it has. So does the monitor: else it would
-watch a version that nobody is answered by, or none for as long as MLflow is down.
+package is damaged, the registry is away or the policy cannot be read, it goes on with the version that it has. So does
+the monitor: else it would watch a version that nobody is answered by, or none for as long as MLflow is down.
 """
 
 import time
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from blastwatch import history
 from blastwatch.entry import Entry
-from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, RegistryError, SignatureInvalid
+from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, PolicyError, RegistryError, SignatureInvalid
 from blastwatch.registry import Registry
 
 Taken = TypeVar("Taken")
@@ -64,6 +64,8 @@ class Followed(Generic[Taken]):
             entry = proven_patiently(self._registry, self._alias)
             self._check_order(entry)
             return entry, True
+        except PolicyError as error:  # it is read for the rule of two persons, and may be written just now
+            raise RegistryError(f"Whether a trusted word stands is not known: {error}") from error
         except (AliasMoved, AliasNotSet) as error:
             if self._proven or (isinstance(error, AliasNotSet) and self._withdrawn):
                 raise

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blastwatch import DISCLAIMER
+from blastwatch import DISCLAIMER, clocks
 from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
@@ -198,9 +198,9 @@ class Status:
         except (RegistryError, HistoryBroken):
             return None
         return [
-            {"at": record.time, "version": record.after, "before": record.before, "who": record.who,
+            {"at": at, "version": record.after, "before": record.before, "who": record.who,
              "action": record.action}
-            for record in records
+            for record, at in zip(records, clocks.told_times(records), strict=True)
             if record.alias == CHAMPION and record.after != record.before
         ]  # fmt: skip
 

@@ -78,6 +78,7 @@ class Monitor:
         self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
         self._examples = ExampleCells(settings)
         self._patients: PatientWatch | None = None
+        self._seen: dict[tuple[str, str | None], datetime] = {}  # when a version was first watched, by its promotion
         self._window: list[str] | None = None  # ids of the predictions in the last report
         self._problems: list[str] = []  # of this look
 
@@ -195,11 +196,12 @@ class Monitor:
     def _note_others(self, store: Store, fetched: Fetched, challenger: Entry | None, usage: Usage) -> None:
         """Say where the newest predictions are of a version that is not watched, but for a challenger which answers
         beside it, in a canary: a service refuses the watched one, or has not heard of it."""
-        newest = store.newest(model_digest=fetched.package.digest)
+        newest, promoted = store.newest(model_digest=fetched.package.digest), fetched.entry.promoted_at
+        # Whatever time a clock that ran ahead gave its promotion, it was promoted before it was first seen.
+        seen = self._seen.setdefault((fetched.entry.version, promoted), datetime.now(UTC))
         if usage.newest is None or (newest is not None and newest >= usage.newest):
             return
-        promoted = fetched.entry.promoted_at
-        followed = None if promoted is None else datetime.fromisoformat(promoted) + FOLLOWED_WITHIN
+        followed = None if promoted is None else min(datetime.fromisoformat(promoted), seen) + FOLLOWED_WITHIN
         since = max((moment for moment in (followed, newest) if moment is not None), default=None)
         beside = newest is not None and usage.newest - newest < FOLLOWED_WITHIN
         known = {fetched.package.digest} | ({challenger.digest} if challenger and beside else set())

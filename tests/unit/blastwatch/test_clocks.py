@@ -1,11 +1,12 @@
 """A clock that ran ahead: what it wrote is told, nothing waits for it for ever, and a promoter says that it was so."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from blastwatch import clocks, history, promotion
-from blastwatch.errors import RegistryError
+from blastwatch.errors import RegistryError, UsageError
 from blastwatch.history import Record
 from blastwatch.registry import Registry
 from blastwatch.signing import TRAINER
@@ -84,7 +85,8 @@ def test_what_would_bear_the_time_of_a_clock_that_ran_ahead_is_not_written(hurri
         lambda: register(hurried),
     ):
         with pytest.raises(
-            RegistryError, match=r"is of 20.* by tester, which is still to come.*registry restore --rea"
+            RegistryError,
+            match=r"is of 20.* by tester, which is still to come.*Look at it first.* --clock --reason",
         ):
             action()
     assert len(hurried.records()) == 4
@@ -98,31 +100,74 @@ def test_in_an_emergency_a_rollback_is_written_all_the_same(hurried):
 
 def test_a_restoration_writes_down_that_the_other_clock_was_wrong(hurried, register):
     [fault] = verify(hurried).faults
-    assert fault.entry == 4 and "its time is still to come" in fault.fault and "registry restore" in fault.fault
+    assert fault.entry == 4 and "its time is still to come" in fault.fault and "registry restore --clock" in fault.fault
     between = in_utc()
-    assert promotion.restore(hurried, reason="the clock of the trainer").done
+    done = promotion.restore(hurried, reason="the clock of the trainer", clock=True)
+    assert (done.done, done.ahead, done.time) == (True, [4], hurried.records()[-1].time)
     assert verify(hurried).faults == [] and hurried.records()[-1].time < in_utc()
     now = told(hurried, in_utc())
     assert (now["version"], now["unsure"]) == ("2", []) and told(hurried, between)["unsure"] == [4]
-    assert not promotion.restore(hurried, reason="again").done
+    assert not promotion.restore(hurried, reason="again", clock=True).done
+    assert now["since"] == now["promoted"]["time"] == hurried.entry("champion").promoted_at == done.time
     register(hurried)
     assert hurried.records()[-1].time < in_utc()
 
 
-def test_a_clock_that_every_entry_is_ahead_of_sets_no_time_back(hurried, monkeypatch):
-    """Of two clocks that differ it is this one that is wrong, and no restoration may make the entries older."""
-    before = hurried.records()[-1].time
+def test_a_clock_that_every_entry_is_ahead_of_is_to_be_looked_at(hurried, monkeypatch):
     monkeypatch.setattr(history, "now", lambda: "2020-01-01T00:00:00.000000+00:00")
-    with hurried.writing(TRAINER) as writer, pytest.raises(RegistryError, match="set it right; every entry lies after"):
+    with (
+        hurried.writing(TRAINER) as writer,
+        pytest.raises(RegistryError, match="every entry lies after it. Look"),
+    ):
         writer.check_clock()
+
+
+@pytest.mark.parametrize("hours", [-5, -24 * 365])
+def test_a_restoration_alone_says_nothing_about_clocks(hurried, monkeypatch, hours):
+    """A machine that lags behind may put an alias back, and makes no entry older by it."""
+    before = hurried.records()
+    monkeypatch.setattr(history, "now", lambda: in_utc(timedelta(hours=hours)))
     assert not promotion.restore(hurried, reason="to be sure").done
     hurried.store.delete_alias("champion")
-    assert promotion.restore(hurried, reason="by hand").done
-    assert hurried.records()[-1].time == before
+    done = promotion.restore(hurried, reason="by hand")
+    assert (done.done, done.ahead, hurried.records()[-1].time) == (True, [], before[-1].time)
+    assert clocks.told_times(hurried.records())[:-1] == [record.time for record in before]
+
+
+def test_a_registry_whose_first_entry_lies_ahead_is_not_stuck(lenient_settings, register, monkeypatch):
+    registry = Registry(lenient_settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "now", lambda: in_utc(timedelta(days=300)))
+        register(registry)
+    with pytest.raises(RegistryError, match="if it is wrong, set it right. If it is right.*restore --clock"):
+        register(registry)
+    with pytest.raises(UsageError, match="--reason TEXT with --clock"):
+        promotion.restore(registry, reason=" ", clock=True)
+    assert promotion.restore(registry, reason="the first machine", clock=True).ahead == [1]
+    register(registry)
+    assert registry.records()[-1].time < in_utc() and verify(registry).faults == []
+
+
+def test_a_trainer_is_told_that_a_promoter_writes_it_down(people, register, monkeypatch):
+    tom, pat = people
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "now", lambda: in_utc(timedelta(days=300)))
+        register(tom)
+    with pytest.raises(RegistryError, match="a promoter has to write down.* --clock .*can be registered afterwards"):
+        register(tom)
+    with pat.writing(TRAINER) as writer, pytest.raises(RegistryError, match="right, write down.*was written.$"):
+        writer.check_clock()
+
+
+def test_a_name_breaks_no_line_of_what_is_said_about_clocks(hurried):
+    with hurried.writing(TRAINER) as writer:
+        writer.records[-1] = replace(writer.records[-1], who="eve\nforged")
+        with pytest.raises(RegistryError, match=r"by eve\\nforged,"):
+            writer.check_clock()
 
 
 def test_clocks_that_lie_a_little_apart_stop_nobody(hurried, register, monkeypatch):
-    promotion.restore(hurried, reason="the clock of the trainer")
+    promotion.restore(hurried, reason="the clock of the trainer", clock=True)
     last = hurried.records()[-1].time
     early = (datetime.fromisoformat(last) - timedelta(minutes=4)).isoformat(timespec="microseconds")
     monkeypatch.setattr(history, "now", lambda: early)

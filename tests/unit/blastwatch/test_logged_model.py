@@ -1,5 +1,6 @@
 """What lies beside a package in MLflow's store: no digest covers it, and `mlflow.pyfunc` runs what it names."""
 
+import os
 import re
 
 import pytest
@@ -14,10 +15,11 @@ from blastwatch.registry import Registry
 from blastwatch.verification import verify
 from tests.packages import make_package
 
+ENV = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 LOADED = {
     "code": None,
     "data": "data/package",
-    "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+    "env": ENV,
     "loader_module": "blastwatch.pyfunc_model",
     "python_version": "3.11.7",
     "streamable": False,
@@ -67,6 +69,11 @@ def test_what_mlflow_writes_is_taken(logged):
         ({"loaded": LOADED | {"loader_module": "evil_loader"}}, "MLmodel has loader_module 'evil_loader' and not"),
         ({"loaded": LOADED | {"code": "code"}}, "MLmodel has code 'code' and not None"),
         ({"loaded": LOADED | {"data": "."}}, "MLmodel has data '.' and not 'data/package'"),
+        ({"loaded": LOADED | {"predict_fn": "system"}}, "MLmodel has predict_fn 'system' and not None"),
+        ({"loaded": LOADED | {"config": {"a": 1}}}, "MLmodel has config {'a': 1} and not None"),
+        ({"loaded": LOADED | {"model_code_path": "a.py"}}, "MLmodel has model_code_path 'a.py'"),
+        ({"loaded": LOADED | {"env": ENV | {"conda": "/srv/other/conda.yaml"}}}, "MLmodel has env {'conda': '/srv/oth"),
+        ({"loaded": LOADED | {"env": {"conda": "conda.yaml"}}}, "MLmodel has env {'conda': 'conda.yaml'}"),
         ({"loaded": LOADED | {"data": None}}, "MLmodel has data None"),
         ({"loaded": "sklearn"}, "MLmodel has no flavor python_function"),
         ({"flavors": {"sklearn": {"pickled_model": "model.pkl"}}}, "MLmodel has the flavor sklearn"),
@@ -99,6 +106,51 @@ def test_what_lies_beside_it_is_named(logged, name):
     path.write_text("raise SystemExit")
     with pytest.raises(PackageError, match=r"(evil_loader.py|code|data/other) is there"):
         opened()
+
+
+def test_what_was_copied_of_a_folder_of_uv_is_told_with_what_to_do(logged):
+    """MLflow's environments install what `uv.lock` names, and nobody can tell any more who put it there."""
+    write, opened = logged
+    (write() / "uv.lock").write_text("version = 1")
+    with pytest.raises(PackageError, match="uv.lock is there.* MLflow itself copied .* registry register DIR; if not"):
+        opened()
+
+
+def test_of_many_faults_the_first_are_told(logged):
+    write, opened = logged
+    write(requirements="\n".join(f"locked{number}==1.0" for number in range(150)))
+    with pytest.raises(PackageError, match=r"asks for 'locked4==1.0'; and 145 more\. Its package is whole") as caught:
+        opened()
+    assert "locked5=" not in str(caught.value)
+
+
+def test_a_folder_of_uv_and_a_wish_to_lock_add_nothing(lenient_settings, register, tmp_path, monkeypatch):
+    """MLflow would copy the folder's files, and lock what is required where `uv` is installed."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name, text in (("uv.lock", "version = 1"), ("pyproject.toml", "[project]"), (".python-version", "3.11")):
+        (folder / name).write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_LOCK_MODEL_DEPENDENCIES", "true")
+    monkeypatch.delenv("MLFLOW_UV_AUTO_DETECT", raising=False)
+    seen = []
+    monkeypatch.setattr("mlflow.utils.environment.shutil.which", seen.append)
+    registry = Registry(lenient_settings)
+    register(registry)
+    assert verify(registry).intact and "uv" not in seen
+    assert os.environ["MLFLOW_LOCK_MODEL_DEPENDENCIES"] == "true" and "MLFLOW_UV_AUTO_DETECT" not in os.environ
+
+
+def test_a_package_whose_version_was_changed_is_registered_anew(lenient_settings, register, tmp_path):
+    registry = Registry(lenient_settings)
+    register(registry)
+    assert registry.register(tmp_path / "package0").version == "1"
+    (registry.store.download("1", None) / "evil_loader.py").write_text("raise SystemExit")
+    again = registry.register(tmp_path / "package0")
+    assert (again.version, again.aliases) == ("2", ["candidate"])
+    [fault] = verify(registry).faults
+    assert fault.entry == 1 and "registry register DIR" in fault.fault
+    assert registry.register(tmp_path / "package0").version == "2"
 
 
 @pytest.mark.parametrize("text", ["flavors: [", None])

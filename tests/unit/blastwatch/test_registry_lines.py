@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from blastwatch import history, promotion
-from blastwatch.errors import RegistryError
+from blastwatch.errors import AliasMoved, RegistryError
+from blastwatch.gate import at_least, table_of
 from blastwatch.registry import Registry
 from blastwatch.registry_commands import registry
 
@@ -34,12 +35,30 @@ def test_no_reason_and_no_name_looks_like_another_entry(run, lenient_settings, r
 
 def test_what_a_clock_that_ran_ahead_leaves_unsure_is_said(run, lenient_settings, register, monkeypatch):
     found = Registry(lenient_settings)
-    monkeypatch.setattr(history, "now", lambda: (datetime.now(UTC) + timedelta(days=2)).isoformat())
-    register(found)
-    monkeypatch.undo()
-    monkeypatch.setenv("BLASTWATCH_HOME", str(lenient_settings.home))
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "now", lambda: (datetime.now(UTC) + timedelta(days=2)).isoformat())
+        register(found)
     at = run("history", "--at", datetime.now(UTC).isoformat()).stdout
     assert "Nothing served at" in at and at.splitlines()[1].startswith("Unsure ") and at.endswith("wrote: 1\n")
+    words = ("restore", "--clock", "--reason", "the first machine")
+    assert "the clock of these entries ran ahead: 1. They count as of 20" in run(*words).output
+    assert "Nothing was written about clocks." in run(*words).output and len(found.records()) == 2
+
+
+def test_nothing_that_others_wrote_breaks_a_line(run, lenient_settings, register, client):
+    found = Registry(replace(lenient_settings, actor=f"tom\n   {FORGED}"))
+    register(found)
+    plain = len(run("show", "1").stdout.splitlines())
+    client.set_model_version_tag("blastwatch", "1", "blastwatch.data_digest", "abc\noverridden     none")
+    shown = run("show", "1").stdout
+    assert len(shown.splitlines()) == plain and r"abc\noverridden" in shown
+    register(found)
+    found.store.set_alias("candidate", "1")
+    with pytest.raises(AliasMoved, match=r"tom\\n   3 "):
+        found.proven("candidate")
+    client.set_model_version_tag("blastwatch", "1", "blastwatch.digest", "abc\ndef")
+    assert len(run("list").stdout.splitlines()) == 2
+    assert table_of([at_least("card", 0.9, 0.5, "fine\nFAILED  parity")]).count("\n") == 0
 
 
 @pytest.mark.parametrize(("word", "seconds"), [("list", "30"), ("register", None)])

@@ -1,6 +1,9 @@
 """What `verify` finds that MLflow alone would hide, and that what it names as the remedy is one."""
 
 import json
+import re
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +11,10 @@ from blastwatch import history, promotion
 from blastwatch.errors import AliasNotSet, HistoryBroken, NotPermitted, RegistryUnreachable
 from blastwatch.model_store import ModelStore
 from blastwatch.recording import ALIAS_TAG, HEAD_TAG
-from blastwatch.signing import TRAINER
+from blastwatch.registry import Registry
+from blastwatch.signing import PROMOTER, TRAINER
 from blastwatch.verification import verify
+from tests.keys import add_key, private_of
 from tests.unit.blastwatch.test_tampering import copy_signed, forged
 
 NAME = "blastwatch"
@@ -94,10 +99,67 @@ def test_a_head_that_nobody_signed_is_a_lost_one(crowned, client, text):
     assert promotion.restore(crowned, reason="as it said").done and faults(crowned) == []
 
 
+@pytest.fixture
+def ana(lenient_settings, crowned, tmp_path):
+    """A promoter whose key the crowned registry does not know."""
+    theirs = tmp_path / "of-ana"
+    shutil.copytree(crowned.trusted.folder, theirs)
+    add_key(theirs, PROMOTER, "ana")
+    return Registry(replace(lenient_settings, signing_key=private_of(theirs, "ana"), trusted_keys=theirs, actor="ana"))
+
+
+@pytest.mark.parametrize("head_lost", [False, True])
+def test_a_cut_tail_of_a_key_that_is_missing_here_is_not_written_over(crowned, ana, client, head_lost):
+    promotion.promote(ana, "2", reason="", cells=None).check()
+    with crowned.ledger._engine.begin() as connection:
+        connection.exec_driver_sql("delete from history where number = 4")
+    if head_lost:
+        client.delete_registered_model_tag(NAME, HEAD_TAG)
+        expected = "not what was signed"
+    else:
+        expected = r"ends with entry 3 but MLflow was told of entry 4: .*cut, or the key of .*BLASTWATCH_TRUSTED_KEYS"
+        [first, *_] = verify(crowned, files=False).faults
+        assert first.entry == 4 and re.match(f"The history {expected}", first.fault)
+    for action in (promotion.rollback, promotion.restore)[head_lost:]:
+        with pytest.raises(HistoryBroken, match=expected):
+            action(crowned, reason="")
+    assert len(crowned.records()) == 3 and crowned.store.model().aliases["champion"] == "2"
+
+
+@pytest.mark.parametrize("change", [{"signature": ""}, {"signature": "AAAA"}, {"signature": "-"}])
+def test_a_head_that_no_key_signed_is_a_lost_one_whatever_key_it_names(crowned, ana, client, change):
+    text = told_of_four(ana) | change
+    client.set_registered_model_tag(NAME, HEAD_TAG, json.dumps(text))
+    assert promotion.restore(crowned, reason="as it said").done and faults(crowned) == []
+
+
+def test_a_head_with_a_known_key_that_did_not_sign_it_is_a_lost_one(crowned, ana, client):
+    said = told_of_four(ana)
+    body = said["body"].replace(json.loads(said["body"])["key"], crowned.records()[-1].key)
+    client.set_registered_model_tag(NAME, HEAD_TAG, json.dumps(said | {"body": body}))
+    assert promotion.restore(crowned, reason="as it said").done and faults(crowned) == []
+
+
+def told_of_four(registry):
+    """A head of an entry 4 as a registry would write it, which is in no history."""
+    row = forged(registry, registry.settings.signing_key, action="restore", alias="", version="1", who="ana")
+    return {"body": row.body, "signature": row.signature}
+
+
+def test_a_head_whose_signature_was_exchanged_names_its_remedy(crowned, client):
+    said = json.loads(client.get_registered_model(NAME).tags[HEAD_TAG])
+    client.set_registered_model_tag(NAME, HEAD_TAG, json.dumps(said | {"signature": "AAAA"}))
+    [fault] = faults(crowned)
+    assert fault.startswith("what MLflow mirrors: ") and fault.endswith("Put it back: blastwatch registry restore")
+    assert promotion.restore(crowned, reason="as it said").done and faults(crowned) == []
+
+
 def test_a_challenger_that_was_deleted_in_mlflow_leaves_nothing_to_put_back(crowned, client):
     promotion.challenge(crowned, "2", reason="")
     client.delete_model_version(NAME, "2")
-    assert faults(crowned) == ["entry 3: version 2 is no longer in MLflow"]
+    [fault] = faults(crowned)
+    assert fault.startswith("entry 3: version 2 is no longer in MLflow, where it was deleted: a backup of")
+    assert fault.endswith("nothing else can or need be done")
     assert not promotion.restore(crowned, reason="").done
     with pytest.raises(AliasNotSet, match="carries the alias challenger"):
         promotion.withdraw(crowned, reason="")

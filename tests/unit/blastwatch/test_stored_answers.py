@@ -1,6 +1,7 @@
 """A package with fewer answers than test cells, or figures that do not follow from them, is found out by one gate."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,11 @@ import pytest
 from blastwatch import promotion
 from blastwatch.comparison import compare
 from blastwatch.errors import PackageError
-from blastwatch.package import DIGESTS, METRICS, PREDICTIONS, open_package, seal
+from blastwatch.package import DIGESTS, METRICS, MODEL, PREDICTIONS, open_package, seal
 from blastwatch.registry import Registry
 from blastwatch.stored_answers import answers_gate
-from tests.packages import make_package
+from tests.packages import agree, make_package
+from training.evaluation import prediction_table
 
 
 @pytest.fixture
@@ -62,11 +64,47 @@ def test_answers_that_are_not_those_of_the_test_side(package, edit, said):
     assert not gate.passed and said in str(gate.value)
 
 
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda rows: rows.assign(probability=np.where(rows["label"] == "all", 0.9, 0.1)), "10 answers of evidence/te"),
+        (lambda rows: rows.assign(logit_all=rows["logit_all"].where(rows.index > 0)), "1 answers of evidence/te"),
+        (lambda rows: rows.assign(logit_all="0"), "the logits of evidence/test_predictions.parquet are no numbers"),
+    ],
+)
+def test_answers_that_do_not_follow_from_the_logits(package, edit, said):
+    """Split and metrics are made to say what the changed answers say."""
+    edit(package.predictions()).to_parquet(package.folder / PREDICTIONS)
+    agree(package.folder)
+    gate = answers_gate(package)
+    assert not gate.passed and str(gate.value).startswith(said)
+
+
+def test_the_answers_of_an_evaluation_follow_from_the_logits(package):
+    """At another temperature than one, from the float32 that a network gives."""
+    info = replace(package.info, temperature=1.7)
+    (package.folder / MODEL).write_text(info.to_json())
+    rows = package.predictions()
+    logits = rows[["logit_hem", "logit_all"]].to_numpy(np.float32) * np.float32(2.3)
+    prediction_table(rows, logits, info.temperature).to_parquet(package.folder / PREDICTIONS)
+    assert answers_gate(replace(package, info=info)).passed
+
+
 @pytest.mark.parametrize("sides", [None, {}, {"test": {"all": {"cells": 50}}}, {"test": {"all": None, "hem": None}}])
 def test_a_split_that_does_not_say_how_many_are_tested(package, sides):
     change(package, "evidence/split.json", lambda split: split.update(sides=sides))
     gate = answers_gate(package)
     assert not gate.passed and ("does not say how many" in gate.value or "an unknown number of" in gate.value)
+
+
+@pytest.mark.parametrize("name", ["sensitivity_over_ill", "specificity_over_healthy"])
+def test_a_figure_that_is_missing(package, name):
+    """Without a floor no other gate would ask for it."""
+    change(package, METRICS, lambda metrics: metrics["patients"].pop(name))
+    assert (answers_gate(package).passed, answers_gate(package).value) == (
+        False,
+        f"evidence/metrics.json says no {name}",
+    )
 
 
 @pytest.mark.parametrize("name", ["sensitivity_over_ill", "specificity_over_healthy"])
@@ -100,3 +138,5 @@ def test_what_is_no_number_is_not_compared_as_a_right_answer(package, tmp_path):
     rows.assign(probability=np.where(right(rows), rows["probability"], np.nan)).to_parquet(package.folder / PREDICTIONS)
     with pytest.raises(PackageError, match="10 answers of .* are no probability from 0 to 1"):
         compare(package, champion, None)
+    with pytest.raises(PackageError, match="The champion: 10 answers of .* are no probability from 0 to 1"):
+        compare(champion, package, None)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from blastwatch import promotion
+from blastwatch import history, promotion
 from blastwatch.errors import PromotionRefused, SignatureInvalid
 from blastwatch.gate import Gate
 from blastwatch.history import CHALLENGER, CHAMPION
@@ -25,10 +25,10 @@ def read(people, tmp_path):
     """The registry as somebody reads it whose own policy has the rule, from a day on."""
     _, pat = people
 
-    def under(since=TODAY, registry=pat, **changed):
+    def under(since=TODAY, registry=pat, overridable=(), **changed):
         folder = tmp_path / f"strict-{since}"
         folder.mkdir(exist_ok=True)
-        policy = lenient(folder, two_person=True, two_person_since=since)
+        policy = lenient(folder, two_person=True, two_person_since=since, overridable=[*overridable])
         return Registry(replace(registry.settings, policy=policy, **changed))
 
     return under
@@ -43,8 +43,8 @@ def sam(people, tmp_path):
     return Registry(replace(pat.settings, signing_key=private_of(keys, "sam"), actor="sam"))
 
 
-def promoted(registry, version):
-    promotion.promote(registry, version, reason="", cells=None).check()
+def promoted(registry, version, *override):
+    promotion.promote(registry, version, reason="in need", cells=None, override=override).check()
 
 
 def faults(registry):
@@ -71,6 +71,44 @@ def test_what_stood_before_the_rule_stops_no_service(people, register, read):
     later = TODAY + timedelta(days=2)
     assert read(None).proven(CHAMPION).version == read(later).proven(CHAMPION).version == "1"
     assert len(faults(read(None))) == 1 and faults(read(later)) == []
+
+
+@pytest.mark.parametrize(("days", "stands"), [(10, True), (0, False)])
+def test_a_champion_of_before_the_rule_may_be_gone_back_to(people, register, read, monkeypatch, days, stands):
+    """Whoever goes back in need must not leave services on what they go back from; what one person put there since the
+    rule began stands no better by that."""
+    tom, pat = people
+    now = history.now
+    monkeypatch.setattr(history, "now", lambda: (datetime.now(UTC) - timedelta(days=days)).isoformat())
+    register(pat)
+    promoted(pat, "1")
+    monkeypatch.setattr(history, "now", now)
+    register(tom)
+    promoted(read(), "2")
+    promotion.rollback(read(), reason="it is bad")
+    if stands:
+        assert read().proven(CHAMPION).version == "1" and faults(read()) == []
+    else:
+        with pytest.raises(SignatureInvalid, match="version 1 became champion by the key"):
+            read().proven(CHAMPION)
+        assert len(faults(read())) == 1
+    assert len(faults(read(None))) == 1
+
+
+def test_an_override_that_the_policy_allows_is_followed(people, register, read):
+    tom, pat = people
+    register(pat)
+    allowing = read(overridable=["two-persons"])
+    promoted(allowing, "1", "two-persons")
+    assert allowing.proven(CHAMPION).overridden == ["two-persons"] and faults(allowing) == []
+    register(tom)
+    promoted(allowing, "2")
+    promotion.rollback(allowing, reason="")  # which keeps what the version was promoted in spite of
+    assert allowing.proven(CHAMPION).version == "1" and faults(allowing) == []
+    strict = read()
+    assert len(faults(strict)) == 1
+    with pytest.raises(SignatureInvalid, match="version 1 became champion"):
+        strict.proven(CHAMPION)
 
 
 def test_two_persons_are_two_keys(people, register, read):

@@ -5,7 +5,15 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 
-from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, RegistryUnreachable, SignatureInvalid
+from blastwatch.errors import (
+    AliasMoved,
+    AliasNotSet,
+    PackageError,
+    PolicyError,
+    RegistryError,
+    RegistryUnreachable,
+    SignatureInvalid,
+)
 from blastwatch.registry import Registry
 from monitoring.followed import Followed
 from tests.packages import make_package
@@ -58,6 +66,7 @@ def test_a_promotion_that_is_just_being_written_is_none_behind_the_registrys_bac
         RegistryUnreachable("away"),
         PackageError("damaged"),
         AliasNotSet("taken away by hand"),
+        PolicyError("half written"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -66,7 +75,7 @@ def test_what_was_proven_stays_until_another_version_is(registry, followed, erro
     assert (followed.look(), followed.problem) == ("1", "")
     registry.by_word = error
     assert followed.look() == followed.look() == "1"
-    assert followed.problem == f"{error} Version 1 is watched as before."
+    assert followed.problem.endswith(f"{error} Version 1 is watched as before.")
     registry.by_word = ("2", 5)
     assert (followed.look(), followed.problem) == ("2", "")
 
@@ -97,6 +106,13 @@ def test_without_the_trusted_keys_the_alias_is_followed_and_that_is_said(registr
         )
     registry.by_alias = RegistryUnreachable("away")
     assert (followed.look(), followed.problem) == ("2", "away Version 2 is watched as before.")
+
+
+def test_a_policy_that_cannot_be_read_is_no_other_kind_of_error_at_a_start(registry, followed):
+    """A look that ends with it would end the whole look of the monitor, where only a challenger is asked for."""
+    registry.by_word = PolicyError("half written")
+    with pytest.raises(RegistryError, match="not known: half written"):
+        followed.look()
 
 
 def test_nothing_known_is_an_error_and_a_withdrawal_forgets(registry):

@@ -94,3 +94,14 @@ def test_every_answer_has_the_monitors_time_and_since_when_a_look_is_awaited(tmp
     assert datetime.fromisoformat(status.document()["begun_at"]) > moments[3]
     status.fail("the database is away")
     assert status.document()["begun_at"] > second["now"] and status.document()["looked_at"] is None
+
+
+def test_a_promotion_is_dated_by_the_restoration_that_says_that_its_clock_ran_ahead(tmp_path):
+    def record(action, alias, hours):
+        return SimpleNamespace(action=action, alias=alias, time=after(hours), before="", after="2", who="ana")
+
+    records = [record("promote", "champion", 7200), record("restore", "", 1)]
+    status = Status(load({"BLASTWATCH_HOME": str(tmp_path)}), SimpleNamespace(records=lambda: records))
+    status.fail("")
+    [move] = status.document()["promotions"]
+    assert datetime.fromisoformat(move["at"]) == NOW + timedelta(hours=1)

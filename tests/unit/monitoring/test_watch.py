@@ -70,6 +70,7 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     metrics = MonitorMetrics(CollectorRegistry())
     metrics.watch_model("4", "a" * 64)
     metrics.performance_fell.labels("realised").set(1)
+    metrics.performance_verdict.labels("realised").set(1)
     metrics.estimate_state.labels("untrusted").set(1)
     metrics.tell_doubts([{"reason": reason, "since": None} for reason in REASONS])
     metrics.detected.set(1)
@@ -87,7 +88,9 @@ def test_nothing_that_was_said_of_the_version_before_is_said_of_the_next():
     metrics.watch_model("5", "b" * 64)  # and its first look fails
     value = metrics.registry.get_sample_value
     assert value("blastwatch_drift_model_info", {"version": "5", "digest": "b" * 64}) == 1
-    assert [value("blastwatch_performance_fell", {"kind": kind}) for kind in ("estimated", "realised")] == [0, 0]
+    for name in ("fell", "verdict"):
+        told = [value(f"blastwatch_performance_{name}", {"kind": kind}) for kind in ("estimated", "realised")]
+        assert told == [0, 0]
     assert [value("blastwatch_estimate_state", {"state": state}) for state in STATES] == [0] * len(STATES)
     assert [value("blastwatch_estimate_doubted", {"reason": reason}) for reason in REASONS] == [0] * len(REASONS)
     assert value("blastwatch_drift_detected") == 0
@@ -221,6 +224,16 @@ def test_a_challenger_that_is_moved_by_hand_is_not_compared(monitor, store, monk
     monitor.says["challenger"] = AliasMoved("The challenger was moved.")
     assert "The challenger was moved. Version 2 is watched as before." in monitor.look().problem
     assert [one.version for one in compared] == ["2", "2"]
+
+
+def test_a_promotion_of_a_clock_that_ran_ahead_silences_nothing_for_long(monitor, store, cohort):
+    now = datetime.now(UTC)
+    monitor.says["champion"] = entry(promoted_at=(now + timedelta(days=300)).isoformat())
+    (one,) = as_records(cohort.iloc[:1], digest="e" * 64, start=now - timedelta(minutes=1))
+    store.add([replace(one, model_version="0")])
+    assert monitor.look().problem == ""  # services may be following it just now
+    monitor._seen = {promotion: at - LATER for promotion, at in monitor._seen.items()}  # an hour later
+    assert monitor.look().problem.startswith("The newest predictions are of version 0, and version 1 is watched.")
 
 
 def test_predictions_of_another_version_than_the_watched_one_are_said(monitor, store, cohort, cells):
