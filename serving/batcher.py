@@ -130,6 +130,7 @@ class Batcher:
         self._places: deque[Place] = deque()
         self._seconds_a_cell = 0.0
         self._lag = 0.0  # seconds until the event loop came to what was next for it, when that was last felt
+        self._feeling = False  # how long this turn of the event loop takes is on the way
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()  # this and the next four under `_changed`
         self._running = 0
@@ -196,7 +197,10 @@ class Batcher:
         expected = before * self._seconds_a_cell + 2 * self._lag
         if before and expected > _FULL * self._longest_wait:
             # A lag that is over is to keep nobody else out, and there may be no outcome to feel that by.
-            asyncio.get_running_loop().call_soon(self._feel, now)
+            # From the first of a turn: those refused later in it would measure what is left of it.
+            if not self._feeling:
+                self._feeling = True
+                asyncio.get_running_loop().call_soon(self._end_of_turn, now)
             raise Overloaded(retry_after=max(1, math.ceil(expected)), waiting=before)
 
     async def run(
@@ -319,6 +323,10 @@ class Batcher:
 
     def _feel(self, since: float) -> None:
         self._lag = time.monotonic() - since
+
+    def _end_of_turn(self, began: float) -> None:
+        self._feeling = False
+        self._feel(began)
 
     def close(self, *, wait: bool = True) -> None:
         """Answer those who wait, and take no more."""

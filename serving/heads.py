@@ -32,15 +32,21 @@ class BoundedProtocol(HttpToolsProtocol):
     _head = 0  # bytes of the present request's address and headers
     _untold = 0  # bytes of a part that the parser collects and has not told of yet
     _answered: RequestResponseCycle | None = None  # the request that is being answered
+    _asked_for_another = False  # protocol than HTTP/1.1; for the parser the head then is all of the request
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.ws_protocol_class = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        self.logger.warning("A request asked for another protocol, and was taken for one of HTTP/1.1 without a body.")
+        self.logger.warning(
+            "A request asked for another protocol, and was taken for one of HTTP/1.1 without a body; its connection "
+            "ends with the answer."
+        )
 
     def data_received(self, data: bytes) -> None:
+        if self._asked_for_another:  # the parser would take a body, which is anybody's words, for further requests
+            return
         self._untold += len(data)
         super().data_received(data)
         if self._untold > MOST_HEAD and not self.transport.is_closing():
@@ -62,6 +68,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_WAITING:
             raise TooMuch
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self._asked_for_another = True
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._untold = 0

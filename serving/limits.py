@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,9 @@ REQUEST_SECONDS = 120.0  # after this the caller gets an answer that says so
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
-PASSED_OVER, LEAST_PASSED_OVER = 4, 64 << 20  # times the limit, bytes: what is told to be larger ends the connection
+# Of a body that is too large: times the limit, and of images at least so many bytes. What is larger is not waited for.
+PASSED_OVER, LEAST_PASSED_OVER = 4, 64 << 20
+PASSING_SECONDS = 30.0  # that the rest of a body which is too large has to come
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
@@ -40,6 +43,7 @@ class Limits:
         settle: called with the scope of every request that is kept out before its body is read, its problem known,
             just before the answer goes out.
         seconds: deadline of a request.
+        passing_seconds: that the rest of a body which is too large has to come, before the answer says so.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Limits:
         admit: Callable[[Scope], None] = lambda _scope: None,
         settle: Callable[[Scope], None] = lambda _scope: None,
         seconds: float = REQUEST_SECONDS,
+        passing_seconds: float = PASSING_SECONDS,
     ) -> None:
         self._app = app
         self._body_limits = body_limits
@@ -60,6 +65,7 @@ class Limits:
         self._admit = admit
         self._settle = settle
         self._seconds = seconds
+        self._passing_seconds = passing_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -107,11 +113,14 @@ class Limits:
             self._settle(scope)
             await answer(scope, receive, send)
             return
+        most = PASSED_OVER * limit
+        if path in self._body_limits:
+            most = max(most, LEAST_PASSED_OVER)
         if too_large:
-            # Many programs read nothing before they have sent all, and would lose the answer with the connection. What
-            # still comes is dropped as it comes.
-            known = declared.isdecimal() and int(declared) <= max(PASSED_OVER * limit, LEAST_PASSED_OVER)
-            await respond(_too_large(limit, close=not known), scope)(scope, receive, send)
+            # Whoever asks whether to send it is told not to.
+            known = declared.isdecimal() and int(declared) <= most and not has_header(scope, b"expect")
+            ended = known and await self._pass_over(receive, most)
+            await respond(_too_large(limit, close=not ended), scope)(scope, receive, send)
             return
         count = 0
 
@@ -121,7 +130,8 @@ class Limits:
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
                 if count + size > limit:
-                    raise _too_large(limit, close=True)
+                    ended = not message.get("more_body", False) or await self._pass_over(receive, most - count - size)
+                    raise _too_large(limit, close=not ended)
                 try:
                     self._in_flight.take(path, size)
                 except Problem as problem:
@@ -135,9 +145,25 @@ class Limits:
         finally:
             self._in_flight.give_back(count)
 
+    async def _pass_over(self, receive: Receive, most: int) -> bool:
+        """Drop the rest of a body as it comes, up to so many bytes, and tell whether it came to its end.
+
+        Many programs read nothing before they have sent all, and would lose the answer with the connection.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._passing_seconds):
+                while most >= 0:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return False
+                    if not message.get("more_body", False):
+                        return True
+                    most -= len(message.get("body", b""))
+        return False
+
 
 def _too_large(limit: int, *, close: bool) -> Problem:
-    """`close`: the rest of the body may never end, so the connection cannot be used again."""
+    """`close`: the rest of the body was not waited for, so the connection cannot be used again."""
     headers = {"Connection": "close"} if close else {}
     return Problem("body-too-large", f"Expected a body of at most {limit} bytes.", headers=headers)
 

@@ -20,9 +20,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 not
 _ADDRESS = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "data:")
 _LATER = {"Retry-After": "5"}  # seconds
 _SMALL_PIECE = 4096  # bytes
-# What a form may say that its names are written in; they are ASCII, whatever it says. Python keeps every name that it
-# is asked for, known or not, for ever.
-_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1", b"windows-1252")
+# Content encodings; any other word in their place, as some programs have it, says nothing of the body.
+_PACKED = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd"}
+_TO_QUOTE = re.compile(rb'["\\]')
+# What the parser says of a body that does not begin as it should.
+_BEGINNING = ("Expected boundary character", "Did not find CR at end of boundary", "Did not find LF at end of boundary")
 _log = logging.getLogger("blastwatch.service")
 
 
@@ -101,13 +103,13 @@ async def _parsed(
     request: Request, field: str, at_most: int, make: Callable[..., Parser]
 ) -> tuple[FormData, Parser]:  # fmt: skip
     require_media_type(request, MULTIPART)
-    _check_parameters(request)
+    headers = _with_boundary_alone(request)
     try:
         async with aclosing(request.stream()) as stream:
-            parser = make(request.headers, stream, max_fields=10, max_part_size=4096)
+            parser = make(headers, stream, max_fields=10, max_part_size=4096)
             form = await parser.parse()
     except MultiPartException as error:
-        raise _refused(error.message, parser, field, at_most) from error
+        raise _refused(error, parser, field, at_most) from error
     except OSError as error:
         _log.error("Request %s: its files cannot be kept in the temporary folder: %s", request.state.request_id, error)
         raise Problem("no-room", "The files of this call cannot be kept just now.", headers=_LATER) from error
@@ -118,30 +120,33 @@ async def _parsed(
     return form, parser
 
 
-def _check_parameters(request: Request) -> None:
-    """Refuse a content type without a boundary, or with a charset that is none of forms, as the parser reads it."""
+def _with_boundary_alone(request: Request) -> Headers:
+    """The content type of a form as the parser needs it. Its names are ASCII, whatever charset it tells: Python keeps
+    every name of one that it is asked for, known or not, for ever."""
     _, given = parse_options_header(request.headers["content-type"])
-    if not given.get(b"boundary"):
+    boundary = given.get(b"boundary", b"")
+    if not boundary:
         raise Problem("form-unreadable", f"Expected the content type {MULTIPART} with a boundary but got none.")
-    charset = given.get(b"charset", b"utf-8").lower()
-    if charset not in _CHARSETS:
-        shown = charset[:64].decode("ascii", "backslashreplace")
-        raise Problem("form-unreadable", f"Expected a {MULTIPART} body in UTF-8 but got the charset `{shown}`.")
+    quoted = _TO_QUOTE.sub(rb"\\\g<0>", boundary)
+    return Headers(raw=[(b"content-type", b'%s; boundary="%s"' % (MULTIPART.encode(), quoted))])
 
 
-def _refused(words: str, parser: _Parser, field: str, at_most: int) -> Problem:
+def _refused(error: MultiPartException, parser: _Parser, field: str, at_most: int) -> Problem:
     """The problem for what Starlette's parser says of a form that it refuses."""
+    words = error.message
     if "Too many files" in words:
         names = [*(name for name, _ in parser.items), parser.part_name]
         return _unexpected(names, field) or _too_many(field, at_most)
     if "Part exceeded" in words:  # of text; no file is too large for it
         return Problem("not-a-file", f'Expected a file in `{field}` but got a part without `filename="..."`.')
-    if "Invalid multipart" in words:
+    if error.__cause__ is not None:  # the parser below it has the particulars
+        words = str(error.__cause__)
+    if words.startswith(_BEGINNING):
         return Problem(
             "form-unreadable",
             f"Expected a {MULTIPART} body that begins with its boundary, and whose lines end in CR LF.",
         )
-    return Problem("form-unreadable", f"Expected a complete {MULTIPART} body: {words}")
+    return Problem("form-unreadable", f"Expected a {MULTIPART} body that can be read but: {words.rstrip('.')}.")
 
 
 def _too_many(field: str, at_most: int) -> Problem:
@@ -180,9 +185,9 @@ def files(form: FormData, field: str) -> list[UploadFile]:
 def require_media_type(request: Request, wanted: str) -> None:
     """Refuse every other content type, among them all that carry pickles (CVE-2025-27520, CVE-2025-32375), and what is
     compressed: nothing here unpacks it."""
-    packed = request.headers.get("content-encoding", "").strip().lower()
-    if packed not in ("", "identity"):
-        raise Problem("media-type", f"Expected no compressed body but got the content encoding {packed[:64]}.")
+    told = {word.strip() for word in request.headers.get("content-encoding", "").lower().split(",")}
+    if packed := sorted(told & _PACKED):
+        raise Problem("media-type", f"Expected no compressed body but got the content encoding {', '.join(packed)}.")
     got = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if got != wanted:
         raise Problem("media-type", f"Expected the content type {wanted} but got {got[:64] or 'none'}.")

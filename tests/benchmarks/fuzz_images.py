@@ -297,6 +297,17 @@ def _text(random):
     return png(ihdr(48, 48), *[(kind, packed)] * int(random.choice((1, 40))), (b"IDAT", picture), (b"IEND", b""))
 
 
+def png_of_empty_chunks(count, *, first=True):
+    """A cell of 24 px as PNG with so many chunks of 12 bytes that mean nothing, before its pixels or behind them."""
+    data = seeds()["png rgb 24"]
+    at = 33 if first else len(data) - 12
+    return data[:at] + chunk(b"xxXx", b"") * count + data[at:]
+
+
+def _empty_chunks(random):
+    return png_of_empty_chunks(int(random.choice((1000, 100_000))), first=bool(random.integers(2)))
+
+
 BOMBS = {
     "png of any size": lambda random: png(
         ihdr(_side(random), _side(random), interlace=int(random.integers(2))), (b"IDAT", zeros(16)), (b"IEND", b"")
@@ -307,6 +318,7 @@ BOMBS = {
     "png of many chunks": lambda random: png(
         ihdr(48, 48), *[(b"tEXt", b"a\0b")] * 20_000, (b"IDAT", zeros(1)), (b"IEND", b"")
     ),
+    "png of empty chunks": _empty_chunks,
     "jpeg": _jpeg_of,
     "jpeg of many scans": lambda random: (data := seeds()["jpeg progressive 150"])[:-2]
     + data[data.rfind(b"\xff\xda") : -2] * 300 + b"\xff\xd9",

@@ -180,6 +180,16 @@ def test_a_jpeg_of_as_many_segments_as_there_may_be_is_read(picture, monkeypatch
     assert "at most 512 segments" in refused_unopened(jpeg[:2] + (513 - own) * comment + jpeg[2:], monkeypatch)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_png_of_many_chunks_is_refused_before_pillow_reads_each(monkeypatch, first):
+    own = 3  # of which the end is not counted
+    file = fuzz_images.png_of_empty_chunks(4096 - own, first=first)
+    assert decode(file + bytes(12 * 5000)).shape == (24, 24, 3)  # what follows the end is nobody's chunk
+    for more in (4096 - own + 1, 690_000):
+        file = fuzz_images.png_of_empty_chunks(more, first=first)
+        assert "at most 4096 chunks" in refused_unopened(file, monkeypatch)
+
+
 def test_a_jpeg_of_many_scans_is_refused_before_each_goes_through_the_picture(picture, monkeypatch):
     jpeg = encode(picture, "JPEG", progressive=True)
     last = jpeg.rindex(b"\xff\xda")

@@ -102,6 +102,6 @@ def test_a_promotion_is_dated_by_the_restoration_that_says_that_its_clock_ran_ah
 
     records = [record("promote", "champion", 7200), record("restore", "", 1)]
     status = Status(load({"BLASTWATCH_HOME": str(tmp_path)}), SimpleNamespace(records=lambda: records))
-    status.fail("")
+    status.watch(FETCHED)
     [move] = status.document()["promotions"]
     assert datetime.fromisoformat(move["at"]) == NOW + timedelta(hours=1)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -154,12 +154,29 @@ def test_who_asks_for_a_websocket_has_sent_a_request_like_any_other(door):
     asking += b"AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     with connected(door) as line:
         line.sendall(GET + asking + b"\r\n")
-        assert said(line, until=b"[0]").startswith(b"HTTP/1.1 200 ")
-        line.sendall(GET + b"\r\n")
-        assert said(line, until=b"[0]").startswith(b"HTTP/1.1 200 ")
+        answer = said(line)
+        assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"[0]") and b"connection: close" in answer
     with connected(door) as line:
         line.sendall(GET.replace(b"GET", b"POST") + asking + b"Content-Length: 999999999\r\n\r\n")
         assert sent(line, b"\x82\xff" + b"x" * 60_000) < MUCH
+    wait_until(lambda: not door.tasks)
+
+
+@pytest.mark.parametrize("protocol_name", [b"websocket", b"h2c"])
+def test_the_body_of_who_asks_for_another_protocol_is_no_further_request(door, protocol_name):
+    """A proxy takes it for the body, and whoever wrote it would ask in the proxy's name."""
+    hidden = GET.replace(b"/ ", b"/hidden ", 1) + b"\r\n"
+    head = GET.replace(b"GET", b"POST").replace(b"/ ", b"/slow ", 1) + b"Connection: Upgrade\r\nUpgrade: "
+    head += protocol_name + b"\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    for path in (b"/slow", b"/"):  # its body comes before the answer, or about then
+        DONE.clear()
+        with connected(door) as line:
+            line.sendall(head.replace(b"/slow", path))
+            time.sleep(0.05)
+            with suppress(ConnectionError):
+                line.sendall(hidden)
+            DONE.set()
+            assert said(line).count(b"HTTP/1.1 ") == 1
     wait_until(lambda: not door.tasks)
 
 

@@ -131,7 +131,7 @@ def test_room_is_given_back_however_a_request_ends(how):
             if how == "gone":
                 caller.task.cancel()
             elif how != "late":
-                await caller.send(1)
+                await caller.send(1, more=False)
             await asyncio.wait([caller.task], timeout=5)
             error = None if caller.task.cancelled() else caller.task.exception()
             assert isinstance(error, LookupError) == (how == "broken")

@@ -13,7 +13,7 @@ from serving.limits import SMALL_BODY, Limits, respond
 from serving.problems import MEDIA_TYPE, Problem
 
 
-def call(method="POST", path="/v1/predict", *, seconds=5.0, pause=0.0, seen=None, **content):
+def call(method="POST", path="/v1/predict", *, seconds=5.0, passing=5.0, pause=0.0, seen=None, **content):
     async def answer(request):
         await asyncio.sleep(pause)
         return PlainTextResponse(str(len(await request.body())))
@@ -29,7 +29,7 @@ def call(method="POST", path="/v1/predict", *, seconds=5.0, pause=0.0, seen=None
     def observe(scope, status, seconds):
         rows.append((scope["path"], status, seconds))
 
-    limits = Limits(app, body_limits={"/v1/predict": 1000}, seconds=seconds, observe=observe)
+    limits = Limits(app, body_limits={"/v1/predict": 1000}, seconds=seconds, passing_seconds=passing, observe=observe)
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limits), base_url="http://service") as client:
@@ -49,12 +49,12 @@ def test_a_body_within_the_limit_passes():
     assert {name: response.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
 
 
-def test_a_declared_body_over_the_limit_is_not_read():
+def test_a_declared_body_over_the_limit_is_refused():
     response = call(content=b"x" * 1001)
     assert response.status_code == 413
     assert response.headers["content-type"] == MEDIA_TYPE
     assert response.json()["detail"] == "Expected a body of at most 1000 bytes."
-    assert "connection" not in response.headers  # who reads nothing before all is sent would lose the answer
+    assert "connection" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,60 @@ def test_a_body_without_a_length_is_counted():
     response = call(content=chunks(11, 100))
     assert response.status_code == 413
     assert response.json()["type"] == "/problems/body-too-large"
-    assert response.headers["connection"] == "close"
+    assert "connection" not in response.headers
+
+
+def body(size, pieces, *, pause=0.0, taken):
+    """Pieces that note what of them was asked for."""
+
+    async def come():
+        for _ in range(pieces):
+            await asyncio.sleep(pause)
+            taken.append(size)
+            yield b"x" * size
+
+    return come()
+
+
+@pytest.mark.parametrize("length", [{"content-length": "40000000"}, {}], ids=["told", "chunked"])
+def test_the_rest_of_what_is_too_large_comes_before_the_answer(length):
+    """Whoever reads nothing before all is sent would lose the answer with the connection."""
+    taken = []
+    response = call(headers=length, content=body(1_000_000, 40, taken=taken))
+    assert (response.status_code, sum(taken)) == (413, 40_000_000)
+    assert "connection" not in response.headers
+
+
+def test_no_more_than_64_mib_of_a_body_without_an_end_are_waited_for():
+    taken = []
+    response = call(content=body(1 << 20, 1000, taken=taken))
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+    assert 64 <= len(taken) <= 66
+
+
+@pytest.mark.parametrize("length", [{"content-length": "40000000"}, {}], ids=["told", "chunked"])
+def test_a_rest_that_does_not_come_is_not_waited_for_long(length):
+    taken = []
+    response = call(passing=0.05, headers=length, content=body(600, 1000, pause=0.02, taken=taken))
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+    assert len(taken) < 20
+
+
+def test_whoever_asks_whether_to_send_so_much_is_told_not_to():
+    taken = []
+    length = {"content-length": "40000000", "expect": "100-continue"}
+    response = call(headers=length, content=body(1_000_000, 40, taken=taken))
+    assert (response.status_code, response.headers["connection"], taken) == (413, "close", [])
+
+
+def test_where_no_image_may_come_a_large_body_is_not_waited_for():
+    taken = []
+    told = {"content-length": str(4 * SMALL_BODY + 1)}
+    response = call(path="/v1/labels", headers=told, content=body(1000, 263, taken=taken))
+    assert (response.status_code, response.headers["connection"], taken) == (413, "close", [])
+    response = call(path="/v1/labels", content=body(SMALL_BODY, 5, taken=taken))
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+    assert len(taken) <= 5
 
 
 def test_every_other_path_takes_small_bodies_only():

@@ -192,12 +192,12 @@ def test_a_lag_that_is_over_keeps_one_caller_out_and_no_more():
     """No outcome comes to tell so: others hold places whose bodies are still on the way."""
     engine = Engine()
     engine.gate.set()
-    batcher = Batcher(engine, max_batch_size=4, longest_wait=1)
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=4)
 
     async def run():
         task = asyncio.create_task(batcher.run([cell(1)]))
         await asyncio.sleep(0)
-        time.sleep(0.6)
+        time.sleep(1.2)
         await task
         batcher.reserve()
         with pytest.raises(Overloaded):
@@ -206,6 +206,38 @@ def test_a_lag_that_is_over_keeps_one_caller_out_and_no_more():
         batcher.reserve()
         with batcher.coming():
             pass
+
+    asyncio.run(run())
+    batcher.close()
+
+
+def test_a_turn_that_turns_many_away_is_measured_from_the_first_of_them():
+    """Else its lag would be what passed since the last, and the next turn would let everybody in."""
+    engine = Engine()
+    engine.gate.set()
+    batcher = Batcher(engine, max_batch_size=4, longest_wait=1)
+
+    async def caller():
+        try:
+            batcher.reserve()
+        except Overloaded:
+            time.sleep(0.03)  # what it takes to say so
+            return "out"
+        return "in"
+
+    async def run():
+        task = asyncio.create_task(batcher.run([cell(1)]))
+        await asyncio.sleep(0)
+        time.sleep(0.6)
+        await task
+        batcher.reserve()
+        for _ in range(2):
+            assert set(await asyncio.gather(*(caller() for _ in range(15)))) == {"out"}
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded):
+            batcher.reserve()
+        await asyncio.sleep(0.01)
+        batcher.reserve()
 
     asyncio.run(run())
     batcher.close()
