@@ -85,7 +85,8 @@ def test_from_a_champion_that_was_deleted_in_mlflow_there_is_a_way_back(people, 
     client.delete_model_version(NAME, "2")
     assert promotion.rollback(pat, reason="it is gone").version == "1"
     assert pat.proven("champion").version == "1"
-    assert faults(pat) == "entry 3: version 2 is no longer in MLflow"
+    gone = "entry 3: version 2 is no longer in MLflow, where it was deleted: a backup of MLflow's store alone brings it"
+    assert faults(pat) == f"{gone} back, and nothing else can or need be done"
 
 
 def test_the_first_champion_that_was_deleted_is_followed_by_one_that_was_not_compared_with_it(people, register, client):
