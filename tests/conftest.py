@@ -76,9 +76,9 @@ def settings(tmp_path, empty_store) -> Settings:
     return load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_ACTOR": "tester"})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium; marks of the test say `browser`."""
+    """Headless Chromium, one for the tests of a file; marks of the test say `browser`."""
     if not CHROMIUM.exists():
         pytest.skip("needs Chromium: apt-get install chromium")
     from playwright.sync_api import sync_playwright
