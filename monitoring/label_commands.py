@@ -296,7 +296,10 @@ def _print_doubts(found: dict[str, Any]) -> None:
     for doubt in found.get("doubts", ()):
         if doubt["reason"] in DOUBTED:
             changed = DOUBTED[doubt["reason"]].format(since=doubt["since"] or "a time that is not known")
-            click.echo(f"{changed}: do not rely on the estimate before the labelled cells above are all of since then.")
+            click.echo(
+                f"{changed}: do not rely on the estimate before the labelled cells above are all of since then and "
+                "enough for a verdict."
+            )
     if not found.get("drift_reported", True):
         say("No drift report of this version lies here, so whether its cells drifted is not known: start the monitor.")
 

@@ -32,7 +32,7 @@ TOLD: dict[str, type | tuple[type, ...]] = {
     "reasons": list,
 }
 """What `blastwatch predict` tells of an answer, with the kind of each; and of its model:"""
-TOLD_OF_MODEL = ("version", "synthetic")
+TOLD_OF_ITS_MODEL = ("version", "synthetic")
 
 
 @click.command()
@@ -157,7 +157,7 @@ def _checked(answer: Any) -> dict[str, Any] | ServiceError | DataError:
         return answer
     wrong = [name for name, kind in TOLD.items() if not isinstance(answer.get(name), kind)]
     model = answer.get("model")
-    wrong += [f"model.{name}" for name in TOLD_OF_MODEL if not isinstance(model, dict) or name not in model]
+    wrong += [f"model.{name}" for name in TOLD_OF_ITS_MODEL if not isinstance(model, dict) or name not in model]
     if not wrong:
         return dict(answer)
     words = f"Expected {', '.join(wrong)} in the answer but it has no such member, or one of another kind."

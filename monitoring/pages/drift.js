@@ -168,7 +168,8 @@ function showPerformance() {
   // What labels said of cells from before the drift says nothing of the cells since.
   const changed = told.doubts.map((doubt) => DOUBTED[doubt.reason]).filter(Boolean).join(" and ");
   byId("early").textContent = changed ? `${changed[0].toUpperCase()}${changed.slice(1)}, and the estimate takes for granted `
-    + "that the probabilities still hold: do not rely on it before the latest labelled cells are all of since then." : "";
+    + "that the probabilities still hold: do not rely on it before the latest labelled cells are all of since then "
+    + "and enough for a verdict." : "";
   fill("figures", [
     ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
       interval(labelled.realised[name]), interval(reference.realised[name])])),
