@@ -4,6 +4,7 @@ A revision only adds what an older Blastwatch does not miss, so that services of
 one after the other is renewed. What it would miss needs another `monitoring.database.SCHEMA_VERSION`.
 """
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,6 +16,10 @@ NEWEST = "0003"
 """Of `migrations/versions`."""
 
 _table = sa.Table(REVISION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
+
+
+# Alembic has one context for the process: two databases that threads open at once would take it from each other.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def bring_up(connection: sa.Connection, *, new: bool) -> None:
@@ -33,10 +38,11 @@ def bring_up(connection: sa.Connection, *, new: bool) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.attributes["connection"] = connection
-    if new:
-        command.stamp(config, NEWEST)
-    else:
-        command.upgrade(config, NEWEST)
+    with _ONE_AT_A_TIME:
+        if new:
+            command.stamp(config, NEWEST)
+        else:
+            command.upgrade(config, NEWEST)
 
 
 def _is_newest(connection: sa.Connection) -> bool:

@@ -1,6 +1,7 @@
 """A database that an older Blastwatch made is brought up to date with what it holds; a new one has no past."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import numpy as np
@@ -109,3 +110,14 @@ def test_what_a_newer_blastwatch_added_is_left_alone(url):
     with open_store(url) as store:
         store.add([record("1")])
         assert store.count() == 1
+
+
+def test_two_databases_may_be_opened_at_once(tmp_path):
+    """As a service opens its store and what waits on disk."""
+
+    def opened(number):
+        with open_store(f"sqlite:///{tmp_path / str(number)}.db") as store:
+            return store.count()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(opened, range(8))) == [0] * 8
