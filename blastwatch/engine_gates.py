@@ -8,6 +8,7 @@ from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.gate import AT_MOST, OFF, Gate, at_most
 from blastwatch.golden import check_golden, golden_tolerance, read_golden
 from blastwatch.inference import Engine
+from blastwatch.ood import read_ood
 from blastwatch.package import Package
 from blastwatch.policy import Policy
 
@@ -60,14 +61,15 @@ def median_latency(package: Package, engine: Engine) -> float:
 
 
 def golden_gate(package: Package, engine: Engine) -> Gate:
-    """The engine gives the answers that travel in the package."""
+    """The engine gives the answers that travel in the package, and what refers unlike images can be read."""
     try:
+        read_ood(package)
         limit = golden_tolerance(package, engine.name)
         value = check_golden(package, engine)
     except GoldenMismatch as error:
         return _golden_failure(error, "the package's own answers")
     except PackageError as error:
-        return _golden_failure(error, "a golden file that can be read")
+        return _golden_failure(error, "files to answer with that can be read")
     note = f"largest difference of a probability, {engine.name}"
     return Gate(name="golden", passed=True, value=value, limit=limit, note=note, bound=AT_MOST)
 

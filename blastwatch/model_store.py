@@ -12,9 +12,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastwatch.addresses import encrypted, past_proxies, shown
+from blastwatch.addresses import shown
 from blastwatch.embedded_store import open_embedded
 from blastwatch.errors import NotPermitted, RegistryError, RegistryUnreachable, VersionNotFound
+from blastwatch.http_environment import reading, usable_environment
 from blastwatch.package import Package
 from blastwatch.settings import Settings
 
@@ -261,8 +262,9 @@ def check_reachable(settings: Settings) -> None:
 
     try:
         health = f"{tracking_uri.rstrip('/')}/health"
-        mounts = past_proxies(tracking_uri)
-        with httpx.Client(timeout=REACH_TIMEOUT, verify=encrypted(tracking_uri), mounts=mounts) as caller:
+        with usable_environment():
+            caller = httpx.Client(timeout=REACH_TIMEOUT, **reading(tracking_uri))
+        with caller:
             answer = caller.get(health)
     except httpx.HTTPError as error:
         raise _away(settings, str(error)) from error

@@ -93,9 +93,17 @@ def read_ood(package: Package) -> OodScore | None:
         )
     except (OSError, SafetensorError, KeyError, IndexError) as error:
         raise PackageError(f"{OOD} of the package cannot be read: {error!r}. Package the model again.") from error
-    if score.mean.shape != (size,) or score.whitener.shape != (size, size) or not np.isfinite(score.whitener).all():
+    if score.mean.shape != (size,) or score.whitener.shape != (size, size):
         raise PackageError(
-            f"Expected a finite mean of {size} values and a whitener of {size} x {size} in {OOD} but got "
+            f"Expected a mean of {size} values and a whitener of {size} x {size} in {OOD} but got "
             f"{score.mean.shape} and {score.whitener.shape}. Package the model again."
+        )
+    numbers = (score.mean, score.whitener, score.floor, score.limit)
+    # A limit that no number is above would refer nobody, one that is no number everybody.
+    if not all(np.isfinite(each).all() for each in numbers) or score.floor <= 0 or score.limit <= 0:
+        raise PackageError(
+            f"Expected finite numbers in {OOD}, floor and limit above 0, but got a floor of {score.floor:g}, a limit "
+            f"of {score.limit:g} and {sum(int((~np.isfinite(each)).sum()) for each in numbers)} values that are not "
+            "finite. Package the model again."
         )
     return score

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from blastwatch.addresses import encrypted, past_proxies
 from blastwatch.errors import BlastwatchError
+from blastwatch.http_environment import reading, usable_environment
 
 GRACE = 15.0  # seconds between the request to stop and the kill
 TAIL = 12  # lines of a log that an error shows
@@ -69,7 +69,9 @@ class Processes:
         import httpx
 
         end = time.monotonic() + timeout
-        with httpx.Client(timeout=5, verify=encrypted(address), mounts=past_proxies(address)) as caller:
+        with usable_environment():
+            caller = httpx.Client(timeout=5, **reading(address))
+        with caller:
             while time.monotonic() < end:
                 self.check(name)
                 with contextlib.suppress(httpx.HTTPError):

@@ -12,7 +12,7 @@ import numpy as np
 from blastwatch.baseline import number_of
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
 from blastwatch.gate import Gate
-from blastwatch.package import PREDICTION_COLUMNS, PREDICTIONS, Package
+from blastwatch.package import HEADLINE, PREDICTION_COLUMNS, PREDICTIONS, Package
 from blastwatch.rounding import against
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ COUNTED = {"cells": "path", "subjects": "subject", "groups": "group"}
 """What `evidence/split.json` counts on a side by label, and the column of the answers of which it is the number."""
 
 HALF = 0.5  # probability from which a cell is called a blast
+BINS = 15  # of equal width, of the calibration error
 OF_LOGITS = 1e-6  # how far a stored probability may lie from what its logits give, where float32 was kept
 ROUNDING = 1e-9  # of a share: both sides take the same means, in another order
 
@@ -31,7 +32,7 @@ FIGURES = {"sensitivity_over_ill": _ILL, "specificity_over_healthy": _HEALTHY}
 
 
 def answers_gate(package: Package) -> Gate:
-    """Every test cell of the split has one answer, and sensitivity and specificity are what the answers give."""
+    """Every test cell of the split has one answer, and what is judged and told of them is what the answers give."""
     tested = package.predictions()
     wrong = list(_faults(package, tested))
     value = "; ".join(wrong) if wrong else f"{len(tested)} cells of {tested['group'].nunique()} patients"
@@ -58,7 +59,9 @@ def _faults(package: Package, tested: "pd.DataFrame") -> Iterator[str]:
     split = package.evidence("split")
     yield from _faults_of_number(tested, split)
     yield from _other_than_logits(package, tested)
-    yield from differing(tested, package.metrics().get("patients"))
+    metrics = package.metrics()
+    yield from differing(tested, metrics.get("patients"))
+    yield from _otherwise_told(tested, metrics)
 
 
 def _faults_of_number(tested: "pd.DataFrame", split: dict[str, Any]) -> Iterator[str]:
@@ -110,3 +113,35 @@ def differing(tested: "pd.DataFrame", patients: Any) -> Iterator[str]:
         elif not abs(found - said) <= ROUNDING:
             ours, theirs = against(found, said)
             yield f"{name} of the answers is {ours} but evidence/metrics.json says {theirs}"
+
+
+def _otherwise_told(tested: "pd.DataFrame", metrics: dict[str, Any]) -> Iterator[str]:
+    """Figures over cells that are told wherever the version is named, and the calibration error that a gate judges. One
+    that the metrics lack is neither told nor judged by."""
+    cells, calibration = metrics.get("cells"), metrics.get("calibration")
+    for name, found in over_cells(tested).items():
+        row = cells.get(name) if isinstance(cells, dict) else None
+        said = number_of(calibration, "ece_after") if name == "ece_after" else number_of(row, "value")
+        if said is not None and not abs(found - said) <= ROUNDING:
+            ours, theirs = against(found, said)
+            yield f"{name} of the answers is {ours} but evidence/metrics.json says {theirs}"
+
+
+def over_cells(tested: "pd.DataFrame") -> dict[str, float]:
+    """The figures of `HEADLINE` and the expected calibration error after scaling (Naeini et al. 2015, AAAI), each cell
+    weighing the same; none that cells of one label cannot have."""
+    from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+    blast = tested["probability"].to_numpy(np.float64)
+    ill, said = (tested["label"] == _ILL).to_numpy(), blast >= HALF
+    bins = np.minimum((blast * BINS).astype(int), BINS - 1)
+    found = {"ece_after": float(np.abs(np.bincount(bins, blast - ill, BINS)).sum() / len(blast))}
+    if ill.all() or not ill.any():
+        return found
+    headline = {
+        "weighted_f1": f1_score(ill, said, average="weighted"),
+        "auroc": roc_auc_score(ill, blast),
+        "sensitivity": recall_score(ill, said),
+        "specificity": recall_score(~ill, ~said),
+    }
+    return found | {name: float(headline[name]) for name in HEADLINE}

@@ -4,15 +4,15 @@ import io
 import os
 import random
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from blastwatch.addresses import encrypted, past_proxies, shown
-from blastwatch.errors import DataError, ServiceError, ServiceUnreachable, SettingsError, UsageError
+from blastwatch.addresses import shown
+from blastwatch.errors import DataError, ServiceError, ServiceUnreachable, UsageError
+from blastwatch.http_environment import reading
 from serving.canary import CALLER_HEADER, LONGEST_HEADER, PATIENT_HEADER
 
 Image = bytes | str | os.PathLike[str]
@@ -36,8 +36,6 @@ MOST_BROKEN = 16  # images in a row without an answer that `predict_many` bears,
 AT_ONCE = 8  # calls in flight: enough for batches to form, and far from the service's limits
 CONNECTIONS = 100  # of one client; further calls wait, for as long as it takes, until one of them is free
 MOST_BYTES = 256 << 20  # of one file: far more than a service takes, and so many calls at once still fit into memory
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 
 
 def file_part(image: Image) -> tuple[str, bytes, str]:
@@ -287,40 +285,9 @@ def connection(url: str, *, api_key: str, timeout: float) -> dict[str, Any]:
         "base_url": url,
         "timeout": httpx.Timeout(timeout, connect=min(timeout, LONGEST_CONNECT), pool=None),
         "limits": httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20),
-        "verify": encrypted(url),
-        "mounts": past_proxies(url),
-        # Of the environment nothing is read where nothing of it is used: a proxy that is wrong would be an error.
-        "trust_env": encrypted(url) or not past_proxies(url),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        **reading(url),
     }
-
-
-@contextmanager
-def usable_environment() -> Iterator[None]:
-    """Around the making of one of httpx' clients, which reads the environment.
-
-    Raises:
-        SettingsError: a proxy, an exception from it or a file of certificates that it names cannot be used.
-    """
-    try:
-        yield
-    except (httpx.InvalidURL, ImportError, ValueError) as error:
-        raise SettingsError(
-            f"Expected proxies and exceptions from them that can be used in {_named_in_environment(PROXIES)} but got: "
-            f"{shown(str(error))} Name a proxy such as http://proxy:3128 and a host such as cells.lab that is asked "
-            "without, or unset the variable."
-        ) from error
-    except OSError as error:
-        raise SettingsError(
-            f"Expected files that can be read in {_named_in_environment(CERTIFICATES)} but got: "
-            f"{error.strerror or error}. Name the certificates of the authority that you trust, or unset the variable."
-        ) from error
-
-
-def _named_in_environment(variables: tuple[str, ...]) -> str:
-    """Those that are set, as they are spelt there; all, where a machine keeps its proxies elsewhere."""
-    found = [name for one in variables for name in (one, one.lower()) if os.environ.get(name)]
-    return ", ".join(found or variables)
 
 
 def check_positive(**numbers: int) -> None:

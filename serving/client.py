@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from blastwatch.errors import DataError, ServiceError
+from blastwatch.http_environment import usable_environment
 from serving.answers import TOLD_OF_LABEL, TOLD_OF_MODEL, TOLD_OF_PREDICTION, read_json, read_png, read_results
 from serving.calls import (
     AT_ONCE,
@@ -35,7 +36,6 @@ from serving.calls import (
     named,
     refuse_redirect,
     unanswered,
-    usable_environment,
 )
 
 

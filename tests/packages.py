@@ -29,6 +29,7 @@ from blastwatch.package import (
     Projection,
     seal,
 )
+from blastwatch.stored_answers import over_cells
 
 PATIENTS = 14
 """Test patients: those of odd number have blasts, the others normal cells."""
@@ -126,6 +127,11 @@ def agree(folder: Path) -> None:
         said["patients"][figure]["value"] = float(part.groupby("group")["right"].mean().mean())
         counts = {"subjects": part["subject"].nunique(), "groups": part["group"].nunique()}
         test[label] = {"cells": len(part), **counts}
+    over = over_cells(rows)
+    said["calibration"]["ece_after"] = over.pop("ece_after")
+    said["cells"] |= {
+        name: said["cells"][name] | {"value": value} for name, value in over.items() if name in said["cells"]
+    }
     metrics.write_text(json.dumps(said))
     split.write_text(json.dumps(json.loads(split.read_text()) | {"sides": {"test": test}}))
 

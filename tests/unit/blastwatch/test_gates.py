@@ -201,6 +201,7 @@ def test_what_is_no_number_passes_no_floor(package, value):
 
 
 def test_calibration(package):
+    edit(package, METRICS, calibration={"ece_after": 0.05})
     assert calibration_gate(package, DEFAULT).value == 0.05
     edit(package, METRICS, calibration={"ece_after": 0.3})
     gate = calibration_gate(package, DEFAULT)

@@ -6,13 +6,15 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from blastwatch import golden
+from blastwatch.engine_gates import golden_gate
 from blastwatch.engines import open_engine
 from blastwatch.errors import GoldenMismatch, PackageError
 from blastwatch.golden import MOST, REFERENCE_TOLERANCE, SLACK, check_golden, golden_tolerance, write_golden
 from blastwatch.inference import Outputs
-from blastwatch.package import DIGESTS, GOLDEN, ONNX, Package, Precision, open_package
+from blastwatch.package import DIGESTS, GOLDEN, ONNX, OOD, Package, Precision, open_package
 from tests.service_packages import make_servable
 from training.packaging import spread_cells
 
@@ -188,3 +190,13 @@ def test_cells_are_spread_over_labels_and_probabilities():
 def test_no_more_cells_than_there_are(most, found):
     chosen = spread_cells(drawn(), most)
     assert len(chosen) == found and chosen["path"].is_unique
+
+
+def test_what_refers_unlike_images_is_read_before_a_version_is_promoted(tmp_path):
+    package = open_package(make_servable(tmp_path / "package"))
+    engine = open_engine(package, "openvino-f32")
+    assert golden_gate(package, engine).passed
+    found = load_file(package.folder / OOD)
+    save_file(found | {"limit": np.array([np.nan])}, package.folder / OOD)
+    refused = golden_gate(package, engine)
+    assert not refused.passed and "finite numbers in ood.safetensors" in str(refused.value)

@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blastwatch import promotion
 from blastwatch.comparison import compare
 from blastwatch.errors import PackageError
-from blastwatch.package import DIGESTS, METRICS, MODEL, PREDICTIONS, open_package, seal
+from blastwatch.package import DIGESTS, HEADLINE, METRICS, MODEL, PREDICTIONS, open_package, seal
 from blastwatch.registry import Registry
-from blastwatch.stored_answers import answers_gate
+from blastwatch.stored_answers import answers_gate, over_cells
 from tests.packages import agree, make_package
 from training.evaluation import prediction_table
+from training.figures import figures, units_of
 
 
 @pytest.fixture
@@ -87,6 +90,7 @@ def test_the_answers_of_an_evaluation_follow_from_the_logits(package):
     rows = package.predictions()
     logits = rows[["logit_hem", "logit_all"]].to_numpy(np.float32) * np.float32(2.3)
     prediction_table(rows, logits, info.temperature).to_parquet(package.folder / PREDICTIONS)
+    agree(package.folder)
     assert answers_gate(replace(package, info=info)).passed
 
 
@@ -114,6 +118,31 @@ def test_figures_that_do_not_follow_from_the_answers(package, name):
     assert (
         not gate.passed and f"{name} of the answers is 0.9005" in gate.value and "metrics.json says 0.99" in gate.value
     )
+
+
+@pytest.mark.parametrize(("part", "name"), [("cells", "weighted_f1"), ("calibration", "ece_after")])
+def test_what_is_told_with_a_version_or_judged_by_follows_too(package, part, name):
+    def edit(metrics):
+        metrics[part][name] = {"value": 0.01} if part == "cells" else 0.01
+
+    change(package, METRICS, edit)
+    gate = answers_gate(package)
+    assert not gate.passed and f"{name} of the answers is " in gate.value and "metrics.json says 0.01" in gate.value
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
+def test_figures_over_cells_are_those_of_an_evaluation(cells, seed):
+    random = np.random.default_rng(seed)
+    labels = np.where(np.arange(cells) % 2, "all", random.choice(["all", "hem"], cells))
+    groups = random.integers(0, 5, cells).astype(str)
+    rows = pd.DataFrame({"group": groups, "label": labels, "probability": random.integers(0, 31, cells) / 30})
+    found = over_cells(rows)
+    units = units_of(rows)
+    expected = figures(units, np.ones((1, units.groups)), ["ece", *HEADLINE])
+    assert found.pop("ece_after") == pytest.approx(expected["ece"][0], abs=1e-12)
+    assert set(found) == (set(HEADLINE) if len(set(labels)) == 2 else set())
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name][0], abs=1e-9)
 
 
 def test_a_candidate_of_which_wrong_answers_were_dropped_is_refused(lenient_settings, new_run, tmp_path):

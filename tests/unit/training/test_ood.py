@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
 from scipy.spatial.distance import mahalanobis
 
 from blastwatch.errors import DataError, PackageError
@@ -137,6 +138,16 @@ def test_a_package_carries_its_score(tmp_path):
     (package.folder / OOD).write_bytes(b"nothing")
     seal(package.folder)
     with pytest.raises(PackageError, match="ood.safetensors of the package cannot be read"):
+        read_ood(package)
+
+
+@pytest.mark.parametrize(("name", "value"), [("limit", np.nan), ("limit", np.inf), ("limit", 0.0), ("floor", np.nan),
+                                             ("floor", 0.0), ("mean", np.nan), ("whitener", np.inf)])  # fmt: skip
+def test_a_score_that_would_refer_everybody_or_nobody_is_no_score(tmp_path, name, value):
+    package = open_package(make_package(tmp_path / "package"))
+    found = load_file(package.folder / OOD)
+    save_file(found | {name: np.full_like(found[name], value)}, package.folder / OOD)
+    with pytest.raises(PackageError, match="Expected finite numbers in ood.safetensors, floor and limit above 0"):
         read_ood(package)
 
 
