@@ -20,14 +20,17 @@ help:
 	@echo "make lint              ruff and mypy --strict"
 	@echo "make bench             the benchmarks, each a ratio in one run"
 	@echo "make lock              resolve the pins anew"
-	@echo "make clean             remove the virtual environment, caches and the demo's state"
+	@echo "make clean             remove the virtual environment, caches and the demo (.blastwatch/demo)"
 
 install: $(STAMP)
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements/dev.txt
+	@# In four parts abreast: pip unpacks on one core, and no part waits for another, as what each needs is pinned here.
+	for part in 0 1 2 3; do awk -v part=$$part '/^[^ ]/ { n++ } n % 4 == part' requirements/dev.txt >$(VENV)/part-$$part.txt; done
+	printf '%s\n' 0 1 2 3 | xargs -P 4 -I PART $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--require-hashes --no-deps -r $(VENV)/part-PART.txt
 	@# On all cores, where pip takes one. Templates among the packages are no Python and fail, as they do under pip.
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -63,6 +66,7 @@ lock: $(STAMP)
 		--constraint requirements/dev.txt \
 		--no-emit-index-url --no-emit-find-links --no-header --quiet --output-file requirements/run.txt
 
+# The rest of .blastwatch is somebody's registry, its signing key and its predictions.
 clean:
-	rm -rf $(VENV) .blastwatch .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .blastwatch/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -36,7 +36,7 @@ class LazyGroup(click.Group):
         "shadow": ("monitoring.shadow_commands", "Compare the challenger with the champion."),
         "labels": ("monitoring.label_commands", "Add labels that came later, and tell what they say."),
         "store": ("monitoring.store_commands", "Show what is stored; delete what is old, or a patient's."),
-        "up": ("blastwatch.stack_commands", "Start registry, service, monitor and dashboards."),
+        "up": ("serving.stack_commands", "Start registry, service, monitor and dashboards."),
         "demo": ("training.demo_commands", "Run the whole chain once, on synthetic or on your cells."),
     }
 

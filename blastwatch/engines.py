@@ -5,9 +5,9 @@ stands in the package's `precision`. What each takes and gives is `blastwatch.in
 """
 
 import ctypes
-import os
 from dataclasses import replace
 
+from blastwatch.cores import cores
 from blastwatch.errors import PackageError, UsageError
 from blastwatch.images import Pixels
 from blastwatch.inference import Engine, Inputs, Outputs
@@ -38,6 +38,9 @@ class CorrectedEngine:
 
     def infer_inputs(self, inputs: Inputs) -> Outputs:
         return self._corrected(self._engine.infer_inputs(inputs))
+
+    def rest(self) -> None:
+        self._engine.rest()
 
     def _corrected(self, outputs: Outputs) -> Outputs:
         return replace(outputs, logits=self._precision.corrected(outputs.logits))
@@ -84,7 +87,7 @@ def open_engine(
     if chosen.startswith("torch"):
         engine = _open_torch(package, chosen, threads)
     else:
-        engine = _open_openvino(package, chosen, threads or len(os.sched_getaffinity(0)), beside)
+        engine = _open_openvino(package, chosen, threads or cores(), beside)
     measured = package.info.precision.get(chosen)
     return engine if measured is None or measured.is_plain else CorrectedEngine(engine, measured)
 

@@ -108,6 +108,10 @@ class NotOpened(PackageError):
     pass
 
 
+class EngineBroken(PackageError):
+    pass
+
+
 class RegistryError(BlastwatchError):
     pass
 

@@ -19,6 +19,7 @@ from blastwatch.images import Pixels
 from blastwatch.inference import Engine, in_batches
 from blastwatch.package import GOLDEN, Package
 from blastwatch.rounding import against
+from blastwatch.state_files import write_whole
 
 # Of the probability of a blast. Float32 engines differ by the order of their sums alone: 1e-5 at most was seen.
 REFERENCE_TOLERANCE = 1e-3
@@ -34,13 +35,13 @@ def write_golden(folder: Path, crops: Pixels, logits: NDArray[np.float32]) -> No
         crops: what `blastwatch.images.crop_cell` gives, uint8, shape (n, size, size, 3).
         logits: what openvino-f32 answers to them, float32, shape (n, 2).
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, NDArray[Any]] = {
         "crops": np.ascontiguousarray(crops),
         "logits": np.ascontiguousarray(logits, dtype=np.float32),
     }
-    save_file(tensors, folder / GOLDEN)
+    write_whole(folder / GOLDEN, save(tensors))
 
 
 def read_golden(package: Package) -> tuple[Pixels, NDArray[np.float32]]:

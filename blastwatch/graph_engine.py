@@ -151,6 +151,9 @@ class GraphEngine:
             )
         return self._in_parts(inputs, lambda cells: cells)
 
+    def rest(self) -> None:
+        """As `blastwatch.inference.Engine.rest`: a recorded graph has its memory for good."""
+
     def normalise(self, crops: Tensor) -> Tensor:
         """`blastwatch.images.normalise` on the device: the same table, looked up there.
 

@@ -28,8 +28,9 @@ class Engine(Protocol):
     engine may use, and may be called from several threads, but is made for one batch at a time. `infer_beside` computes
     the same on its share: up to `abreast` calls of it at a time are together faster than one after the other.
     `infer_inputs` is `infer` for who has normalised already: what `blastwatch.images.normalise` makes of the same crops
-    is answered with the same bits. `on_cores` says whether it computes on the cores that everything else runs on, and
-    not on a GPU.
+    is answered with the same bits. `rest` gives back memory that the next batch takes anew, in some milliseconds, for
+    an engine that nobody has asked for a while. `on_cores` says whether it computes on the cores that everything else
+    runs on, and not on a GPU.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Engine(Protocol):
     def infer_beside(self, crops: Pixels) -> Outputs: ...
 
     def infer_inputs(self, inputs: Inputs) -> Outputs: ...
+
+    def rest(self) -> None: ...
 
 
 def checked_crops(crops: Pixels, preprocessing: Preprocessing) -> Pixels:

@@ -291,7 +291,7 @@ def _engine(tracking_uri: str) -> "Engine":
 def _away(settings: Settings, why: str) -> RegistryUnreachable:
     return RegistryUnreachable(
         f"No MLflow server answers at {settings.tracking_shown} ({shown(why)}). "
-        "Start it (blastwatch up) or set MLFLOW_TRACKING_URI to where it is."
+        "Start it or set MLFLOW_TRACKING_URI to where it is; unset, it is the registry under BLASTWATCH_HOME."
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blastwatch.errors import PackageError, UsageError
+from blastwatch.state_files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,11 +83,12 @@ def forward_with_embedding(network: "nn.Module", cells: "Tensor") -> "tuple[Tens
 
 
 def save_weights(network: "nn.Module", path: Path) -> None:
-    """Write the state of a network as safetensors."""
-    from safetensors.torch import save_file
+    """Write the state of a network as safetensors; raises `DataError` where the disk does not take them, and what stood
+    there before stays."""
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, path)
+    write_whole(path, save(state))
 
 
 def load_weights(network: "nn.Module", path: Path, *, data: bytes | None = None) -> None:

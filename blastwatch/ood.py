@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from blastwatch.errors import PackageError
 from blastwatch.package import OOD, SINCE, Package, Projection
+from blastwatch.state_files import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -54,10 +55,10 @@ class OodScore:
 
     def save(self, path: Path) -> None:
         """Write what does not stand in the projection already."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         values = {"floor": np.array([self.floor]), "limit": np.array([self.limit])}
-        save_file({"mean": self.mean, "whitener": np.ascontiguousarray(self.whitener), **values}, path)
+        write_whole(path, save({"mean": self.mean, "whitener": np.ascontiguousarray(self.whitener), **values}))
 
 
 def coordinates(embeddings: NDArray[np.float32], projection: Projection, floor: float) -> Floats:

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,13 @@ class OpenVinoEngine:
                 self._plain = self._compiled(self._read(reading=False), "LATENCY")
         return self._plain.infer(inputs)
 
+    def rest(self) -> None:
+        """As `blastwatch.inference.Engine.rest`: what the layers of a batch hand one another, 48 of the 190 MiB of a
+        ResNet-50 in int8 at 224 px."""
+        for requests in {self._whole, self._shared, self._plain}:
+            if requests is not None:
+                requests.rest()
+
     def _read(self, *, reading: bool) -> "openvino.Model":
         """The graph as it is compiled; `reading` crops instead of what `normalise` makes of them."""
         model = self._core.read_model(self._graph)
@@ -120,6 +128,10 @@ class _Requests:
     def best(self) -> int:
         """How many batches at a time OpenVINO finds best."""
         return int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def rest(self) -> None:
+        with suppress(RuntimeError):  # OpenVINO's refusal while a batch runs: then nothing rests
+            self._compiled.release_memory()
 
     def infer(self, values: NDArray[Any]) -> Outputs:
         try:

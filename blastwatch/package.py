@@ -32,6 +32,7 @@ from blastwatch.decision import CLASS_NAMES, Thresholds
 from blastwatch.digests import combined_digest, folder_digests
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
+from blastwatch.state_files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,9 +282,9 @@ class Projection:
         return self.components.astype(np.float64)
 
     def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        save_file({"mean": self.mean, "components": np.ascontiguousarray(self.components)}, path)
+        write_whole(path, save({"mean": self.mean, "components": np.ascontiguousarray(self.components)}))
 
 
 def seal(folder: Path) -> str:

@@ -1,4 +1,7 @@
-"""Child processes that never outlive their parent: started in groups of their own, waited for, and stopped."""
+"""Child processes that never outlive their parent: started in groups of their own, waited for, and stopped.
+
+Where the parent is killed, its guardian (`blastwatch.guardian`) stops them.
+"""
 
 import contextlib
 import os
@@ -12,11 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import psutil
+
+from blastwatch import guardian
+from blastwatch.addresses import encrypted
 from blastwatch.errors import BlastwatchError
-from blastwatch.http_environment import reading, usable_environment
 
 GRACE = 15.0  # seconds between the request to stop and the kill
+LOOK_SECONDS = 0.05  # between two looks at what is left of a family
 TAIL = 12  # lines of a log that an error shows
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""What ends a block of `stopping_politely`, besides Ctrl+C."""
 
 
 class ProcessFailed(BlastwatchError):
@@ -30,9 +39,14 @@ class Processes:
         self._environment = dict(environment)
         self._logs = logs
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._guardian: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Processes":
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._guardian = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
+            [sys.executable, "-I", "-S", guardian.__file__, str(GRACE)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0, start_new_session=True,
+        )  # fmt: skip
         return self
 
     def __exit__(
@@ -41,27 +55,48 @@ class Processes:
         with _undisturbed():
             for name in reversed(list(self._children)):
                 self.stop(name)
+            assert self._guardian is not None
+            self._guardian.communicate()
 
     def start(self, name: str, command: list[str]) -> None:
         """Start a command; what it prints goes to a log file of its name."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
+            child = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )
+        self._children[name] = child
+        self._tell_guardian(f"+{child.pid}")
 
     def stop(self, name: str) -> None:
-        """Ask the whole group to stop, and kill what is left of it after `GRACE` seconds."""
+        """Ask the whole group to stop, and kill what is left of it and of its descendants after `GRACE` seconds.
+
+        BentoML's workers are groups of their own: its supervisor asks them, but would wait for them a whole day.
+        """
         child = self._children.pop(name)
+        last = time.monotonic() + GRACE
+        family = _offspring(child)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE)
+        family |= _offspring(child)
+        while time.monotonic() < last and any(map(_runs, family)):
+            time.sleep(LOOK_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         child.wait()
+        with contextlib.suppress(BrokenPipeError):  # somebody killed it, and this child needs it no more
+            self._tell_guardian(f"-{child.pid}")
+
+    def _tell_guardian(self, line: str) -> None:
+        assert self._guardian is not None and self._guardian.stdin is not None
+        self._guardian.stdin.write(f"{line}\n".encode())
 
     def wait_for(self, name: str, address: str, *, timeout: float = 120) -> None:
-        """Wait until an address answers with success.
+        """Wait until an address of this machine answers with success; no proxy of the environment is asked for it.
 
         Raises:
             ProcessFailed: where the child ended, or did not answer in time.
@@ -69,9 +104,7 @@ class Processes:
         import httpx
 
         end = time.monotonic() + timeout
-        with usable_environment():
-            caller = httpx.Client(timeout=5, **reading(address))
-        with caller:
+        with httpx.Client(timeout=5, trust_env=False, verify=encrypted(address)) as caller:
             while time.monotonic() < end:
                 self.check(name)
                 with contextlib.suppress(httpx.HTTPError):
@@ -95,13 +128,27 @@ class Processes:
         return "\n".join([f"The end of {path}:", *path.read_text(errors="replace").splitlines()[-TAIL:]])
 
 
+def _offspring(child: subprocess.Popen[bytes]) -> set[psutil.Process]:
+    """All that descend from a child, nobody where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return set(psutil.Process(child.pid).children(recursive=True))
+    return set()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """False for one that has ended but that nobody has waited for yet, as may be up to the first process of all."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let no second Ctrl+C or SIGTERM leave children behind; only the main thread is ever disturbed."""
+    """Let no second Ctrl+C or other request to end leave children behind; only the main thread is ever disturbed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
     try:
         yield
     finally:
@@ -111,17 +158,20 @@ def _undisturbed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping_politely() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl+C does, so that children are stopped."""
+    """Let SIGTERM, a closed terminal (SIGHUP) and Ctrl+\\ (SIGQUIT) end the block as Ctrl+C does, so that children are
+    stopped. What is ignored stays so, but for SIGTERM: `nohup` wants a closed terminal to end nothing."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heeded = [one for one in ENDING if one == signal.SIGTERM or signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def script(name: str) -> str:
@@ -148,4 +198,4 @@ def mlflow_server(home: Path, artifacts: Path, port: int) -> list[str]:
 
 def evidently_pages(workspace: Path, port: int) -> list[str]:
     """Evidently's own pages over the drift reports."""
-    return [script("evidently"), "ui", "--workspace", str(workspace), "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-P", "-m", "blastwatch.evidently_server", str(workspace), str(port)]

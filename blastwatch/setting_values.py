@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
+from pathlib import Path
 
 
 def whole(text: str) -> int:
@@ -102,5 +103,27 @@ def one_of(*words: str) -> Callable[[str], str]:
         if text not in words:
             raise ValueError(f"one of {', '.join(words)} is needed")
         return text
+
+    return parse
+
+
+def path(text: str) -> Path:
+    if not text:
+        raise ValueError("a path is needed; without the variable it is the default")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{Path(text).parts[0]} is nobody's home here; write the path out") from None
+
+
+def optional_path(text: str) -> Path | None:
+    return path(text) if text else None
+
+
+def path_or_word(*words: str) -> Callable[[str], str]:
+    """A path, but for these words, which are kept as they are; so is nothing."""
+
+    def parse(text: str) -> str:
+        return text if text in ("", *words) else str(path(text))
 
     return parse

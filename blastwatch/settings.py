@@ -22,19 +22,14 @@ from blastwatch.setting_values import (
     fraction,
     not_negative,
     one_of,
+    optional_path,
+    path,
+    path_or_word,
     port,
     positive,
     span_target,
     switch,
 )
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
-
-
-def _optional_path(text: str) -> Path | None:
-    return _path(text) if text else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +50,7 @@ LONGEST_ACTOR = 255
 PREFIX = "BLASTWATCH_"
 NO_SETTINGS = (
     "BLASTWATCH_FINDING", "BLASTWATCH_KEYLESS", "BLASTWATCH_LIVE", "BLASTWATCH_SETTLED",
-    "BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD",
+    "BLASTWATCH_SUPERVISOR", "BLASTWATCH_DB_PASSWORD", "BLASTWATCH_GRAFANA_PASSWORD",
 )  # fmt: skip
 """What else may stand in the environment: what one of our processes tells another, and what deploy/compose.yaml reads."""
 
@@ -67,7 +62,7 @@ ENGINES = (
 TABLE: tuple[Setting, ...] = tuple(
     Setting(name=name, variable=variable, default=default, parse=parse, help=text)
     for name, variable, default, parse, text in (
-        ("home", "BLASTWATCH_HOME", ".blastwatch", _path, "folder that holds the embedded state"),
+        ("home", "BLASTWATCH_HOME", ".blastwatch", path, "folder that holds the embedded state"),
         ("tracking_uri", "MLFLOW_TRACKING_URI", "", str, "MLflow server or store; empty: mlflow.db under home"),
         ("predictions_url", "BLASTWATCH_PREDICTIONS_URL", "", str, "database of predictions; empty: predictions.db under home"),
         ("experiment", "BLASTWATCH_EXPERIMENT", "blastwatch", str, "MLflow experiment of the training runs"),
@@ -75,22 +70,22 @@ TABLE: tuple[Setting, ...] = tuple(
         ("model_alias", "BLASTWATCH_MODEL_ALIAS", "champion", str, "alias of the version that serves"),
         ("actor", "BLASTWATCH_ACTOR", "", str, "who acts on the registry, where MLflow has no accounts; empty: the login name"),
         ("history_url", "BLASTWATCH_HISTORY_URL", "", str, "database of the registry's history; empty: history.db under home"),
-        ("policy", "BLASTWATCH_POLICY", "", _optional_path, "file of the promotion policy; empty: the defaults in blastwatch/policy.yaml"),
-        ("signing_key", "BLASTWATCH_SIGNING_KEY", "", _optional_path, "private key (Ed25519, PEM) that signs the history; empty: made under home with the first version"),
-        ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", _optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
+        ("policy", "BLASTWATCH_POLICY", "", optional_path, "file of the promotion policy; empty: the defaults in blastwatch/policy.yaml"),
+        ("signing_key", "BLASTWATCH_SIGNING_KEY", "", optional_path, "private key (Ed25519, PEM) that signs the history; empty: made under home with the first version"),
+        ("trusted_keys", "BLASTWATCH_TRUSTED_KEYS", "", optional_path, "folder of public keys, ROLE/NAME.pem; empty: the one made under home"),
         ("lock_seconds", "BLASTWATCH_LOCK_SECONDS", "600", positive, "longest wait for another writer of the registry, in seconds"),
         ("unattended", UNATTENDED_VARIABLE, "0", switch, "1: nobody is there, so nothing is promoted or rolled back; set for what the monitor starts"),
         ("engine", "BLASTWATCH_ENGINE", "auto", one_of(*ENGINES), "inference engine; auto: torch-f16-graphs on a GPU, else openvino-f32"),
-        ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: its share of the cores"),
+        ("threads", "BLASTWATCH_THREADS", "", str, "inference threads of a service process; empty: its share of the cores, or of its container's limit of CPU"),
         ("host", "BLASTWATCH_HOST", "127.0.0.1", address, "IP address that the service binds; localhost: 127.0.0.1"),
         ("port", "BLASTWATCH_PORT", "3000", port, "port of the prediction service"),
         ("workers", "BLASTWATCH_WORKERS", "1", count, "processes of the prediction service"),
-        ("api_keys", "BLASTWATCH_API_KEYS", "", _optional_path, "folder of the service's API keys; empty: api-keys under home"),
+        ("api_keys", "BLASTWATCH_API_KEYS", "", optional_path, "folder of the service's API keys; empty: api-keys under home"),
         ("api_key", "BLASTWATCH_API_KEY", "", api_key, "API key that `blastwatch predict` sends"),
         ("rate_limit", "BLASTWATCH_RATE_LIMIT", "0", not_negative, "cells, or other calls, a second that one caller may send over time; 0: no limit"),
         ("rate_burst", "BLASTWATCH_RATE_BURST", "64", count, "cells, or other calls, that one caller may send at once where there is a limit"),
-        ("patient_salt", "BLASTWATCH_PATIENT_SALT", "", _optional_path, "file of the salt that patients are hashed with, one for all services on a database; empty: patient.salt under home"),
-        ("audit_log", "BLASTWATCH_AUDIT_LOG", "", str, "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
+        ("patient_salt", "BLASTWATCH_PATIENT_SALT", "", optional_path, "file of the salt that patients are hashed with, one for all services on a database; empty: patient.salt under home"),
+        ("audit_log", "BLASTWATCH_AUDIT_LOG", "", path_or_word("-", "off"), "file of the audit log; - for standard output, off for none; empty: logs/audit.jsonl under home"),
         ("traces", "BLASTWATCH_TRACES", "", span_target, "where OpenTelemetry spans of requests go: console, or the address of an OTLP/HTTP collector; empty: none are made"),
         ("follow_seconds", "BLASTWATCH_FOLLOW_SECONDS", "1", not_negative, "seconds between two looks of the service at its alias; 0: it stays on the version of its start"),
         ("memory_limit", "BLASTWATCH_MEMORY_LIMIT", "0", not_negative, "memory that a service process may take, in MiB; 0: what the machine or the container has left"),

@@ -44,6 +44,9 @@ class TorchEngine:
             logits, embeddings = forward_with_embedding(self._network, cells)
         return Outputs(logits=logits.float().cpu().numpy(), embeddings=embeddings.float().cpu().numpy())
 
+    def rest(self) -> None:
+        """As `blastwatch.inference.Engine.rest`: nothing is kept here for the next batch."""
+
     def _whole_float32(self) -> AbstractContextManager[object]:
         """On a GPU torch rounds what it convolves to the 10 bits of TF32 unless it is told not to, and the reference
         must not be rounded. What it is told holds for the process, so one batch of all such engines is computed at

@@ -93,9 +93,14 @@ def check_made(url: str) -> None:
         DataError: there is none; a patient's cells may lie in another.
         SettingsError: the URL is none.
     """
-    parsed = database.parse(url, VARIABLE)
-    if parsed.drivername.startswith("sqlite") and parsed.database and not Path(parsed.database).exists():
+    if not is_made(url):
         raise DataError(f"Expected stored predictions in {where(url)} but there is no such database.")
+
+
+def is_made(url: str) -> bool:
+    """Whether the file is there; PostgreSQL, and what is in memory, count as made. Raises `SettingsError`."""
+    parsed = database.parse(url, VARIABLE)
+    return not (parsed.drivername.startswith("sqlite") and parsed.database) or Path(parsed.database).exists()
 
 
 def where(url: str) -> str:

@@ -39,6 +39,8 @@ MOST_COMPARED = 2000
 LOCK, UNFINISHED = "reports.lock", "report.half"
 """In the folder of the reports: held by whoever writes one, and what is written of it until it is whole."""
 
+KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
+
 _NAME = re.compile(r"drift-\d{8}T\d{6}\.\d{6}Z-v\w+\.(json|html)", re.ASCII)
 """Of a file of a report. Others, a copy that somebody keeps beside them, are none."""
 
@@ -176,6 +178,12 @@ def names_of(folder: Path, ending: str = "") -> list[str]:
     they were made."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(name for name in names if name.endswith(ending) and _NAME.fullmatch(name))
+
+
+def prune(folder: Path) -> None:
+    """Remove all but the pages that were made last."""
+    for name in names_of(folder, ".html")[:-KEEP_PAGES]:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _turn(folder: Path, moment: datetime) -> datetime:

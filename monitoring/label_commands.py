@@ -342,6 +342,8 @@ def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
                         f"Expected an id and a label in line {reader.line_num} of {file}. "
                         "Lines without a label are passed over with --skip-empty."
                     )
+                if "\0" in id_:  # SQLite would look for it, PostgreSQL refuses it without naming the line
+                    raise DataError(f"Expected no NUL in the id in line {reader.line_num} of {file}. Take it out.")
                 yield id_, label
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"Expected a CSV file in UTF-8 but {file} cannot be read: {error}.") from error

@@ -43,10 +43,11 @@ class MonitorMetrics:
         self.window_cells = Gauge(
             "blastwatch_drift_window_cells", "Predictions in the window of the last look.", registry=registry
         )
-        self.ahead = Gauge(
+        self.ahead = Gauge(  # exported by `tell_ahead`
             "blastwatch_drift_ahead_predictions", "Predictions that carry a time more than five minutes ahead of the "
-            "monitor's clock; no look counts them before it comes.", registry=registry,
+            "monitor's clock; no look counts them before it comes. Absent until the first look.", registry=None,
         )  # fmt: skip
+        self._ahead_told = False
         self.last_report = Gauge(
             "blastwatch_drift_last_report_timestamp_seconds", "When the last report was made.", registry=registry
         )
@@ -150,6 +151,14 @@ class MonitorMetrics:
             "blastwatch_shadow_evidence", "E-value that the challenger is better, or worse by more than the margin.",
             ["question"], registry=registry,
         )  # fmt: skip
+
+    def tell_ahead(self, count: int) -> None:
+        """What a look counted. There is no sample before: to the alert on its changes, a 0 between what was counted
+        before a restart and the same number after it would be two."""
+        self.ahead.set(count)
+        if not self._ahead_told:
+            self.registry.register(self.ahead)
+            self._ahead_told = True
 
     def tell_shadow(self, found: Mapping[str, Any] | None) -> None:
         """What `monitoring.shadow_report.report` found; None where there is no challenger."""

@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from blastwatch.settings import Settings
+from monitoring.adrift import NOTES, Adrift
 from monitoring.database import Opened, UtcTime, open_database, translated
 from monitoring.shadow_entries import forget_key, keep_entries
 from monitoring.shadow_store import SHADOW, ShadowStore
@@ -26,8 +27,8 @@ AGE, IMAGE_AGE, SIZE, PATIENT = REASONS = ("age", "image-age", "size", "patient"
 BATCH = 500  # cells in one transaction, and ids in one statement: SQLite takes 999 parameters in old builds
 MOST_AT_ONCE = 50_000  # cells that one look of the monitor deletes at most, so that it still looks
 ADRIFT = timedelta(days=1)
-"""How old a cell of the shadow, or a picture, without its prediction is at least when it goes: after an outage of the
-database it may be there before the prediction, which comes from the disk with all that waited."""
+"""For how long a cell of the shadow, or a picture, is seen without its prediction at least before it goes
+(`monitoring.adrift`)."""
 SLACK = 0.05  # share of the size limit that is freed beyond it, so that not every look deletes
 
 _metadata = sa.MetaData()
@@ -89,7 +90,7 @@ class Retention(Opened):
 
     def __init__(self, engine: sa.Engine) -> None:
         super().__init__(engine)
-        self._looked_at: dict[str, str] = {}  # by table the last id that `adrift` looked at
+        self._adrift = {table: Adrift(engine, table, batch=BATCH, step=MOST_AT_ONCE) for table in (_shadow, _images)}
 
     def usage(self) -> Usage:
         """What is stored now.
@@ -116,20 +117,20 @@ class Retention(Opened):
         """Delete what was predicted before a moment, oldest first, at most so many cells."""
         return self._oldest(AGE, math.inf if most is None else most, _predictions.c.time < before)
 
-    def adrift(self, before: datetime, *, most: int | None = None) -> Deleted:
-        """Delete cells of the shadow, and pictures, of before a moment that have no prediction: it was forgotten while
-        they were on their way to the database, or dropped on its own.
+    def adrift(self, at: datetime, *, most: int | None = None) -> Deleted:
+        """Delete cells of the shadow, and pictures, that have no prediction and had none `ADRIFT` ago: it was forgotten
+        while they were on their way to the database, or dropped on its own.
 
         Args:
-            most: so many rows of each table are looked at, by the order of their ids; the next call goes on with those
-                that follow. None: all of them.
+            at: now.
+            most: so many rows of each table are looked at and deleted at most. None: all of them.
         """
         gone = Deleted()
-        for table in (_shadow, _images):
-            for ids in self._without_prediction(table, before, most):
+        for table, adrift in self._adrift.items():
+            adrift.note(at, most=most)
+            for ids in adrift.due(at - ADRIFT, most=most):
                 with self._transaction(AGE) as (connection, counted):
-                    number = _delete(connection, table, table.c.id.in_(ids) & ~_predicted(table))
-                    counted.append(Deleted(**{table.name: number}))
+                    counted.append(Deleted(**{table.name: adrift.delete(connection, ids)}))
                 gone += counted[0]
         return gone
 
@@ -210,21 +211,6 @@ class Retention(Opened):
                 break
         return gone
 
-    def _without_prediction(self, table: sa.Table, before: datetime, most: int | None) -> Iterator[list[str]]:
-        """Ids of rows that have no prediction, up to `BATCH` at a time. They are looked for while nothing is locked."""
-        step, ended = most or MOST_AT_ONCE, False
-        while not ended:
-            after = table.c.id > self._looked_at.get(table.name, "")
-            some = sa.select(table.c.id).where(after).order_by(table.c.id).limit(step).subquery()
-            with translated(), self._engine.connect() as connection:
-                count, last = connection.execute(sa.select(sa.func.count(), sa.func.max(some.c.id))).one()
-                old = (after & (table.c.id <= last) & (table.c.time < before)) if count else sa.false()
-                ids = list(connection.execute(sa.select(table.c.id).where(old, ~_predicted(table))).scalars())
-            self._looked_at[table.name] = last if count == step else ""
-            for start in range(0, len(ids), BATCH):
-                yield ids[start : start + BATCH]
-            ended = most is not None or count < step
-
     def _oldest_images(
         self, reason: str, which: sa.ColumnElement[bool], *, most: float, surplus: Callable[[], float] = _all
     ) -> Deleted:
@@ -286,7 +272,7 @@ class Retention(Opened):
 def retain(retention: Retention, settings: Settings, *, most: int | None = None) -> Deleted:
     """Delete what the settings say is too old or too much, at most so many cells for each reason, and what was left
     behind without its prediction, whatever they say."""
-    gone = retention.adrift(datetime.now(UTC) - ADRIFT, most=most)
+    gone = retention.adrift(datetime.now(UTC), most=most)
     if settings.retention_days:
         gone += retention.by_age(datetime.now(UTC) - timedelta(days=settings.retention_days), most=most)
     if settings.image_days:
@@ -298,7 +284,7 @@ def retain(retention: Retention, settings: Settings, *, most: int | None = None)
 
 def open_retention(url: str) -> Retention:
     """Open the database of predictions and make its tables where they are missing; raises as `open_store`."""
-    return Retention(open_database(url, METADATA, SHADOW, _metadata))
+    return Retention(open_database(url, METADATA, SHADOW, NOTES, _metadata))
 
 
 def _locked(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
@@ -344,10 +330,6 @@ def _until(surplus: float, sizes: Iterable[Sequence[Any]]) -> list[str]:
         ids.append(str(id_))
         surplus -= size
     return ids
-
-
-def _predicted(table: sa.Table) -> sa.ColumnElement[bool]:
-    return sa.select(_predictions.c.id).where(_predictions.c.id == table.c.id).exists()
 
 
 def _delete(connection: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:

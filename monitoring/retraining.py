@@ -8,15 +8,18 @@
 
 A finding that has stood for `after_hours` starts the command, which is told why in the JSON file that
 BLASTWATCH_FINDING names. It runs under BLASTWATCH_UNATTENDED=1, where the registry lets nobody promote: what it trains
-becomes a candidate at most, and a person judges it. The monitor may end meanwhile and the command goes on; a lock that
-the command holds tells the next monitor that it still runs.
+becomes a candidate at most, and a person judges it. The monitor may end meanwhile and the command goes on: a lock that
+the command holds tells the next monitor that it still runs, and a file how it ended (`monitoring.retraining_command`).
+Where the lock is free and that file empty, it was ended together with the monitor, as in a container.
 """
 
 import json
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +34,8 @@ from monitoring.drift import DriftReport
 
 FINDING_VARIABLE = "BLASTWATCH_FINDING"
 DRIFT, PATIENTS, ESTIMATED, REALISED = FINDINGS
+ENDED = "it was ended before it had come to its end, as with its container; its log tells how far it came"
+_RUNNER = Path(__file__).with_name("retraining_command.py")
 
 _log = logging.getLogger("blastwatch.monitor")
 
@@ -39,8 +44,8 @@ _log = logging.getLogger("blastwatch.monitor")
 class Started:
     """One start, as `home/retraining/last.json` keeps it; times in ISO 8601.
 
-    ended_at, exit_code: empty and None while it runs, and where the monitor was away when it ended.
-    problem: why it could not be started, else empty.
+    ended_at, exit_code: empty and None while it runs; no exit code where it could not be started or was ended.
+    problem: why it could not be started, or that it was ended; else empty.
     """
 
     finding: str
@@ -126,7 +131,7 @@ class Retraining:
 
     @property
     def failed(self) -> bool:
-        """Whether the last start, for the version that is watched, failed or could not be made."""
+        """Whether the last start, for the version that is watched, failed, was ended or could not be made."""
         last = self.last if self._policy.command else None
         return last is not None and last.version == self._version and bool(last.problem or last.exit_code)
 
@@ -177,29 +182,58 @@ class Retraining:
             "performance": findings.performance["now"],
         }
         facts.write_text(json.dumps(told, indent=2) + "\n")
-        command = list(self._policy.command)
-        with Path(started.log).open("ab") as log:
-            self._keep(started)  # first: a command that no file tells of would be started again at once
-            try:
-                self._process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                    env={**os.environ, FINDING_VARIABLE: str(facts), UNATTENDED_VARIABLE: "1"},
-                    pass_fds=[lock.fileno()],
-                )  # fmt: skip
-            except OSError as error:
-                started = replace(started, ended_at=at.isoformat(), problem=f"{command[0]!r} cannot be run: {error}")
-                self._keep(started)
-                _log.error("Retraining was not started: %s", started.problem)
-            else:
-                _log.warning("Retraining was started (%s since %s); log: %s", finding, started.since, started.log)
+        _end_of(started).write_bytes(b"")
+        self._keep(started)  # first: a command that no file tells of would be started again at once
+        if refused := self._run(started, facts, lock):
+            problem = f"{self._policy.command[0]!r} cannot be run: {refused}"
+            started = replace(started, ended_at=at.isoformat(), problem=problem)
+            self._keep(started)
+            _log.error("Retraining was not started: %s", problem)
+        else:
+            _log.warning("Retraining was started (%s since %s); log: %s", finding, started.since, started.log)
         return started
 
+    def _run(self, started: Started, facts: Path, lock: IO[str]) -> str:
+        """Start the command; returns why it cannot be run, "" where it runs."""
+        heard, said = os.pipe()
+        runner = [sys.executable, "-I", str(_RUNNER), str(_end_of(started)), str(said), str(lock.fileno())]
+        with os.fdopen(heard) as answer, Path(started.log).open("ab") as log:
+            try:
+                process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
+                    [*runner, *self._policy.command],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    env={**os.environ, FINDING_VARIABLE: str(facts), UNATTENDED_VARIABLE: "1"},
+                    pass_fds=[lock.fileno(), said],
+                )  # fmt: skip
+            except OSError as error:
+                return str(error)
+            finally:
+                os.close(said)
+            if refused := answer.read():
+                process.wait()
+                return refused
+        self._process = process
+        return ""
+
     def _see_whether_ended(self, at: datetime) -> None:
-        if self._process is None or self.last is None or (code := self._process.poll()) is None:
+        if self._process is not None and self._process.poll() is None:
             return
-        self._process = None
-        self._keep(replace(self.last, ended_at=at.isoformat(), exit_code=code))
-        _log.log(logging.ERROR if code else logging.INFO, "Retraining ended with exit code %s: %s", code, self.last.log)
+        if self._process is None and (self.last is None or self.last.ended_at):
+            return
+        self._process, lock = None, self._lock()
+        with lock or nullcontext():
+            self.last = self._read_last() or self.last  # another monitor may have started the next one since
+            if self.last is None or self.last.ended_at:
+                return
+            said = _read_end(self.last)
+            if said:
+                self._keep(replace(self.last, **said))
+            elif said is not None and lock is not None:
+                self._keep(replace(self.last, ended_at=at.isoformat(), problem=ENDED))
+            else:
+                return
+        code, why = self.last.exit_code, self.last.problem or f"it ended with exit code {self.last.exit_code}"
+        _log.log(logging.INFO if code == 0 else logging.ERROR, "Retraining: %s (%s)", why, self.last.log)
 
     def _lock(self) -> IO[str] | None:
         """The open lock, held; None where a running command holds it. It is the command's too, as long as it runs."""
@@ -225,3 +259,25 @@ class Retraining:
                 "the next finding then starts the command again."
             ) from error
         return found
+
+
+def _end_of(started: Started) -> Path:
+    """The file in which stands how it ended; empty until then."""
+    return Path(started.log).with_suffix(".ended.json")
+
+
+def _read_end(started: Started) -> dict[str, Any] | None:
+    """`ended_at` and `exit_code`; empty where nothing is said, None where an older Blastwatch started it."""
+    path = _end_of(started)
+    if not path.is_file():
+        return None
+    if not (content := path.read_text()):
+        return {}
+    try:
+        said = json.loads(content)
+        return {"exit_code": int(said["exit_code"]), "ended_at": datetime.fromisoformat(said["ended_at"]).isoformat()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"Expected in {path} how the command ended that a finding started but it cannot be read: {error!r}. "
+            "Remove the file; its log tells how it ended."
+        ) from error

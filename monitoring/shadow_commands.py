@@ -88,8 +88,9 @@ def _name(version: dict[str, Any]) -> str:
 
 def _print_agreement(found: dict[str, Any]) -> None:
     flips, difference = found["flips"], found["probability_difference"]
+    repeated = f" ({found['repeated']} repeated left out)" if found["repeated"] else ""
     click.echo(
-        f"{found['cells']} cells read by both, the same label for {found['agreement']:.2%}; "
+        f"{found['cells']} cells read by both{repeated}, the same label for {found['agreement']:.2%}; "
         f"hem to all {flips['hem_to_all']}, all to hem {flips['all_to_hem']}"
     )
     click.echo(

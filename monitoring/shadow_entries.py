@@ -6,8 +6,11 @@ entry: the sequence of differences only grows, whoever looks and whenever, and t
 needs. Patients that enter at the same moment stand in the order of their hashed keys, which know nothing of the
 outcome.
 
+An image of a patient counts once, however often it was asked. The cell whose label had the first word stands for it:
+what comes later cannot change which one that is. Without keys each image enters by itself, under its digest.
+
 Entries are computed from the labelled cells and their labels at every look. Before any of these are deleted the entries
-are written down (`keep_entries`), without anything of a cell in them, and stand from then on as they were.
+are written down (`keep_entries`), without what was said of a cell, and stand from then on as they were.
 """
 
 import uuid
@@ -17,7 +20,7 @@ from datetime import datetime, timedelta
 import pandas as pd
 import sqlalchemy as sa
 
-from monitoring.shadow_store import SHADOW, ShadowStore
+from monitoring.shadow_store import SAME, SHADOW, ShadowStore
 
 SETTLE = timedelta(days=1)
 """From the first word on a patient's labels to the patient's entry: labels of one smear come together."""
@@ -36,7 +39,7 @@ def unit_of(kept: pd.DataFrame, *, keyed: bool) -> str:
 def entries(
     cells: pd.DataFrame, words: pd.DataFrame, kept: pd.DataFrame, *, unit: str, at: datetime, settle: timedelta
 ) -> tuple[pd.DataFrame, int]:
-    """The units that have entered by a moment, in their order.
+    """The units that have entered before a moment, in their order.
 
     Args:
         cells: from `ShadowStore.read`, those with a label. words: from `ShadowStore.words`, oldest first.
@@ -48,22 +51,33 @@ def entries(
     """
     names = ["key", "enters", "difference"]
     stand = kept[kept["unit"] == unit]
-    known = cells[cells["patient"] != ""] if unit == PATIENT else cells
-    keys = known.set_index("id")["patient"] if unit == PATIENT else pd.Series(known["id"].array, index=known["id"])
+    known = once(cells[cells["patient"] != ""] if unit == PATIENT else cells, words)
+    keys = known.set_index("id")["patient" if unit == PATIENT else "image"]
     keys = keys[~keys.isin(stand["key"])]
     said = words[words["id"].isin(keys.index)].assign(key=lambda rows: rows["id"].map(keys))
-    parts, waiting = [stand[stand["enters"] <= pd.Timestamp(at)][names]], 0
+    # Before `at` and not at it: so do words count, and one of that very moment would change what had entered.
+    parts, waiting = [stand[stand["enters"] < pd.Timestamp(at)][names]], 0
     if len(said):
         enters = said.groupby("key")["time"].min() + settle
         in_time = said[said["time"] <= said["key"].map(enters)]
         judged = graded(known, in_time.groupby("id")["label"].last()).assign(key=lambda rows: rows["id"].map(keys))
         difference = (judged["challenger_right"] - judged["champion_right"]).groupby(judged["key"]).mean()
         table = pd.DataFrame({"enters": enters, "difference": difference}).rename_axis("key").reset_index()
-        there = table["enters"] <= pd.Timestamp(at)
+        there = table["enters"] < pd.Timestamp(at)
         parts.append(table[there][names])
         waiting = int((~there).sum())
     filled = [part for part in parts if len(part)] or parts[:1]
     return pd.concat(filled).sort_values(["enters", "key"], ignore_index=True), waiting
+
+
+def once(cells: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame:
+    """Of the cells of each image of a patient the one whose label had the first word; none of an image without a label.
+
+    Args:
+        words: oldest first.
+    """
+    order = words["id"].drop_duplicates()
+    return cells.set_index("id").reindex(order[order.isin(cells["id"])]).reset_index().drop_duplicates(SAME)
 
 
 def graded(cells: pd.DataFrame, truth: "pd.Series[str]") -> pd.DataFrame:

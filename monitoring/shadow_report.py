@@ -17,12 +17,15 @@ import sqlalchemy as sa
 from blastwatch import DISCLAIMER
 from blastwatch.entry import Entry
 from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdict
-from monitoring.shadow_entries import CELL, PATIENT, SETTLE, entries, graded, unit_of
+from monitoring.shadow_entries import CELL, PATIENT, SETTLE, entries, graded, once, unit_of
 from monitoring.shadow_store import ShadowStore
 
+UNSEEN = "neither version was trained on any of these patients, which nobody checks"
 ASSUMES = {
-    PATIENT: "patients are independent, and the order in which their labels come says nothing of the difference",
-    CELL: "cells are independent, which cells of one patient are not: too sure of itself where patients have several",
+    PATIENT: f"{UNSEEN}; patients are independent, and the order in which their labels come says nothing of the "
+    "difference",
+    CELL: f"{UNSEEN}; cells are independent, which cells of one patient are not: too sure of itself where patients "
+    "have several",
 }
 
 
@@ -53,15 +56,15 @@ def report(
         "champion": {"version": champion.version, "digest": champion.digest, "synthetic": champion.synthetic},
         "challenger": {"version": challenger.version, "digest": challenger.digest, "synthetic": challenger.synthetic},
         "at": at.astimezone(UTC).isoformat(),
-        **_agreement(counts),
+        **_agreement(counts, read=store.count(**pair, until=at)),
         "labelled": _labelled(cells, words),
         "comparison": _comparison(cells, words, kept, unit, at, rules),
         "disclaimer": DISCLAIMER,
     }
 
 
-def _agreement(counts: Sequence[sa.RowMapping]) -> dict[str, Any]:
-    """How alike the two answer, without any label. counts: from `ShadowStore.counts`."""
+def _agreement(counts: Sequence[sa.RowMapping], *, read: int) -> dict[str, Any]:
+    """How alike the two answer, without any label. counts, read: from `ShadowStore.counts` and `.count`."""
     labels: Counter[tuple[str, str]] = Counter()
     decisions: Counter[tuple[str, str]] = Counter()
     for row in counts:
@@ -71,6 +74,7 @@ def _agreement(counts: Sequence[sa.RowMapping]) -> dict[str, Any]:
     same = sum(number for (ours, theirs), number in labels.items() if ours == theirs)
     return {
         "cells": cells,
+        "repeated": read - cells,
         "since": min(row["since"] for row in counts).isoformat() if cells else None,
         "until": max(row["until"] for row in counts).isoformat() if cells else None,
         "agreement": same / cells if cells else None,
@@ -88,8 +92,8 @@ def _agreement(counts: Sequence[sa.RowMapping]) -> dict[str, Any]:
 
 
 def _labelled(cells: pd.DataFrame, words: pd.DataFrame) -> dict[str, Any]:
-    """Accuracy of both by the labels as they stand now, patients weighing the same."""
-    known = graded(cells, words.groupby("id")["label"].last())
+    """Accuracy of both by the labels as they stand now, each image of a patient once, patients weighing the same."""
+    known = graded(once(cells, words), words.groupby("id")["label"].last())
     named = known[known["patient"] != ""]
     patients = named.groupby("patient")[["champion_right", "challenger_right"]].mean()
     counts = named.groupby("patient").size()

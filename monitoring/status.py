@@ -24,7 +24,7 @@ MOST_COLUMNS = 40
 
 class Status:
     """The document that `/drift.json` gives, and the pictures of its example cells. Each look replaces both whole, so a
-    reader never sees half of one, and a picture that was deleted is gone with the next look."""
+    reader never sees half of one, and a picture that was deleted is gone with the next look, also where that fails."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._registry = registry
@@ -118,8 +118,15 @@ class Status:
             return self._known, row.last  # the timeline has not come to the report yet
         return self._known, before(self._timeline.rows(), self._version, self._digest)
 
+    def hold(self, usage: Usage) -> None:
+        """What is stored, as the gauges are told it."""
+        self.see(stored={"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes})
+
     def fail(self, problem: str) -> None:
-        """A look failed: the reason stands beside what was known, and beside what the look had found before."""
+        """A look failed: the reason stands beside what was known, and beside what the look had found before. Of the
+        example cells nobody knows then whether they were deleted meanwhile: none is shown."""
+        self._pictures = {}
+        self._found = self._found | {"examples": None}
         self._document = self._document | self._found | self._verdicts() | {"problem": problem}
 
     def tell(
@@ -142,8 +149,8 @@ class Status:
             "examples": examples.document,
             "promotions": self._promotions(),
             "retraining": retraining,
-            "stored": {"predictions": usage.predictions, "images": usage.images, "bytes": usage.bytes},
         }  # fmt: skip
+        self.hold(usage)
         self._pictures = examples.pictures
         told = {"looked_at": _now(), "problem": problem or None, "note": note}
         self._document = self._document | self._found | self._verdicts() | told

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +19,8 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
 from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
-from monitoring.drift import DriftReport, TooFewPredictions, compare, names_of
+from monitoring.database import is_made
+from monitoring.drift import DriftReport, TooFewPredictions, compare, prune
 from monitoring.examples import ExampleCells
 from monitoring.followed import Followed
 from monitoring.metrics import MonitorMetrics
@@ -37,7 +37,6 @@ from monitoring.windows import AHEAD, Window, latest, words
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
 NO_VERSION = "no version serves. See blastwatch registry list, and promote one: blastwatch registry promote REF"
 FOLLOWED_WITHIN = timedelta(minutes=15)  # of a promotion, services have loaded the version or refused it
-KEEP_PAGES = 50  # HTML reports of 4.5 MB each; the small JSON ones are kept for good
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,23 @@ class Monitor:
         self._seen: dict[tuple[str, str | None], datetime] = {}  # when a version was first watched, by its promotion
         self._window: list[str] | None = None  # ids of the predictions in the last report
         self._problems: list[str] = []  # of this look
+        self._retained = False  # in this look
 
     def look(self) -> Look:
         """Compare the latest predictions with the reference, once.
 
         Raises:
             AliasNotSet: no version serves yet.
-            BlastwatchError: registry, database or Evidently could not do their part.
+            BlastwatchError, OSError: registry, database, Evidently or the disk could not do their part.
         """
-        self._problems = []
+        self._problems, self._retained = [], False
+        try:
+            return self._look()
+        except (BlastwatchError, OSError) as error:
+            self._retain_all_the_same(error)
+            raise
+
+    def _look(self) -> Look:
         fetched = self._watched()
         self._store = self._store or open_store(self._settings.predictions_url)
         digest = fetched.package.digest
@@ -108,7 +115,7 @@ class Monitor:
         if usage.newest is not None and usage.newest >= ahead:
             self._note_ahead(self._store.count(since=ahead), usage.newest)
         else:
-            self._metrics.ahead.set(0)
+            self._metrics.tell_ahead(0)
             self._note_others(self._store, fetched, challenger, usage)
         look = replace(look, patients=patients, problem=" ".join(filter(None, self._problems)))
         self._tell_status(self._store, fetched, look, usage)
@@ -187,7 +194,7 @@ class Monitor:
 
     def _note_ahead(self, count: int, newest: datetime) -> None:
         """Say that there are predictions which no look sees; whose are the newest then, nobody can tell."""
-        self._metrics.ahead.set(count)
+        self._metrics.tell_ahead(count)
         self._problems.append(
             f"{count} predictions carry a time ahead of this clock, up to {newest.isoformat(timespec='seconds')}, and "
             "are no part of any window before it comes. Set the clocks of the service and the monitor right."
@@ -236,11 +243,28 @@ class Monitor:
 
     def _retain(self) -> Usage:
         """After the look, so that what it compares is never cut short by what it deletes."""
+        self._retained = True
         self._retention = self._retention or open_retention(self._settings.predictions_url)
         retain(self._retention, self._settings, most=MOST_AT_ONCE)
         usage = self._retention.usage()
         self._metrics.tell_store(usage, self._retention.counted())
+        self.status.hold(usage)
         return usage
+
+    def _retain_all_the_same(self, failed: Exception) -> None:
+        """Nothing is kept for longer, and no disk stays full, since something else hinders a look.
+
+        Raises:
+            BlastwatchError: this failed too; it says both.
+        """
+        if self._retained or not is_made(self._settings.predictions_url):
+            return
+        try:
+            self._retain()
+        except (BlastwatchError, OSError) as error:
+            first, second = (str(one).rstrip(".") for one in (failed, error))
+            why = "" if first == second else f": {second}"
+            raise BlastwatchError(f"{first}. Nor was anything deleted that is too old or too much{why}.") from failed
 
     def _retrain(self, version: str, findings: Findings) -> None:
         started = self._retraining.look(version, findings, at=datetime.now(UTC))
@@ -316,12 +340,6 @@ def watch(settings: Settings, *, stop: threading.Event | None = None) -> None:
         server.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def prune(folder: Path) -> None:
-    """Remove all but the pages that were made last."""
-    for name in names_of(folder, ".html")[:-KEEP_PAGES]:
-        (folder / name).unlink(missing_ok=True)
 
 
 def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: threading.Event) -> None:

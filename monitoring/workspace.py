@@ -1,5 +1,7 @@
 """The Evidently workspace: the monitor's runs, browsed with `evidently ui --workspace PATH`."""
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 PROJECT = "Blastwatch drift"
 SNAPSHOTS, DASHBOARD = "snapshots", "dashboard.json"  # the runs and panels inside a project, as Evidently names them
 KEEP_RUNS = 200  # 0.9 MB each, and the dashboard reads every run; older ones live on as JSON reports
+_COARSEST = 2 * 10**9  # nanoseconds: no filesystem dates its files by longer steps
 
 ABOUT = (
     "Drift scores over their thresholds, of every report: from 1 upwards it is drift. Each version has thresholds of "
@@ -48,7 +51,7 @@ def open_workspace(path: Path) -> None:
 
 
 def add_run(path: Path, snapshot: "Snapshot", *, name: str) -> None:
-    """Add a report's run, without the data it was made of, and drop the oldest beyond `KEEP_RUNS`.
+    """Add a report's run, without the data it was made of, and drop the first that were added beyond `KEEP_RUNS`.
 
     Several processes may add at once, while Evidently's pages read: Evidently writes a run in place and its reader
     fails on half of one, so each run is written aside and moved in whole.
@@ -61,9 +64,13 @@ def add_run(path: Path, snapshot: "Snapshot", *, name: str) -> None:
         scratch, twin = _project(aside)
         run = scratch.add_run(twin.id, snapshot, include_data=False, name=name)
         written = Path(SNAPSHOTS, f"{run.id}.json")
+        runs = path / str(project.id) / SNAPSHOTS
+        dated = {old: (runs / f"{old}.json").stat().st_mtime_ns for old in workspace.list_runs(project.id)}
+        # After all that are there, also where the clock ran ahead before. The ids hold its time and keep no such order.
+        moment = max([time.time_ns(), *(date + _COARSEST for date in dated.values())])
+        os.utime(aside / str(twin.id) / written, ns=(moment, moment))
         (aside / str(twin.id) / written).replace(path / str(project.id) / written)
-        # The ids are UUIDs of version 7, which sort by the time they were made.
-        for old in sorted(workspace.list_runs(project.id), key=str)[:-KEEP_RUNS]:
+        for old in sorted(dated, key=dated.__getitem__)[: max(len(dated) + 1 - KEEP_RUNS, 0)]:
             workspace.delete_run(project.id, old)
 
 

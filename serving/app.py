@@ -45,7 +45,7 @@ def build_app(service: Service) -> ASGIApp:
         if scope["path"] in ANSWERED_BY_THE_ENGINE:
             # Before the body is read: when there are many times too many callers, reading alone would fill the loop.
             try:
-                scope["state"][PLACE] = service.lane.reserve()
+                scope["state"][PLACE] = service.answering(scope).reserve()
             except Overloaded as error:
                 raise error.problem() from error
 

@@ -264,6 +264,7 @@ class Batcher:
             self._changed.wait()
         elif not self._changed.wait(IDLE_SECONDS) and not (self._running or self._tidy):
             self._tidy = True
+            self._engine.rest()
             trim()
 
     def _next_batch(self) -> list[_Waiting]:

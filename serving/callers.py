@@ -25,9 +25,10 @@ def check_headers(scope: Scope) -> None:
             raise Problem("header-too-long", f"Expected at most {LONGEST_HEADER} bytes in {name} but got {length}.")
 
 
-def caller_of(request: Request) -> str:
+def caller_of(scope: Scope) -> str:
     """The key by which a caller stays in the canary or out of it: its header, else its address."""
-    return header(request.scope, _CALLER) or (request.client.host if request.client else "")
+    client = scope.get("client")  # host and port
+    return header(scope, _CALLER) or (str(client[0]) if client else "")
 
 
 class Callers:

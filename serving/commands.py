@@ -78,14 +78,14 @@ def _become_server(settings: Settings, environment: Mapping[str, str]) -> None:
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # BentoML empties a folder for metrics below its home at each start: two services must not share it.
+        "BENTOML_HOME": str(settings.home / "bentoml" / str(settings.port)),
     }
-    # BentoML empties a folder for metrics below its home at each start: two services must not share it.
-    defaults = {"BENTOML_HOME": str(settings.home / "bentoml" / str(settings.port))}
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Blastwatch"]
     command += ["--host", settings.host, "--port", str(settings.port)]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command, {**defaults, **environment, **ours})  # noqa: S606  (no shell is wanted)
+    os.execve(sys.executable, command, {**environment, **ours})  # noqa: S606  (no shell is wanted)
 
 
 @click.command()

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from blastwatch.errors import PackageError
+from blastwatch.errors import EngineBroken, PackageError
 from blastwatch.registry import CHALLENGER
 from blastwatch.settings import Settings
 from monitoring.store import PredictionRecord
 from serving.apart import LOADING_NICE, apart
 from serving.canary import in_canary
+from serving.engine_health import DEAD_SECONDS
 from serving.lane import Lane, Slot
-from serving.live import LiveModel, foreign, open_live, opening, read_handover, take_over_or_fetch
+from serving.live import LiveModel, foreign, open_live, opening, read_handover
 from serving.live_folder import REASONS, LiveFolder, Mark, Status, mark, now, reason_of
 from serving.memory import MAY_MEND, RETRY_SECONDS, give_back
 from serving.metrics import ServiceMetrics
@@ -68,8 +69,8 @@ class Contest:
         self._tell()
 
     def canary(self, caller: str) -> Lane | None:
-        """The lane that answers this caller instead of the champion's."""
-        lane = self._lane
+        """The lane that answers this caller instead of the champion's, which answers for one whose engine fails."""
+        lane = self._answering()
         if lane is None or not in_canary(caller, lane.served.entry.digest, self._settings.canary_share):
             return None
         return lane
@@ -91,7 +92,7 @@ class Contest:
             "shadow": self.shadow.facts() if self.shadow else None,
             "canary": {
                 "share": self._settings.canary_share,
-                "answering": self._lane is not None,
+                "answering": self._answering() is not None,
                 "refused": self._refused,
             }
             if self._settings.canary_share
@@ -148,10 +149,17 @@ class Contest:
 
     # -- the canary ---------------------------------------------------------------------------------------------
 
-    def _follow(self, challenger: Challenger | None) -> None:
+    def _answering(self) -> Lane | None:
         lane = self._lane
-        if challenger is not None and lane is not None and lane.served.entry.digest == challenger.digest:
-            return
+        return lane if lane is not None and lane.batcher.health.ready else None
+
+    def _follow(self, challenger: Challenger | None) -> None:
+        lane, broken = self._lane, False
+        # The digest alone would not do: a package that is registered anew answers under its new number from then on.
+        if challenger and lane and (lane.version, lane.served.entry.digest) == (challenger.version, challenger.digest):
+            broken = not lane.batcher.health.alive
+            if not broken:
+                return
         if lane is not None:  # before another is loaded: it should answer nobody any more, and its memory is needed
             self._lane = None
             lane.retire()
@@ -159,6 +167,9 @@ class Contest:
             _log.info("Version %s leaves the canary.", lane.version)
         if challenger is None:
             self._failed = self._refused = None
+        elif broken:
+            said = f"Its engine failed for {DEAD_SECONDS:g} s. Mend that, then withdraw it and challenge with it anew."
+            self._refuse(challenger, EngineBroken(said))
         elif challenger != self._failed or time.monotonic() > self._retry_at:
             self._load(challenger)
 
@@ -166,23 +177,23 @@ class Contest:
         try:
             lane = apart(lambda: self._open(challenger), nice=LOADING_NICE)
         except PackageError as error:
-            reason = reason_of(error)
-            self._failed, self._retry_at = challenger, float("inf")
-            if reason in MAY_MEND:
-                self._retry_at = time.monotonic() + RETRY_SECONDS
-            self._refused = {"version": challenger.version, "reason": reason, "since": now()}
-            _log.warning("Version %s does not answer the canary: %s", challenger.version, error)
+            self._refuse(challenger, error)
             return
         self._failed = self._refused = None
         self._lane = lane
         _log.info("Version %s answers the canary.", challenger.version)
 
+    def _refuse(self, challenger: Challenger, error: PackageError) -> None:
+        reason = reason_of(error)
+        self._failed, self._retry_at = challenger, float("inf")
+        if reason in MAY_MEND:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._refused = {"version": challenger.version, "reason": reason, "since": now()}
+        _log.warning("Version %s does not answer the canary: %s", challenger.version, error)
+
     def _open(self, challenger: Challenger) -> Lane:
         with self._folder.loading(), opening(challenger.version):
-            served = take_over_or_fetch(challenger.handover, self._settings)
-            if served.package.digest != challenger.digest:
-                raise PackageError(f"Expected package {challenger.digest} in {challenger.handover}, another is named.")
-            return self._open_lane(open_live(served, self._settings))
+            return self._open_lane(open_live(challenger.take_over(self._settings), self._settings))
 
     def _see_off(self) -> None:
         staying = [lane for lane in self._leaving if not lane.ended.is_set()]

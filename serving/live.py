@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blastwatch.cores import cores
 from blastwatch.embedded_store import check_made
 from blastwatch.engines import choose, open_engine
 from blastwatch.entry import Entry
@@ -152,7 +153,7 @@ def _settled(settings: Settings, environment: Mapping[str, str], folder: LiveFol
         served = _find_patiently(settings, environment)
         check_order(served.entry, written(folder, settings))
     except (RegistryError, PackageError) as error:
-        served = _last_verified(folder, settings, error)
+        served = last_verified(folder, settings, error)
         if source_written(folder.wanted(alias)) != served.source:  # the workers load what that file names
             hand_over(served, folder.wanted(alias))
         refusal = Refusal(reason=reason_of(error), version="", message=str(error), since=now())
@@ -202,7 +203,7 @@ def _find_patiently(settings: Settings, environment: Mapping[str, str]) -> Serve
             time.sleep(0.3)
 
 
-def _last_verified(folder: LiveFolder, settings: Settings, error: BlastwatchError) -> Served:
+def last_verified(folder: LiveFolder, settings: Settings, error: BlastwatchError) -> Served:
     """The copy that serves in spite of an error, which is raised where there is none. A file that does not say what it
     is of, as those of earlier versions, counts while the registry is away: then nothing speaks against it."""
     own = [source_of(settings), *([{}] if isinstance(error, RegistryUnreachable) else [])]
@@ -384,7 +385,7 @@ def check_flips(served: Served, settings: Settings) -> None:
 def _open_live(served: Served, settings: Settings) -> LiveModel:
     check_memory(served.package, settings)
     check_flips(served, settings)
-    threads = int(settings.threads) if settings.threads else max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    threads = int(settings.threads) if settings.threads else max(1, cores() // settings.workers)
     engine = open_engine(served.package, settings.engine, threads=threads, beside=True)
     size = served.package.info.preprocessing.size
     for infer in (engine.infer, engine.infer_beside):
@@ -394,4 +395,5 @@ def _open_live(served: Served, settings: Settings) -> LiveModel:
     check_golden(served.package, engine, batch_size=sizes.alone)
     if engine.abreast > 1:
         check_golden(served.package, engine, batch_size=sizes.beside, beside=True)
+    engine.rest()  # a lone caller never needs what batches side by side took
     return LiveModel(served=served, engine=engine)

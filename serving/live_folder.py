@@ -23,6 +23,7 @@ from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
     BlastwatchError,
+    EngineBroken,
     FlipsTooOften,
     GoldenMismatch,
     NotOpened,
@@ -43,6 +44,7 @@ REASONS: dict[str, type[BlastwatchError]] = {
     "not-opened": NotOpened,
     "golden": GoldenMismatch,
     "flips": FlipsTooOften,
+    "engine": EngineBroken,
     "corrupt": PackageError,
     "registry": BlastwatchError,
 }

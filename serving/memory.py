@@ -5,6 +5,7 @@ import gc
 import os
 from pathlib import Path
 
+from blastwatch.control_groups import MEMBERSHIP, ROOT, groups
 from blastwatch.errors import TooLarge
 from blastwatch.package import ONNX, WEIGHTS, Package
 from blastwatch.settings import Settings
@@ -34,20 +35,13 @@ def available(settings: Settings) -> int:
 
     if settings.memory_limit:
         return max(0, int(settings.memory_limit * MIB) - psutil.Process().memory_info().rss)
-    return min([psutil.virtual_memory().available, *left_in_container(Path("/sys/fs/cgroup"))])
+    return min([psutil.virtual_memory().available, *left_in_container()])
 
 
-def left_in_container(root: Path, membership: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes left below each memory limit (cgroup v2) of this process and of the groups around it."""
-    try:
-        line = next(text for text in membership.read_text().splitlines() if text.startswith("0::"))
-    except (OSError, StopIteration):
-        return []
-    inner = root / line.removeprefix("0::").strip().lstrip("/")
+def left_in_container(root: Path = ROOT, membership: Path = MEMBERSHIP) -> list[int]:
+    """Bytes left below each memory limit of this process and of the groups around it."""
     found = []
-    for group in (inner, *inner.parents):
-        if not group.is_relative_to(root):
-            break
+    for group in groups(root, membership):
         try:
             limit = int((group / "memory.max").read_text())  # the word `max` where there is no limit
             used = int((group / "memory.current").read_text())

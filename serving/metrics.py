@@ -115,8 +115,8 @@ class ServiceMetrics:
 
         self.shadow_cells = Counter(
             "blastwatch_shadow_cells",
-            "Cells for the challenger in shadow: compared, of these flipped (another label), shed because no core was "
-            "free, failed.",
+            "Cells for the challenger in shadow: compared (and stored), of these flipped (another label), shed because "
+            "no core was free, failed.",
             ["outcome"], registry=registry,
         )  # fmt: skip
         self.shadow_difference = Histogram(

@@ -7,7 +7,6 @@ that come behind it.
 """
 
 import asyncio
-import os
 import threading
 import time
 from collections import deque
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Any, Generic, ParamSpec, TypeVar
+
+from blastwatch.cores import cores
 
 MOST_READERS = 4  # more threads of a process take Python's lock from one another (`tests.benchmarks.reading`)
 SLOW_SECONDS = 0.05  # after which an image keeps no other waiting; a cell takes some 2 to 5 ms
@@ -26,7 +27,7 @@ _Call = tuple["_Done[Any]", Callable[[], Any]]
 
 def reading_threads(processes: int = 1) -> int:
     """Threads that read images in each of so many processes: its share of the cores, 2 to `MOST_READERS`."""
-    return max(2, min(MOST_READERS, len(os.sched_getaffinity(0)) // processes))
+    return max(2, min(MOST_READERS, cores() // processes))
 
 
 def reading_at_a_time(processes: int = 1, *, on_cores: bool) -> int:

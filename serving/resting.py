@@ -1,7 +1,8 @@
 """When nobody needs to ask: a registry in an SQLite file of this machine says nothing new while its files stand still.
 
 To ask it takes MLflow, which holds 130 MiB. So the follower ends where nothing has moved for a while, and leaves what
-it saw; the worker that holds its lock compares a few times a second, and starts it again where something moves.
+it saw; the worker that holds its lock compares a few times a second, and starts it again where something moves. The
+trusted keys and the policy are among these files: with others the same registry gives another answer.
 """
 
 import json
@@ -9,15 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blastwatch.settings import Settings
+from blastwatch.signing import ROLES, open_trusted
 from blastwatch.state_files import write_state
-from serving.live_folder import LiveFolder, Mark, mark
+from serving.live_folder import LiveFolder, mark
 
 RESTS_AFTER = 30.0  # seconds in which nothing moved
 SQLITE = "sqlite:///"
 BESIDE = ("", "-wal", "-journal")  # the files of a database: its own, and those that a commit is written to first
 
 Seen = dict[str, list[int] | None]
-"""By file its `Mark`, None where it is missing, as JSON has them."""
+"""By file its `Mark`, None where it is missing, as JSON has them. Of keys and policy the time is that of any change: a
+key that may be read no more counts no more."""
 
 
 class Rest:
@@ -36,8 +39,15 @@ class Rest:
         if not uri.startswith(SQLITE):
             return None
         database = uri.removeprefix(SQLITE).partition("?")[0]
-        marks = {str(path): mark(path) for path in [*(Path(database + end) for end in BESIDE), self._folder.nudge]}
-        return {name: _as_json(found) for name, found in marks.items()} if marks[database] else None
+        marks = {str(path): _marked(path) for path in [*(Path(database + end) for end in BESIDE), self._folder.nudge]}
+        return marks | {str(path): _any_change(path) for path in self._trusted()} if marks[database] else None
+
+    def _trusted(self) -> list[Path]:
+        """Folders and files of the trusted keys, and of the policy where one is set."""
+        keys = open_trusted(self._settings).folder
+        roles = [keys / role for role in ROLES]
+        files = [path for role in roles for path in sorted(role.glob("*.pem"))]
+        return [keys, *roles, *files, *([self._settings.policy] if self._settings.policy else [])]
 
     def begin(self, seen: Seen) -> None:
         """Write down that what these files say was looked at, and that nothing of it is left to do."""
@@ -60,5 +70,14 @@ class Rest:
         return [self._settings.tracking_uri, self._settings.model_name, *self._aliases]
 
 
-def _as_json(found: Mark | None) -> list[int] | None:
+def _marked(path: Path) -> list[int] | None:
+    found = mark(path)
     return None if found is None else list(found)
+
+
+def _any_change(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_ino, found.st_ctime_ns, found.st_size]

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from blastwatch.settings import load
 from serving.binding import SETTLED_VARIABLE, asked_host, check_binding, check_salt
 from serving.limits import REQUEST_SECONDS
+from serving.supervising import end_with_supervisor, own_name, take_no_commands
 
 if os.environ.get(SETTLED_VARIABLE) != "1":  # else a supervisor needs nothing of what finds a version: 22 MiB
     from serving.live import settle
@@ -63,6 +64,7 @@ class Blastwatch:
     """Reads single-cell images: leukemic blast (`all`) or normal cell (`hem`). Research software, not a device."""
 
     def __init__(self) -> None:
+        end_with_supervisor(os.environ)  # first: what follows takes seconds
         # Here and not above: the metrics must find the folder that BentoML names to its workers.
         from prometheus_client import CollectorRegistry
 
@@ -124,6 +126,8 @@ class Blastwatch:
     def pin() -> None:
         """Before any worker starts: keep strangers out, settle which version all serve at first, or do not start."""
         settings = load()
+        take_no_commands()
+        os.environ.update(own_name())
         # In the image of a bento BentoML replaces no worker that died, so that the container ends with it. Of several
         # only the last one's death ends it, and until then nobody would see that the others are gone.
         if settings.workers > 1:

@@ -13,29 +13,36 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blastwatch.errors import PackageError
 from blastwatch.settings import Settings
-from monitoring.capture import QueuedWriter
+from monitoring.capture import QueuedWriter, Rows
 from monitoring.shadow_store import ShadowRecord, open_shadow_store
 from monitoring.store import PredictionRecord
+from serving.apart import LOADING_NICE, apart
 from serving.canary import in_shadow
-from serving.live_folder import now
+from serving.live import Served, opening, take_over_or_fetch
+from serving.live_folder import LiveFolder, now, reason_of
 from serving.memory import MAY_MEND, RETRY_SECONDS
 from serving.shadow_child import ChildFailed, ChildRefused, Said, ShadowChild, Stopped
+from serving.shadow_wire import LARGEST_DATA
 
 if TYPE_CHECKING:
     from serving.metrics import ServiceMetrics
 
-QUEUE_CELLS, QUEUE_BYTES = 512, 64 << 20  # image files that may wait, as the callers sent them
+QUEUE_CELLS, QUEUE_BYTES = 512, LARGEST_DATA  # image files that may wait, as the callers sent them
 LONGEST_WAIT = 30.0  # seconds that a cell waits for the child, so that one it turns to has time left for being read
 LONGEST_WAY = 55.0  # seconds from a cell's answer to its comparison: `store forget` is told again after a minute
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a child that failed is started again
 STEADY_CELLS = 100  # after so many answers the next failure pauses briefly again
 IDLE_SECONDS = 0.5  # between two looks of the thread at what it shall do
+
+_FAILURES = (ChildFailed, OSError, MemoryError)
+"""Of a child, whichever side they show on: it is started again."""
 
 _log = logging.getLogger("blastwatch.service")
 
@@ -47,6 +54,32 @@ class Challenger:
     version: str
     digest: str
     handover: Path
+
+    def take_over(self, settings: Settings) -> Served:
+        """What was handed over, verified; where the copy on this machine is not that, it is fetched anew.
+
+        Raises:
+            PackageError: it cannot be had, or another one is named there by now.
+        """
+        served = take_over_or_fetch(self.handover, settings)
+        if served.package.digest != self.digest:
+            raise PackageError(f"Expected package {self.digest} in {self.handover}, another is named.")
+        return served
+
+
+class _Compared:
+    """The store of what both said. It counts a comparison when that lies there, and so none that is lost on its way."""
+
+    def __init__(self, rows: Rows[ShadowRecord], stored: Callable[[ShadowRecord], None]) -> None:
+        self._rows, self._stored = rows, stored
+
+    def add(self, records: Sequence[ShadowRecord], /) -> None:
+        self._rows.add(records)
+        for record in records:
+            self._stored(record)
+
+    def close(self) -> None:
+        self._rows.close()
 
 
 class Shadow:
@@ -71,11 +104,12 @@ class Shadow:
         self._waiting_bytes = 0
         self._challenger: Challenger | None = None
         self._refusal: tuple[Challenger, dict[str, str]] | None = None
+        self._fetched: Challenger | None = None
         self._ready = False
         self._closing = threading.Event()
         self._changed = threading.Event()
         self._writer = QueuedWriter[ShadowRecord](
-            lambda: open_shadow_store(settings.predictions_url),
+            lambda: _Compared(open_shadow_store(settings.predictions_url), self._stored),
             queue_size=settings.capture_queue,
             on_dropped=metrics.shadow_cells.labels("failed").inc,
         )
@@ -86,7 +120,7 @@ class Shadow:
         """Let another challenger read from now on, or none."""
         if challenger == self._challenger:
             return
-        self._challenger, self._refusal = challenger, None
+        self._challenger, self._refusal, self._fetched = challenger, None, None
         self._changed.set()
 
     @property
@@ -148,7 +182,7 @@ class Shadow:
         refused = self.refused
         again = refused is not None and refused["reason"] in MAY_MEND
         if not self._changed.wait(RETRY_SECONDS if again else None):
-            self._refusal = None
+            self._refusal = self._fetched = None
 
     def _serve(self, challenger: Challenger) -> int:
         """Run one child until it fails or something changes; returns how many cells it answered."""
@@ -166,23 +200,39 @@ class Shadow:
             return 0
         try:
             told = child.wait_until_ready()
-            self._ready = True
+            self._ready, self._fetched = True, None
             _log.info("Version %s reads in shadow (%s, %s).", challenger.version, told["engine"], told["priority"])
             while not self._changed.is_set():
                 answered += self._one(child, challenger)
         except Stopped:
             pass
         except ChildRefused as error:
-            said = {"version": challenger.version, "reason": error.reason, "since": now()}
-            self._refusal = (challenger, said)
-            _log.warning("Version %s does not read in shadow: %s", challenger.version, error)
-        except ChildFailed as error:
+            if (refused := self._after_fetching(challenger, error)) is not None:
+                said = {"version": challenger.version, "reason": refused.reason, "since": now()}
+                self._refusal = (challenger, said)
+                _log.warning("Version %s does not read in shadow: %s", challenger.version, refused)
+        except _FAILURES as error:
             self._metrics.shadow_restarts.inc()
             _log.warning("The shadow of version %s is started again: %s", challenger.version, error)
         finally:
             self._ready = False
             child.close()
         return answered
+
+    def _after_fetching(self, challenger: Challenger, refused: ChildRefused) -> ChildRefused | None:
+        """None where another child may find the copy on this machine whole, which was damaged: it is fetched anew once.
+
+        Not by the child: at its priority it might hold the lock of those that load for as long as no core is free.
+        """
+        if refused.reason != "corrupt" or self._fetched == challenger:
+            return refused
+        self._fetched = challenger
+        try:
+            with LiveFolder(self._settings.home).loading(), opening(challenger.version):
+                apart(lambda: challenger.take_over(self._settings), nice=LOADING_NICE)
+        except PackageError as error:
+            return ChildRefused(reason_of(error), str(error))
+        return None
 
     def _one(self, child: ShadowChild, challenger: Challenger) -> int:
         """Let the child read the next cell, where one waits; returns how many it answered."""
@@ -200,7 +250,7 @@ class Shadow:
         except Stopped:
             self._count("shed")
             raise
-        except ChildFailed:
+        except _FAILURES:
             self._count("failed")
             raise
         if said is None:
@@ -213,10 +263,6 @@ class Shadow:
         return 1
 
     def _compare(self, record: PredictionRecord, challenger: Challenger, said: Said) -> None:
-        self._count("compared")
-        if said.label != record.label:
-            self._count("flipped")
-        self._metrics.shadow_difference.observe(abs(said.probability - record.probability))
         self._writer.submit(
             ShadowRecord(
                 id=record.id,
@@ -234,6 +280,12 @@ class Shadow:
                 patient=record.patient,
             )
         )
+
+    def _stored(self, row: ShadowRecord) -> None:
+        self._count("compared")
+        if row.challenger_label != row.champion_label:
+            self._count("flipped")
+        self._metrics.shadow_difference.observe(abs(row.challenger_probability - row.champion_probability))
 
     def _forget(self, data: bytes) -> None:
         with self._lock:

@@ -91,7 +91,7 @@ class ShadowChild:
         header = self._receive(self._watch(START_SECONDS))
         if "refused" in header:
             raise ChildRefused(str(header["refused"]), str(header.get("message", "")))
-        if not header.get("ready"):
+        if not (header.get("ready") and header.keys() >= {"engine", "priority"}):
             raise ChildFailed(f"Expected a child that is ready but got {header!r:.200}")
         return header
 
@@ -111,7 +111,7 @@ class ShadowChild:
             return None
         try:
             said = Said(float(header["probability"]), str(header["label"]), str(header["decision"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ChildFailed(f"Expected an answer but got {header!r:.200}") from error
         sound = math.isfinite(said.probability) and 0 <= said.probability <= 1
         return said if sound and said.label in CLASS_NAMES and said.decision in DECISIONS else None

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-LARGEST_HEADER = 64 * 1024
+LARGEST_HEADER, LARGEST_DATA = 64 << 10, 64 << 20  # bytes
 _LENGTH = struct.Struct(">I")
 
 
@@ -52,9 +52,11 @@ def receive(wire: socket.socket, *, on_wait: Callable[[], None] = _nothing) -> t
     text = _exactly(wire, length, on_wait)
     try:
         header = json.loads(text or b"")
-        size = int(header["bytes"])
-    except (ValueError, KeyError, TypeError) as error:
+        size = header["bytes"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireBroken(f"Expected a JSON object with `bytes` but got {text!r:.200}") from error
+    if type(size) is not int or not 0 <= size <= LARGEST_DATA:
+        raise WireBroken(f"Expected `bytes` to be a number from 0 to {LARGEST_DATA} but got {size!r:.200}")
     data = _exactly(wire, size, on_wait)
     return None if data is None else (header, data)
 

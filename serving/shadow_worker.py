@@ -2,12 +2,15 @@
 
 It runs at SCHED_IDLE: the kernel gives it a core only while nothing else wants it, so it takes nothing from the ones
 that answer. It does for each image what the service does, with the challenger's own preprocessing, and answers in
-JSON. It ends when its socket closes.
+JSON. It ends when its socket closes, whatever it does at that moment: the worker has gone, however it came to its end.
 """
 
 import os
+import select
 import socket
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +36,25 @@ def step_back() -> str:
         os.nice(LOWEST_NICE)
         return "nice"
     return "idle"
+
+
+def _end_with_worker(wire: socket.socket) -> None:
+    """Wait until the other side of the socket is no more; what is asked and answered meanwhile is left to others."""
+    looked = select.poll()
+    looked.register(wire, 0)
+    looked.poll()
+    os._exit(0)  # at once: a load, or an inference that hangs, would hold the memory of a version until it is done
+
+
+def _serve(wire: socket.socket, handover: Path, digest: str, settings: Settings, how: str) -> None:
+    try:
+        live, judge = _open(handover, digest, settings)
+    except BlastwatchError as error:
+        send(wire, {"refused": reason_of(error), "message": str(error)})
+        return
+    send(wire, {"ready": True, "engine": live.engine.name, "priority": how})
+    while (message := receive(wire)) is not None:
+        send(wire, read(live, judge, message[1], settings))
 
 
 def read(live: "LiveModel", judge: "Judge", data: bytes, settings: Settings) -> dict[str, Any]:
@@ -63,17 +85,12 @@ def main() -> None:
 
     leave_the_end_to_the_worker()
     without_warnings()
-    how = step_back()
-    settings = load()
     with socket.socket(fileno=int(sys.argv[1])) as wire:
-        try:
-            live, judge = _open(Path(sys.argv[2]), sys.argv[3], settings)
-        except BlastwatchError as error:
-            send(wire, {"refused": reason_of(error), "message": str(error)})
-            return
-        send(wire, {"ready": True, "engine": live.engine.name, "priority": how})
-        while (message := receive(wire)) is not None:
-            send(wire, read(live, judge, message[1], settings))
+        # Before this process steps back: it should find a core for its end.
+        threading.Thread(target=_end_with_worker, args=(wire,), name="worker", daemon=True).start()
+        how = step_back()
+        with suppress(BrokenPipeError, ConnectionResetError):  # the worker is no more, and so nobody to answer to
+            _serve(wire, Path(sys.argv[2]), sys.argv[3], load(), how)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from serving.problems import Problem
 
 MULTIPART = "multipart/form-data"
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one, UTF-8 not
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON may hold both; PostgreSQL takes no NUL, UTF-8 no half of a pair
 _ADDRESS = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "data:")
 _LATER = {"Retry-After": "5"}  # seconds
 _SMALL_PIECE = 4096  # bytes
@@ -206,6 +206,6 @@ async def read_object(request: Request, names: tuple[str, ...]) -> dict[str, str
         raise Problem("json-unreadable", "Expected a JSON object but the body is no JSON.") from error
     if not isinstance(value, dict) or set(value) != set(names) or not all(isinstance(v, str) for v in value.values()):
         raise Problem("json-unreadable", f"Expected a JSON object with the texts {' and '.join(names)}, no more.")
-    if any(_LONE_SURROGATE.search(text) for text in value.values()):
-        raise Problem("json-unreadable", "Expected texts of whole characters but got half of a surrogate pair.")
+    if any(_NO_TEXT.search(text) for text in value.values()):
+        raise Problem("json-unreadable", "Expected texts of whole characters but got a NUL or half a surrogate pair.")
     return value

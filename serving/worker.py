@@ -89,11 +89,17 @@ class Service:
             traces=self.traces,
         )
 
+    def answering(self, scope: Scope) -> Lane:
+        """The lane that answers this caller as things are: the champion's, or in the canary the other one."""
+        canary = self.contest.canary(caller_of(scope)) if self.contest else None
+        return canary or self.lane
+
     @contextmanager
     def taken(self, request: Request, *, cells: int = 1) -> Iterator[Lane]:
-        """Hold the lane that answers this caller, for one request: the champion's, or in the canary the other one."""
+        """Hold the lane that answers this caller, for one request. Where the challenger left meanwhile, the champion
+        answers."""
         request.state.cells = cells
-        canary = self.contest.canary(caller_of(request)) if self.contest else None
+        canary = self.contest.canary(caller_of(request.scope)) if self.contest else None
         if canary is None or not canary.enter():
             with self.slot.taken() as lane:
                 request.state.model_version = lane.version

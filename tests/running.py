@@ -1,7 +1,9 @@
 """A real `blastwatch serve` on a loopback port, for the tests that look at the whole service."""
 
+import contextlib
 import functools
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +87,24 @@ class Running:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+
+def reached(supervisor):
+    """Where others reach a process and all that descend from it: ports, and files that are sockets."""
+    found = set()
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            lines = process.net_connections("all")
+            bound = [line for line in lines if line.laddr and not line.raddr]
+            found |= {line.laddr if line.family == socket.AF_UNIX else line.laddr.port for line in bound}
+    return found
+
+
+def runs(process):
+    """Whether a process has not ended; one that has may be there until somebody waits for it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _words(process):

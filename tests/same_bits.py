@@ -57,6 +57,9 @@ class DigestEngine:
     def __init__(self, shape: Preprocessing) -> None:
         self._inputs = looked_up(shape)
 
+    def rest(self) -> None:
+        pass
+
     def infer(self, crops: np.ndarray) -> Outputs:
         logits = logits_of(self._inputs(crops))
         return Outputs(logits=logits, embeddings=np.zeros((len(crops), EMBEDDING), np.float32))

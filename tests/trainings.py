@@ -10,19 +10,23 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
+
+import numpy as np
 
 # What a training imports on the way: before the processes part, each would take seconds for it.
 import pyarrow.parquet  # noqa: F401
 import sklearn.metrics  # noqa: F401
 import torch
 import torch._dynamo
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blastwatch.digests import file_digest
 from blastwatch.errors import DataError
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, save_weights
@@ -33,6 +37,7 @@ from training.checkpoint import save_checkpoint
 from training.distributed import world_of_torchrun
 from training.fitting import Fit
 from training.loop import Trainer
+from training.out_of_fold import OUT_OF_FOLD, write_out_of_fold
 from training.pack import open_pack
 from training.parameters import TrainParameters
 from training.sampling import side_of
@@ -77,6 +82,13 @@ def leave_untrained(data: Path, out: Path, **changed: object) -> dict[str, objec
     } | changed  # fmt: skip
     write_json(out / "train.json", facts)
     return facts
+
+
+def leave_out_of_fold(trained: Path, paths: Sequence[str], logits: NDArray[np.float64]) -> None:
+    """Leave answers to training patients as a training of the last layer does, and the facts of one."""
+    write_out_of_fold(trained, paths, logits)
+    digest = file_digest(trained / OUT_OF_FOLD)
+    write_json(trained / "train.json", {"run_id": "run-1", "weights_sha256": "", "out_of_fold_sha256": digest})
 
 
 def parts_of(data: Path, balance: str = "subject"):

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import probabilities
+from blastwatch.errors import DataError
 from blastwatch.package import OUT_OF_FOLD
 from blastwatch.rounding import fixed
 from training.figures import BINS
@@ -58,6 +59,7 @@ def _fit(logits: Floats, labels: NDArray[np.int64], weights: Floats, *, pull: fl
     """The temperature with the lowest weighted loss and `pull` times the square of its logarithm."""
     from scipy.optimize import minimize_scalar
 
+    check_finite(logits, "calibrate")
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
@@ -67,6 +69,24 @@ def _fit(logits: Floats, labels: NDArray[np.int64], weights: Floats, *, pull: fl
 
     found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
     return float(np.exp(found.x))
+
+
+def check_finite(logits: Floats, what: str) -> None:
+    """Refuse answers that are no numbers: a temperature would be fitted to them, and a label said.
+
+    Args:
+        logits: shape (n, classes). what: what their cells do, for the person who reads of it: calibrate.
+
+    Raises:
+        DataError: saying of how many cells.
+    """
+    wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+    if wrong:
+        raise DataError(
+            f"Expected finite logits of the {len(logits)} cells that {what} but those of {wrong} are not: the weights "
+            "are no numbers, or such that the network's sums overflow. Train again, with a lower train.learning_rate "
+            "or train.precision=fp32."
+        )
 
 
 def border_told(calibration: Mapping[str, Any]) -> str:

@@ -58,13 +58,10 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     """Measure the trained network on the test patients, with intervals by patient."""
     from dataclasses import asdict
 
-    import pandas as pd
-
-    from blastwatch.manifest import IMPORT, SPLIT_FACTS, read_cells, read_json, write_json
+    from blastwatch.manifest import IMPORT, SPLIT_FACTS, read_json, write_json
     from blastwatch.package import REPORT
     from training import evaluation, evidence, plots, report
     from training.calibration import border_told
-    from training.pack import open_pack
     from training.parameters import load_parameters
     from training.splitting import leak_told
     from training.tracking import check_run, open_run
@@ -73,14 +70,11 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     # Before minutes of work, if at all.
     summary.parent.mkdir(parents=True, exist_ok=True)
     check_run(settings, read_json(places["trained"] / "train.json", made_by="blastwatch train")["run_id"])
-    metrics = evaluation.run_evaluation(parameters, **places)
-    out = places["out"]
-    table = pd.read_parquet(out / evidence.PREDICTIONS)
-    network, trained = evaluation.read_trained(places["trained"])
-    packed = open_pack(places["pack"], read_cells(places["cells"]))
-    pictures = plots.plot_all(table, metrics, packed, network, out)
+    measured, out = evaluation.run_evaluation(parameters, **places), places["out"]
+    metrics = measured.metrics
+    pictures = plots.plot_all(measured.table, metrics, measured.packed, measured.network, out)
     facts = {
-        "training": trained,
+        "training": measured.facts,
         "evaluation": asdict(parameters),
         "split": read_json(places["split"] / SPLIT_FACTS, made_by="blastwatch data split"),
         "data": read_json(places["cells"] / IMPORT, made_by="blastwatch data import"),
@@ -90,7 +84,7 @@ def evaluate(params: Path, overrides: tuple[str, ...], summary: Path, as_json: b
     metrics = evidence.write_metrics(metrics, out)  # the last one: without it nothing is packaged
     figures = evaluation.summary(metrics)
     write_json(summary, figures)
-    with open_run(settings, run_id=trained["run_id"]):
+    with open_run(settings, run_id=measured.facts["run_id"]):
         import mlflow
 
         mlflow.log_metrics({f"test.{name}": value for name, value in figures.items()})

@@ -1,5 +1,6 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,29 +12,32 @@ from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
 from blastwatch.digests import file_digest
-from blastwatch.errors import UsageError
+from blastwatch.errors import DataError, UsageError
 from blastwatch.intervals import DIFFERENCE, SHARE, as_interval, draw_patients
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
 from training.baselines import BASELINES, baseline_answers, cell_statistics
-from training.calibration import fit_temperature, patient_weights, reliability, steadied_temperature
+from training.calibration import check_finite, fit_temperature, patient_weights, reliability, steadied_temperature
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.evidence import (
     BASELINE_PREDICTIONS,
     CALIBRATION,
     PREDICTIONS,
+    TRAINED,
     check_trained_on,
+    check_weights,
     forget_evaluation,
 )
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
+from training.initial_weights import recorded, vouched
 from training.intervals import intervals, patients_behind
 from training.loop import answering
 from training.memory import keep_freed_memory
 from training.network_graph import inferring
 from training.operating import choose_threshold
 from training.out_of_fold import calibrating_cells
-from training.pack import open_pack
+from training.pack import Packed, open_pack
 from training.parameters import EvaluateParameters
 from training.robustness import camera_figures
 from training.significance import compare_models
@@ -60,23 +64,51 @@ class Fitted:
     operating: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What `blastwatch train` left in a folder, as it was read.
+
+    facts: what train.json says. weights_sha256: of the bytes that the network was filled from."""
+
+    network: "nn.Module"
+    facts: dict[str, Any]
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation found, and of what: who tells of it reads no folder again, in which another training may stand
+    by then.
+
+    table: the answers to test cells, `PREDICTION_COLUMNS`. facts: of the training, with `initial_weights` as far as
+    the split vouches for them."""
+
+    metrics: dict[str, Any]
+    table: pd.DataFrame
+    network: "nn.Module"
+    facts: dict[str, Any]
+    packed: Packed
+
+
 def run_evaluation(
     parameters: EvaluateParameters, *, cells: Path, split: Path, pack: Path, trained: Path, out: Path
-) -> dict[str, Any]:
+) -> Measured:
     """Calibrate on calibration patients, measure on test patients, and write answers and tables into `out`.
 
-    What an earlier evaluation left there is removed first. Whoever writes the report then writes what is returned
-    (`training.evidence.write_metrics`).
+    What an earlier evaluation left there is removed first. Whoever writes the report then writes the metrics that are
+    returned (`training.evidence.write_metrics`).
 
     Raises:
         LeakFound: where the network was trained on another split, whose training patients may be tested here.
-        DataError: where it was trained on other cells or another pack, or no test cell has one of the labels.
+        DataError: where it was trained on other cells or another pack, no test cell has one of the labels, its answers
+            are no numbers, or another training took its place meanwhile.
     """
     keep_freed_memory()
     manifest = read_cells(cells)
     rows = read_split(cells, split).sort_values("path", ignore_index=True)
     packed = open_pack(pack, manifest)
-    network, facts = read_trained(trained)
+    found = read_trained(trained)
+    network, facts, start = found.network, found.facts, vouched(recorded(found.facts), rows)
     check_trained_on(facts, trained, cells=manifest, split=split, packed=packed, pack=pack)
     check_tested(rows, trained=True)
     forget_evaluation(out)
@@ -94,11 +126,12 @@ def run_evaluation(
     metrics = measure(table, fitted, parameters) | {
         # Which network this is the evidence of, and of which pixels: a package of others is refused.
         "run_id": facts.get("run_id"),
-        "weights_sha256": file_digest(trained / WEIGHTS),
+        "weights_sha256": found.weights_sha256,
         "pack_digest": packed.digest,
         "parameters": asdict(parameters),
         "synthetic": manifest.synthetic,
         "leaky": facts["leaky"],
+        "initial_weights": start["source"],
         "size_baseline": measured["sizes"]["cells"],
         "baselines": measured,
         "comparisons": compare_models(
@@ -121,6 +154,7 @@ def run_evaluation(
             seed=parameters.seed,
         ),
     }
+    _check_still(found, trained)
     out.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out / PREDICTIONS, index=False)
     told = [baseline.assign(model=name) for name, baseline in baselines.items()]
@@ -128,7 +162,8 @@ def run_evaluation(
     limits = fitted.conformal.thresholds
     write_json(out / CALIBRATION, {"temperature": fitted.temperature, "hem": limits.hem, "all": limits.all})
     write_tables(table, out)
-    return metrics
+    facts = facts | {"initial_weights": start}
+    return Measured(metrics=metrics, table=table, network=network, facts=facts, packed=packed)
 
 
 def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
@@ -150,12 +185,33 @@ def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     return tables | {str(name): part.drop(columns="model") for name, part in known.groupby("model", sort=False)}
 
 
-def read_trained(trained: Path) -> tuple["nn.Module", dict[str, Any]]:
-    """The network that `blastwatch train` left in a folder, and its facts."""
-    facts = read_json(trained / "train.json", made_by="blastwatch train")
+def read_trained(trained: Path) -> Trained:
+    """The network that `blastwatch train` left in a folder, and its facts.
+
+    Raises:
+        DataError: where they are missing, or the weights are not those of which train.json speaks.
+    """
+    facts, path = read_json(trained / TRAINED, made_by="blastwatch train"), trained / WEIGHTS
     network = build(facts["architecture"])
-    load_weights(network, trained / WEIGHTS)
-    return network, facts
+    if not path.is_file():
+        raise DataError(f"{path} is missing. Make it with: blastwatch train")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    check_weights(facts, digest, trained)
+    load_weights(network, path, data=content)
+    return Trained(network=network, facts=facts, weights_sha256=digest)
+
+
+def _check_still(found: Trained, trained: Path) -> None:
+    """Refuse to tell what was measured where the folder holds another training by now, on whose answers to training
+    patients it may have been calibrated."""
+    facts, weights = read_json(trained / TRAINED, made_by="blastwatch train"), file_digest(trained / WEIGHTS)
+    if (facts, weights) != (found.facts, found.weights_sha256):
+        raise DataError(
+            f"Expected run {found.facts.get('run_id')} (weights {found.weights_sha256[:12]}) in {trained} while it is "
+            f"measured, but by now it holds run {facts.get('run_id')} ({weights[:12]}). Measure again: blastwatch "
+            "evaluate"
+        )
 
 
 def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters, *, proven: bool = True) -> Fitted:
@@ -180,6 +236,7 @@ def fit(held: pd.DataFrame, logits: NDArray[Any], parameters: EvaluateParameters
 
 def prediction_table(tested: pd.DataFrame, logits: NDArray[Any], temperature: float) -> pd.DataFrame:
     """One row a test cell, the columns `PREDICTION_COLUMNS`."""
+    check_finite(logits, "are answered")
     table = tested[["path", "subject", "group", "label", "pixel_sha256"]].copy()
     table["logit_hem"], table["logit_all"] = logits[:, 1 - POSITIVE], logits[:, POSITIVE]
     table["probability"] = probabilities(logits, temperature)[:, POSITIVE]

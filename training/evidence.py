@@ -1,7 +1,8 @@
 """What an evaluation leaves in its folder, and whether it belongs to the network that is packaged.
 
-Every stage can be run by hand, with any folders. So `train.json` notes by digest what was trained on, and
-`metrics.json`, which is written last, what was measured and what else the evaluation wrote.
+Every stage can be run by hand, with any folders, and stopped at any moment. So `train.json`, which is written last,
+notes by digest what was trained on and what the training left, and `metrics.json`, which is written last too, what was
+measured and what else the evaluation wrote.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from blastwatch.package import REPORT, WEIGHTS
 from training.pack import Packed
 from training.parameters import ImageParameters
 
+TRAINED = "train.json"
 PREDICTIONS, METRICS, CALIBRATION = "test_predictions.parquet", "metrics.json", "calibration.json"
 BASELINE_PREDICTIONS = "baseline_predictions.parquet"  # the columns of PREDICTIONS, and `model`
 NOTED = (PREDICTIONS, CALIBRATION, REPORT)  # what travels in a package, or decides what stands in it
@@ -42,7 +44,7 @@ def check_trained_on(
 
     Raises:
         LeakFound: where the split is another, which may test patients who trained.
-        DataError: where cells or pack are others, or train.json does not say which pack it was.
+        DataError: where cells, pack or the weights beside train.json are others, or it does not say which pack it was.
     """
     own, trained_on = read_json(split / SPLIT_FACTS, made_by="blastwatch data split")["digest"], facts["split_digest"]
     if own != trained_on:
@@ -67,6 +69,50 @@ def check_trained_on(
             f"image.size={known.size}, {facts['pack_digest'][:12]}) but {pack} is another ({found.crop}, {found.size}, "
             f"{packed.digest[:12]}). Name that pack, or train on this one."
         )
+    check_weights(facts, file_digest(trained / WEIGHTS), trained)
+
+
+def check_weights(facts: dict[str, Any], found: str, trained: Path) -> None:
+    """Refuse weights that are not those which train.json was written for, as a training that could not be written to
+    its end may leave them.
+
+    Args:
+        facts: what train.json in `trained` says; one of before it noted them says nothing, and nothing can be checked.
+        found: SHA-256 of the weights.
+
+    Raises:
+        DataError: saying both.
+    """
+    noted = facts.get("weights_sha256", found)
+    if noted != found:
+        raise DataError(
+            f"Expected the weights of run {facts.get('run_id')} ({noted[:12]}) in {trained}, as {TRAINED} there notes, "
+            f"but found others ({found[:12]}). Train again: blastwatch train"
+        )
+
+
+def check_out_of_fold(facts: dict[str, Any], path: Path) -> None:
+    """Refuse answers to training patients that lie beside a training and are another's.
+
+    Args:
+        facts: what train.json says. One of before it noted digests tells no more than that a training of the whole
+            network leaves no such answers. path: of the answers.
+
+    Raises:
+        DataError: where they are another's.
+    """
+    own = f"Expected the answers to training patients of run {facts.get('run_id')} in {path}"
+    noted, fit = facts.get("out_of_fold_sha256"), facts.get("parameters", {}).get("fit", "logistic")
+    if noted is None and ("weights_sha256" in facts or fit != "logistic"):
+        raise DataError(
+            f"{own} but that training left none, and these are another's. Train with train.fit=logistic, or set "
+            "evaluate.calibrate_on=calibration."
+        )
+    if noted is not None and noted != (found := file_digest(path)):
+        raise DataError(
+            f"{own} ({noted[:12]}, as {TRAINED} there notes) but found others ({found[:12]}). Train again: blastwatch "
+            "train"
+        )
 
 
 def check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Path, evaluated: Path) -> None:
@@ -80,10 +126,11 @@ def check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Pat
         DataError: saying what is another's.
     """
     weights = file_digest(trained / WEIGHTS)
-    if metrics.get("weights_sha256") != weights:
+    if (metrics.get("weights_sha256"), metrics.get("run_id")) != (weights, facts["run_id"]):
         raise DataError(
             f"Expected the evaluation of the network in {trained} (run {facts['run_id']}, weights {weights[:12]}) but "
-            f"{evaluated} measured another (run {metrics.get('run_id')}). Measure it: blastwatch evaluate"
+            f"{evaluated} measured another (run {metrics.get('run_id')}, weights "
+            f"{str(metrics.get('weights_sha256'))[:12]}). Measure it: blastwatch evaluate"
         )
     if metrics.get("pack_digest") != facts["pack_digest"]:
         raise DataError(

@@ -91,18 +91,22 @@ def compare(
 
     The first folder is held against the others unless --reference names one; p values are adjusted over the others.
     """
+    from training.cautions import cautions, read_origins
     from training.evaluation import read_answers
     from training.parameters import load_parameters
     from training.pooled import compare as compare_tables
 
-    tables = read_answers(evaluated)
+    tables, origins = read_answers(evaluated), read_origins(evaluated)
     reference = reference or evaluated[0].resolve().name
     rows = compare_tables(tables, reference, load_parameters(params, overrides).evaluate)
+    for caution in cautions(origins):
+        say(caution)
     if as_json:
-        print_json({"reference": reference, "comparison": rows})
+        print_json({"reference": reference, "evaluations": origins, "comparison": rows})
         return
     cells = tables[reference]
-    say(f"{len(cells)} cells of {cells['group'].nunique()} patients; 95 % intervals by patient")
+    kind = "synthetic cells" if any(row["synthetic"] for row in origins.values()) else "cells"
+    say(f"{len(cells)} {kind} of {cells['group'].nunique()} patients; 95 % intervals by patient")
     _say_comparison(reference, rows)
 
 

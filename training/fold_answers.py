@@ -17,7 +17,7 @@ from blastwatch.settings import Settings
 from training import evaluation
 from training.baselines import BASELINES, baseline_answers, cell_statistics
 from training.embedding import Embedder
-from training.initial_weights import recorded
+from training.initial_weights import recorded, vouched
 from training.loop import Answer, answering
 from training.network_graph import inferring
 from training.out_of_fold import calibrating_cells
@@ -139,7 +139,7 @@ def network_answers(recipe: Recipe, fold: int, folds: Folds, settings: Settings)
     anew |= take_once(evaluated, inputs, evaluate, what=f"Evaluation of {what}")
     facts = read_json(trained / FACTS, made_by="blastwatch crossvalidate")
     kept = {name: facts[name] for name in ("run_id", "epochs", "best_epoch", "split_digest")}
-    kept["initial_weights"] = recorded(facts)["source"]
+    kept["initial_weights"] = vouched(recorded(facts), read_split(folds.cells, split))["source"]
     return read_answers(evaluated, kept, anew=anew)
 
 
@@ -162,10 +162,11 @@ def network_table(
 
 def _answering(trained: Path, packed: Packed, kept: Path | None) -> Answer:
     """The network in the folder of its training, in float32 as an evaluation asks it."""
-    network, facts = evaluation.read_trained(trained)
+    found = evaluation.read_trained(trained)
+    network = found.network
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
-    made = facts["parameters"]
+    made = found.facts["parameters"]
     if kept is None or made["fit"] != "logistic":
         return answering(inferring(network, made, packed.preprocessing), packed)
     embedder = Embedder(network, packed, Precision("fp32", device), channels_last=made["channels_last"], kept=kept)

@@ -4,9 +4,11 @@ A network that did not begin from scratch has seen more than the training side. 
 patient of this data set may be behind it, belongs to the evidence like the split does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from blastwatch.digests import file_digest
 from blastwatch.errors import UsageError
@@ -74,6 +76,23 @@ def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
     if parameters["weights"] == SCRATCH:
         return {"source": SCRATCH}
     return {"source": UNKNOWN, "name": Path(parameters["weights_file"]).name or parameters["weights"]}
+
+
+def vouched(start: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    """Where a training began, as far as the names of subjects vouch for it: pretrained weights of a subject who is not
+    on the training side may have seen a held-out patient under another name, and are of unknown origin.
+
+    Args:
+        start: of `recorded`. rows: of the split, with `subject` and `side`.
+    """
+    if start["source"] == PRETRAINED and (not start["subjects"] or strangers(start["subjects"], rows)):
+        return {**start, "source": UNKNOWN}
+    return dict(start)
+
+
+def strangers(subjects: Iterable[str], rows: pd.DataFrame) -> list[str]:
+    """Those who are not on the training side of a split, with `subject` and `side`."""
+    return sorted(set(subjects) - set(rows.loc[rows["side"] == "train", "subject"]))
 
 
 def told(facts: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ each, named by their digest, so that one that is not what was written is noticed
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastwatch.console import say
 from blastwatch.errors import DataError
+from blastwatch.state_files import replace_file
 
 Floats = NDArray[np.float32]
 PART = 1024  # rows of a file: about what a stopped training loses
@@ -65,18 +65,15 @@ class KeptRows:
         self._hold(held["rows"], held["values"])
 
     def _write(self, rows: NDArray[np.int64], values: Floats) -> None:
-        """Beside its place and then into it: several processes may write the same, and each may be killed."""
+        """In one step: several processes may write the same, and each may be killed."""
         from safetensors.numpy import save
 
         content = save({"rows": rows, "values": np.ascontiguousarray(values)})
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        written = path.with_suffix(f".{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            written.write_bytes(content)
-            written.replace(path)
+            replace_file(path, content)
         except OSError as error:
-            written.unlink(missing_ok=True)
             raise DataError(
                 f"What the network makes of {len(rows)} cells cannot be kept in {self.folder}: {error}. Make room "
                 "there, or name another folder: --out."

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from blastwatch.decision import POSITIVE
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_json
-from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, UNKNOWN, recorded
+from training.evidence import TRAINED, check_out_of_fold
+from training.initial_weights import IMAGENET, PRETRAINED, SCRATCH, UNKNOWN, recorded, vouched
 from training.loop import Answer
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of a training; the columns COLUMNS, a row a training cell
@@ -49,7 +50,7 @@ def calibrating_cells(
         patients as to the next one: its own answers, to whom neither a fit nor its initial weights have seen.
 
     Raises:
-        UsageError: where the training left no such answers. DataError: where they are of another split.
+        UsageError: where the training left no such answers. DataError: where they are of another split or training.
         LeakFound: where the network began with weights that have seen training patients, or may have.
     """
     held = rows[rows["side"] == "calibration"].sort_values("path")
@@ -58,7 +59,7 @@ def calibrating_cells(
         return held, logits, _new_to(rows, trained)
     known = rows[rows["side"] == "train"].sort_values("path")
     own = out_of_fold_logits(trained, known)
-    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+    start = recorded(_facts(trained))
     check_start(
         start, known, wanted="evaluate.calibrate_on=out-of-fold", instead="Set evaluate.calibrate_on=calibration."
     )
@@ -70,7 +71,7 @@ def _new_to(rows: pd.DataFrame, trained: Path) -> bool:
     have seen: only then are they exchangeable with the next patient."""
     groups = {side: set(part["group"].astype(str)) for side, part in rows.groupby("side")}
     fitted_to = groups.get("train", set()) | groups.get("validation", set())
-    start = recorded(read_json(trained / "train.json", made_by="blastwatch train"))
+    start = vouched(recorded(_facts(trained)), rows)
     return start["source"] != UNKNOWN and not groups.get("calibration", set()) & fitted_to
 
 
@@ -79,7 +80,8 @@ def out_of_fold_logits(trained: Path, known: pd.DataFrame) -> NDArray[np.float64
     patient.
 
     Raises:
-        UsageError: where the training left no such answers. DataError: where they are of another split.
+        UsageError: where the training left no such answers.
+        DataError: where they are of another split or training, or no training came to its end there.
     """
     own = _read(trained).set_index("path")
     if sorted(known["path"]) != sorted(own.index):
@@ -91,7 +93,8 @@ def out_of_fold_logits(trained: Path, known: pd.DataFrame) -> NDArray[np.float64
 
 
 def check_start(start: Mapping[str, Any], known: pd.DataFrame, *, wanted: str, instead: str) -> None:
-    """A fit has not seen a patient whom the weights that it rests on have seen, with a label or without.
+    """A fit has not seen a patient whom the weights that it rests on have seen, with a label or without. Who was shown
+    to pretrained ones is known by name, and a name that is not found here may be another spelling.
 
     Args:
         start: of `training.initial_weights`. known: rows of the training side, with `subject`.
@@ -102,9 +105,7 @@ def check_start(start: Mapping[str, Any], known: pd.DataFrame, *, wanted: str, i
     """
     if start["source"] in (SCRATCH, IMAGENET):
         return
-    seen = start["source"] == PRETRAINED
-    if seen and not set(known["subject"]) & set(start["subjects"]):
-        return
+    seen = start["source"] == PRETRAINED and set(known["subject"]) & set(start["subjects"])
     raise LeakFound(
         f"Expected initial weights that have seen no training patient for {wanted}, but those of {start['name']} "
         f"{'have' if seen else 'may have'}: answers to such patients say nothing of new ones. {instead}"
@@ -118,4 +119,9 @@ def _read(trained: Path) -> pd.DataFrame:
             f"Expected {path} for evaluate.calibrate_on=out-of-fold but there is none: train.fit=logistic leaves it. "
             "Train so, or set evaluate.calibrate_on=calibration."
         )
+    check_out_of_fold(_facts(trained), path)
     return pd.read_parquet(path)
+
+
+def _facts(trained: Path) -> dict[str, Any]:
+    return read_json(trained / TRAINED, made_by="blastwatch train")

@@ -29,7 +29,7 @@ from training.audit import read_audit
 from training.card import model_card
 from training.evidence import CALIBRATION, METRICS, PREDICTIONS, check_evaluated, check_trained_on
 from training.export import export_onnx, fit_logits, quantize
-from training.initial_weights import recorded
+from training.initial_weights import recorded, vouched
 from training.memory import keep_freed_memory
 from training.ood import fit_ood
 from training.pack import Packed, open_pack
@@ -85,7 +85,7 @@ def build_package(
         | {"groups": {side: sorted(set(rows.loc[rows["side"] == side, "group"].astype(str))) for side in SIDES}},
         # Where the cells and the weights lay on this machine is nobody else's business.
         "data": {name: value for name, value in read_json(cells_folder / IMPORT, made_by="").items() if name != "root"}
-        | {"initial_weights": recorded(facts)},
+        | {"initial_weights": vouched(recorded(facts), rows)},
     }
     check_ties(evidence["split"], found, audit_folder)
     evidence["params"] = params_of(parameters, facts, metrics, evidence["split"])

@@ -44,7 +44,7 @@ def drawn_name(name: str, instead: str, most: int = LONGEST_NAME) -> str:
         instead: what stands for a name that has a character without a glyph in the font, or none to be seen.
         most: characters; of a longer name the middle is left out, since names of one source begin alike.
 
-    >>> drawn_name("ward-3-of-the-hospital-P0417", "patient 2", most=12)
+    >>> drawn_name("ward-3-of-the-hospital-P0417", "subject 2", most=12)
     'ward-3…P0417'
     """
     from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -138,13 +138,20 @@ def plot_evaluation(table: pd.DataFrame, metrics: dict[str, Any], out: Path) -> 
 
 
 def plot_patients(metrics: dict[str, Any], path: Path) -> None:
-    """Share of each test patient's cells answered rightly, worst first, and the mean over each label."""
-    rows = pd.DataFrame(metrics["per_patient"]).sort_values(["accuracy", "subject"], ignore_index=True)
+    """Share of each test patient's cells answered rightly, worst first, and the mean over each label.
+
+    A patient is a group, of a label where it has cells of both: what the figures of `patients` are means over.
+    """
+    rows = pd.DataFrame(metrics["per_patient"])
+    cells = rows.assign(right=rows["accuracy"] * rows["cells"]).groupby(["group", "label"])[["right", "cells"]].sum()
+    patients = cells.assign(accuracy=cells["right"] / cells["cells"]).reset_index()
+    patients = patients.sort_values(["accuracy", "group"], ignore_index=True)
     figure = _figure(9, 3.6, "Test patients", synthetic=bool(metrics["synthetic"]))
     axes = figure.subplots()
     for label, color, marker in (("all", RED, "o"), ("hem", BLUE, "s")):
-        own = rows[rows["label"] == label]
-        axes.scatter(own.index, own["accuracy"], color=color, marker=marker, label=f"{label}, {len(own)} patients")
+        own = patients[patients["label"] == label]
+        counted = f"{len(own)} patient{'s' if len(own) != 1 else ''}"
+        axes.scatter(own.index, own["accuracy"], color=color, marker=marker, label=f"{label}, {counted}")
         axes.axhline(own["accuracy"].mean(), color=color, linewidth=0.8, linestyle=":")
     axes.set(xlabel="patients, worst first", ylabel="cells answered rightly", ylim=(-0.03, 1.03), xticks=[])
     axes.legend(fontsize=8, title="dotted: mean over patients", title_fontsize=8)
@@ -214,7 +221,7 @@ def plot_explained_errors(
 def _titles(cells: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """The subject of each cell as its title names it; table: of all test cells, by whose subjects they are numbered."""
     number = numbered(table["subject"])
-    return [drawn_name(name, f"patient {number[name]}", LONGEST_TITLE) for name in cells["subject"]]
+    return [drawn_name(name, f"subject {number[name]}", LONGEST_TITLE) for name in cells["subject"]]
 
 
 def certain_errors(table: pd.DataFrame, most: int) -> pd.DataFrame:

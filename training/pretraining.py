@@ -27,7 +27,7 @@ from blastwatch.settings import Settings
 from training.augmentation import draw
 from training.checkpoint import alone_with, load_checkpoint, save_checkpoint
 from training.feeding import Feeder
-from training.initial_weights import facts_beside
+from training.initial_weights import facts_beside, strangers
 from training.loop import TrainingDiverged, alone, step_seed
 from training.memory import keep_freed_memory
 from training.optimizing import schedule
@@ -209,7 +209,8 @@ def _train(trainer: Pretrainer, checkpoint: Path) -> list[float]:
 
 
 def check_unseen(weights_file: Path, rows: pd.DataFrame) -> None:
-    """Refuse pretrained weights that have seen patients who now stand on another side than that of training.
+    """Refuse pretrained weights that have seen patients who now stand on another side than that of training, or may
+    have: names are all that is known of them, and another import may spell a name otherwise. A promotion asks the same.
 
     Args:
         weights_file: what `pretrain` wrote has its facts beside it; about other files nothing is known.
@@ -219,9 +220,19 @@ def check_unseen(weights_file: Path, rows: pd.DataFrame) -> None:
         LeakFound: naming the subjects.
     """
     seen = set(facts_beside(weights_file).get("subjects", []))
+    strange = strangers(seen, rows)
     held = sorted(set(rows.loc[rows["side"] != "train", "subject"]) & seen)
     if held:
         raise LeakFound(
             f"The weights in {weights_file} were pretrained on {len(held)} patients who are held out in this split, "
             f"among them {', '.join(held[:5])}. Pretrain on this split's training side: blastwatch pretrain"
+        )
+    if strange:
+        raise LeakFound(
+            f"Expected weights that were pretrained on this split's training side, but {len(strange)} of the "
+            f"{len(seen)} subjects of {weights_file} are unknown here, among them {', '.join(strange[:5])}: held-out "
+            "patients may have had these names in another import. Pretrain on this split's training side: blastwatch "
+            "pretrain. "
+            f"Where they surely are other people, remove {weights_file.with_suffix('.json')}: the weights are then of "
+            "unknown origin, and so is all that rests on them."
         )

@@ -277,7 +277,7 @@ class _Turn:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch)
             facts = run_training(self.plan.parameters(values), self.settings, within, **places, out=out)
-            network, _ = read_trained(out)
+            network = read_trained(out).network
         network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         logits = predict_logits(network, self.packed, self.packed.rows_of(self.validation["path"].tolist()))
         figures = judge(self.validation, probabilities(logits, 1.0)[:, POSITIVE])

@@ -7,12 +7,14 @@ them to one small batch. Who has both trains several folds side by side.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 
+from blastwatch.errors import BlastwatchError
 from blastwatch.manifest import read_cells
 from blastwatch.settings import Settings
 from training.fold_answers import Answers, Folds, network_answers
@@ -22,7 +24,12 @@ from training.recipes import Recipe
 Turn = tuple[Recipe, int]  # what is trained, and the fold that it does not see
 
 
-_opened: list[tuple[Folds, Settings]] = []  # what a process opens once
+class TrainingKilled(BlastwatchError):
+    """A process that trained ended without an answer and without an error."""
+
+
+_told: list[tuple[dict[str, Any], Settings]] = []  # what a process begins with: the fields of `Folds` but the pack
+_opened: list[Folds] = []  # what it opens once, at its first turn: an error of its initializer would be lost
 
 
 def answers_side_by_side(
@@ -34,6 +41,9 @@ def answers_side_by_side(
 
     Args:
         processes: how many at a time; each takes its share of the cores.
+
+    Raises:
+        TrainingKilled: where a process ended from outside, which ends the others too.
     """
     context = get_context("forkserver")  # a process that has touched a GPU cannot be forked
     context.set_forkserver_preload([__name__])
@@ -41,22 +51,29 @@ def answers_side_by_side(
     shared = {field.name: getattr(folds, field.name) for field in fields(folds) if field.name != "packed"}
     share = max(1, len(os.sched_getaffinity(0)) // processes)
     with ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_open, initargs=(shared, settings, share)
+        processes, mp_context=context, initializer=_begin, initargs=(shared, settings, share)
     ) as pool:
-        waiting = {pool.submit(_take, turn): turn for turn in turns}
         try:
+            waiting = {pool.submit(_take, turn): turn for turn in turns}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
+        except BrokenProcessPool as error:
+            raise TrainingKilled(
+                f"Expected an answer of every training but one of {processes} at a time was killed, probably for want "
+                "of memory. Take fewer processes (--processes): the same call goes on where it stopped."
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _open(shared: dict[str, Any], settings: Settings, threads: int) -> None:
+def _begin(shared: dict[str, Any], settings: Settings, threads: int) -> None:
     torch.set_num_threads(threads)
-    packed = open_pack(shared["pack"], read_cells(shared["cells"]))
-    _opened.append((Folds(packed=packed, **shared), settings))
+    _told.append((shared, settings))
 
 
 def _take(turn: Turn) -> Answers:
-    [(folds, settings)] = _opened
+    [(shared, settings)] = _told
+    if not _opened:
+        _opened.append(Folds(packed=open_pack(shared["pack"], read_cells(shared["cells"])), **shared))
+    [folds] = _opened
     return network_answers(*turn, folds, settings)

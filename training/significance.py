@@ -14,7 +14,7 @@ Both speak of the two trained models as they are, over patients like these. What
 would give is a third source of chance that one run of each cannot show; docs/evaluation.md has it simulated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ COMPARED = (
 COLUMNS = ("baseline", "metric", "reference_value", "baseline_value", "difference", "low", "high", "p", "p_holm")
 RESAMPLES, PERMUTATIONS = 2000, 10_000
 TIED = 1e-10  # differences nearer than this are the same but for the rounding of their sums
+MOST_AT_ONCE = 200_000  # marks of swaps, one a patient, held at once
 Floats = NDArray[np.float64]
 
 
@@ -208,18 +209,36 @@ def permutation_test(
 
 def _permuted(pair: Pair, names: Sequence[str], *, permutations: int, seed: int) -> dict[str, Permutation]:
     exact = 2**pair.patients <= permutations
-    if exact:
-        swaps = (np.arange(2**pair.patients)[:, None] >> np.arange(pair.patients)) % 2 == 1
-    else:
-        swaps = np.random.default_rng(seed).random((permutations, pair.patients)) < 0.5
+    count = 2**pair.patients if exact else permutations
     seen = pair.swapped(names, np.zeros((1, pair.patients), dtype=np.bool_))
-    drawn = pair.swapped(names, swaps)
-    found = {}
-    for name in names:
-        far = int((np.abs(drawn[name]) >= abs(seen[name][0]) - TIED).sum())
-        p = far / len(swaps) if exact else (far + 1) / (len(swaps) + 1)
-        found[name] = Permutation(difference=float(seen[name][0]), p=p, exact=exact, swaps=len(swaps))
-    return found
+    far = dict.fromkeys(names, 0)
+    for swaps in _swaps(pair.patients, count, seed=None if exact else seed):
+        drawn = pair.swapped(names, swaps)
+        for name in names:
+            far[name] += int((np.abs(drawn[name]) >= abs(seen[name][0]) - TIED).sum())
+    return {
+        name: Permutation(
+            difference=float(seen[name][0]),
+            p=far[name] / count if exact else (far[name] + 1) / (count + 1),
+            exact=exact,
+            swaps=count,
+        )
+        for name in names
+    }
+
+
+def _swaps(patients: int, count: int, *, seed: int | None) -> Iterator[NDArray[np.bool_]]:
+    """Marks of who is swapped, shape (n, patients), block by block until there were `count`: what is held at once does
+    not grow with their number. A seed draws them, the same in blocks of any size; without one they are all there are.
+    """
+    random = None if seed is None else np.random.default_rng(seed)
+    block = max(1, MOST_AT_ONCE // patients)
+    for first in range(0, count, block):
+        after = min(first + block, count)
+        if random is None:
+            yield (np.arange(first, after)[:, None] >> np.arange(patients)) % 2 == 1
+        else:
+            yield random.random((after - first, patients)) < 0.5
 
 
 def compare_pair(

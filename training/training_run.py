@@ -11,7 +11,7 @@ import pandas as pd
 import blastwatch
 from blastwatch import history
 from blastwatch.console import say
-from blastwatch.digests import json_digest
+from blastwatch.digests import file_digest, json_digest
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
@@ -136,11 +136,7 @@ def run_training(
                 "processes": world.size,
                 "precision": fit.precision.kind,
             }
-            _write(done, facts, out)
-            if isinstance(fit, LinearProbe):
-                write_out_of_fold(out, [packed.paths[row] for row in fit.cells.rows], fit.out_of_fold)
-            else:
-                (out / OUT_OF_FOLD).unlink(missing_ok=True)  # what a probe left here before
+            facts = _write(fit, done, facts, packed, out)
             _log_end(done, out, synthetic=manifest.synthetic)
         checkpoint.unlink(missing_ok=True)
     return facts
@@ -190,13 +186,24 @@ def _tell(row: Row, name: str) -> None:
     )
 
 
-def _write(done: Progress, facts: dict[str, Any], out: Path) -> None:
+def _write(fit: Fit | LinearProbe, done: Progress, facts: dict[str, Any], packed: Packed, out: Path) -> dict[str, Any]:
+    """Write what a training leaves, and return its facts with the digests of that.
+
+    They are written last, and those of an earlier training go first: what a kill or a full disk leaves is then none,
+    and nothing in the folder passes for a part of another."""
     out.mkdir(parents=True, exist_ok=True)
+    for name in (FACTS, OUT_OF_FOLD):
+        (out / name).unlink(missing_ok=True)
     network = build(facts["architecture"])
     network.load_state_dict(done.best_state)
     save_weights(network, out / WEIGHTS)
+    digests = {"weights_sha256": file_digest(out / WEIGHTS)}
+    if isinstance(fit, LinearProbe):
+        write_out_of_fold(out, [packed.paths[row] for row in fit.cells.rows], fit.out_of_fold)
+        digests["out_of_fold_sha256"] = file_digest(out / OUT_OF_FOLD)
     pd.DataFrame(done.curves).to_csv(out / CURVES, index=False)
-    write_json(out / FACTS, facts)
+    write_json(out / FACTS, facts | digests)
+    return facts | digests
 
 
 def _log_end(done: Progress, out: Path, *, synthetic: bool) -> None:

@@ -61,7 +61,7 @@ def of_views(given: argparse.Namespace) -> dict[str, pd.DataFrame]:
     packed = open_pack(given.pack, read_cells(given.cells))
     rows = read_split(given.cells, given.split).sort_values("path", ignore_index=True)
     held, tested = (rows[rows["side"] == side].reset_index(drop=True) for side in ("calibration", "test"))
-    network, _ = read_trained(given.trained)
+    network = read_trained(given.trained).network
     started = time.perf_counter()
     every = [logits_of(network, packed, packed.rows_of(part["path"].tolist()), given.views) for part in (held, tested)]
     rate = given.views * len(rows[rows["side"].isin(("calibration", "test"))]) / (time.perf_counter() - started)

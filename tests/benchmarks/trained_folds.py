@@ -36,7 +36,7 @@ def by_fold(crossvalidation: Path, recipe: str, cells: pd.DataFrame) -> Iterator
     """Each fold with the cells that it tests and the training that answers them, in float32."""
     seen = seen_by(crossvalidation)
     for fold, part in cells.groupby("fold"):
-        network, _ = read_trained(crossvalidation / "recipes" / recipe / str(fold) / "train")
+        network = read_trained(crossvalidation / "recipes" / recipe / str(fold) / "train").network
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "network.onnx"
             export_onnx(network, seen.size, graph)

@@ -18,7 +18,7 @@ from blastwatch.entry import Entry
 from blastwatch.package import DIGESTS, ONNX, open_package, seal
 from serving.bento import SOURCES, build_bento
 from serving.live import Served, hand_over
-from tests.running import START_SECONDS, environment, get, until
+from tests.running import START_SECONDS, environment, get, reached, until
 from tests.service_packages import make_servable, write_cell
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -115,8 +115,10 @@ def test_a_bento_serves_by_itself(tmp_path, free_port):
         until(lambda: stored in get(f"http://127.0.0.1:{port}/metrics", timeout=5).text)
         first = workers_of(process.pid)
         assert len(first) == 2, "as BLASTWATCH_WORKERS says"
+        assert reached(psutil.Process(process.pid)) == {port}
         os.kill(killed := min(first), signal.SIGKILL)
         until(lambda: len(workers_of(process.pid) - {killed}) == 2, START_SECONDS)  # nobody else sees one die
+        assert reached(psutil.Process(process.pid)) == {port}
     finally:
         process.terminate()
         process.wait(30)

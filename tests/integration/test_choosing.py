@@ -82,7 +82,7 @@ def test_what_a_network_makes_of_a_cell_is_computed_once_for_all_recipes_and_fol
         EvaluateParameters(resamples=20, permutations=100, calibrate_on="out-of-fold"),
         cells=work.cohort / "cells", pack=work.cohort / "pack", split=work.out / "folds/1",
         trained=work.out / "recipes/shrunk/1/train", out=work.place / "one",
-    )  # fmt: skip
+    ).metrics  # fmt: skip
     [fold] = [row for row in facts["recipes"]["shrunk"]["folds"] if row["fold"] == 1]
     assert fold["temperature"] == pytest.approx(metrics["calibration"]["temperature"], rel=1e-4)
     assert fold["cells"]["auroc"] == pytest.approx(metrics["cells"]["auroc"]["value"])

@@ -109,7 +109,7 @@ def test_a_fold_is_answered_as_blastwatch_evaluate_answers_it(whole, tmp_path):
     metrics = run_evaluation(
         EvaluateParameters(resamples=20, permutations=100), cells=work.cohort / "cells", pack=work.cohort / "pack",
         split=work.out / "folds/0", trained=work.out / "recipes/resnet18/0/train", out=tmp_path,
-    )  # fmt: skip
+    ).metrics  # fmt: skip
     [fold] = [row for row in facts["recipes"]["resnet18"]["folds"] if row["fold"] == 0]
     for part in ("cells", "patients"):
         assert set(metrics[part]) <= set(fold[part])

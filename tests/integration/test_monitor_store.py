@@ -18,7 +18,7 @@ from monitoring.shadow_store import open_shadow_store
 from monitoring.statistics import STATISTICS
 from monitoring.store import LATER, StoreError, StoreUnavailable, UnknownPredictions, open_store
 from monitoring.waiting import WaitingPredictions
-from tests.cohorts import NOON, pictured, record, shadowed
+from tests.cohorts import NOON, pictured, pixels, record, shadowed
 from tests.forgetting import fill
 from tests.older_database import make_old
 from tests.patient_streams import cells_of
@@ -76,6 +76,22 @@ def takes_what_its_tables_take(url):
         assert retention.by_size(limit).predictions > 2000 and retention.usage().bytes <= limit
 
 
+def lets_go_what_has_no_prediction(url):
+    """As tests/unit/monitoring/test_retention.py has it on SQLite."""
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
+        shadow.add([shadowed("late", time=NOON), shadowed("adrift", time=NOON)])
+        images.add([pictured("late", time=NOON), pictured("adrift", time=NOON)])
+        gone = []
+        for days in (300, 2, 2.9, 3, 4):  # first by a clock that ran ahead
+            with open_retention(url) as retention:
+                gone.append(retention.adrift(NOON + timedelta(days=days)))
+            store.add([record("late", time=NOON)])
+        assert gone == [Deleted(), Deleted(), Deleted(), Deleted(shadow=1, images=1), Deleted()]
+        assert list(images.pictures(["late", "adrift"])) == ["late"]
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM adrift").fetchone() == (0,)
+
+
 def tells_how_alike_they_answer(url):
     """As tests/unit/monitoring/test_shadow_report.py has it on SQLite."""
     pair = {"champion": "c" * 64, "challenger": "d" * 64, "until": NOON + timedelta(hours=3)}
@@ -93,6 +109,11 @@ def tells_how_alike_they_answer(url):
         assert [row[name] for name in ("difference", "distance", "largest")] == pytest.approx([0.1, 0.3, 0.1])
         assert list(shadow.read(**pair, labelled=True)["id"]) == ["1"]
         assert shadow.keyed(**pair | {"until": NOON + timedelta(hours=4)})
+        store.add([record("again", pixel_sha256=pixels("1"))])
+        shadow.add([shadowed(id_, time=NOON + timedelta(minutes=90)) for id_ in ("again", "on its way")])
+        assert sum(row["cells"] for row in shadow.counts(**pair)) == 4 and shadow.count(**pair) == 5
+        store.add_labels([("again", "hem", NOON)])
+        assert list(shadow.read(**pair, labelled=True)["image"]) == [pixels("1")] * 2
 
 
 def takes_labels_from_two_at_once(url):
@@ -227,6 +248,7 @@ def tells_who_came(url):
 def test_round_trip_labels_an_outage_and_what_is_forgotten(postgres, tmp_path):
     waits_on_disk(postgres, tmp_path / "waiting.db")
     forgets(postgres.database("forgetful"))
+    lets_go_what_has_no_prediction(postgres.database("adrift"))
     takes_what_its_tables_take(postgres.database("sizes"))
     tells_how_alike_they_answer(postgres.database("alike"))
     takes_labels_from_two_at_once(postgres.database("labels"))

@@ -14,15 +14,17 @@ import psutil
 import pytest
 from PIL import Image
 
+from blastwatch.addresses import check_free
 from blastwatch.errors import ServiceError
 from blastwatch.settings import load
 from monitoring.store import open_store
 from serving.accepting import IN_A_TURN
 from serving.client import Client
 from serving.keys import KeyFolder
+from serving.supervising import LAST_SECONDS, LOOK_SECONDS
 from tests.benchmarks.serving import multipart, request
 from tests.cves import ATTACKS
-from tests.running import Running, get, until
+from tests.running import Running, get, reached, runs, until
 from tests.schemathesis_run import run_schemathesis
 from tests.service_packages import crown, write_cell
 
@@ -269,6 +271,11 @@ def test_the_worker_watches_its_socket_several_times(running):
     assert files.count((folder / str(listening)).readlink()) == IN_A_TURN
 
 
+def test_nothing_but_the_port_is_bound(running):
+    """BentoML's supervisor would take commands from every user of the machine on another port."""
+    assert reached(psutil.Process(running.process.pid)) == {running.port}
+
+
 def test_requests_go_past_the_layers_of_bentoml(running):
     """A later BentoML may have one that `serving.straight` does not know."""
     said = running.log.read_text()
@@ -351,6 +358,21 @@ def test_a_service_that_does_not_follow_serves_the_new_champion_after_a_restart(
         assert get(f"{second.url}/metrics").status_code == 200
     finally:
         assert second.stop() == []
+
+
+def test_workers_and_what_they_started_end_with_a_supervisor_that_is_killed(home, free_port):
+    """As for memory: the port and the follower's lock are free for the next service."""
+    service = Running(home, free_port(), workers=2).wait_until_ready().wait_until_following()
+    family = service.children()
+    try:
+        assert len(service.workers()) == 2
+        service.process.kill()
+        until(lambda: not any(map(runs, family)), LOOK_SECONDS + LAST_SECONDS + 5)
+        check_free("127.0.0.1", service.port, "BLASTWATCH_PORT")
+    finally:
+        for process in filter(runs, family):
+            process.kill()
+        service.process.wait()
 
 
 def test_without_a_champion_nothing_starts(settings, free_port, tmp_path):

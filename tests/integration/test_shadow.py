@@ -147,3 +147,17 @@ def test_a_child_that_is_killed_disturbs_nobody(running, home, cells):
     for number in range(8):
         ask(running, cells[0], caller=f"caller {number}")
     until(lambda: running.metrics()["blastwatch_shadow_cells_total", "compared"] > before, 30)
+
+
+def test_a_copy_that_was_damaged_is_fetched_anew(running, home):
+    """By the worker, when a child that is started again finds it so."""
+    entry = next(entry for entry in Registry(home).entries() if entry.version != "1")
+    until(lambda: challenger(running)["shadow"]["reading"], 90)
+    (damaged,) = (home.packages / entry.digest).glob("network.onnx")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    (child,) = shadows(running)
+    child.kill()
+    until(lambda: damaged.read_bytes() == whole, 60)
+    until(lambda: challenger(running)["shadow"]["reading"], 90)
+    assert challenger(running)["shadow"]["refused"] is None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from blastwatch.engines import choose, open_engine
 from blastwatch.images import Preprocessing, normalise
 from blastwatch.package import Precision, open_package
+from serving.memory import trim
 from tests.running import environment
 from tests.same_bits import looked_up
 from tests.service_packages import make_servable
@@ -122,6 +124,35 @@ def test_several_batches_at_a_time_say_what_one_says(package, name):
         np.testing.assert_allclose(other.embeddings, one.embeddings, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["openvino-f32", "torch-f32"])
+def test_an_engine_that_rested_says_the_same(package, name):
+    engine = open_engine(package, name, threads=2, beside=True)
+    ways = engine.infer, engine.infer_beside
+    crops = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    before = [way(crops) for way in ways]
+    engine.rest()
+    for way, known in zip(ways, before, strict=True):
+        np.testing.assert_array_equal(way(crops).logits, known.logits)
+
+
+def test_openvino_rests_only_where_nothing_runs_and_gives_back_what_a_batch_took(tmp_path):
+    large = open_package(make_servable(tmp_path / "package", size=224))
+    engine = open_engine(large, "openvino-f32", threads=2)
+    crops = np.zeros((32, 224, 224, 3), np.uint8)
+    engine.infer(crops)
+    trim()
+    before = psutil.Process().memory_info().rss
+    engine.rest()
+    trim()
+    assert before - psutil.Process().memory_info().rss > 100 << 20  # a ResNet-18 has 8 sizes of its input and more
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(engine.infer, crops) for _ in range(3)]
+        while not all(each.done() for each in running):
+            engine.rest()
+        for each in running:
+            assert np.isfinite(each.result().logits).all()
+
+
 def test_a_batch_that_openvino_refuses_does_not_spoil_the_next(package):
     engine = open_engine(package, "openvino-f32")
     with pytest.raises(RuntimeError):
@@ -155,6 +186,7 @@ asked = []
 sys.addaudithook(lambda event, args: asked.append((event, args)) if event in EVENTS else None)
 from blastwatch.engines import open_engine
 from blastwatch.package import Precision, open_package
+from serving.memory import trim
 from training.export import quantize
 
 package = open_package(Path(sys.argv[1]))

@@ -94,6 +94,14 @@ def test_so_are_mlflow_and_the_children_of_this_machine(asked, tmp_path):
     assert asked == [("service", "/health"), ("service", "/readyz")]
 
 
+def test_children_that_others_reach_are_asked_past_the_proxy_too(asked, tmp_path):
+    """Where they are bound to every address, or to one of this machine in its network (BLASTWATCH_HOST)."""
+    with Processes({}, tmp_path) as children:
+        children.start("one", [sys.executable, "-c", "import time; time.sleep(60)"])
+        children.wait_for("one", f"{asked.url.replace('127.0.0.1', '0.0.0.0')}/readyz", timeout=20)
+    assert asked == [("service", "/readyz")]
+
+
 def test_what_a_command_starts_and_calls_is_told_before_it_begins(asked, monkeypatch):
     """MLflow asks by requests, which goes by the environment alone."""
     monkeypatch.setenv("NO_PROXY", "registry.lab")

@@ -46,6 +46,41 @@ def test_a_wrong_value_is_named(variable, value):
         load({variable: value})
 
 
+PATHS = [
+    setting.variable
+    for setting in TABLE
+    if setting.variable.endswith(("_HOME", "_POLICY", "_KEY", "_KEYS", "_SALT", "_LOG")) and setting.name != "api_key"
+]
+
+
+@pytest.mark.parametrize("variable", PATHS)
+def test_a_path_below_the_home_of_nobody_is_refused(variable):
+    assert len(PATHS) == 7
+    with pytest.raises(SettingsError, match=f"^{variable}='~nosuch/x' cannot be used: ~nosuch is nobody's home here"):
+        load({variable: "~nosuch/x"})
+
+
+def test_an_empty_home_is_not_the_folder_that_happens_to_be_the_current_one():
+    with pytest.raises(SettingsError, match="^BLASTWATCH_HOME='' cannot be used: a path is needed"):
+        load({"BLASTWATCH_HOME": ""})
+    others = dict.fromkeys(set(PATHS) - {"BLASTWATCH_HOME"}, "")
+    assert load(others) == load({})
+
+
+@pytest.mark.parametrize("variable", PATHS)
+def test_a_path_is_expanded_and_whole(variable, tmp_path, monkeypatch):
+    name = next(setting.name for setting in TABLE if setting.variable == variable)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    assert str(getattr(load({variable: "~/a/b"}), name)) == f"{tmp_path}/me/a/b"
+    assert str(getattr(load({variable: "a/b"}), name)) == f"{tmp_path}/a/b"
+
+
+@pytest.mark.parametrize("word", ["-", "off"])
+def test_words_for_the_audit_log_are_no_paths(word):
+    assert load({"BLASTWATCH_AUDIT_LOG": word}).audit_log == word
+
+
 def test_names_and_variables_are_unique():
     assert len({s.name for s in TABLE}) == len({s.variable for s in TABLE}) == len(TABLE)
 

@@ -28,7 +28,7 @@ METRIC = re.compile(r"\bblastwatch_\w+")
 def exported():
     """Every series name and its labels that the two processes can export."""
     registry = CollectorRegistry()
-    MonitorMetrics(registry)
+    MonitorMetrics(registry).tell_ahead(0)
     ServiceMetrics(registry)
     registry.register(Gpus(FakeDriver(2)))
     names = {}

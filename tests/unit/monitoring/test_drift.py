@@ -10,9 +10,8 @@ import pytest
 
 from blastwatch.errors import DataError
 from monitoring.calibration import thresholds_for
-from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare, names_of
+from monitoring.drift import MOST_COMPARED, TooFewPredictions, compare, names_of, prune
 from monitoring.scores import ANSWERED, EMBEDDING_SCORE
-from monitoring.watch import prune
 from tests.cohorts import as_predictions, draw_cohort, scores_of, unanswered, unsealed_package, window_of
 
 

@@ -59,6 +59,14 @@ def test_an_id_in_capitals_is_the_same(add):
     assert add("0AF3").stdout == "1 labels, 1 of them new or changed.\n"
 
 
+def test_an_id_with_a_nul_is_refused_by_its_line(add):
+    """Of a database PostgreSQL would refuse the whole file, without a word on where it stands."""
+    with open_store(load().predictions_url):
+        pass
+    found = add("0af3,hem\n0a\0f3").exception
+    assert isinstance(found, DataError) and "Expected no NUL in the id in line 3 of " in str(found)
+
+
 def test_the_file_in_which_a_prediction_waits_for_its_database_is_said(add, tmp_path):
     """Its id is right: the label is to come later."""
     with open_store(load().predictions_url):

@@ -42,12 +42,15 @@ def ids(url):
 
 def test_by_age_the_old_go_with_all_that_hangs_on_them(url, retention):
     fill(url)
-    with open_shadow_store(url) as shadow, open_image_store(url) as images:
-        for store, made in ((shadow, shadowed), (images, pictured)):
-            store.add([made("dropped", time=NOON), made("on its way", time=NOON + timedelta(days=30))])
+    for id_, day in (("dropped", 0), ("on its way", CELLS)):
+        with open_shadow_store(url) as shadow, open_image_store(url) as images:
+            for store, made in ((shadow, shadowed), (images, pictured)):
+                store.add([made(id_, time=NOON + timedelta(days=day))])
+        if id_ == "dropped":
+            assert retention.adrift(NOON + timedelta(days=5)) == Deleted()
     gone = retention.by_age(NOON + timedelta(days=5))
     assert gone == Deleted(predictions=5, labels=5, shadow=5, images=5)
-    gone += (left := retention.adrift(NOON + timedelta(days=5)))
+    gone += (left := retention.adrift(NOON + timedelta(days=6)))
     assert left == Deleted(shadow=1, images=1)
     kept = [f"{number:02d}" for number in range(5, CELLS)]
     assert ids(url) == (kept, kept, [*kept, "on its way"])
@@ -57,20 +60,56 @@ def test_by_age_the_old_go_with_all_that_hangs_on_them(url, retention):
 
 
 @pytest.mark.parametrize("most", [None, 7])
-def test_what_came_after_its_patient_was_forgotten_goes_though_predictions_stay_for_ever(url, retention, most):
-    now = datetime.now(UTC)
+def test_what_came_after_its_patient_was_forgotten_goes_once_it_was_seen_for_a_day(url, retention, most):
     with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
         store.add([record(f"{number:02d}") for number in range(20)])
         shadow.add([shadowed(f"{number:02d}", time=NOON) for number in range(20)])
-        late = [("03x", NOON), ("19x", NOON), ("05x", now - timedelta(hours=23))]
-        shadow.add([shadowed(id_, time=time) for id_, time in late])
-        images.add([pictured(id_, time=time) for id_, time in late])
-        looks = [retain(retention, load({}), most=most) for _ in range(4)]
+        late = ["03x", "19x"]
+        shadow.add([shadowed(id_, time=NOON) for id_ in late])
+        images.add([pictured(id_, time=NOON) for id_ in late])
+        looks = [retention.adrift(NOON + timedelta(hours=6 * look), most=most) for look in range(12)]
         assert sum(looks, start=Deleted()) == Deleted(shadow=2, images=2) == retention.counted()[AGE]
-        assert [look.shadow for look in looks] == ([2, 0, 0, 0] if most is None else [1, 0, 0, 1])
-        assert len(ids(url)[2]) == 21 and list(images.pictures(["03x", "19x", "05x"])) == ["05x"]
+        assert [look.images for look in looks] == [2 * (number == 4) for number in range(12)]
+        seen = {4: 2} if most is None else {4: 1, 7: 1}  # 22 cells of the shadow, seven at each look
+        assert [look.shadow for look in looks] == [seen.get(number, 0) for number in range(12)]
+        assert len(ids(url)[2]) == 20 and images.pictures(late) == {}
         shadow.add([shadowed("00x", time=NOON)])
-        assert sum((retain(retention, load({}), most=most).shadow for _ in range(4)), start=0) == 1
+        later = [retention.adrift(NOON + timedelta(hours=6 * look), most=most) for look in range(12, 24)]
+        assert sum(later, start=Deleted()) == Deleted(shadow=1)
+
+
+def test_after_an_outage_longer_than_a_day_nothing_goes_whose_prediction_is_about_to_come(url, retention):
+    answered = datetime.now(UTC) - timedelta(days=3)
+    with open_store(url) as store, open_shadow_store(url) as shadow, open_image_store(url) as images:
+        shadow.add([shadowed("a", time=answered)])
+        images.add([pictured("a", time=answered)])
+        assert retain(retention, load({})) == Deleted()
+        store.add([record("a", time=answered)])
+        later = datetime.now(UTC) + timedelta(days=2)
+        assert [retention.adrift(later + timedelta(days=day)) for day in range(3)] == [Deleted()] * 3
+        assert list(images.pictures(["a"])) == ids(url)[2] == ["a"]
+        with open_retention(url) as other:
+            other.by_age(later)
+        images.add([pictured("a", time=answered)])  # was on its way when its cell was deleted
+        assert [retention.adrift(later + timedelta(days=day)).images for day in range(3, 5)] == [0, 1]
+
+
+def test_since_when_a_picture_has_no_prediction_outlives_the_monitor_and_a_clock_that_ran_ahead(url):
+    with open_image_store(url) as images:
+        images.add([pictured("a", time=NOON)])
+    gone = []
+    for moment in (NOON + timedelta(days=300), NOON, NOON + timedelta(hours=23), NOON + timedelta(hours=24)):
+        with open_retention(url) as retention:
+            gone.append(retention.adrift(moment).images)
+    assert gone == [0, 0, 0, 1]
+
+
+def test_whatever_is_set_what_has_no_prediction_goes(url, retention, monkeypatch):
+    with open_image_store(url) as images:
+        images.add([pictured("a", time=datetime.now(UTC))])
+    assert retain(retention, load({})) == Deleted()
+    monkeypatch.setattr("monitoring.retention.ADRIFT", timedelta(0))
+    assert retain(retention, load({})) == Deleted(images=1)
 
 
 def test_a_look_deletes_so_many_at_most_and_the_oldest_first(url, retention):
@@ -83,13 +122,13 @@ def test_a_look_deletes_so_many_at_most_and_the_oldest_first(url, retention):
 
 def test_by_size_the_rest_fits_and_no_more_goes_than_must(url, retention):
     with open_store(url) as store:
-        store.add([record(f"{n:04d}", time=NOON + timedelta(seconds=n)) for n in range(1500)])
+        store.add([record(f"{n:04d}", time=NOON + timedelta(seconds=n)) for n in range(3000)])
     before = retention.usage()
     limit = int(0.8 * before.bytes)
     gone = retention.by_size(limit)
     after = retention.usage()
-    assert after.bytes <= limit and after.predictions == 1500 - gone.predictions
-    assert gone.predictions == pytest.approx((1 - 0.8 * (1 - SLACK)) * 1500, abs=1)
+    assert after.bytes <= limit and after.predictions == 3000 - gone.predictions
+    assert gone.predictions == pytest.approx((1 - 0.8 * (1 - SLACK)) * 3000, abs=1)
     assert retention.by_size(limit) == Deleted()
     assert ids(url)[0][0] == f"{gone.predictions:04d}"
 
@@ -127,7 +166,7 @@ def test_by_size_pictures_go_before_cells_and_the_oldest_first(url, retention, s
 @pytest.mark.parametrize("pictures", [False, True])
 def test_two_at_once_delete_by_size_what_one_would(url, retention, monkeypatch, pictures, faster):
     """The other one begins and ends after this one has looked for the so manieth time how much there is."""
-    times = [NOON + timedelta(seconds=number) for number in range(1500)]
+    times = [NOON + timedelta(seconds=number) for number in range(3000)]
     with open_store(url) as store, open_image_store(url) as images:
         store.add([record(f"{number:04d}", time=time) for number, time in enumerate(times)])
         if pictures:
@@ -148,7 +187,7 @@ def test_two_at_once_delete_by_size_what_one_would(url, retention, monkeypatch, 
     (other,) = others or [retention.by_size(limit)]
     both, left = gone + other, usage()
     assert limit * (1 - SLACK) * 0.97 < left.bytes <= limit
-    assert (both.predictions, both.images) == (1500 - left.predictions, 300 * pictures - left.images)
+    assert (both.predictions, both.images) == (3000 - left.predictions, 300 * pictures - left.images)
 
 
 def picture(id_, patient, word):

@@ -1,12 +1,16 @@
 """What a finding starts: when, with what, once, and never a promotion."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -19,6 +23,7 @@ from monitoring.metrics import MonitorMetrics
 from monitoring.retraining import Findings, Retraining
 from tests.running import until
 
+ROOT = Path(__file__).parents[3]
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DRIFTED, CALM = (SimpleNamespace(drifted=drifted, document={"drifted": drifted}) for drifted in (True, False))
 TELL = (
@@ -52,6 +57,9 @@ class Watched:
 
     def wait(self):
         until(lambda: not self.retraining.running(), 20)
+
+    def wait_for_runner(self):
+        until(lambda: self.retraining._process.poll() is not None, 20)
 
     def gauges(self):
         metrics = MonitorMetrics(CollectorRegistry())
@@ -213,6 +221,94 @@ def test_a_command_that_outlives_the_monitor_is_known_to_the_next_one(tmp_path):
     assert one.look(3) is not None
     one.wait()
     assert not one.earlier.running()
+
+
+def test_how_it_ended_while_the_monitor_was_away_is_told_by_the_next_one(watched):
+    one = watched(3)
+    one.look(0)
+    assert one.look(2) is not None
+    began = datetime.now(UTC)
+    one.wait()
+    one.again()
+    one.look(3)
+    last = one.retraining.document()["last"]
+    assert (last["running"], last["exit_code"], one.gauges()) == (False, 3, (0.0, 1.0))
+    assert abs(datetime.fromisoformat(last["ended_at"]) - began) < timedelta(seconds=20)
+    one.again()
+    one.look(4)
+    assert one.retraining.last.exit_code == 3 and one.gauges() == (0.0, 1.0)
+
+
+AWAY = """
+import sys, time
+from pathlib import Path
+from tests.unit.monitoring.test_retraining import Watched
+one = Watched(Path(sys.argv[1]), [sys.executable, "-c", sys.argv[2]], after_hours=0.0)
+one.look(0)
+print(one.retraining._process.pid, flush=True)
+time.sleep(60)
+"""
+SLOW = "import time; print('epoch 1', flush=True); time.sleep(60)"
+
+
+def test_what_was_ended_with_its_monitor_is_told_as_failed(tmp_path):
+    """As where a container ends: SIGKILL to all in it."""
+    home = tmp_path / "home"
+    words = [sys.executable, "-c", AWAY, str(home), SLOW]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ) as monitor:
+        group = int(monitor.stdout.readline())
+        monitor.kill()
+    one = Watched(home, [sys.executable, "-c", SLOW])
+    one.look(1, CALM)
+    assert one.gauges() == (1.0, 0.0)  # of the two only the monitor has ended
+    until(lambda: "epoch 1" in Path(one.retraining.last.log).read_text(), 20)
+    os.killpg(group, signal.SIGKILL)
+    one.wait()
+    for hours in (2, 10, 20):
+        assert one.look(hours) is None and one.gauges() == (0.0, 1.0)
+    last = one.retraining.document()["last"]
+    assert (last["exit_code"], last["ended_at"]) == (None, (NOON + timedelta(hours=2)).isoformat())
+    assert last["problem"].startswith("it was ended before it had come to its end")
+
+
+def test_a_command_whose_runner_is_killed_runs_on(tmp_path):
+    one = Watched(tmp_path / "home", [sys.executable, "-c", SLOW], after_hours=0.0)
+    started = one.look(0)
+    until(lambda: "epoch 1" in Path(started.log).read_text(), 20)
+    (command,) = psutil.Process(one.retraining._process.pid).children()
+    one.retraining._process.kill()
+    one.wait_for_runner()
+    one.look(1)
+    assert one.gauges() == (1.0, 0.0) and one.retraining.last.problem == ""
+    command.kill()
+    one.wait()
+    one.look(2)
+    assert one.gauges() == (0.0, 1.0)
+
+
+def test_a_monitor_that_was_slower_does_not_write_over_the_next_start(watched):
+    one, other = watched(), watched()
+    one.look(0)
+    one.look(2)
+    one.wait()
+    other.again()  # it knows the first start, and nobody has noted yet how that ended
+    one.look(30)
+    one.wait()
+    assert other.look(31) is None
+    assert other.retraining.last.started_at == (NOON + timedelta(hours=30)).isoformat()
+    assert other.retraining.last.exit_code == 0
+
+
+def test_a_start_of_an_older_blastwatch_says_nothing_of_its_end(watched, tmp_path):
+    folder = tmp_path / "home" / "retraining"
+    folder.mkdir(parents=True)
+    log = str(folder / "20261124T120000Z.log")
+    (folder / "last.json").write_text(json.dumps(START | {"started_at": NOON.isoformat(), "log": log}))
+    one = watched()
+    assert one.look(1) is None and one.gauges() == (0.0, 0.0)
+    Path(log).with_suffix(".ended.json").write_text('{"exit_code": "none"}')
+    with pytest.raises(DataError, match="ended.json how the command ended .* Remove the file"):
+        one.look(2)
 
 
 def test_a_command_that_cannot_be_run_is_said_and_not_tried_at_every_look(tmp_path):

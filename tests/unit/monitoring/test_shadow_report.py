@@ -20,7 +20,7 @@ from monitoring.shadow_entries import keep_entries
 from monitoring.shadow_report import Rules, report
 from monitoring.shadow_store import open_shadow_store
 from monitoring.store import open_store
-from tests.cohorts import NOON, record, shadowed
+from tests.cohorts import NOON, pixels, record, shadowed
 
 DAY = timedelta(days=1)
 
@@ -47,7 +47,7 @@ class Clinic:
         self.shadow.close()
         self.store.close()
 
-    def read(self, patient, champion, challenger, *, time=NOON):
+    def read(self, patient, champion, challenger, *, time=NOON, image=None):
         self.number += 1
         name = f"cell-{self.number}"
         probability = {"hem": 0.2, "all": 0.9}
@@ -56,7 +56,7 @@ class Clinic:
             "champion_probability": probability[champion], "challenger_probability": probability[challenger],
             "champion_decision": champion, "challenger_decision": challenger,
         }  # fmt: skip
-        self.store.add([record(name, time=time)])
+        self.store.add([record(name, time=time, pixel_sha256=pixels(image) if image else None)])
         self.shadow.add([shadowed(name, time=time, patient=patient, **said)])
         return name
 
@@ -141,6 +141,16 @@ def test_a_correction_before_the_entry_counts(clinic):
     assert clinic.report(NOON + 2 * DAY)["comparison"]["difference"]["mean"] == 1.0
 
 
+def test_a_correction_at_the_very_moment_of_the_entry_changes_nothing_that_was_seen(clinic):
+    name = clinic.read("p", "hem", "all")
+    clinic.tell(name, "all", NOON)
+    seen = clinic.report(NOON + DAY)["comparison"]
+    assert (seen["units"], seen["units_waiting"]) == (0, 1)
+    clinic.tell(name, "hem", NOON + DAY)
+    assert clinic.report(NOON + DAY)["comparison"] == seen
+    assert clinic.report(NOON + 2 * DAY)["comparison"]["units"] == 1
+
+
 def test_patients_weigh_the_same_and_cells_without_a_key_are_left_out(clinic):
     names = [clinic.read("p", "all", "all") for _ in range(8)] + [
         clinic.read("q", "hem", "all"),
@@ -161,28 +171,89 @@ def test_without_any_key_it_is_by_cell_and_says_so(clinic):
     found = clinic.report(NOON + 2 * DAY)["comparison"]
     assert (found["unit"], found["units"]) == ("cell", 3)
     assert "cells are independent" in found["assumes"]
+    assert found["assumes"].startswith("neither version was trained on any of these patients")
+
+
+def test_one_image_of_a_patient_counts_once_however_often_it_was_asked(clinic):
+    names = [clinic.read("p", "all", "all") for _ in range(9)]
+    names += [clinic.read("p", "hem", "all", time=NOON + timedelta(minutes=n), image="again") for n in range(20)]
+    names += [clinic.read("q", "hem", "all", image="again")]  # of somebody else it is another one
+    for name in names:
+        clinic.tell(name, "all", NOON + timedelta(hours=1))
+    found = clinic.report(NOON + 3 * DAY)
+    assert (found["cells"], found["repeated"]) == (11, 19)
+    assert (found["agreement"], found["flips"]["hem_to_all"]) == (9 / 11, 2)
+    assert found["labelled"]["per_patient"] == [
+        {"patient": "p", "cells": 10, "champion": 0.9, "challenger": 1.0},
+        {"patient": "q", "cells": 1, "champion": 0.0, "challenger": 1.0},
+    ]
+    assert found["comparison"]["units"] == 2
+    assert found["comparison"]["difference"]["mean"] == pytest.approx((0.1 + 1.0) / 2)
+
+
+def test_one_cell_asked_again_and_again_decides_nothing(clinic, url):
+    """Without keys as well, also where who has entered was written down and that cell has been deleted since."""
+    for number in range(60):
+        name = clinic.read("", "hem", "all", time=NOON + number * timedelta(hours=1), image="again")
+        clinic.tell(name, "all", NOON + number * timedelta(hours=1))
+    at = NOON + 10 * DAY
+    found = clinic.report(at)["comparison"]
+    assert (found["unit"], found["units"], found["verdict"]) == ("cell", 1, "undecided")
+    with open_retention(url) as retention:
+        assert retention.by_age(NOON + timedelta(hours=30)).shadow == 30
+    assert clinic.report(at)["comparison"] == found
+
+
+def test_the_cell_whose_label_came_first_stands_for_its_image(clinic):
+    early, late = (clinic.read("p", champion, "all", image="same") for champion in ("all", "hem"))
+    clinic.tell(late, "all", NOON + timedelta(hours=1))
+    clinic.tell(early, "hem", NOON + timedelta(hours=2))
+    assert clinic.report(NOON + 2 * DAY)["comparison"]["difference"]["mean"] == 1.0
+    clinic.tell(late, "hem", NOON + 3 * DAY)
+    found = clinic.report(NOON + 4 * DAY)
+    assert found["comparison"]["difference"]["mean"] == 1.0
+    assert found["labelled"]["accuracy_by_cell"] == {"champion": 1.0, "challenger": 0.0}
+
+
+def test_a_cell_whose_prediction_is_on_its_way_is_one_of_its_own(clinic):
+    clinic.shadow.add([shadowed(name) for name in "ab"])
+    found = clinic.report(NOON + DAY)
+    assert (found["cells"], found["repeated"]) == (2, 0)
+
+
+ASKED = st.tuples(st.sampled_from(["", "p", "q", "r"]), st.sampled_from("1234"), st.booleans(), st.booleans())
+TOLD = st.tuples(st.integers(0, 11), st.sampled_from(["hem", "all"]), st.integers(0, 200))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    rows=st.lists(
-        st.tuples(st.sampled_from("pqrst"), st.booleans(), st.booleans(), st.integers(0, 200)), min_size=1, max_size=12
-    ),
+    keyed=st.booleans(),
+    asked=st.lists(ASKED, min_size=1, max_size=12),
+    told=st.lists(TOLD, min_size=1, max_size=20),
     looks=st.lists(st.integers(1, 300), min_size=2, max_size=4),
 )
-def test_every_look_is_a_beginning_of_the_last_one(tmp_path_factory, rows, looks):
-    """However often and whenever it is looked: what was seen at one look stands unchanged in all later ones."""
+def test_every_look_is_a_beginning_of_the_last_one(tmp_path_factory, keyed, asked, told, looks):
+    """However often and whenever it is looked: what was seen at one look stands unchanged in all later ones. Images
+    come again, labels late, in any order, and are corrected; looks are made before the later words are there."""
     clinic = Clinic(f"sqlite:///{tmp_path_factory.mktemp('looks') / 'predictions.db'}")
-    for patient, ours, theirs, hour in rows:
-        name = clinic.read(patient, "all" if ours else "hem", "all" if theirs else "hem")
-        clinic.tell(name, "all", NOON + timedelta(hours=hour))
+    names = [
+        clinic.read(patient if keyed else "", "all" if ours else "hem", "all" if theirs else "hem", image=image)
+        for patient, image, ours, theirs in asked
+    ]
+    seen = {}
+    for cell, label, hour in sorted(told, key=lambda word: word[2]):
+        for at in [look for look in looks if look <= hour and look not in seen]:
+            seen[at] = clinic.report(NOON + timedelta(hours=at))["comparison"]
+        clinic.tell(names[cell % len(names)], label, NOON + timedelta(hours=hour))
+    for at in looks:
+        again = clinic.report(NOON + timedelta(hours=at))["comparison"]
+        assert seen.setdefault(at, again) == again
     end = clinic.report(NOON + timedelta(hours=400))["comparison"]
-    for hour in looks:
-        at = NOON + timedelta(hours=hour)
-        seen = clinic.report(at)["comparison"]
-        whole_days = [row for row in seen["history"] if row["day"] < at.date().isoformat()]
+    for hour, one in seen.items():
+        today = (NOON + timedelta(hours=hour)).date().isoformat()
+        whole_days = [row for row in one["history"] if row["day"] < today]
         assert whole_days == end["history"][: len(whole_days)]
-        assert end["better"]["p"] <= seen["better"]["p"] and end["difference"]["low"] >= seen["difference"]["low"]
+        assert end["better"]["p"] <= one["better"]["p"] and end["difference"]["low"] >= one["difference"]["low"]
     clinic.close()
 
 
@@ -238,6 +309,11 @@ def test_the_command(clinic, tmp_path, monkeypatch):
     clinic.tell(clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY), "all", datetime.now(UTC) - 2 * DAY)
     said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
     assert "trained on synthetic cells" in said and "Compared patients: 1" in said and "Undecided" in said
+    assert "This holds where neither version was trained on any of these patients" in said and "repeated" not in said
+    for image in ("again", "again"):
+        clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY, image=image)
+    said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
+    assert "2 cells read by both (1 repeated left out), the same label for 0.00%" in said
     printed = CliRunner().invoke(shadow, ["report", "--json"], catch_exceptions=False).stdout
     assert json.loads(printed)["comparison"]["units"] == 1
 

@@ -17,12 +17,12 @@ from blastwatch.errors import AliasMoved, AliasNotSet, DataError, RegistryUnreac
 from blastwatch.registry import Registry
 from monitoring import watch, workspace
 from monitoring.doubts import REASONS
-from monitoring.drift import DriftReport, TooFewPredictions
+from monitoring.drift import KEEP_PAGES, DriftReport, TooFewPredictions
 from monitoring.metrics import MonitorMetrics
 from monitoring.performance import STATES
 from monitoring.retention import open_retention
 from monitoring.store import open_store
-from monitoring.watch import KEEP_PAGES, Monitor, _loop
+from monitoring.watch import Monitor, _loop
 from monitoring.windows import Window
 from monitoring.workspace import WorkspaceFailed
 from tests.cohorts import START, as_records, draw_cohort, unsealed_package, window_of
@@ -325,6 +325,17 @@ def test_predictions_of_a_clock_that_ran_ahead_hide_none_of_the_right_time_and_a
         retention.by_age(now + timedelta(days=2))
     monitor.look()
     assert monitor.value("blastwatch_drift_ahead_predictions") == 0
+
+
+def test_what_lies_ahead_is_exported_from_the_first_look_on(monitor, settings, store, cells):
+    """`BlastwatchClocksDiffer` goes by its changes, and a restart is none."""
+    store.add([replace(cell, time=datetime.now(UTC) + timedelta(days=1)) for cell in cells[:5]])
+    assert monitor.value("blastwatch_drift_ahead_predictions") is None
+    monitor._watched()
+    assert monitor.value("blastwatch_drift_ahead_predictions") is None
+    for _ in range(2):
+        monitor.look()
+        assert monitor.value("blastwatch_drift_ahead_predictions") == 5
 
 
 def _estimated_until(monitor):

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import numpy as np
 import pandas as pd
 import pytest
+import uuid6
 
 from blastwatch import DISCLAIMER
 from monitoring import workspace as module
@@ -84,6 +86,24 @@ def test_the_oldest_runs_are_dropped(tmp_path, snapshot, monkeypatch):
         add_run(tmp_path / "workspace", snapshot, name=str(number))
     [project] = Workspace.create(str(tmp_path / "workspace")).list_projects()
     assert sorted(run.name for run in _runs(tmp_path / "workspace", project)) == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("ahead", [range(1, 2), range(4)])
+def test_after_a_clock_that_ran_ahead_the_first_that_were_added_are_dropped(tmp_path, snapshot, monkeypatch, ahead):
+    """Evidently takes the ids of its runs from that clock as well."""
+    from evidently.ui.workspace import Workspace
+
+    monkeypatch.setattr(module, "KEEP_RUNS", 3)
+    path, now = tmp_path / "workspace", time.time_ns
+    for number in range(7):
+        wrong = 300 * 86_400 * 10**9 if number in ahead else 0
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time_ns", lambda wrong=wrong: now() + wrong)
+            clock.setattr(uuid6, "_last_v7_timestamp", None)  # as in a process of its own
+            add_run(path, snapshot, name=str(number))
+        [project] = Workspace.create(str(path)).list_projects()
+        there = sorted(run.name for run in _runs(path, project))
+        assert there == [str(one) for one in range(max(number - 2, 0), number + 1)]
 
 
 def test_every_column_that_is_compared_stands_in_one_panel():

@@ -33,6 +33,9 @@ class Quick:
 
     name, abreast, on_cores = "openvino-f32", 1, True
 
+    def rest(self):
+        pass
+
     def infer(self, crops):
         return Outputs(logits=np.zeros((len(crops), 2), np.float32), embeddings=np.ones((len(crops), 512), np.float32))
 
@@ -212,6 +215,7 @@ def test_a_cell_without_numbers_is_no_prediction_and_spoils_no_other(
     [
         (b'{"id":"\\ud800","label":"all"}', "json-unreadable"),
         (b'{"id":"a","label":"\\udfff"}', "json-unreadable"),
+        (b'{"id":"a\\u0000b","label":"all"}', "json-unreadable"),  # PostgreSQL would not look for it
         (b'{"id":"a","label":"' + b"x" * 50_000 + b'"}', "label-refused"),
         (b'{"id":"' + b"x" * 50_000 + b'","label":"all"}', "prediction-unknown"),
     ],

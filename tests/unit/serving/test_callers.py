@@ -21,9 +21,9 @@ def request(**headers):
 
 
 def test_a_caller_is_its_header_else_its_address():
-    assert caller_of(request(caller="lab 3")) == "lab 3"
-    assert caller_of(request()) == "10.0.0.7"
-    assert caller_of(Request({"type": "http", "headers": [], "client": None})) == ""
+    assert caller_of(request(caller="lab 3").scope) == "lab 3"
+    assert caller_of(request().scope) == "10.0.0.7"
+    assert caller_of({"type": "http", "headers": [], "client": None}) == ""
 
 
 @pytest.mark.parametrize("name", ["caller", "patient"])

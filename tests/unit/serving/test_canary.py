@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blastwatch.package import open_package
+from serving import engine_health
 from serving.canary import in_canary, in_shadow, position
 from serving.contest import Contest
 from serving.live import LiveModel, Served, hand_over
 from serving.live_folder import LiveFolder, Refusal, Status
+from serving.problems import Overloaded
 from tests.in_thread import front
 from tests.service_packages import make_servable, write_cell
 from tests.unit.serving.test_aside import Quick
@@ -40,8 +42,14 @@ def test_nobody_at_0_everybody_at_1(key, digest):
 
 
 class Failing(Quick):
+    """An engine that fails, until `mended` says that it answers."""
+
+    mended = False
+
     def infer(self, crops):
-        raise RuntimeError("the engine broke")
+        if not self.mended:
+            raise RuntimeError("the engine broke")
+        return super().infer(crops)
 
     infer_beside = infer_inputs = infer
 
@@ -93,3 +101,61 @@ def test_a_challenger_that_is_gone_ends_once_its_requests_have_left_it(challenge
     assert lane.version == "8" and lane.in_flight == 0 and lane.ended.is_set()
     after = door.predict(cell=write_cell(tmp_path / "cell.bmp").read_bytes())
     assert after.json()["model"]["version"] == "7"
+
+
+def failures(door, cell):
+    """Each over a connection of its own, since the server ends that of a call which failed."""
+    once = {"Connection": "close"}
+    return [door.predict(cell=cell, headers=once).status_code for _ in range(engine_health.FAILED)]
+
+
+def test_while_the_challengers_engine_fails_the_champion_answers(challenged, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_health, "DEAD_SECONDS", 1e6)
+    door, come, _ = challenged
+    engine = Failing()
+    come(engine)
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    assert failures(door, cell) == [500] * engine_health.FAILED
+    assert door.predict(cell=cell).json()["model"]["version"] == "7"
+    door.service.contest.look()
+    facts = door.service.contest.facts()
+    assert facts["version"] == "8" and not facts["canary"]["answering"] and facts["canary"]["refused"] is None
+    engine.mended = True
+    monkeypatch.setattr(engine_health, "REST_SECONDS", 0.0)
+    assert door.predict(cell=cell).json()["model"]["version"] == "8"
+
+
+def test_a_challenger_whose_engine_failed_for_long_leaves_the_canary_until_it_is_named_anew(
+    challenged, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engine_health, "DEAD_SECONDS", 0.0)
+    door, come, withdraw = challenged
+    come(Failing())
+    lane = door.service.contest.canary("anybody")
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    assert failures(door, cell) == [500] * engine_health.FAILED
+    for _ in range(3):
+        door.service.contest.look()
+    refused = door.service.contest.facts()["canary"]["refused"]
+    assert (refused["version"], refused["reason"], lane.ended.is_set()) == ("8", "engine", True)
+    assert door.count("blastwatch_follow_refused", alias="challenger", reason="engine") == 1
+    monkeypatch.setattr(engine_health, "REST_SECONDS", 0.0)
+    assert door.predict(cell=cell).json()["model"]["version"] == "7"
+    withdraw()
+    come(Quick())
+    assert door.predict(cell=cell).json()["model"]["version"] == "8"
+    assert door.count("blastwatch_follow_refused", alias="challenger", reason="engine") == 0
+
+
+def test_who_asks_the_challenger_needs_no_room_at_the_champion(challenged, tmp_path, monkeypatch):
+    door, come, withdraw = challenged
+    come(Quick())
+
+    def full():
+        raise Overloaded(retry_after=1, waiting=100)
+
+    monkeypatch.setattr(door.service.lane.batcher, "check_room", full)
+    cell = write_cell(tmp_path / "cell.bmp").read_bytes()
+    assert door.predict(cell=cell).json()["model"]["version"] == "8"
+    withdraw()
+    assert door.predict(cell=cell).status_code == 429

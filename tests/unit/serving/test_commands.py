@@ -346,6 +346,8 @@ def test_serve_leaves_a_service_on_the_same_port_alone(environment, monkeypatch)
 
 def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypatch, settings):
     started = []
+    # Two services on one folder would empty each other's metrics.
+    monkeypatch.setenv("BENTOML_HOME", str(settings.home / "of another service"))
     monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments))
     run(serve, "--port", "3999", "--workers", "2")
     _, command, variables = started[0]
@@ -353,6 +355,7 @@ def test_serve_becomes_the_server_of_the_version_it_found(environment, monkeypat
     assert variables["BLASTWATCH_WORKERS"] == "2"
     assert variables["BENTOML_DO_NOT_TRACK"] == "True"
     assert variables[SETTLED_VARIABLE] == "1"
+    assert variables["BENTOML_HOME"] == str(settings.home / "bentoml" / "3999")
 
 
 @pytest.mark.parametrize(("host", "bound", "shown"), [

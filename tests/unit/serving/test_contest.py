@@ -111,6 +111,18 @@ def test_a_challenger_of_another_model_is_none(stage):
     assert here.look() is None and here.shadowed is None
 
 
+def test_a_package_that_challenges_under_another_number_answers_under_that(stage):
+    """It was registered anew: one digest, two versions."""
+    here = stage(canary=1)
+    here.challenge()
+    first = here.look()
+    here.challenge(entry=dataclasses.replace(here.entry, version="9"))
+    lane = here.look()
+    assert (lane.version, lane.predictor.model["version"], here.contest.facts()["version"]) == ("9", "9", "9")
+    assert first.ended.is_set()
+    assert here.look() is lane
+
+
 def test_a_request_in_flight_keeps_its_lane(stage):
     here = stage(canary=1)
     here.challenge()
@@ -239,7 +251,7 @@ def test_a_challenger_without_room_is_tried_again_later_and_another_package_neve
     here.say("signature")
     assert here.look() is None
     monkeypatch.setattr(
-        "serving.contest.take_over_or_fetch",
+        "serving.shadow.take_over_or_fetch",
         lambda *_: Served(entry=here.entry, package=here.slot.lane.served.package, alias=""),
     )
     here.say()

@@ -103,6 +103,16 @@ def test_a_pod_without_a_gpu_of_its_own_is_given_none():
     assert "NVIDIA_VISIBLE_DEVICES=void" in (DEPLOY / "kubernetes" / "deployment.yaml").read_text()
 
 
+def test_a_pod_computes_on_the_cores_that_it_asks_for():
+    """A node may have a hundred, which are its other pods' too."""
+    (container,) = manifests("Deployment")["blastwatch"]["template"]["spec"]["containers"]
+    rows = {row["name"]: row for row in container["env"]}
+    given = rows["BLASTWATCH_THREADS"]["valueFrom"]["resourceFieldRef"]
+    assert given == {"resource": "requests.cpu", "divisor": "1"} and int(container["resources"]["requests"]["cpu"]) >= 1
+    carried = yaml.safe_load((DEPLOY / "kubernetes" / "configmap.yaml").read_text())["data"]
+    assert carried["BLASTWATCH_WORKERS"] == "1"  # each worker takes as many
+
+
 def test_how_many_pods_there_are_is_said_once():
     """`kubectl apply` of the next image would set a count in the Deployment back, in the middle of a rush."""
     scaled = {spec["scaleTargetRef"]["name"] for spec in manifests("HorizontalPodAutoscaler").values()}

@@ -214,6 +214,9 @@ class Abreast:
     def __init__(self, engine, apart):
         self.infer, self.apart, self.beside = engine.infer, apart, []
 
+    def rest(self):
+        pass
+
     def infer_beside(self, crops):
         self.beside.append(crops)
         outputs = self.infer(crops)

@@ -16,6 +16,7 @@ from serving.live_folder import REASONS, LiveFolder, Refusal, Status, mark, reas
         (errors.TooLarge, "too-large"),
         (errors.GoldenMismatch, "golden"),
         (errors.FlipsTooOften, "flips"),
+        (errors.EngineBroken, "engine"),
         (errors.PackageError, "corrupt"),
         (errors.VersionNotFound, "registry"),
     ],

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import threading
 import time
 import weakref
@@ -43,7 +42,7 @@ def open_readers():
     ],
 )
 def test_threads_are_a_share_of_the_cores(monkeypatch, cores, workers, threads, beside_an_engine):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
+    monkeypatch.setattr("serving.readers.cores", lambda: cores)
     assert reading_threads(workers) == threads
     assert reading_at_a_time(workers, on_cores=True) == beside_an_engine
     assert reading_at_a_time(workers, on_cores=False) == threads

@@ -1,6 +1,7 @@
 """When no follower is needed, and when one is started again."""
 
 import dataclasses
+import os
 import sqlite3
 from contextlib import closing
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from blastwatch.errors import AliasNotSet, SignatureInvalid
+from blastwatch.signing import PROMOTER, ROLES, TRAINER
 from serving import follower, follower_child
 from serving.follower_child import FollowerChild
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Status
@@ -61,6 +63,61 @@ def test_a_commit_to_the_log_of_a_database_that_keeps_one_ends_it(rest, store):
         commit(store)
         assert (store.home / "mlflow.db").stat().st_mtime_ns == before.st_mtime_ns  # it stands beside it for now
         assert not rest.holds()
+
+
+@pytest.mark.parametrize("own_folder", [False, True], ids=["under home", "a folder of its own"])
+@pytest.mark.parametrize("what", ["taken away", "added", "another in its place", "not to be read", "another role"])
+def test_other_trusted_keys_end_it(store, folder, tmp_path, own_folder, what):
+    """What they signed counts from now on, or counts no more, though nobody told the registry anything."""
+    settings = dataclasses.replace(store, trusted_keys=tmp_path / "trusted") if own_folder else store
+    keys = tmp_path / "trusted" if own_folder else store.keys
+    for role in ROLES:
+        (keys / role).mkdir(parents=True)
+    anna = keys / PROMOTER / "anna.pem"
+    anna.write_text("key 1")
+    rest = Rest(settings, folder, ALIASES)
+    rest.begin(rest.seen())
+    assert rest.holds()
+    written = anna.stat()
+    if what == "taken away":
+        anna.unlink()
+    elif what == "added":
+        (keys / TRAINER / "bert.pem").write_text("key 2")
+    elif what == "another in its place":  # as long as the one before, and as old by what `touch` says
+        anna.write_text("key 2")
+        os.utime(anna, ns=(written.st_atime_ns, written.st_mtime_ns))
+    elif what == "not to be read":
+        anna.chmod(0)
+    else:
+        anna.rename(keys / TRAINER / anna.name)
+    assert not rest.holds()
+
+
+def test_a_folder_of_keys_that_is_mounted_anew_ends_it(store, folder, tmp_path):
+    """As Kubernetes does it: one link is replaced, through which every file is reached."""
+    for number in (1, 2):
+        (tmp_path / f"keys-{number}" / PROMOTER).mkdir(parents=True)
+        (tmp_path / f"keys-{number}" / PROMOTER / "anna.pem").write_text(f"key {number}")
+    link = tmp_path / "trusted"
+    link.symlink_to(tmp_path / "keys-1")
+    rest = Rest(dataclasses.replace(store, trusted_keys=link), folder, ALIASES)
+    rest.begin(rest.seen())
+    assert rest.holds()
+    link.unlink()
+    link.symlink_to(tmp_path / "keys-2")
+    assert not rest.holds()
+
+
+def test_another_policy_ends_it(store, folder, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    settings = dataclasses.replace(store, policy=policy)
+    rest = Rest(settings, folder, ALIASES)
+    for change in (lambda: policy.write_text("a: 1"), lambda: policy.write_text("a: 2"), policy.unlink):
+        rest.begin(rest.seen())
+        assert rest.holds()
+        change()
+        assert not rest.holds()
+    assert not Rest(store, folder, ALIASES).holds()
 
 
 def test_a_webhook_ends_it(rest, folder):
@@ -200,6 +257,16 @@ def test_no_follower_runs_while_nothing_moves_and_the_status_stays_fresh(child, 
     commit(store)
     assert child.tend() == 1
     assert not folder.rest.exists()
+
+
+def test_a_key_that_is_taken_away_starts_a_follower_at_once(child, rest, store):
+    key = store.keys / PROMOTER / "anna.pem"
+    key.parent.mkdir(parents=True)
+    key.write_text("key")
+    rest.begin(rest.seen())
+    assert child.tend() == 0
+    key.unlink()
+    assert child.tend() == 1
 
 
 def test_one_that_rests_is_started_at_once_where_something_moves(child, rest, store):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from blastwatch.settings import load
 from monitoring.shadow_store import open_shadow_store
 from serving import shadow as module
 from serving import shadow_child
+from serving.live import hand_over
 from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
 from serving.shadow_child import ChildFailed, ChildRefused, ShadowChild, processor_seconds, runnable
@@ -24,6 +26,23 @@ from tests.running import until
 DIGEST = "e" * 64
 NINE = Challenger("9", DIGEST, Path("handover.json"))
 ROOT = str(Path(__file__).parents[3])
+
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from serving.shadow_child import ShadowChild
+
+named = {"words": tuple(sys.argv[3:])} if sys.argv[3:] else {}
+child = ShadowChild(Path(sys.argv[1]), sys.argv[2], os.environ, stopped=lambda: False, **named)
+print(child.pid, flush=True)
+if named:
+    child.wait_until_ready()
+    print("asking", flush=True)
+    child.ask(b"x")
+time.sleep(600)
+"""
+"""A worker with a child that it never ends; where words are given, it asks that for a cell."""
 
 
 def words(mode):
@@ -54,8 +73,8 @@ def quick(monkeypatch):
 class Watched:
     """A shadow with a child of one kind, and its counters."""
 
-    def __init__(self, home, mode, share="1"):
-        self.settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_SHADOW_SHARE": share})
+    def __init__(self, home, mode, share="1", **variables):
+        self.settings = load({"BLASTWATCH_HOME": str(home), "BLASTWATCH_SHADOW_SHARE": share, **variables})
         self.metrics = ServiceMetrics(CollectorRegistry())
         environment = {**os.environ, "PYTHONPATH": ROOT}
         self.shadow = Shadow(self.settings, self.metrics, environment, child_words=words(mode))
@@ -151,7 +170,10 @@ def test_a_cell_that_waited_too_long_is_not_stored(watch, monkeypatch, limit, re
     assert len(asked) == read and len(seen.rows()) == 0
 
 
-@pytest.mark.parametrize("mode", ["crash", "sleep", "spin", "strange", "garbage", "mute"])
+@pytest.mark.parametrize(
+    "mode",
+    ["crash", "sleep", "spin", "strange", "beyond", "negative", "huge", "garbage", "mute", "unready"],
+)
 def test_a_child_that_fails_is_started_again(watch, mode):
     seen = watch(mode).begin()
     started = time.perf_counter()
@@ -159,8 +181,23 @@ def test_a_child_that_fails_is_started_again(watch, mode):
         seen.shadow.offer(record(str(number)), b"x")
     assert time.perf_counter() - started < 0.5
     wait_for(lambda: seen.restarts >= 2, seconds=40)
-    assert seen.count("failed") >= (0 if mode in ("garbage", "mute") else 2)
-    assert seen.count("compared") == (0 if mode != "crash" else pytest.approx(seen.count("failed"), abs=1.1))
+    if mode == "crash":  # at every second cell
+        wait_for(lambda: seen.count("compared") == seen.count("failed") == 5)
+    else:
+        assert seen.count("failed") >= (0 if mode in ("garbage", "mute", "unready") else 2)
+        assert seen.count("compared") == 0
+
+
+def test_a_comparison_that_is_lost_on_its_way_to_the_database_counts_as_failed_alone(watch, tmp_path):
+    (tmp_path / "folder.db").mkdir()
+    seen = watch("good", BLASTWATCH_PREDICTIONS_URL=f"sqlite:///{tmp_path / 'folder.db'}").begin()
+    for number in range(5):
+        seen.shadow.offer(record(str(number)), b"x")
+    wait_for(lambda: seen.shadow._queue.empty())
+    seen.shadow._writer.close(timeout=0.1)
+    wait_for(lambda: seen.count("failed") == 5)
+    assert (seen.count("compared"), seen.count("flipped"), seen.count("shed")) == (0, 0, 0)
+    assert seen.metrics.registry.get_sample_value("blastwatch_shadow_probability_difference_count") == 0
 
 
 @pytest.mark.parametrize("mode", ["nan", "reject"])
@@ -196,6 +233,24 @@ def test_a_refused_challenger_is_not_tried_again_until_there_is_another(watch, m
     wait_for(lambda: (seen.shadow.refused or {}).get("version") == "10")
 
 
+def test_a_copy_that_was_damaged_is_fetched_anew_once(watch, tmp_path, served, monkeypatch):
+    """The child still finds it damaged after the worker has found it whole, and so it stays refused."""
+    taken, real = [], module.take_over_or_fetch
+    monkeypatch.setattr(module, "take_over_or_fetch", lambda *given: taken.append(1) or real(*given))
+    handover = hand_over(served, tmp_path / "live" / "challenger.json")
+    seen = watch("damaged").begin(Challenger("7", served.package.digest, handover))
+    wait_for(lambda: seen.shadow.refused)
+    time.sleep(0.5)
+    assert seen.shadow.refused["reason"] == "corrupt" and len(taken) == 1
+
+
+def test_a_copy_that_cannot_be_had_anew_stays_refused(watch):
+    """The handover is missing, so nobody knows what to fetch."""
+    seen = watch("damaged").begin()
+    wait_for(lambda: seen.shadow.refused)
+    assert seen.shadow.refused["reason"] == "corrupt"
+
+
 def test_a_challenger_that_is_withdrawn_reads_no_more(watch):
     seen = watch("good").begin()
     wait_for(lambda: seen.shadow.facts()["reading"])
@@ -228,7 +283,6 @@ def test_a_child_without_a_core_is_not_taken_for_a_hung_one(tmp_path, monkeypatc
 def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, monkeypatch):
     """The real child: the same answer as the worker's own way, at the lowest priority, and it ends with its socket."""
     from blastwatch.engines import open_engine
-    from serving.live import hand_over
     from serving.predictor import Judge, prepare
 
     monkeypatch.setattr(shadow_child, "START_SECONDS", 120.0)
@@ -254,9 +308,36 @@ def test_a_real_challenger_reads_what_the_service_would(tmp_path, served, cell, 
     assert (said.label, said.decision) == (wanted.label, wanted.decision)
 
 
-def test_another_package_than_the_one_named_is_refused(tmp_path, served, monkeypatch):
-    from serving.live import hand_over
+@pytest.mark.parametrize("doing", ["loads", "hangs"])
+def test_a_real_child_ends_soon_after_a_worker_that_was_killed(tmp_path, served, doing):
+    """Whether it loads or hangs in a cell, though it takes no other end; and nothing of it comes into the log."""
+    handover = hand_over(served, tmp_path / "live" / "challenger.json")
+    parts = [] if doing == "loads" else [sys.executable, "-m", "tests.shadow_children", "hang"]
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(handover), served.package.digest, *parts], stdout=subprocess.PIPE,
+            stderr=log, text=True, env={**os.environ, "BLASTWATCH_HOME": str(tmp_path), "PYTHONPATH": ROOT},
+        )  # fmt: skip
+    child = psutil.Process(int(worker.stdout.readline()))
+    # The library whose engine it will be: then it has begun to load.
+    wait_for(lambda: any("openvino" in part.path for part in child.memory_maps()), seconds=60)
+    if doing == "hangs":
+        assert worker.stdout.readline() == "asking\n"
+        time.sleep(0.5)
+    child.terminate()
+    worker.kill()
+    worker.wait()
+    worker.stdout.close()
+    try:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            wait_for(lambda: child.status() == psutil.STATUS_ZOMBIE, seconds=20)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
+
+def test_another_package_than_the_one_named_is_refused(tmp_path, served, monkeypatch):
     monkeypatch.setattr(shadow_child, "START_SECONDS", 120.0)
     handover = hand_over(served, tmp_path / "live" / "challenger.json")
     environment = {**os.environ, "BLASTWATCH_HOME": str(tmp_path), "PYTHONPATH": ROOT}

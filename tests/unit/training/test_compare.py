@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from blastwatch.errors import UsageError
+from blastwatch.errors import DataError, UsageError
+from blastwatch.manifest import write_json
 from tests.answers import draw_models
-from training.evaluation import BASELINE_PREDICTIONS, PREDICTIONS
+from training.evidence import BASELINE_PREDICTIONS, METRICS, PREDICTIONS
 from training.experiment_commands import _say_comparison, compare
 from training.significance import compare_models
+
+SOUND = {"synthetic": False, "leaky": False, "initial_weights": "scratch"}
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def folders(tmp_path):
         table.to_parquet(folder / PREDICTIONS)
         told = [table.assign(model=model, probability=0.5) for model in ("sizes", "boosted")]
         pd.concat(told).to_parquet(folder / BASELINE_PREDICTIONS)
+        write_json(folder / METRICS, SOUND)
     return tmp_path, made
 
 
@@ -68,6 +72,41 @@ def test_folders_without_an_evaluation_or_of_one_name_are_refused(folders, tmp_p
         CliRunner().invoke(
             compare, [str(place / "good"), str(place / "other/good"), *parameters], catch_exceptions=False
         )
+
+
+def test_what_makes_figures_too_good_is_said_before_them(folders, tmp_path):
+    place, _ = folders
+    call = [*(str(place / name) for name in ("good", "poor", "worse")), "--params", str(_params(tmp_path))]
+    sound = CliRunner().invoke(compare, call, catch_exceptions=False).output
+    assert " cells of 12 patients;" in sound.splitlines()[0] and "synthetic" not in sound
+    changed = {
+        "good": SOUND | {"synthetic": True, "leaky": True},
+        "poor": SOUND | {"leaky": True, "initial_weights": "unknown"},
+        "worse": {"synthetic": False, "leaky": False},  # of before that was kept
+    }
+    for name, facts in changed.items():
+        write_json(place / name / METRICS, facts)
+    told = CliRunner().invoke(compare, call, catch_exceptions=False).output.splitlines()
+    assert told[0].startswith("The split of good, poor leaks: some of those tested were trained on")
+    assert told[1].startswith("It is not known what the initial weights of poor had seen")
+    assert told[2].startswith("metrics.json of worse does not say with which weights") and "evaluate" in told[2]
+    assert "synthetic cells of 12 patients" in told[3]
+    as_json = CliRunner().invoke(compare, [*call, "--json"], catch_exceptions=False)
+    assert json.loads(as_json.stdout)["evaluations"] == changed | {
+        "worse": changed["worse"] | {"initial_weights": None}
+    }
+    assert as_json.stderr.splitlines() == told[:3]
+
+
+def test_an_evaluation_that_was_stopped_is_not_compared(folders, tmp_path):
+    place, _ = folders
+    call = [str(place / "good"), str(place / "poor"), "--params", str(_params(tmp_path))]
+    (place / "poor" / METRICS).write_text("{}")
+    with pytest.raises(DataError, match="true or false as synthetic and leaky in .* but got None and None"):
+        CliRunner().invoke(compare, call, catch_exceptions=False)
+    (place / "poor" / METRICS).unlink()
+    with pytest.raises(DataError, match=r"poor/metrics.json is missing\. Make it with: blastwatch evaluate"):
+        CliRunner().invoke(compare, call, catch_exceptions=False)
 
 
 def _params(folder):

@@ -13,10 +13,10 @@ from blastwatch.package import METRICS, Package
 from monitoring.reference import reference_columns
 from monitoring.statistics import STATISTICS, image_statistics
 from monitoring.store import EMBEDDING
+from tests.trainings import leave_out_of_fold
 from tests.unit.training.test_export import facts
 from training import packaging
 from training.ood import fit_ood
-from training.out_of_fold import write_out_of_fold
 from training.pack import open_pack
 from training.parameters import PackageParameters, Parameters
 
@@ -75,7 +75,7 @@ def test_answers_out_of_fold_are_part_of_it(made, tmp_path, cohort):
     rows = read_split(cohort / "cells", cohort / "split")
     paths = rows.loc[rows["side"] == "train", "path"].tolist()[::-1]  # whatever order they were written in
     logits = np.random.default_rng(0).normal(size=(len(paths), 2))
-    write_out_of_fold(tmp_path, paths, logits)
+    leave_out_of_fold(tmp_path, paths, logits)
     maker, reference, drift = made("out-of-fold")
     known, own, rows = trained_rows(maker, reference)
     assert len(known.answered) == len(known.cells) and drift["answered_groups"] == drift["groups"]
@@ -92,7 +92,7 @@ def test_who_sets_the_limit_of_the_out_of_distribution_score(made, tmp_path, coh
     rows = read_split(cohort / "cells", cohort / "split")
     trained = set(rows.loc[rows["side"] == "train", "group"].astype(str))
     paths = rows.loc[rows["side"] == "train", "path"].tolist()
-    write_out_of_fold(tmp_path, paths, np.zeros((len(paths), 2)))
+    leave_out_of_fold(tmp_path, paths, np.zeros((len(paths), 2)))
     given = []
 
     def fit(embeddings, groups, projection, others, *, rate):

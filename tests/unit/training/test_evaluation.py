@@ -16,7 +16,7 @@ from tests.answers import Spread, draw_answers, draw_models
 from tests.trainings import leave_untrained
 from training import evaluation
 from training.calibration import border_told, fit_temperature, patient_weights, reliability, steadied_temperature
-from training.evaluation import run_evaluation, summary
+from training.evaluation import fit, prediction_table, run_evaluation, summary
 from training.evidence import PREDICTIONS, write_metrics
 from training.figures import CELLS, DECISIONS, PATIENTS, figures, plain, units_of
 from training.intervals import intervals
@@ -35,6 +35,17 @@ def test_ece_equals_torchmetrics():
     bins = reliability(table["probability"].to_numpy(), truth)
     gap = sum(row["weight"] * abs(row["probability"] - row["share"]) for row in bins)
     assert gap == pytest.approx(float(theirs), abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_neither_calibrate_nor_are_told(number):
+    table = draw_answers(0, patients=6, cells=10)
+    logits = np.random.default_rng(0).normal(size=(len(table), 2))
+    logits[[3, 8], [0, 1]] = number
+    with pytest.raises(DataError, match=r"logits of the 60 cells that calibrate but those of 2 are not: .*Train again"):
+        fit(table, logits, EvaluateParameters())
+    with pytest.raises(DataError, match=r"logits of the 60 cells that are answered but those of 2 are not"):
+        prediction_table(table.assign(path="", pixel_sha256=""), logits, 1.0)
 
 
 def test_a_temperature_that_no_cell_bounds_is_said_to_be_at_a_border():
@@ -198,7 +209,7 @@ def evaluated(cohort, tmp_path_factory):
 def evaluate(data, trained, out, parameters=PARAMETERS, **places):
     """All of an evaluation but its pictures; returns what metrics.json says."""
     folders = {name: data / name for name in ("cells", "split", "pack")} | places
-    metrics = run_evaluation(parameters, **folders, trained=trained, out=out)
+    metrics = run_evaluation(parameters, **folders, trained=trained, out=out).metrics
     (out / "report.html").write_text("a report")
     return write_metrics(metrics, out)
 
@@ -281,6 +292,13 @@ def test_the_summary_is_flat(evaluated):
     flat = summary(evaluated[0])
     assert all(isinstance(value, float) for value in flat.values())
     assert {"cells.auroc", "size_baseline.auroc", "boosted_baseline.auroc", "calibration.ece_after"} <= set(flat)
+
+
+def test_the_metrics_say_where_the_training_began_as_far_as_that_is_known(evaluated, cohort, tmp_path):
+    assert evaluated[0]["initial_weights"] == "scratch"
+    start = {"source": "pretrained", "name": "w.safetensors", "digest": "", "subjects": ["of another data set"]}
+    leave_untrained(cohort, tmp_path / "trained", initial_weights=start)
+    assert evaluate(cohort, tmp_path / "trained", tmp_path / "out")["initial_weights"] == "unknown"
 
 
 def test_nothing_is_chosen_on_test_patients(evaluated, cohort, tmp_path, monkeypatch):

@@ -5,19 +5,21 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, LeakFound
 from blastwatch.images import Preprocessing
 from blastwatch.manifest import AUDIT, IMPORT, SPLIT, SPLIT_FACTS, read_cells, split_digest, write_json
 from blastwatch.network import build, save_weights
 from tests.trainings import leave_untrained
-from training import plots, tracking
+from training import evaluation, packaging, plots, tracking
 from training.commands import evaluate
 from training.evaluation import run_evaluation
 from training.evidence import NOTED, write_metrics
-from training.pack import write_pack
+from training.pack import open_pack, write_pack
 from training.packaging import build_package
 from training.parameters import EvaluateParameters, Parameters, load_parameters
 
@@ -30,7 +32,7 @@ def whole(cohort, tmp_path_factory):
     work = tmp_path_factory.mktemp("whole")
     leave_untrained(cohort, work / "train")
     places = {name: cohort / name for name in ("cells", "split", "pack")}
-    metrics = run_evaluation(MEASURED, **places, trained=work / "train", out=work / "evaluate")
+    metrics = run_evaluation(MEASURED, **places, trained=work / "train", out=work / "evaluate").metrics
     (work / "evaluate/report.html").write_text("a report")
     write_metrics(metrics, work / "evaluate")
     return {**places, "audit": cohort / "audit", "train": work / "train", "evaluate": work / "evaluate"}
@@ -66,8 +68,6 @@ class ReachedGraphs(Exception):
 def test_what_belongs_together_is_packaged_with_the_parameters_of_its_training_and_evaluation(
     whole, tmp_path, monkeypatch
 ):
-    from training import packaging
-
     said = {}
 
     def reached(maker):
@@ -125,8 +125,6 @@ def test_an_evaluation_on_other_pixels_is_refused(copied):
 
 
 def test_another_split_is_refused(copied, cohort):
-    import pandas as pd
-
     folder, places = copied("split")
     rows = pd.read_parquet(folder / SPLIT)
     rows["side"] = rows["side"].replace({"test": "train", "train": "test"})
@@ -162,6 +160,48 @@ def test_the_evaluation_of_other_weights_is_not_packaged(copied):
     refused(places, DataError, r"network in .* \(run run-1, weights .* measured another .*blastwatch evaluate")
 
 
+def test_the_evaluation_of_another_run_is_not_packaged(copied):
+    """Of the same weights too: its figures stand in the run of another training."""
+    folder, places = copied("train")
+    edit(folder / "train.json", run_id="run-2")
+    refused(places, DataError, r"\(run run-2, weights .* measured another \(run run-1, .*blastwatch evaluate")
+
+
+def test_weights_of_another_training_than_train_json_notes_are_neither_measured_nor_packaged(copied, tmp_path):
+    """As one that could not be written to its end leaves them."""
+    folder, places = copied("train")
+    edit(folder / "train.json", weights_sha256=file_digest(folder / "weights.safetensors"))
+    data = {name: places[name] for name in ("cells", "split", "pack")}
+    run_evaluation(MEASURED, **data, trained=folder, out=tmp_path / "first")
+    save_weights(build("resnet18"), folder / "weights.safetensors")
+    own = file_digest(folder / "weights.safetensors")[:12]
+    told = rf"weights of run run-1 \(\w{{12}}\) in .*, as train\.json there notes, but found others \({own}\)"
+    with pytest.raises(DataError, match=told):
+        run_evaluation(MEASURED, **data, trained=folder, out=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    refused(places, DataError, told)
+
+
+@pytest.mark.parametrize("run", ["run-1", "run-2"])
+def test_a_network_that_another_takes_the_place_of_meanwhile_is_not_told_of(copied, tmp_path, monkeypatch, run):
+    folder, places = copied("train")
+    real = evaluation.calibrating_cells
+
+    def replaced(*given):
+        found = real(*given)
+        if run == "run-1":
+            save_weights(build("resnet18"), folder / "weights.safetensors")
+        else:
+            edit(folder / "train.json", run_id=run)
+        return found
+
+    monkeypatch.setattr(evaluation, "calibrating_cells", replaced)
+    with pytest.raises(DataError, match=rf"Expected run run-1 .* while it is measured, but by now it holds run {run} "):
+        data = {name: places[name] for name in ("cells", "split", "pack")}
+        run_evaluation(MEASURED, **data, trained=folder, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", NOTED)
 def test_a_file_of_another_evaluation_is_not_packaged(copied, name):
     folder, places = copied("evaluate")
@@ -178,6 +218,62 @@ def test_metrics_that_note_no_files_are_not_packaged(copied):
     refused(places, DataError, f"Expected {', '.join(NOTED)} in ")
 
 
+def test_what_was_measured_is_told_of_without_a_second_look_at_the_training(copied, monkeypatch):
+    """By then another may stand there."""
+    folder, places = copied("train")
+    run, shown = evaluation.run_evaluation, []
+
+    class Stopped(BaseException):
+        """Nothing catches it."""
+
+    def measured(*given, **named):
+        found = run(*given, **named)
+        shutil.rmtree(folder)
+        return found
+
+    def stop(table, metrics, packed, network, out):
+        shown.extend([table, metrics["run_id"], packed.digest, type(network).__name__])
+        raise Stopped
+
+    monkeypatch.setattr(evaluation, "run_evaluation", measured)
+    monkeypatch.setattr(plots, "plot_all", stop)
+    monkeypatch.setattr(tracking, "check_run", lambda *_: None)
+    with pytest.raises(Stopped):
+        CliRunner().invoke(evaluate, call_of(places, folder.parent / "evaluated"), catch_exceptions=False)
+    assert shown[1:] == ["run-1", open_pack(places["pack"], read_cells(places["cells"])).digest, "ResNet"]
+    pd.testing.assert_frame_equal(shown[0], pd.read_parquet(folder.parent / "evaluated/test_predictions.parquet"))
+
+
+def call_of(places, out):
+    """The arguments of `blastwatch evaluate`."""
+    out.mkdir(exist_ok=True)
+    (out / "params.yaml").write_text("evaluate: {resamples: 20, permutations: 100}")
+    call = [part for name in ("cells", "split", "pack") for part in (f"--{name}", str(places[name]))]
+    call += ["--params", str(out / "params.yaml"), "--trained", str(places["train"]), "--out", str(out)]
+    return [*call, "--summary", str(out / "summary.json"), "--set", "evaluate.camera_cells=0"]
+
+
+def test_pretrained_weights_of_strangers_are_told_as_of_unknown_origin(copied, tmp_path, monkeypatch):
+    """As a training from before such were refused may have them."""
+    folder, places = copied("train")
+    start = {"source": "pretrained", "name": "w.pth", "digest": "0" * 64, "subjects": ["ward-1"], "data_digest": "a"}
+    edit(folder / "train.json", initial_weights=start)
+    data = {name: places[name] for name in ("cells", "split", "pack")}
+    found = run_evaluation(MEASURED, **data, trained=folder, out=tmp_path / "out")
+    assert found.facts["initial_weights"] == start | {"source": "unknown"}
+    assert {row["guaranteed_error"] for row in found.metrics["conformal"]["classes"].values()} == {1.0}
+    said = {}
+
+    def reached(maker):
+        said.update(maker.package.evidence("data"))
+        raise ReachedGraphs
+
+    monkeypatch.setattr(packaging._Maker, "write_graphs", reached)
+    with pytest.raises(ReachedGraphs):
+        build_package(Parameters(), **{f"{name}_folder": at for name, at in places.items()}, out=tmp_path / "package")
+    assert said["initial_weights"]["source"] == "unknown"
+
+
 def test_an_evaluation_that_is_stopped_leaves_nothing_of_an_earlier_one(copied, monkeypatch):
     """Not its report beside other answers, either."""
     folder, places = copied("evaluate")
@@ -191,10 +287,6 @@ def test_an_evaluation_that_is_stopped_leaves_nothing_of_an_earlier_one(copied, 
 
     monkeypatch.setattr(plots, "plot_all", stop)
     monkeypatch.setattr(tracking, "check_run", lambda *_: None)
-    call = [part for name in ("cells", "split", "pack") for part in (f"--{name}", str(places[name]))]
-    call += ["--params", str(folder / "params.yaml"), "--trained", str(places["train"]), "--out", str(folder)]
-    call += ["--summary", str(folder / "summary.json"), "--set", "evaluate.camera_cells=0"]
-    (folder / "params.yaml").write_text("evaluate: {resamples: 20, permutations: 100}")
     with pytest.raises(Stopped):
-        CliRunner().invoke(evaluate, call, catch_exceptions=False)
+        CliRunner().invoke(evaluate, call_of(places, folder), catch_exceptions=False)
     refused(places, DataError, r"metrics\.json is missing\. Make it with: blastwatch evaluate")

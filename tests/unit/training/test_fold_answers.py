@@ -49,6 +49,7 @@ def test_what_a_fold_is_made_of_names_how_it_was_averaged_and_calibrated(folds, 
     monkeypatch.setattr(fold_answers, "read_json", lambda *_, **__: facts)
     monkeypatch.setattr(fold_answers, "file_digest", lambda _: "w")
     monkeypatch.setattr(fold_answers, "recorded", lambda _: {"source": "scratch"})
+    monkeypatch.setattr(fold_answers, "read_split", lambda *_: None)
     monkeypatch.setattr(fold_answers, "read_answers", lambda *_, **__: None)
     take = lambda folder, inputs, make, *, what: asked.update({folder.name: inputs})  # noqa: E731
     monkeypatch.setattr(fold_answers, "take_once", lambda *given, **named: bool(take(*given, **named)))

@@ -4,13 +4,14 @@ import hashlib
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 from blastwatch.errors import UsageError
 from blastwatch.settings import load
 from tests.trainings import small_network
-from training.initial_weights import initial_weights, recorded, told
+from training.initial_weights import initial_weights, recorded, told, vouched
 from training.packaged_weights import packaged_files
 from training.parameters import TrainParameters, load_parameters
 from training.training_run import Within, run_training
@@ -64,6 +65,19 @@ def test_of_a_training_from_before_they_were_kept_only_scratch_is_certain():
     assert recorded({"parameters": {"weights": "scratch", "weights_file": ""}}) == {"source": "scratch"}
     for known in ({"weights": "file", "weights_file": "a/w.pth"}, {"weights": "imagenet", "weights_file": ""}):
         assert recorded({"parameters": known})["source"] == "unknown"
+
+
+def test_pretrained_weights_are_vouched_for_by_subjects_of_the_training_side_alone():
+    """A name that no side has may be a held-out patient's of another import."""
+    rows = pd.DataFrame({"subject": ["1", "2", "H1"], "side": ["train", "train", "test"]})
+    start = {"source": "pretrained", "name": "w.pth", "digest": "0" * 64, "subjects": ["1", "2"], "data_digest": "a"}
+    assert vouched(start, rows) == start
+    for subjects in (["1", "H1"], ["1", "ward-H1"], []):
+        found = vouched(start | {"subjects": subjects}, rows)
+        assert found == start | {"subjects": subjects, "source": "unknown"}
+        assert "What these have seen is not known" in told(found)
+    for other in ("scratch", "imagenet", "unknown"):
+        assert vouched({"source": other}, rows) == {"source": other}
 
 
 class Killed(BaseException):

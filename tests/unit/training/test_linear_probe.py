@@ -137,8 +137,8 @@ def test_a_training_fits_the_last_layer_and_leaves_the_rest(cohort, tmp_path, mo
     assert facts["parameters"]["fit"] == "logistic" and facts["initial_weights"]["source"] == "imagenet"
     assert facts["pack_digest"] == open_pack(cohort / "pack", read_cells(cohort / "cells")).digest
     assert facts["image"] == {"crop": 320, "size": 32} and facts["precision"] == "fp32"
-    network, _ = read_trained(tmp_path / "one")
-    again, _ = read_trained(tmp_path / "other")
+    network = read_trained(tmp_path / "one").network
+    again = read_trained(tmp_path / "other").network
     first = first_network(STAGES, "imagenet", "", seed=1)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name

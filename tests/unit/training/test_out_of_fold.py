@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.settings import load
+from tests.trainings import leave_out_of_fold
 from training.calibration import fit_temperature, patient_weights
 from training.evaluation import fit, read_trained, run_evaluation
 from training.fold_answers import network_table
@@ -46,10 +48,10 @@ def train(parameters, folder, places, out):
 def asked(work, calibrate_on, trained=None):
     folder, places = work
     packed, rows = open_pack(places["pack"], read_cells(places["cells"])), read_split(places["cells"], places["split"])
-    network, facts = read_trained(folder / "train")
-    infer = inferring(network, facts["parameters"], packed.preprocessing)
-    found = calibrating_cells(answering(infer, packed), rows, trained or folder / "train", calibrate_on)
-    return found, network, packed, rows
+    found = read_trained(folder / "train")
+    network, infer = found.network, inferring(found.network, found.facts["parameters"], packed.preprocessing)
+    asked = calibrating_cells(answering(infer, packed), rows, trained or folder / "train", calibrate_on)
+    return asked, network, packed, rows
 
 
 def test_calibration_cells_are_answered_by_the_network_and_training_cells_by_others(work):
@@ -70,7 +72,7 @@ def test_calibration_cells_are_answered_by_the_network_and_training_cells_by_oth
 
 def test_all_of_them_decide_and_nothing_is_called_proven(work, tmp_path):
     folder, places = work
-    metrics = run_evaluation(BY_BOTH, **places, trained=folder / "train", out=tmp_path)
+    metrics = run_evaluation(BY_BOTH, **places, trained=folder / "train", out=tmp_path).metrics
     (held, logits, _), _, packed, rows = asked(work, "out-of-fold")
     expected = fit(held, logits, BY_BOTH)
     assert metrics["calibration"]["temperature"] == expected.temperature
@@ -96,8 +98,8 @@ def test_nothing_is_called_proven_of_patients_whom_the_network_may_have_seen(wor
     if side:
         group = rows.loc[rows["side"] == "calibration", "group"].iloc[0]
         rows.loc[rows.index[rows["side"] == side][0], "group"] = group
-    network, trained = read_trained(folder / "train")
-    answer = answering(inferring(network, trained["parameters"], packed.preprocessing), packed)
+    found = read_trained(folder / "train")
+    answer = answering(inferring(found.network, found.facts["parameters"], packed.preprocessing), packed)
     held, logits, proven = calibrating_cells(answer, rows, tmp_path, "calibration")
     assert not proven
     assert fit(held, logits, BY_BOTH, proven=proven).conformal.guaranteed == {"hem": 1.0, "all": 1.0}
@@ -106,7 +108,7 @@ def test_nothing_is_called_proven_of_patients_whom_the_network_may_have_seen(wor
 def test_answers_that_are_not_there_or_of_another_split(work, tmp_path):
     with pytest.raises(UsageError, match=r"train\.fit=logistic leaves it"):
         asked(work, "out-of-fold", trained=tmp_path)
-    pd.read_parquet(work[0] / "train" / OUT_OF_FOLD).iloc[1:].to_parquet(tmp_path / OUT_OF_FOLD)
+    leave_out_of_fold(tmp_path, ["a", "b"], np.zeros((2, 2)))
     with pytest.raises(DataError, match=r"training cells of this split .* Train again on this split"):
         asked(work, "out-of-fold", trained=tmp_path)
 
@@ -116,7 +118,7 @@ def test_answers_that_are_not_there_or_of_another_split(work, tmp_path):
     [
         ({"source": "unknown", "name": "other.safetensors"}, "other.safetensors may have"),
         ({"source": "pretrained", "name": "own.safetensors", "subjects": "ours"}, "own.safetensors have"),
-        ({"source": "pretrained", "name": "far.safetensors", "subjects": ["elsewhere"]}, None),
+        ({"source": "pretrained", "name": "far.safetensors", "subjects": ["elsewhere"]}, "far.safetensors may have"),
     ],
 )
 def test_weights_that_have_seen_training_patients_calibrate_on_none_of_them(work, tmp_path, start, message):
@@ -127,12 +129,9 @@ def test_weights_that_have_seen_training_patients_calibrate_on_none_of_them(work
         start = start | {"subjects": rows.loc[rows["side"] == "train", "subject"].tolist()[:1]}
     facts = json.loads((trained / "train.json").read_text())
     (trained / "train.json").write_text(json.dumps(facts | {"initial_weights": start}))
-    if message is None:
-        assert not asked(work, "out-of-fold", trained=trained)[0][2]
-        return
     with pytest.raises(LeakFound, match=message):
         asked(work, "out-of-fold", trained=trained)
-    assert asked(work, "calibration", trained=trained)[0][2] is (start["source"] == "pretrained")
+    assert asked(work, "calibration", trained=trained)[0][2] is (start["name"] == "own.safetensors")
 
 
 def test_a_training_of_the_whole_network_leaves_none(work):
@@ -145,8 +144,49 @@ def test_a_training_of_the_whole_network_leaves_none(work):
     assert not (out / OUT_OF_FOLD).exists()
 
 
+def test_what_a_training_leaves_is_noted(work):
+    folder = work[0] / "train"
+    facts = json.loads((folder / "train.json").read_text())
+    assert facts["weights_sha256"] == file_digest(folder / "weights.safetensors")
+    assert facts["out_of_fold_sha256"] == file_digest(folder / OUT_OF_FOLD)
+
+
+def test_a_training_that_cannot_be_written_to_its_end_leaves_none(work):
+    """Neither its weights under the facts of an earlier one, nor answers of that one beside them."""
+    folder, places = work
+    out = Path(shutil.copytree(folder / "train", folder / "full"))
+    (out / "curves.csv").unlink()
+    (out / "curves.csv").mkdir()
+    before = file_digest(out / "weights.safetensors")
+    with pytest.raises(IsADirectoryError):
+        train(TrainParameters(architecture="resnet18", epochs=1, precision="fp32"), folder, places, out)
+    assert file_digest(out / "weights.safetensors") != before
+    assert not (out / OUT_OF_FOLD).exists()
+    with pytest.raises(DataError, match=r"train\.json is missing\. Make it with: blastwatch train"):
+        read_trained(out)
+
+
+def test_answers_of_another_training_are_refused(work, tmp_path):
+    folder, places = work
+    trained = Path(shutil.copytree(folder / "train", tmp_path / "train"))
+    rows = read_split(places["cells"], places["split"])
+    paths = rows.loc[rows["side"] == "train", "path"].tolist()
+    write_out_of_fold(trained, paths, np.full((len(paths), 2), [-9.0, 9.0]))
+    with pytest.raises(DataError, match=r"as train\.json there notes\) but found others .*Train again"):
+        asked(work, "out-of-fold", trained=trained)
+    facts = json.loads((trained / "train.json").read_text())
+    of_before = {name: value for name, value in facts.items() if not name.endswith("_sha256")}
+    whole = of_before | {"parameters": facts["parameters"] | {"fit": "gradient"}}
+    for other in (of_before | {"weights_sha256": facts["weights_sha256"]}, whole):
+        (trained / "train.json").write_text(json.dumps(other))
+        with pytest.raises(DataError, match=r"that training left none, and these are another's"):
+            asked(work, "out-of-fold", trained=trained)
+    (trained / "train.json").write_text(json.dumps(of_before))  # what is not there cannot be checked
+    assert len(asked(work, "out-of-fold", trained=trained)[0][0]) > len(paths)
+
+
 def test_answers_are_found_by_path(tmp_path):
-    write_out_of_fold(tmp_path, ["b", "a"], np.array([[2.0, 20.0], [1.0, 10.0]]))
+    leave_out_of_fold(tmp_path, ["b", "a"], np.array([[2.0, 20.0], [1.0, 10.0]]))
     assert out_of_fold_logits(tmp_path, pd.DataFrame({"path": ["a", "b"]}))[:, 0].tolist() == [1.0, 2.0]
 
 

@@ -8,8 +8,17 @@ from PIL import Image
 from blastwatch.images import Preprocessing
 from blastwatch.network import build
 from tests.answers import draw_answers
+from training.evaluation import fit, measure
 from training.pack import Packed
-from training.plots import certain_errors, drawn_name, plot_explained_errors, plot_mistakes, plot_parts
+from training.parameters import EvaluateParameters
+from training.plots import (
+    certain_errors,
+    drawn_name,
+    plot_explained_errors,
+    plot_mistakes,
+    plot_parts,
+    plot_patients,
+)
 
 
 def test_the_most_certain_errors_come_first():
@@ -64,7 +73,7 @@ def test_names_of_the_data_are_drawn_as_they_are_or_as_numbers(tmp_path, titles)
     """After hours of training no name may end the evaluation, nor be drawn as boxes (a warning: an error here)."""
     table = draw_answers(4, patients=5, cells=1).assign(subject=ODD, probability=0.9996, label="hem")
     plot_mistakes(table, pack_of(table), tmp_path / "mistakes.png", synthetic=False)
-    shown = [*ODD[:3], "patient 5", f"{'x' * 8}…{'x' * 7}"]
+    shown = [*ODD[:3], "subject 5", f"{'x' * 8}…{'x' * 7}"]
     assert titles == [f"{name}\nhem, p 0.9996" for name in shown]
 
 
@@ -82,5 +91,28 @@ def test_parts_of_the_test_cells_may_have_any_name(tmp_path, titles):
     assert titles == [r"source: site $A_b\c$", "source: row 2 of its table", f"source: {'x' * 20}…{'x' * 19}"]
 
 
+def test_the_patients_drawn_are_those_whose_figures_the_metrics_tell(tmp_path, monkeypatch):
+    """Ties make eight patients of twelve subjects; three cells of H's are blasts, so H stands under both labels."""
+    tied = {"P001": "P003", "P005": "P003", "P007": "P003", "P002": "P000", "P006": "H"}
+    table, held = draw_answers(4, patients=12, cells=20), draw_answers(5, patients=12, cells=20)
+    table["group"] = table["subject"].replace(tied)
+    table.loc[table.index[table["subject"] == "P006"][:3], "label"] = "all"
+    table = table.drop(table.index[table["subject"] == "P001"][5:])  # subjects of one patient weigh by their cells
+    parameters = EvaluateParameters(resamples=20)
+    fitted = fit(held, held[["logit_hem", "logit_all"]].to_numpy(), parameters)
+    metrics = measure(table, fitted, parameters) | {"synthetic": True}
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (save(figure, path), drawn.extend(figure.axes)))
+    plot_patients(metrics, tmp_path / "patients.png")
+    [axes] = drawn
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["all, 4 patients", "hem, 5 patients"]
+    assert [len(points.get_offsets()) for points in axes.collections] == [4, 5]
+    means = [float(line.get_ydata()[0]) for line in axes.lines]
+    told = [metrics["patients"][name]["value"] for name in ("sensitivity_over_ill", "specificity_over_healthy")]
+    assert means == pytest.approx(told)
+
+
 def test_a_name_that_cannot_be_seen_is_drawn_as_a_number():
-    assert drawn_name("P1\n", "patient 3") == drawn_name("P\u202e1", "patient 3") == "patient 3"
+    assert drawn_name("P1\n", "subject 3") == drawn_name("P\u202e1", "subject 3") == "subject 3"

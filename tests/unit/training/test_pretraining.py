@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, LeakFound, UsageError
 from blastwatch.manifest import read_split, write_json
 from blastwatch.settings import load
@@ -18,6 +19,7 @@ from training.initial_weights import initial_weights
 from training.parameters import ImageParameters, Parameters, PretrainParameters, TrainParameters
 from training.precision import Precision
 from training.pretraining import LAMBDA, Pretrainer, check_unseen, redundancy_loss, run_pretraining
+from training.training_run import run_training
 from training.weights import first_network
 
 QUICK = PretrainParameters(epochs=2, batch_size=24, projector=32, precision="fp32")
@@ -129,3 +131,23 @@ def test_weights_that_have_seen_a_held_out_patient_are_refused(cohort, tmp_path)
         check_unseen(tmp_path / "weights.safetensors", rows)
     shutil.rmtree(tmp_path)
     check_unseen(tmp_path / "weights.safetensors", rows)
+
+
+def test_weights_that_may_have_seen_a_held_out_patient_under_another_name_are_refused(cohort, tmp_path):
+    """A promotion would refuse them after all hours of training."""
+    rows = read_split(cohort / "cells", cohort / "split")
+    tested, known = (rows.loc[rows["side"] == side, "subject"].iloc[0] for side in ("test", "train"))
+    start = tmp_path / "weights.safetensors"
+    torch.save({}, start)
+    facts = {"subjects": [f"ward-{tested}", known], "weights_digest": file_digest(start), "data_digest": "a" * 64}
+    write_json(tmp_path / "weights.json", facts)
+    with pytest.raises(LeakFound, match=rf"but 1 of the 2 subjects of .* among them ward-{tested}: .*remove .*s\.json"):
+        check_unseen(start, rows)
+    train = TrainParameters(architecture="resnet18", weights="file", weights_file=str(start))
+    with pytest.raises(LeakFound, match=f"ward-{tested}"):
+        run_training(
+            Parameters(train=train, image=PACKED), load({"BLASTWATCH_HOME": str(tmp_path / "home")}),
+            **{name: cohort / name for name in ("cells", "split", "pack")}, out=tmp_path / "out",
+        )  # fmt: skip
+    write_json(tmp_path / "weights.json", facts | {"subjects": [known]})
+    check_unseen(start, rows)

@@ -32,7 +32,7 @@ def evaluated(cohort, tmp_path_factory):
     training = leave_untrained(cohort, work / "trained")
     folders = {name: cohort / name for name in ("cells", "split", "pack")}
     parameters = EvaluateParameters(resamples=40, permutations=100)
-    metrics = run_evaluation(parameters, **folders, trained=work / "trained", out=work / "out")
+    metrics = run_evaluation(parameters, **folders, trained=work / "trained", out=work / "out").metrics
     facts = {
         "training": training,
         "evaluation": {"resamples": 40, "error": 0.1, "sensitivity": 0.9},
@@ -208,9 +208,9 @@ def test_the_page_fits_the_window(written, browser, width):
     assert [url for url in asked if not url.startswith("data:")] == [page.url]
     assert said == []
     assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth > 0)")
-    page.locator("summary", has_text="Each patient").click()
-    assert page.get_by_role("region", name="Each patient").is_visible()
-    page.locator("summary", has_text="Each patient").click()
+    page.locator("summary", has_text="Each subject").click()
+    assert page.get_by_role("region", name="Each subject").is_visible()
+    page.locator("summary", has_text="Each subject").click()
     page.pdf(path=written().with_suffix(".pdf"))  # to look at
     page.emulate_media(media="print")
     cut = """regions => regions.filter((one) => getComputedStyle(one).overflowX !== "visible"
@@ -218,6 +218,6 @@ def test_the_page_fits_the_window(written, browser, width):
     for paper in (1047, 718):  # px of A4 within its margins
         page.set_viewport_size({"width": paper, "height": 740})
         assert page.locator(".wide, .broad").evaluate_all(cut) == []
-    fold = page.locator("details", has_text="Each patient").first
+    fold = page.locator("details", has_text="Each subject").first
     assert fold.evaluate("fold => getComputedStyle(fold, '::details-content').contentVisibility") == "visible"
     page.close()

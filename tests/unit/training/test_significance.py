@@ -1,5 +1,7 @@
 """Paired comparison by patient: against scipy, against textbook values, and what must hold for any two models."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from blastwatch.errors import DataError
 from tests.answers import USUAL, draw_models
 from tests.benchmarks import significance as simulation
+from training import significance
 from training.figures import FORMULAS, plain, units_of
-from training.significance import COLUMNS, COMPARED, compare_models, holm, paired_bootstrap, permutation_test
+from training.significance import COLUMNS, COMPARED, Pair, compare_models, holm, paired_bootstrap, permutation_test
 
 
 def two(seed=0, *, patients=10, cells=12, distances=(1.0, 0.7)):
@@ -71,6 +74,36 @@ def test_every_swap_is_what_swapped_tables_give(metric):
         seen.append(plain(units_of(one), [metric])[metric] - plain(units_of(other), [metric])[metric])
     expected = float(np.mean(np.abs(seen) >= abs(seen[0]) - 1e-10))
     assert permutation_test(first, second, metric).p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("permutations", [1023, 1024])
+def test_swaps_in_blocks_give_the_p_of_all_swaps_at_once(monkeypatch, permutations):
+    """1023 are drawn and 1024 are all there are, in blocks of seven, which divide neither."""
+    first, second = two(1)
+    if permutations == 1024:
+        swaps = np.array([[place >> patient & 1 for patient in range(10)] for place in range(1024)], dtype=bool)
+    else:
+        swaps = np.random.default_rng(3).random((1023, 10)) < 0.5
+    at_once = Pair(first, second).swapped(COMPARED, swaps)
+    seen = Pair(first, second).swapped(COMPARED, np.zeros((1, 10), dtype=bool))
+    monkeypatch.setattr(significance, "MOST_AT_ONCE", 70)
+    for name in COMPARED:
+        found = permutation_test(first, second, name, permutations=permutations, seed=3)
+        far = int((np.abs(at_once[name]) >= abs(seen[name][0]) - 1e-10).sum())
+        assert found.p * 1024 == pytest.approx(far + (permutations == 1023)) and found.swaps == permutations
+
+
+def test_memory_does_not_grow_with_the_number_of_swaps():
+    """All of these swaps together are 10 MB of marks and 160 MB of weights of one model's patients and the other's."""
+    first, second = two(1, patients=40, cells=4)
+    permutation_test(first, second, "mean_accuracy", permutations=100)  # what is imported on the way
+    tracemalloc.start()
+    try:
+        found = permutation_test(first, second, "mean_accuracy", permutations=250_000)
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+    assert found.swaps == 250_000
 
 
 def test_the_paired_bootstrap_is_narrower_than_two_of_their_own():

@@ -10,6 +10,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.addresses import check_free, origin
 from blastwatch.console import say
 from blastwatch.embedded_store import check_made, open_embedded
+from blastwatch.errors import RegistryError
 from blastwatch.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ HOST = "127.0.0.1"
 def up() -> None:
     """Start MLflow's pages, the service, the monitor and Evidently's pages, until stopped (Ctrl+C)."""
     from blastwatch.processes import Processes, stopping_politely
-    from blastwatch.registry import CHAMPION, Registry
 
     settings = load()
     check_made(settings)
-    Registry(settings).entry(CHAMPION)  # without one there is nothing to serve: say so before anything starts
+    check_servable(settings)
     check_free(settings.host, settings.port, "BLASTWATCH_PORT")
     for variable, port in _ports(settings).items():
         check_free(HOST, port, variable)
@@ -42,6 +42,24 @@ def up() -> None:
                 time.sleep(1)
     except KeyboardInterrupt:
         say("Stopped.")
+
+
+def check_servable(settings: Settings) -> None:
+    """Without a version there is nothing to serve: say so before anything starts. One serves where `blastwatch serve`
+    finds one, so also from its verified local copy; then what the registry says is told.
+
+    Raises:
+        RegistryError: what the registry says, where there is no such copy.
+    """
+    from blastwatch.registry import Registry
+    from serving.live import last_verified
+    from serving.live_folder import LiveFolder
+
+    try:
+        Registry(settings).proven(settings.model_alias)
+    except RegistryError as error:
+        copy = last_verified(LiveFolder(settings.home), settings, error)
+        say(f"{error} Version {copy.entry.version} serves from its verified local copy.")
 
 
 def _ports(settings: Settings) -> dict[str, int]:
