@@ -1,13 +1,14 @@
-"""What an alarm over patients was found against, kept in a file while the patients of before it leave the sequence.
+"""What an alarm over patients was found against, and where the sequence begins, kept in a file while patients leave it.
 
 Only the latest patients are looked at (`monitoring.patients.MOST_PATIENTS`). Without those of before a change nothing
 in the sequence says that there was one, so of every column that ever alarmed it is kept what it is held against, and
-every change that was found. A mean stands there without a key; of many patients only quantiles are kept.
+every change that was found. A mean stands there without a key; of many patients before a change only quantiles are
+kept. Beside it is the block that patients are in (`monitoring.patient_blocks`), the same for all columns.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from blastwatch.state_files import write_state
-from monitoring.patient_drift import Begun, Change, Course, Floats
+from monitoring.patient_blocks import Block, behind
+from monitoring.patient_drift import Begun, Change, Course, Floats, watched
 from monitoring.patients import Came
 
 FILE = "patients.json"
@@ -33,14 +35,22 @@ CHANGE = ("name", "since", "since_or_before", "found", "until")
 @dataclass(frozen=True, kw_only=True)
 class Kept:
     """Of a column that alarmed. baseline: values, or quantiles, of patients before the latest change, sorted. evidence:
-    at the alarm that stands, over what is needed; None where it is over. after: time of the first cell of the patient
-    behind whom the course goes on, ISO 8601. changes: oldest first, as in the document of `monitoring.patient_report`.
-    """
+    at the alarm that stands, over what is needed; None where it is over. after: the latest first cell of those behind
+    whom the course goes on, ISO 8601; who came later counts. changes: oldest first, as in the document of
+    `monitoring.patient_report`."""
 
     baseline: list[float]
     evidence: float | None
     after: str
     changes: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What is kept of a package: of the columns that alarmed, and the block."""
+
+    columns: Mapping[str, Kept] = field(default_factory=dict)
+    block: Block = field(default_factory=Block)
 
 
 class Alarms:
@@ -62,12 +72,14 @@ class Alarms:
         """Whether the file is to be read again: it could not be read, or is no longer as it was read or written."""
         return self.unread or self._stamp() != self._seen
 
-    def read(self) -> dict[str, Kept]:
-        """What is kept of the columns of the package."""
+    def read(self) -> State:
+        """What is kept of the package."""
         try:
             self._seen = self._stamp()  # before reading: what is written meanwhile is read at the next look
-            columns = self._whole().get(self._digest, {})
-            found = {name: _checked(name, Kept(**column)) for name, column in columns.items()}
+            package = self._whole().get(self._digest, {"columns": {}})
+            columns = {name: _checked(name, Kept(**column)) for name, column in package["columns"].items()}
+            # Where a release before blocks wrote it, the first one begins with whoever is first now.
+            found = State(columns=columns, block=_checked_block(Block(**package.get("block", {}))))
             self.unread, self.problem = False, ""
             return found
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -77,17 +89,17 @@ class Alarms:
                 "of before are no longer among the latest may not be known, and none is kept meanwhile. Bring the file "
                 "back, or remove it."
             )
-            return {}
+            return State()
 
-    def write(self, kept: Mapping[str, Kept]) -> bool:
+    def write(self, state: State) -> bool:
         """Keep this of the package, beside what is kept of others; whether that was done."""
         if self.unread:
             return False
         try:
-            whole = {digest: columns for digest, columns in self._whole().items() if digest != self._digest}
-            columns = {name: asdict(column) for name, column in kept.items()}
-            packages = [*whole.items(), (self._digest, columns)][-MOST_PACKAGES:]
-            write_state(self._path, {"packages": [{"digest": one, "columns": of} for one, of in packages]})
+            others = [package for digest, package in self._whole().items() if digest != self._digest]
+            columns = {name: asdict(column) for name, column in state.columns.items()}
+            own = {"digest": self._digest, "columns": columns, "block": asdict(state.block)}
+            write_state(self._path, {"packages": [*others, own][-MOST_PACKAGES:]})
             self._seen = self._stamp()
             self.problem = ""
             return True
@@ -106,7 +118,8 @@ class Alarms:
         if not self._path.exists():
             return {}
         try:
-            return {one["digest"]: one["columns"] for one in json.loads(self._path.read_text())["packages"]}
+            packages = json.loads(self._path.read_text())["packages"]
+            return {one["digest"]: one | {"columns": one["columns"]} for one in packages}
         except KeyError as error:
             raise ValueError(f"it has no {error}") from error
 
@@ -138,45 +151,66 @@ def _check_time(name: str, key: str, value: Any) -> None:
         raise ValueError(f"{key} of {name} is no time with a time zone: {value!r}")
 
 
-def begun(kept: Mapping[str, Kept], came: Came) -> dict[str, Begun]:
-    """Where in the sequence the course of each column goes on that alarmed before."""
-    return {
-        name: Begun(
+def _checked_block(block: Block) -> Block:
+    """As `_checked`."""
+    for key in ("after", "first", "seen"):
+        if (moment := getattr(block, key)) is not None:
+            _check_time("the block", key, moment)
+    if (block.first is None) != (block.seen is None):
+        raise ValueError("the block has one of first and seen, and not the other")
+    for name, values in block.before.items():
+        if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
+            raise ValueError(f"what the block has of {name} is not of finite numbers")
+    return block
+
+
+def begun(state: State, known: pd.DataFrame, came: Came) -> dict[str, Begun]:
+    """Where the course of each column goes on. An alarm that stands does so across blocks."""
+    found, of_block = {}, state.block.counts(came)
+    for name in watched(known):
+        column = state.columns.get(name)
+        if column is None:
+            reference = known[name].dropna().to_numpy(np.float64)
+            found[name] = Begun(baseline=state.block.baseline(name, reference), counts=of_block)
+            continue
+        later = behind(came, column.after)
+        found[name] = Begun(
             baseline=np.array(column.baseline),
-            place=_from(came.first, column.after, behind=True),
+            counts=later if column.evidence is not None else later & of_block,
             since=_from(came.first, column.changes[-1]["since"]),
             evidence=column.evidence,
         )
-        for name, column in kept.items()
-    }
+    return found
 
 
-def kept_after(kept: Mapping[str, Kept], found: Mapping[str, Course], came: Came) -> dict[str, Kept]:
-    """What is to be kept once the courses were followed."""
-    said = {name: _kept(kept.get(name), name, course, came) for name, course in found.items()}
-    return dict(kept) | {name: column for name, column in said.items() if column is not None}
+def kept_after(state: State, found: Mapping[str, Course], came: Came) -> dict[str, Kept]:
+    """What is to be kept of the columns once the courses were followed."""
+    said = {name: _kept(state, name, course, came) for name, course in found.items()}
+    return dict(state.columns) | {name: column for name, column in said.items() if column is not None}
 
 
-def _kept(before: Kept | None, name: str, course: Course, came: Came) -> Kept | None:
+def _kept(state: State, name: str, course: Course, came: Came) -> Kept | None:
+    before = state.columns.get(name)
     rows = [] if before is None else list(before.changes)
     if course.ended is not None:
         rows[-1] = rows[-1] | {"until": _time(came, course.ended)}
     elif not course.changes:
         return before
     for change in course.changes:
-        rows.append(_row(name, change, came, or_before=came.cut and not rows))
+        or_before = came.cut and not rows if state.block.after is None else _begins(state.block, name, change, came)
+        rows.append(_row(name, change, came, or_before=or_before))
     assert course.behind is not None
     return Kept(
         baseline=_summary(course.baseline),
         evidence=course.evidence if course.alarm else None,
-        after=_time(came, course.behind),
+        after=came.first.iloc[: course.behind + 1].max().isoformat(),
         changes=rows[-MOST_CHANGES:],
     )
 
 
 def _row(name: str, change: Change, came: Came, *, or_before: bool) -> dict[str, Any]:
-    """or_before: whether it may be of before anybody who is looked at: only the first, since before a later one
-    patients were as known."""
+    """or_before: whether it may be of before anybody who is looked at. In the first block that is only a column's first
+    change, where others came before the block, since before a later one patients were as known."""
     return {
         "name": name,
         "since": _time(came, change.since),
@@ -186,6 +220,12 @@ def _row(name: str, change: Change, came: Came, *, or_before: bool) -> dict[str,
     }
 
 
+def _begins(block: Block, name: str, change: Change, came: Came) -> bool:
+    """Whether a change is dated to the first of a block: then the last ones of the block before may be of it."""
+    places = np.flatnonzero(block.counts(came) & came.rows[name].notna().to_numpy())
+    return len(places) > 0 and change.since == int(places[0])
+
+
 def _summary(values: Floats) -> list[float]:
     ordered = np.sort(values)
     if len(ordered) > MOST_VALUES:
@@ -193,13 +233,13 @@ def _summary(values: Floats) -> list[float]:
     return [float(value) for value in ordered]
 
 
-def _from(first: pd.Series, moment: str, *, behind: bool = False) -> int:
-    """Place of the patient whose first cell came at a moment, or right behind them; where they are not among those who
-    are looked at, of the first who came later."""
+def _from(first: pd.Series, moment: str) -> int:
+    """Place of the patient whose first cell came at a moment; where they are not among those who are looked at, of the
+    first who came later."""
     at = pd.Timestamp(moment)
     there = np.flatnonzero(first == at)
     if len(there):
-        return int(there[0]) + behind
+        return int(there[0])
     later = np.flatnonzero(first > at)
     return int(later[0]) if len(later) else len(first)
 

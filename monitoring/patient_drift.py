@@ -12,7 +12,9 @@ all who came before.
     3. Nobody knows when a change comes, so the evidence of n patients sums over all beginnings, R_n = (R_(n-1) + 1) *
        S_n / S_(n-1) (Shiryaev 1963; Roberts 1966; for martingales Shin, Ramdas, Rinaldo 2024, New England Journal of
        Statistics in Data Science 2:229). Its mean after n patients is n, so by Doob the chance that it reaches c among
-       the first n is at most n / c: no threshold is estimated, and looking after every patient costs nothing.
+       the first n is at most n / c: no threshold is estimated, and looking after every patient costs nothing. That is
+       said of one process from its first patient on; where it begins anew (`monitoring.patient_blocks`), the n of each
+       add up.
     4. A column alarms at c = `PATIENTS_PER_FALSE_ALARM` over its share of the false alarms. What a network says has
        half of them, since a changed mix of patients shows there, and what is measured of an image the other half.
 
@@ -84,15 +86,15 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """Where the course of a column goes on that alarmed before. baseline: what is known of patients before that change.
-    place: of the first patient behind the one at whom the evidence was enough, or behind those who ended it. since: of
-    the first patient after the change who is looked at. evidence: of the alarm, over what is needed; None where it is
-    over."""
+    """Where the course of a column goes on. baseline: what is known of patients before, of one that alarmed before the
+    latest change. counts: who came behind all that were looked at then, shape (n,): behind the one at whom the evidence
+    was enough, behind those who ended the alarm, or of the block. since: place of the first patient after a change that
+    stands who is looked at. evidence: of the alarm, over what is needed; None where none stands."""
 
     baseline: Floats
-    place: int
-    since: int
-    evidence: float | None
+    counts: NDArray[np.bool_]
+    since: int = 0
+    evidence: float | None = None
 
 
 class Unlike:
@@ -140,6 +142,13 @@ def patient_means(cells: pd.DataFrame, most: int) -> pd.DataFrame:
     return pd.concat(spread).groupby("group", sort=True)[names].mean()
 
 
+def watched(known: pd.DataFrame) -> list[str]:
+    """The columns that are watched: what is measured, and the probability; none that does not vary among those
+    known."""
+    names = [name for name in (*OF_IMAGES, PROBABILITY) if name in known.columns]
+    return [name for name in names if known[name].nunique() > 1]
+
+
 def courses(
     known: pd.DataFrame,
     came: pd.DataFrame,
@@ -147,28 +156,25 @@ def courses(
     begun: Mapping[str, Begun] | None = None,
     unlike: Unlike | None = None,
 ) -> dict[str, Course]:
-    """What came of every column that is watched: what is measured, and the probability.
+    """What came of every column that is watched.
 
     Args:
         known: a row a patient of the reference. came: a row a patient who came, in order; the same columns. A patient
-            without a value is left out of a column, and a column that does not vary among those known is left out.
+            without a value is left out of a column.
         uniforms: a number of [0, 1) for each patient who came, which breaks ties of ranks, shape (n,).
-        begun: of the columns that alarmed before.
+        begun: of the columns that do not begin with the first of them against those known alone.
         unlike: remembers between looks what was tested; None tests everything.
     """
     unlike = unlike or Unlike()
     unlike.turn()
-    watched = [name for name in (*OF_IMAGES, PROBABILITY) if name in known.columns]
-    varying = [name for name in watched if known[name].nunique() > 1]
-    needed = {name: PATIENTS_PER_FALSE_ALARM / share for name, share in shares(varying).items()}
+    needed = {name: PATIENTS_PER_FALSE_ALARM / share for name, share in shares(watched(known)).items()}
     found = {}
-    for name in varying:
+    for name, enough in needed.items():
         values = came[name].to_numpy(np.float64)
-        there = np.flatnonzero(np.isfinite(values))
         goes_on = None if begun is None else begun.get(name)
-        among = goes_on and replace(goes_on, place=int(np.searchsorted(there, goes_on.place)))
+        there = np.flatnonzero(np.isfinite(values) if goes_on is None else np.isfinite(values) & goes_on.counts)
         reference = known[name].dropna().to_numpy(np.float64)
-        course = follow(reference, values[there], uniforms[there], needed[name], among, unlike)
+        course = follow(reference, values[there], uniforms[there], enough, goes_on, unlike)
         found[name] = _placed(course, there)
     return found
 
@@ -185,18 +191,18 @@ def follow(
 
     Args:
         reference: values of known patients, shape (r,), at least one. stream: of those who came, in order, shape (n,).
-        uniforms: of [0, 1), shape (n,). needed: evidence at which it alarms. begun: where it goes on after an alarm.
-        unlike: as for `courses`.
+        uniforms: of [0, 1), shape (n,). needed: evidence at which it alarms. begun: where it goes on; the stream is of
+            those alone who count then. unlike: as for `courses`.
     """
     unlike = unlike or Unlike()
     baseline, begin, ended = reference, 0, None
     changes: list[Change] = []
     if begun is not None:
-        baseline, begin = begun.baseline, begun.place
+        baseline = begun.baseline
         if begun.evidence is not None:
             ended = _again(baseline, stream, begin, unlike)
             if ended is None:
-                stands = Change(since=begun.since, found=begin)
+                stands = Change(since=begun.since, found=begun.since)  # at whom it was found may have left
                 return Course(evidence=begun.evidence, baseline=baseline, changes=(), standing=stands)
             begin = ended + AGAIN
     while True:

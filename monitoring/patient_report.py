@@ -1,6 +1,5 @@
 """What is known of drift over patients, as one document: for the page, the gauges, and `blastwatch drift patients`."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +10,9 @@ from blastwatch import DISCLAIMER
 from blastwatch.package import Package
 from blastwatch.settings import Settings
 from monitoring.directions import with_directions_of_patients
-from monitoring.patient_alarms import Alarms, Kept, begun, kept_after
-from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, Unlike, courses, patient_means
+from monitoring.patient_alarms import Alarms, Kept, State, begun, kept_after
+from monitoring.patient_blocks import block_now
+from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, Unlike, courses, patient_means, watched
 from monitoring.patients import FEWEST_CELLS, MOST_CELLS, Came, Patients
 from monitoring.scores import PROBABILITY
 from monitoring.signatures import name_causes
@@ -24,8 +24,8 @@ class PatientWatch:
     """Holds the patients of one version against its reference; works only where somebody came since the last look.
 
     Args:
-        keeps: whether the alarms that it finds are kept for the time when the patients of before have left the
-            sequence, as the monitor does. Those that are kept are known in any case.
+        keeps: whether the alarms that it finds, and where the sequence begins, are kept for the time when the patients
+            of before have left it, as the monitor does. What is kept is known in any case.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class PatientWatch:
             patients who came, who are not complete yet, and who had too few cells; stated_patients: one false alarm in
             so many at most; minutes, fewest_cells: when a patient is complete, and how many cells it takes to count;
             drifted; columns: the most evidence first; causes: of what stands, the likeliest first; changes: every
-            alarm, oldest first. `since_or_before` is true where others came before those who are looked at, so that a
-            change of theirs is dated to one of these.
+            alarm, oldest first. `since_or_before` is true where others came before those who are held against the
+            known ones, so that a change of theirs is dated to one of these.
         """
         came = self._patients.look(at)
         self._read_again()
@@ -64,7 +64,7 @@ class PatientWatch:
                 self._signatures,
                 version=self._version,
                 settle=self._settle,
-                kept=self._kept,
+                state=self._kept,
                 unlike=self._unlike,
             )
             self._last = counts, found
@@ -97,7 +97,7 @@ def told(
     known: pd.DataFrame, came: Came, signatures: dict[str, Any] | None, *, version: str, settle: timedelta
 ) -> dict[str, Any]:
     """The document of `PatientWatch.look` where nothing is kept; arguments as for `followed`."""
-    return followed(known, came, signatures, version=version, settle=settle, kept={})[0]
+    return followed(known, came, signatures, version=version, settle=settle, state=State())[0]
 
 
 def followed(
@@ -107,22 +107,26 @@ def followed(
     *,
     version: str,
     settle: timedelta,
-    kept: Mapping[str, Kept],
+    state: State,
     unlike: Unlike | None = None,
-) -> tuple[dict[str, Any], dict[str, Kept]]:
+) -> tuple[dict[str, Any], State]:
     """The document of `PatientWatch.look`, and what is to be kept of it.
 
     Args:
         known: of `monitoring.patient_drift.patient_means`. signatures: of `monitoring.signatures`.
-        settle: of `monitoring.patients.Patients`. kept: of earlier looks, by column.
+        settle: of `monitoring.patients.Patients`. state: what was kept of earlier looks.
         unlike: as for `monitoring.patient_drift.courses`.
     """
     known, rows = with_directions_of_patients(known, came.rows, signatures)
     came = replace(came, rows=rows)
-    found = courses(known, came.rows, came.uniforms, begun(kept, came), unlike)
-    kept = kept_after(kept, found, came)
+    as_known = [name for name in watched(known) if name not in state.columns]
+    state = replace(state, block=block_now(state.block, came, as_known))
+    found = courses(known, came.rows, came.uniforms, begun(state, known, came), unlike)
+    state = replace(state, columns=(kept := kept_after(state, found, came)))
     columns = [_column(name, course, came, kept.get(name)) for name, course in found.items()]
-    changes = sorted((change for column in kept.values() for change in column.changes), key=lambda row: row["found"])
+    changes = sorted(
+        (change for column in kept.values() for change in column.changes), key=lambda row: (row["found"], row["name"])
+    )
     document = {
         "version": version,
         "known": len(known),
@@ -139,7 +143,7 @@ def followed(
         "changes": changes,
         "disclaimer": DISCLAIMER,
     }
-    return document, kept
+    return document, state
 
 
 def causes(

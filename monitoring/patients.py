@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from monitoring.scores import PROBABILITY
 from monitoring.statistics import STATISTICS
 from monitoring.store import Store
+from monitoring.windows import AHEAD
 
 MOST_CELLS = 50
 FEWEST_CELLS = 10
 """Cells of a patient who enters; fewer say too little of them."""
 
 MOST_PATIENTS = 1000
-"""The latest so many are held against the reference."""
+"""The latest so many are looked at."""
 
 ALL_AGAIN = timedelta(hours=1)
 """How often everybody is looked for: who was deleted is forgotten here as well, and who had too few cells enters
@@ -69,14 +70,18 @@ class Patients:
 
     def look(self, at: datetime) -> Came:
         """Who has entered by now."""
-        everybody = self._all_seen is None or at - self._all_seen >= ALL_AGAIN
+        # Either way: a look that lies ahead was made by a clock that was, and must not hold off for as long as that.
+        everybody = self._all_seen is None or abs(at - self._all_seen) >= ALL_AGAIN
+        # Cells whose time lies ahead are a wrong clock's; before it comes their patients would be the latest.
         seen = self._store.patients(
-            model_digest=self._digest, since=None if everybody else at - OVERLAP, most=MOST_PATIENTS
+            model_digest=self._digest, since=None if everybody else at - OVERLAP, until=at + AHEAD, most=MOST_PATIENTS
         )
         self._full |= len(seen) == MOST_PATIENTS
         entered, returning = self._entered, self._returning
         if everybody:
-            entered = self._with_late({patient: kept for patient, kept in entered.items() if patient in seen}, seen, at)
+            # Whose first cells were deleted by age has left, and enters anew where they came again since.
+            there = {patient: kept for patient, kept in entered.items() if seen.get(patient, at + AHEAD) <= kept[0]}
+            entered = self._with_late(there, seen, at)
             returning = set()
         known = entered.keys() | returning
         new = {patient: first for patient, first in seen.items() if patient not in known}

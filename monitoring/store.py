@@ -248,17 +248,19 @@ class Store(Opened):
         frame["truth"] = pd.Series([row[-1] for row in rows[::-1]], dtype=object)  # pandas would make NaN of None
         return frame.astype({"probability": np.float64})
 
-    def patients(self, *, model_digest: str, since: datetime | None = None, most: int) -> dict[str, datetime]:
+    def patients(
+        self, *, model_digest: str, since: datetime | None = None, until: datetime | None = None, most: int
+    ) -> dict[str, datetime]:
         """The hashed keys of the patients whom a version answered, the latest so many by the time of their first cell.
 
         Args:
-            since: only cells from then on.
+            since, until: only cells with since <= time < until.
 
         Returns:
             Time (UTC) of the first of these cells by key, oldest first.
         """
         first = sa.func.min(_predictions.c.time, type_=UtcTime).label("first")
-        query = _between(sa.select(_predictions.c.patient, first), since, None, model_digest)
+        query = _between(sa.select(_predictions.c.patient, first), since, until, model_digest)
         query = query.where(_predictions.c.patient != "").group_by(_predictions.c.patient)
         query = query.order_by(first.desc(), _predictions.c.patient).limit(most)
         with translated(), self._engine.connect() as connection:

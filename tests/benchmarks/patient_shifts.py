@@ -24,6 +24,7 @@ from monitoring.scores import PROBABILITY
 from monitoring.shifts import SHIFTS
 from monitoring.signatures import CAUSES, transform
 from monitoring.statistics import STATISTICS, TABLE
+from tests.benchmarks.patient_looks import found_by_looks
 from tests.benchmarks.shift_delays import NEVER, quantiles
 from tests.benchmarks.shift_windows import FIELD_SHARE, MIX, REFERENCE_CELLS, LinearModel, signatures_of
 from tests.benchmarks.shifts import STRENGTHS, add_cells, shifted_cells
@@ -119,10 +120,9 @@ def calm_line(world: World, given: argparse.Namespace) -> str:
     random = np.random.default_rng(1)
     counts = []
     for _ in range(given.calm):
-        known, came = drawn(world, given, [(CALM, "", 0.0)], random)
-        found = courses(known, came, random.random(CALM)).values()
-        counts.append(sum(len(course.changes) for course in found))
-    total, alarmed = CALM * given.calm, np.mean(np.array(counts) > 0)
+        known, came = drawn(world, given, [(given.patients, "", 0.0)], random)
+        counts.append(len(found_by_looks(known, came, random.random(given.patients), every=given.every)))
+    total, alarmed = given.patients * given.calm, np.mean(np.array(counts) > 0)
     return (
         f"Without shift, {total} patients in {given.calm} streams against references of {given.known}: {sum(counts)} "
         f"alarms, stated at most {total / PATIENTS_PER_FALSE_ALARM:g}; {alarmed:.0%} of the streams have one"
@@ -144,9 +144,9 @@ def new_line(world: World, given: argparse.Namespace) -> str:
 
     random, alarms = np.random.default_rng(1), 0
     for _ in range(given.new):
-        known, came = with_directions_of_patients(people(given.known), people(CALM), world.signatures)
-        alarms += sum(len(course.changes) for course in courses(known, came, random.random(CALM)).values())
-    total = CALM * given.new
+        known, came = with_directions_of_patients(people(given.known), people(given.patients), world.signatures)
+        alarms += len(found_by_looks(known, came, random.random(given.patients), every=given.every))
+    total = given.patients * given.new
     return f"{total} new patients without shift: {alarms} alarms, stated at most {total / PATIENTS_PER_FALSE_ALARM:g}"
 
 
@@ -159,7 +159,9 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=40, help="patients who come before the shift")
     parser.add_argument("--after", type=int, default=100, help="shifted patients who come at most")
     parser.add_argument("--streams", type=int, default=60, help="of each shift and strength")
-    parser.add_argument("--calm", type=int, default=100, help=f"streams of {CALM} patients without shift")
+    parser.add_argument("--calm", type=int, default=100, help="streams of patients without shift")
+    parser.add_argument("--patients", type=int, default=CALM, help="of a stream without shift")
+    parser.add_argument("--every", type=int, default=CALM, help="of them come between two looks")
     parser.add_argument("--new", type=int, default=25, help="streams of as many new patients")
     parser.add_argument("--calm-alone", action="store_true", help="print the false alarms and no table")
     given = parser.parse_args()

@@ -12,7 +12,8 @@ from scipy.stats import ks_2samp
 from blastwatch.package import DriftReference
 from monitoring import patients
 from monitoring.commands import _print_patients
-from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, begun
+from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, State, begun
+from monitoring.patient_blocks import Block
 from monitoring.patient_drift import AGAIN, Unlike
 from monitoring.patient_report import NOBODY, PatientWatch, followed, told
 from monitoring.patients import Came
@@ -59,9 +60,9 @@ def place(moment):
 
 def looks(known, stream, untils):
     """The document of each look, which knows what those before it kept."""
-    kept = {}
+    state = State()
     for until in untils:
-        document, kept = followed(known, came(stream, until), None, kept=kept, **FACTS)
+        document, state = followed(known, came(stream, until), None, state=state, **FACTS)
         yield document
 
 
@@ -92,30 +93,61 @@ def test_it_ends_with_patients_as_before_and_its_history_stays(known, stream):
 
 
 def test_where_all_of_after_the_change_are_gone_it_stands_and_is_no_drift(known, stream, capsys):
-    first, kept = followed(known, came(stream, 180), None, kept={}, **FACTS)
-    gone, still = followed(known, came(stream, 140), None, kept=kept, **FACTS)
+    first, state = followed(known, came(stream, 180), None, state=State(), **FACTS)
+    gone, still = followed(known, came(stream, 140), None, state=state, **FACTS)
     (column,) = gone["columns"]
     assert not gone["drifted"] and not column["drifted"] and column["now"] is None and gone["causes"] == []
-    assert gone["changes"] == first["changes"] and still == kept and column["since"] == first["columns"][0]["since"]
+    assert (
+        gone["changes"] == first["changes"]
+        and still.columns == state.columns
+        and column["since"] == first["columns"][0]["since"]
+    )
     _print_patients(gone)
     out = capsys.readouterr()
     assert f"{column['since']}  {NOBODY}" in out.out and f"An alarm {NOBODY}." in out.out + out.err
-    assert followed(known, came(stream, 420), None, kept=still, **FACTS)[0]["drifted"]
+    assert followed(known, came(stream, 420), None, state=still, **FACTS)[0]["drifted"]
 
 
 def test_where_a_course_goes_on_when_its_patient_is_gone():
-    first = came(np.zeros(300), 300)
-    kept = Kept(baseline=[1.0], evidence=2.0, after=(NOON + 120 * HOUR).isoformat(), changes=[])
+    first = came(np.zeros(300), 300)  # the hundredth and later ones
+    known = pd.DataFrame({PROBABILITY: [0.1, 0.2]})
 
     def at(since, after):
         row = {"since": (NOON + since * HOUR).isoformat()}
-        one = Kept(**(vars(kept) | {"after": (NOON + after * HOUR).isoformat(), "changes": [row]}))
-        found = begun({"focus": one}, first)["focus"]
-        return found.since, found.place
+        one = Kept(baseline=[1.0], evidence=2.0, after=(NOON + after * HOUR).isoformat(), changes=[row])
+        found = begun(State(columns={PROBABILITY: one}), known, first)[PROBABILITY]
+        return found.since, np.flatnonzero(found.counts).tolist()
 
-    assert at(110, 120) == (10, 21)
-    assert at(20, 120) == (0, 21) and at(20, 30) == (0, 0)
-    assert at(110.5, 120.5) == (11, 21) and at(400, 410) == (200, 200)
+    assert at(110, 120) == (10, list(range(21, 200)))
+    assert at(20, 120) == (0, list(range(21, 200))) and at(20, 30) == (0, list(range(200)))
+    assert at(110.5, 120.5) == (11, list(range(21, 200))) and at(400, 410) == (200, [])
+
+
+def test_an_alarm_over_patients_who_were_stored_late_stands_for_a_monitor_that_starts_anew(known):
+    """They stand behind the others for a monitor that runs, and among them, in the order of their cells, for one that
+    starts anew, which finds patients as before behind them."""
+    random = np.random.default_rng(3)
+    values = np.concatenate([two_kinds(random, 150, 0.69), two_kinds(random, 40, 0.1), two_kinds(random, 90, 0.69)])
+    hours = np.concatenate([np.arange(150), 40.25 + np.arange(40) / 2, 200 + np.arange(90)])
+    uniforms = random.random(280)
+
+    def seen(order):
+        return Came(
+            rows=pd.DataFrame({PROBABILITY: values[order]}), uniforms=uniforms[order], few=0, waiting=0,
+            first=pd.Series([NOON + hour * HOUR for hour in hours[order]], dtype="datetime64[us, UTC]"),
+        )  # fmt: skip
+
+    found, state = followed(known, seen(np.arange(190)), None, state=State(), **FACTS)
+    (change,) = found["changes"]
+    assert found["drifted"] and place(change["since"]) < 60
+    anew = np.argsort(hours[:190], kind="stable")
+    again, still = followed(known, seen(anew), None, state=state, **FACTS)
+    assert again["drifted"] and again["changes"] == [change] and still == state
+    for until in range(200, 281, 10):
+        runs, _ = followed(known, seen(np.arange(until)), None, state=state, **FACTS)
+        starts, _ = followed(known, seen(np.argsort(hours[:until], kind="stable")), None, state=state, **FACTS)
+        assert runs["changes"] == starts["changes"] and runs["drifted"] is starts["drifted"]
+    assert not runs["drifted"] and place(runs["changes"][0]["until"]) >= 200
 
 
 def test_of_many_patients_quantiles_are_kept(known):
@@ -123,8 +155,8 @@ def test_of_many_patients_quantiles_are_kept(known):
     whole = Came(rows=pd.DataFrame({PROBABILITY: stream}), few=0, waiting=0,
                  first=pd.Series([NOON + n * HOUR for n in range(740)], dtype="datetime64[us, UTC]"),
                  uniforms=np.random.default_rng(9).random(740))  # fmt: skip
-    _, kept = followed(known, whole, None, kept={}, **FACTS)
-    baseline = kept[PROBABILITY].baseline
+    _, state = followed(known, whole, None, state=State(), **FACTS)
+    baseline = state.columns[PROBABILITY].baseline
     assert len(baseline) == MOST_VALUES and np.mean(baseline) == pytest.approx(stream[:700].mean(), abs=0.02)
 
 
@@ -138,15 +170,23 @@ CHANGE = {
 FOCUS = {"baseline": [0.1, 1 / 3], "evidence": None, "after": NOON.isoformat(), "changes": [CHANGE]}
 
 
-def file_of(column):
-    return json.dumps({"packages": [{"digest": "a", "columns": {"focus": column}}]})
+BLOCK = {"after": NOON.isoformat(), "first": NOON.isoformat(), "seen": NOON.isoformat(), "before": {"focus": [0.1]}}
+
+
+def file_of(column, **block):
+    return json.dumps({"packages": [{"digest": "a", "columns": {"focus": column}, **block}]})
 
 
 def test_each_package_has_its_own(tmp_path):
-    kept = {"focus": Kept(**FOCUS)}
-    assert Alarms(tmp_path, "a").read() == {}
-    assert Alarms(tmp_path, "a").write(kept) and Alarms(tmp_path, "b").write({})
-    assert Alarms(tmp_path, "a").read() == kept and Alarms(tmp_path, "b").read() == {}
+    state = State(columns={"focus": Kept(**FOCUS)}, block=Block(**BLOCK))
+    assert Alarms(tmp_path, "a").read() == State()
+    assert Alarms(tmp_path, "a").write(state) and Alarms(tmp_path, "b").write(State())
+    assert Alarms(tmp_path, "a").read() == state and Alarms(tmp_path, "b").read() == State()
+
+
+def test_a_file_of_before_there_were_blocks_is_read(tmp_path):
+    (tmp_path / FILE).write_text(file_of(FOCUS))
+    assert Alarms(tmp_path, "a").read() == State(columns={"focus": Kept(**FOCUS)})
 
 
 @pytest.mark.parametrize(
@@ -164,13 +204,18 @@ def test_each_package_has_its_own(tmp_path):
         (file_of(FOCUS | {"changes": [{"name": "focus"}]}), "no since, since_or_before, found, until"),
         (file_of(FOCUS | {"changes": [CHANGE | {"until": "soon"}]}), "Invalid isoformat"),
         (file_of(FOCUS | {"changes": ["focus"]}), "a change of focus has no"),
+        (file_of(FOCUS, block=None), "must be a mapping"),
+        (file_of(FOCUS, block=BLOCK | {"place": 3}), "'place'"),
+        (file_of(FOCUS, block=BLOCK | {"after": "2026-01-01T00:00:00"}), "no time with a time zone"),
+        (file_of(FOCUS, block=BLOCK | {"seen": None}), "one of first and seen"),
+        (file_of(FOCUS, block=BLOCK | {"before": {"focus": [None]}}), "what the block has of focus"),
     ],
 )
 def test_a_damaged_file_is_said_and_not_written_over(tmp_path, text, says):
     (tmp_path / FILE).write_text(text)
     damaged = Alarms(tmp_path, "a")
-    assert damaged.read() == {} and f"{FILE} cannot be read" in damaged.problem and says in damaged.problem
-    assert not damaged.write({"focus": Kept(**FOCUS)}) and (tmp_path / FILE).read_text() == text
+    assert damaged.read() == State() and f"{FILE} cannot be read" in damaged.problem and says in damaged.problem
+    assert not damaged.write(State(columns={"focus": Kept(**FOCUS)})) and (tmp_path / FILE).read_text() == text
 
 
 class Stream(SimpleNamespace):
@@ -214,13 +259,17 @@ def test_a_file_that_is_brought_back_counts_and_is_not_written_over(watch, setti
     (change,) = show(watch(), 180)["changes"]
     file = settings.drift / FILE
     good = file.read_text()
+
+    def alarms(text):
+        return json.loads(text)["packages"][0]["columns"]
+
     file.write_text("{")
     watching = watch()
     assert show(watching, 420)["changes"] != [change] and "Bring the file back" in watching.problem
     assert file.read_text() == "{"
     file.write_text(good)
     assert show(watching, 420)["changes"] == [change] and watching.problem == ""
-    assert file.read_text() == good
+    assert alarms(file.read_text()) == alarms(good)
     file.write_text("{")  # while it runs: what it knows stays
     assert show(watching, 420)["changes"] == [change] and watching.problem != ""
     file.write_text(good)
@@ -243,14 +292,14 @@ def test_of_an_alarm_that_stands_each_look_tests_those_who_came_alone(known, str
         return ks_2samp(*samples)
 
     monkeypatch.setattr("scipy.stats.ks_2samp", counted)
-    unlike, kept, whole = Unlike(), {}, {}
+    unlike, state, whole = Unlike(), State(), State()
     for until in (180, 400, 420, 430, 600, 750):
         tests.clear()
-        document, kept = followed(known, came(stream, until), None, kept=kept, unlike=unlike, **FACTS)
+        document, state = followed(known, came(stream, until), None, state=state, unlike=unlike, **FACTS)
         count = len(tests)
         tests.clear()
-        expected, whole = followed(known, came(stream, until), None, kept=whole, **FACTS)
-        assert (document, kept) == (expected, whole)
+        expected, whole = followed(known, came(stream, until), None, state=whole, **FACTS)
+        assert (document, state) == (expected, whole)
         assert (count, len(tests)) == {420: (20, 126), 430: (10, 126)}.get(until, (count, len(tests)))
     assert not document["drifted"]
 

@@ -9,6 +9,7 @@ from monitoring import patients
 from monitoring.patients import ALL_AGAIN, FEWEST_CELLS, MOST_CELLS, Patients
 from monitoring.retention import open_retention
 from monitoring.store import StoreUnavailable, open_store
+from monitoring.windows import AHEAD
 from tests.cohorts import NOON, record
 from tests.patient_streams import cells_of
 
@@ -105,6 +106,42 @@ def test_whoever_is_deleted_is_forgotten_within_the_hour(store, url, who):
     with open_retention(url) as retention:
         retention.forget("a")
     assert len(who.look(NOON + HOUR + ALL_AGAIN).rows) == 1
+
+
+def test_whose_first_cells_are_deleted_by_age_enters_anew_with_those_that_are_left(store, url, who):
+    """As for a monitor that starts anew: the first of a block would else stay when others of their time have left."""
+    store.add(cells_of("a", NOON, [0.1] * 20) + cells_of("a", NOON + 30 * HOUR, [0.3] * 20))
+    store.add(cells_of("b", NOON + 9 * HOUR, [0.2] * 20))
+    assert who.look(NOON + 40 * HOUR).rows["probability"].round(6).tolist() == [0.1, 0.2]
+    with open_retention(url) as retention:
+        retention.by_age(NOON + 5 * HOUR)
+    came = who.look(NOON + 42 * HOUR)
+    assert came.rows["probability"].round(6).tolist() == [0.2, 0.3]
+    assert came.first.tolist() == [NOON + 9 * HOUR, NOON + 30 * HOUR]
+    fresh = Patients(store, model_digest="d", settle=HOUR).look(NOON + 42 * HOUR)
+    assert fresh.rows.equals(came.rows) and fresh.first.equals(came.first)
+
+
+def test_a_look_of_a_clock_that_ran_ahead_holds_off_no_other(store, url, who):
+    store.add(cells_of("a", NOON, [0.1] * 20) + cells_of("b", NOON, [0.2] * 20))
+    assert len(who.look(NOON + timedelta(days=30)).rows) == 2
+    with open_retention(url) as retention:
+        retention.forget("a")
+    assert len(who.look(NOON + 3 * HOUR).rows) == 1
+
+
+def test_patients_whose_cells_lie_ahead_make_nobody_leave(store, who, monkeypatch):
+    monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
+    for number in range(2):
+        store.add(cells_of(f"p{number}", NOON + number * HOUR, [0.1 * number] * 20))
+    before = who.look(NOON + 3 * HOUR)
+    for number in range(3):
+        store.add(cells_of(f"ahead{number}", NOON + timedelta(days=365, hours=number), [0.9] * 20))
+    store.add(cells_of("little", NOON + 3 * HOUR + AHEAD / 2, [0.5] * 20))
+    came = who.look(NOON + 3 * HOUR)
+    assert came.rows.equals(before.rows) and came.waiting == 1 and not came.cut
+    later = Patients(store, model_digest="d", settle=HOUR).look(NOON + 9 * HOUR)
+    assert later.rows["probability"].round(6).tolist() == [0.0, 0.1, 0.5] and later.waiting == 0
 
 
 def test_the_latest_patients_alone(store, who, monkeypatch):
