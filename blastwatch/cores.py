@@ -12,7 +12,9 @@ def cores(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     A container with a limit of CPU (Kubernetes, `docker run --cpus`) still sees every core of its machine. Threads
     beyond the limit use up its time early in each period, and all of them are then held up until the next.
     """
-    return max(1, min([len(os.sched_getaffinity(0)), *_limits(root, membership)]))
+    # macOS knows no process that may run on some cores alone.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_limits(root, membership)]))
 
 
 def _limits(root: Path, membership: Path) -> list[int]:

@@ -17,6 +17,7 @@ import pandas as pd
 import PIL
 
 from blastwatch.console import progress
+from blastwatch.cores import cores
 from blastwatch.errors import DataError, ImageRejected, UsageError
 from blastwatch.image_files import in_words
 from blastwatch.images import MAX_BYTES, decode, pixel_digest
@@ -177,7 +178,7 @@ def _results(listing: Listing, memory: ImportMemory | None) -> Iterator[tuple[Ca
     """Every candidate with its fact, and whether that was known; remembered every `TOGETHER` candidates."""
     # Threads suffice: Pillow and hashlib let go of the interpreter while they work. A result is a row of text, so
     # nothing large piles up.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         for start in range(0, len(listing.candidates), TOGETHER):
             some = listing.candidates[start : start + TOGETHER]
             stamps = {c.path: _stamp(listing.root / c.path) for c in some} if memory else {}

@@ -1,6 +1,5 @@
 """One look at every image of a data set: the patch that copies are found by, and the statistics of its cell."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.console import progress
+from blastwatch.cores import cores
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import MAX_BYTES, Pixels, Preprocessing, crop_cell, decode
 from blastwatch.manifest import Cells
@@ -58,7 +58,7 @@ def look(cells: Cells) -> Looks:
 
 
 def _read(root: Path, paths: Sequence[str]) -> Iterator[tuple[Patch, list[float]]]:
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # Pillow and numpy let go of the interpreter
+    with ThreadPoolExecutor(max_workers=cores()) as pool:  # Pillow and numpy let go of the interpreter
         yield from pool.map(lambda path: _look_at(root / path), paths)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.console import progress
+from blastwatch.cores import cores
 from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, ImageRejected
 from blastwatch.images import Pixels, Preprocessing, crop_cell, decode, pixel_digest
@@ -103,7 +104,7 @@ def _fill(folder: Path, cells: Cells, preprocessing: Preprocessing) -> dict[str,
         crops[row] = crop_cell(image, preprocessing)
 
     tasks = list(zip(range(len(rows)), rows["path"], rows["pixel_sha256"], strict=True))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for _ in progress(pool.map(read, tasks), total=len(tasks), what="Packing"):
             pass
     crops.flush()

@@ -4,7 +4,6 @@ A small network leaves a GPU waiting for the next kernel, and a machine with man
 them to one small batch. Who has both trains several folds side by side.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from blastwatch.cores import cores
 from blastwatch.errors import BlastwatchError
 from blastwatch.manifest import read_cells
 from blastwatch.settings import Settings
@@ -49,7 +49,7 @@ def answers_side_by_side(
     context.set_forkserver_preload([__name__])
     # The pack is a memory map: each process opens it anew and shares the pages, where pickling would copy it.
     shared = {field.name: getattr(folds, field.name) for field in fields(folds) if field.name != "packed"}
-    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    share = max(1, cores() // processes)
     with ProcessPoolExecutor(
         processes, mp_context=context, initializer=_begin, initargs=(shared, settings, share)
     ) as pool:

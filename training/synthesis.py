@@ -5,7 +5,6 @@ all cells of the patient share it. A network can therefore score well on other c
 the patient, which is the mistake that a split by patient exists to prevent; here it can be shown.
 """
 
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from blastwatch.console import progress
+from blastwatch.cores import cores
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import write_json
 from training.sources import MARKER
@@ -101,7 +101,7 @@ def _draw(out: Path, people: list[Patient], pairs: list[tuple[Patient, Patient]]
     """Draw every patient's cells and copy those that are in `pairs`. Raises `OSError`."""
     for folder in sorted({(out / person.path(0)).parent for person in people}):
         folder.mkdir(parents=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         drawn = pool.map(partial(_draw_patient, out, cells=cells, seed=seed), people)
         for _ in progress(drawn, total=len(people), what="Drawing patients"):
             pass

@@ -37,3 +37,8 @@ def test_a_limit_of_the_container_or_around_it_is_kept(contained, pod, box, coun
 
 def test_without_such_groups_all_cores_count(tmp_path):
     assert cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0))
+
+
+def test_where_no_process_can_be_kept_to_some_cores_all_count(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores(tmp_path, tmp_path / "none") == os.cpu_count()
