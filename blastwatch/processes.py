@@ -40,6 +40,7 @@ class Processes:
         self._logs = logs
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._alone: set[str] = set()  # names of children whose own sessions go on
 
     def __enter__(self) -> "Processes":
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -58,14 +59,26 @@ class Processes:
             assert self._guardian is not None
             self._guardian.communicate()
 
-    def start(self, name: str, command: list[str]) -> None:
-        """Start a command; what it prints goes to a log file of its name."""
+    def start(self, name: str, command: list[str], *, alone: bool = False) -> None:
+        """Start a command; what it prints goes to a log file of its name.
+
+        Args:
+            alone: what it starts in sessions of their own goes on when it is stopped.
+        """
         with (self._logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )
         self._children[name] = child
-        self._tell_guardian(f"+{child.pid}")
+        if alone:
+            self._alone.add(name)
+        try:
+            self._tell_guardian(f"+{child.pid}")
+        except BrokenPipeError as error:
+            raise ProcessFailed(
+                f"Expected {guardian.__name__}, which ends these processes with their parent, to run but it was "
+                "killed. Start again."
+            ) from error
 
     def stop(self, name: str) -> None:
         """Ask the whole group to stop, and kill what is left of it and of its descendants after `GRACE` seconds.
@@ -74,12 +87,13 @@ class Processes:
         """
         child = self._children.pop(name)
         last = time.monotonic() + GRACE
-        family = _offspring(child)
+        family = set() if name in self._alone else _offspring(child)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE)
-        family |= _offspring(child)
+        if name not in self._alone:
+            family |= _offspring(child)
         while time.monotonic() < last and any(map(_runs, family)):
             time.sleep(LOOK_SECONDS)
         with contextlib.suppress(ProcessLookupError):
@@ -129,7 +143,9 @@ class Processes:
 
 
 def _offspring(child: subprocess.Popen[bytes]) -> set[psutil.Process]:
-    """All that descend from a child, nobody where it has ended."""
+    """All that descend from a child, nobody where it has ended: somebody else may have its number since."""
+    if child.returncode is not None:
+        return set()
     with contextlib.suppress(psutil.NoSuchProcess):
         return set(psutil.Process(child.pid).children(recursive=True))
     return set()

@@ -8,7 +8,7 @@ kept. Beside it is the block that patients are in (`monitoring.patient_blocks`),
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from blastwatch.state_files import write_state
 from monitoring.patient_blocks import Block, behind
 from monitoring.patient_drift import Begun, Change, Course, Floats, watched
 from monitoring.patients import Came
+from monitoring.windows import AHEAD
 
 FILE = "patients.json"
-"""In the folder of the reports, written by the monitor; by package, the one that alarmed last at the end."""
+"""In the folder of the reports, written by the monitor; by package, the one that was written last at the end."""
 
 MOST_PACKAGES = 20
 MOST_CHANGES = 100  # of a column
@@ -99,6 +100,7 @@ class Alarms:
             others = [package for digest, package in self._whole().items() if digest != self._digest]
             columns = {name: asdict(column) for name, column in state.columns.items()}
             own = {"digest": self._digest, "columns": columns, "block": asdict(state.block)}
+            others.sort(key=lambda package: bool(package["columns"]))  # the first to go are those without an alarm
             write_state(self._path, {"packages": [*others, own][-MOST_PACKAGES:]})
             self._seen = self._stamp()
             self.problem = ""
@@ -162,6 +164,16 @@ def _checked_block(block: Block) -> Block:
         if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
             raise ValueError(f"what the block has of {name} is not of finite numbers")
     return block
+
+
+def not_ahead(state: State, at: datetime) -> State:
+    """What was kept by a clock that ran ahead, put right once the clock is: nobody who comes next is to wait for that
+    time."""
+    columns = {
+        name: replace(kept, after=at.isoformat()) if pd.Timestamp(kept.after) > at + AHEAD else kept
+        for name, kept in state.columns.items()
+    }
+    return replace(state, columns=columns)
 
 
 def begun(state: State, known: pd.DataFrame, came: Came) -> dict[str, Begun]:

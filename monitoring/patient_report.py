@@ -10,7 +10,7 @@ from blastwatch import DISCLAIMER
 from blastwatch.package import Package
 from blastwatch.settings import Settings
 from monitoring.directions import with_directions_of_patients
-from monitoring.patient_alarms import Alarms, Kept, State, begun, kept_after
+from monitoring.patient_alarms import Alarms, Kept, State, begun, kept_after, not_ahead
 from monitoring.patient_blocks import block_now
 from monitoring.patient_drift import LATEST, PATIENTS_PER_FALSE_ALARM, Course, Unlike, courses, patient_means, watched
 from monitoring.patients import FEWEST_CELLS, MOST_CELLS, Came, Patients
@@ -56,6 +56,7 @@ class PatientWatch:
         """
         came = self._patients.look(at)
         self._read_again()
+        self._kept = not_ahead(self._kept, at)
         counts = _counts(came)
         if self._last is None or self._last[0] != counts:
             found, self._kept = followed(

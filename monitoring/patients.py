@@ -80,7 +80,7 @@ class Patients:
         entered, returning = self._entered, self._returning
         if everybody:
             # Whose first cells were deleted by age has left, and enters anew where they came again since.
-            there = {patient: kept for patient, kept in entered.items() if seen.get(patient, at + AHEAD) <= kept[0]}
+            there = {name: kept for name, kept in entered.items() if name in seen and seen[name] <= kept[0]}
             entered = self._with_late(there, seen, at)
             returning = set()
         known = entered.keys() | returning

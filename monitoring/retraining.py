@@ -34,7 +34,10 @@ from monitoring.drift import DriftReport
 
 FINDING_VARIABLE = "BLASTWATCH_FINDING"
 DRIFT, PATIENTS, ESTIMATED, REALISED = FINDINGS
-ENDED = "it was ended before it had come to its end, as with its container; its log tells how far it came"
+ENDED = (
+    "it was ended before it had come to its end, as with its container, or how it ended could not be written down, as "
+    "on a full disk; its log tells how far it came"
+)
 _RUNNER = Path(__file__).with_name("retraining_command.py")
 
 _log = logging.getLogger("blastwatch.monitor")
@@ -195,23 +198,24 @@ class Retraining:
 
     def _run(self, started: Started, facts: Path, lock: IO[str]) -> str:
         """Start the command; returns why it cannot be run, "" where it runs."""
-        heard, said = os.pipe()
-        runner = [sys.executable, "-I", str(_RUNNER), str(_end_of(started)), str(said), str(lock.fileno())]
-        with os.fdopen(heard) as answer, Path(started.log).open("ab") as log:
-            try:
-                process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
-                    [*runner, *self._policy.command],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                    env={**os.environ, FINDING_VARIABLE: str(facts), UNATTENDED_VARIABLE: "1"},
-                    pass_fds=[lock.fileno(), said],
-                )  # fmt: skip
-            except OSError as error:
-                return str(error)
-            finally:
-                os.close(said)
-            if refused := answer.read():
-                process.wait()
-                return refused
+        with Path(started.log).open("ab") as log:
+            heard, said = os.pipe()
+            runner = [sys.executable, "-I", str(_RUNNER), str(_end_of(started)), str(said), str(lock.fileno())]
+            with os.fdopen(heard) as answer:
+                try:
+                    process = subprocess.Popen(  # noqa: S603  (what the owner of the policy file wrote, no shell)
+                        [*runner, *self._policy.command],
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                        env={**os.environ, FINDING_VARIABLE: str(facts), UNATTENDED_VARIABLE: "1"},
+                        pass_fds=[lock.fileno(), said],
+                    )  # fmt: skip
+                except OSError as error:
+                    return str(error)
+                finally:
+                    os.close(said)
+                if refused := answer.read():
+                    process.wait()
+                    return refused
         self._process = process
         return ""
 

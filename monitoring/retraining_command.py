@@ -24,11 +24,15 @@ def run(end: Path, said: int, lock: int, command: list[str]) -> int:
     os.close(said)
     code = process.wait()
     written = end.with_suffix(".writing")
-    with written.open("w") as file:
-        json.dump({"exit_code": code, "ended_at": datetime.now(UTC).isoformat()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(end)
+    try:
+        with written.open("w") as file:
+            json.dump({"exit_code": code, "ended_at": datetime.now(UTC).isoformat()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(end)
+    except OSError:  # a full disk, say: the log has the traceback
+        written.unlink(missing_ok=True)
+        raise
     return code
 
 

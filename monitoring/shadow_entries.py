@@ -53,7 +53,8 @@ def entries(
     stand = kept[kept["unit"] == unit]
     known = once(cells[cells["patient"] != ""] if unit == PATIENT else cells, words)
     keys = known.set_index("id")["patient" if unit == PATIENT else "image"]
-    keys = keys[~keys.isin(stand["key"])]
+    # By the cell's own id, too: so were entries kept before images counted once.
+    keys = keys[~(keys.isin(stand["key"]) | keys.index.isin(stand["key"]))]
     said = words[words["id"].isin(keys.index)].assign(key=lambda rows: rows["id"].map(keys))
     # Before `at` and not at it: so do words count, and one of that very moment would change what had entered.
     parts, waiting = [stand[stand["enters"] < pd.Timestamp(at)][names]], 0

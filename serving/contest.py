@@ -134,7 +134,7 @@ class Contest:
             entry, _, _ = read_handover(path)
         except PackageError:
             return None
-        return Challenger(entry.version, entry.digest, path)
+        return Challenger(entry.version, entry.digest, path, entry.word)
 
     def _tell(self) -> None:
         """Why the challenger does not serve, whoever found it: the follower, the shadow, or this worker. That nothing
@@ -166,12 +166,21 @@ class Contest:
             self._leaving.append(lane)
             _log.info("Version %s leaves the canary.", lane.version)
         if challenger is None:
-            self._failed = self._refused = None
+            # What keeps a challenger away for now, as a poll that MLflow refuses, mends no engine.
+            if self._withdrawn() or not (self._refused and self._refused["reason"] == reason_of(EngineBroken())):
+                self._failed = self._refused = None
         elif broken:
             said = f"Its engine failed for {DEAD_SECONDS:g} s. Mend that, then withdraw it and challenge with it anew."
             self._refuse(challenger, EngineBroken(said))
         elif challenger != self._failed or time.monotonic() > self._retry_at:
             self._load(challenger)
+
+    def _withdrawn(self) -> bool:
+        """Whether nobody challenges, rather than somebody who must not serve for now."""
+        refused, named = self._status.refused, self._handed_over
+        if refused is not None:
+            return refused.reason == "alias-not-set"
+        return named is not None and named.digest == self._champion.lane.served.entry.digest
 
     def _load(self, challenger: Challenger) -> None:
         try:
@@ -193,7 +202,8 @@ class Contest:
 
     def _open(self, challenger: Challenger) -> Lane:
         with self._folder.loading(), opening(challenger.version):
-            return self._open_lane(open_live(challenger.take_over(self._settings), self._settings))
+            wanted, champion = challenger.take_over(self._settings), self._champion.lane.served.package
+            return self._open_lane(open_live(wanted, self._settings, champion))
 
     def _see_off(self) -> None:
         staying = [lane for lane in self._leaving if not lane.ended.is_set()]

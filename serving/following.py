@@ -107,7 +107,8 @@ class Pursuit:
         with self._folder.loading():
             started = time.perf_counter()
             with opening(version_of(self._wanted)):
-                new = self._open_lane(open_live(take_over_or_fetch(self._wanted, self._settings), self._settings))
+                wanted = take_over_or_fetch(self._wanted, self._settings)
+                new = self._open_lane(open_live(wanted, self._settings, self.slot.lane.served.package))
             seconds = time.perf_counter() - started
         old = self.slot.swap(new)
         self._leaving.append(old)

@@ -350,8 +350,9 @@ def opening(version: str) -> Iterator[None]:
         raise NotOpened(f"Version {version} cannot be opened on this machine: {error!r}.") from error
 
 
-def open_live(served: Served, settings: Settings) -> LiveModel:
-    """Open the engine, run it on black cells until it is warm, and let it answer the golden cells.
+def open_live(served: Served, settings: Settings, beside: Package | None = None) -> LiveModel:
+    """Open the engine beside that of a package which serves, run it on black cells until it is warm, and let it answer
+    the golden cells.
 
     In a thread of its own: OpenVINO gives the thread that opens it a stack for signals, and unmaps that stack when the
     engine goes, whoever's it is. A main thread that lost it so dies of the next signal. The threads with which OpenVINO
@@ -361,7 +362,7 @@ def open_live(served: Served, settings: Settings) -> LiveModel:
         TooLarge: before anything is loaded.
         FlipsTooOften, GoldenMismatch, PackageError: the version must not serve with this engine on this machine.
     """
-    return apart(lambda: _open_live(served, settings), nice=ENGINE_NICE)
+    return apart(lambda: _open_live(served, settings, beside), nice=ENGINE_NICE)
 
 
 def check_flips(served: Served, settings: Settings) -> None:
@@ -382,8 +383,8 @@ def check_flips(served: Served, settings: Settings) -> None:
     )
 
 
-def _open_live(served: Served, settings: Settings) -> LiveModel:
-    check_memory(served.package, settings)
+def _open_live(served: Served, settings: Settings, beside: Package | None) -> LiveModel:
+    check_memory(served.package, settings, beside)
     check_flips(served, settings)
     threads = int(settings.threads) if settings.threads else max(1, cores() // settings.workers)
     engine = open_engine(served.package, settings.engine, threads=threads, beside=True)

@@ -25,8 +25,12 @@ way, may be otherwise then; nothing else that was refused mends itself."""
 def needed(package: Package, max_batch_size: int) -> int:
     """Bytes that loading a version may take at its peak, estimated from its float32 graph and the largest batch."""
     largest = max((package.folder / name).stat().st_size for name in (ONNX, WEIGHTS))
-    batch = max_batch_size * 3 * package.info.preprocessing.size**2 * 4  # float32, three colours
-    return int(GRAPH_FACTOR * largest + BATCH_FACTOR * batch)
+    return int(GRAPH_FACTOR * largest) + of_a_batch(package, max_batch_size)
+
+
+def of_a_batch(package: Package, max_batch_size: int) -> int:
+    """Bytes that the largest batch takes, which an engine at rest gave back and takes again."""
+    return int(BATCH_FACTOR * max_batch_size * 3 * package.info.preprocessing.size**2 * 4)  # float32, three colours
 
 
 def available(settings: Settings) -> int:
@@ -52,13 +56,18 @@ def left_in_container(root: Path = ROOT, membership: Path = MEMBERSHIP) -> list[
     return found
 
 
-def check_memory(package: Package, settings: Settings) -> None:
+def check_memory(package: Package, settings: Settings, beside: Package | None = None) -> None:
     """Refuse what cannot be held, before the kernel ends this process for trying.
+
+    Args:
+        beside: of the version that serves meanwhile, whose engine may be at rest just now.
 
     Raises:
         TooLarge: saying how much is needed and how much there is.
     """
     need, left = needed(package, settings.max_batch_size), available(settings)
+    if beside is not None:
+        need += of_a_batch(beside, settings.max_batch_size)
     if need > left:
         raise TooLarge(
             f"Loading package {package.digest[:12]} takes up to {need // MIB} MiB but {left // MIB} MiB are left for "

@@ -46,7 +46,7 @@ class Rest:
         """Folders and files of the trusted keys, and of the policy where one is set."""
         keys = open_trusted(self._settings).folder
         roles = [keys / role for role in ROLES]
-        files = [path for role in roles for path in sorted(role.glob("*.pem"))]
+        files = [path for role in roles for path in _pems(role)]
         return [keys, *roles, *files, *([self._settings.policy] if self._settings.policy else [])]
 
     def begin(self, seen: Seen) -> None:
@@ -68,6 +68,13 @@ class Rest:
 
     def _asked(self) -> list[str]:
         return [self._settings.tracking_uri, self._settings.model_name, *self._aliases]
+
+
+def _pems(role: Path) -> list[Path]:
+    try:
+        return sorted(role.glob("*.pem"))
+    except OSError:  # nobody may look into it; its own mark, or that it has none, says that it is another
+        return []
 
 
 def _marked(path: Path) -> list[int] | None:

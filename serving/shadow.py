@@ -49,11 +49,13 @@ _log = logging.getLogger("blastwatch.service")
 
 @dataclass(frozen=True)
 class Challenger:
-    """The version that challenges, and the file that hands it over."""
+    """The version that challenges, the file that hands it over, and the number of the word that named it: named anew
+    it is tried anew."""
 
     version: str
     digest: str
     handover: Path
+    word: int = 0
 
     def take_over(self, settings: Settings) -> Served:
         """What was handed over, verified; where the copy on this machine is not that, it is fetched anew.
@@ -228,7 +230,7 @@ class Shadow:
             return refused
         self._fetched = challenger
         try:
-            with LiveFolder(self._settings.home).loading(), opening(challenger.version):
+            with opening(challenger.version), LiveFolder(self._settings.home).loading():
                 apart(lambda: challenger.take_over(self._settings), nice=LOADING_NICE)
         except PackageError as error:
             return ChildRefused(reason_of(error), str(error))

@@ -86,7 +86,7 @@ def start_all(children: "Processes", settings: Settings) -> dict[str, str]:
     else:
         addresses["mlflow"] = settings.tracking_shown
     children.start("service", [script("blastwatch"), "serve"])
-    children.start("monitor", [script("blastwatch"), "drift", "watch"])
+    children.start("monitor", [script("blastwatch"), "drift", "watch"], alone=True)  # a retraining goes on
     children.start("evidently", evidently_pages(workspace, settings.evidently_port))
     addresses["drift"] = f"http://{HOST}:{settings.monitor_port}/drift"
     addresses["gauges"] = f"http://{HOST}:{settings.monitor_port}/metrics"

@@ -8,6 +8,7 @@ measured and what else the evaluation wrote.
 from pathlib import Path
 from typing import Any
 
+from blastwatch import package as layout
 from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, LeakFound
 from blastwatch.manifest import SPLIT_FACTS, Cells, read_json, write_json
@@ -102,7 +103,7 @@ def check_out_of_fold(facts: dict[str, Any], path: Path) -> None:
         DataError: where they are another's.
     """
     own = f"Expected the answers to training patients of run {facts.get('run_id')} in {path}"
-    noted, fit = facts.get("out_of_fold_sha256"), facts.get("parameters", {}).get("fit", "logistic")
+    noted, fit = facts.get("out_of_fold_sha256"), facts.get("parameters", {}).get("fit", "gradient")
     if noted is None and ("weights_sha256" in facts or fit != "logistic"):
         raise DataError(
             f"{own} but that training left none, and these are another's. Train with train.fit=logistic, or set "
@@ -147,3 +148,28 @@ def check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Pat
             f"Expected {', '.join(others)} in {evaluated} as {METRICS} there notes by digest but found none or others. "
             "Measure again: blastwatch evaluate"
         )
+
+
+def check_copied(
+    package: Path, metrics: dict[str, Any], facts: dict[str, Any], trained: Path, evaluated: Path
+) -> None:  # fmt: skip
+    """Refuse a package, at its end, whose files are not those that were measured, or that rests on two trainings: one
+    that ended in the same folder during these minutes left other weights or answers there.
+
+    Args:
+        package: its folder. metrics, facts: what metrics.json in `evaluated` and train.json in `trained` said when it
+            was begun.
+
+    Raises:
+        DataError: saying what is another's.
+    """
+    noted = metrics["files"]
+    measured = {WEIGHTS: metrics["weights_sha256"], layout.PREDICTIONS: noted[PREDICTIONS], REPORT: noted[REPORT]}
+    others = [name for name, digest in measured.items() if file_digest(package / name) != digest]
+    if others or read_json(trained / TRAINED, made_by="blastwatch train") != facts:
+        raise DataError(
+            f"Expected the training in {trained} and its evaluation in {evaluated} to stay as they were while they "
+            f"were packaged, but others came ({', '.join(others) or TRAINED}). Nothing was packaged. Measure again: "
+            "blastwatch evaluate; then package again."
+        )
+    check_evaluated(metrics, facts, trained, evaluated)

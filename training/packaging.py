@@ -27,7 +27,7 @@ from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
 from training.audit import read_audit
 from training.card import model_card
-from training.evidence import CALIBRATION, METRICS, PREDICTIONS, check_evaluated, check_trained_on
+from training.evidence import CALIBRATION, METRICS, PREDICTIONS, check_copied, check_evaluated, check_trained_on
 from training.export import export_onnx, fit_logits, quantize
 from training.initial_weights import recorded, vouched
 from training.memory import keep_freed_memory
@@ -113,6 +113,7 @@ def build_package(
         info = replace(info, precision=maker.precision(), quality_limits=quality_limits(reference))
         (folder / layout.MODEL).write_text(info.to_json())
         (folder / layout.CARD).write_text(model_card(info, evidence, drift, compared_on=maker.parity.told()))
+        check_copied(folder, metrics, facts, train_folder, evaluate_folder)
         digest = layout.seal(folder)
         if out.exists():
             shutil.rmtree(out)

@@ -1,5 +1,6 @@
 """One training: from the split and the pack to weights, curves and a tracked run."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ import blastwatch
 from blastwatch import history
 from blastwatch.console import say
 from blastwatch.digests import file_digest, json_digest
+from blastwatch.errors import UsageError
 from blastwatch.manifest import SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, save_weights
 from blastwatch.registry import lock_digest
@@ -127,6 +129,11 @@ def run_training(
                 within.on_epoch(row)
 
             fit = _fit(parameters.train, rows, packed, checkpoint, world, within.kept)
+            if initial_weights(parameters.train) != start:
+                raise UsageError(
+                    f"Expected {parameters.train.weights_file} to stay as it was while the training began, but it was "
+                    "replaced. Call again."
+                )
             done = fit.run(told)
             facts |= {
                 "run_id": run.info.run_id,
@@ -189,15 +196,20 @@ def _tell(row: Row, name: str) -> None:
 def _write(fit: Fit | LinearProbe, done: Progress, facts: dict[str, Any], packed: Packed, out: Path) -> dict[str, Any]:
     """Write what a training leaves, and return its facts with the digests of that.
 
-    They are written last, and those of an earlier training go first: what a kill or a full disk leaves is then none,
-    and nothing in the folder passes for a part of another."""
+    They are written last, and those of an earlier training go first, once the weights are on the disk: what a kill
+    leaves is then none, and nothing in the folder passes for a part of another. The weights are digested under a name
+    of this process's own, since another training may write into the same folder."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in (FACTS, OUT_OF_FOLD):
-        (out / name).unlink(missing_ok=True)
+    for left in out.glob(f"{WEIGHTS}.*"):  # of a process that was killed
+        left.unlink(missing_ok=True)
     network = build(facts["architecture"])
     network.load_state_dict(done.best_state)
-    save_weights(network, out / WEIGHTS)
-    digests = {"weights_sha256": file_digest(out / WEIGHTS)}
+    own = out / f"{WEIGHTS}.own-{os.getpid()}"
+    save_weights(network, own)
+    digests = {"weights_sha256": file_digest(own)}
+    for name in (FACTS, OUT_OF_FOLD):
+        (out / name).unlink(missing_ok=True)
+    own.replace(out / WEIGHTS)
     if isinstance(fit, LinearProbe):
         write_out_of_fold(out, [packed.paths[row] for row in fit.cells.rows], fit.out_of_fold)
         digests["out_of_fold_sha256"] = file_digest(out / OUT_OF_FOLD)

@@ -158,6 +158,6 @@ def test_a_copy_that_was_damaged_is_fetched_anew(running, home):
     damaged.write_bytes(whole[:-1])
     (child,) = shadows(running)
     child.kill()
-    until(lambda: damaged.read_bytes() == whole, 60)
+    until(lambda: damaged.exists() and damaged.stat().st_size == len(whole), 60)
     until(lambda: challenger(running)["shadow"]["reading"], 90)
     assert challenger(running)["shadow"]["refused"] is None

@@ -139,8 +139,10 @@ def test_a_parent_without_its_guardian_stops_its_children_all_the_same(tmp_path)
         assert not any(map(alive, family))
 
 
-def test_who_left_its_group_ends_with_it_all_the_same(tmp_path, monkeypatch):
-    """As the worker of a supervisor does: nobody but that asks it to end, and it may take its time."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_left_its_group_ends_with_it_all_the_same_unless_it_is_to_go_on(tmp_path, monkeypatch, alone):
+    """As the worker of a supervisor does: nobody but that asks it to end, and it may take its time. A retraining is to
+    go on when its monitor ends."""
     monkeypatch.setattr(processes, "GRACE", 1.0)
     worker = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     supervisor = f"""
@@ -149,11 +151,15 @@ print(subprocess.Popen([sys.executable, "-c", {worker!r}], start_new_session=Tru
 time.sleep(60)
 """
     with processes.Processes({}, tmp_path) as children:
-        children.start("one", [sys.executable, "-c", supervisor])
+        children.start("one", [sys.executable, "-c", supervisor], alone=alone)
         until(lambda: "ready" in (tmp_path / "one.log").read_text(), 20)
         pid = int((tmp_path / "one.log").read_text().split()[0])
         children.stop("one")
-        until(lambda: not alive(pid))
+        if not alone:
+            until(lambda: not alive(pid))
+    assert alive(pid) == alone
+    if alone:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_cells_within_the_folder_that_is_emptied_are_left_alone(tmp_path):

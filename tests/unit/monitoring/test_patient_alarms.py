@@ -1,5 +1,6 @@
 """An alarm over patients stands while the change does, also once the patients of before it have left the sequence."""
 
+import dataclasses
 import json
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from scipy.stats import ks_2samp
 from blastwatch.package import DriftReference
 from monitoring import patients
 from monitoring.commands import _print_patients
-from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, State, begun
+from monitoring.patient_alarms import FILE, MOST_VALUES, Alarms, Kept, State, begun, not_ahead
 from monitoring.patient_blocks import Block
 from monitoring.patient_drift import AGAIN, Unlike
 from monitoring.patient_report import NOBODY, PatientWatch, followed, told
@@ -121,6 +122,20 @@ def test_where_a_course_goes_on_when_its_patient_is_gone():
     assert at(110, 120) == (10, list(range(21, 200)))
     assert at(20, 120) == (0, list(range(21, 200))) and at(20, 30) == (0, list(range(200)))
     assert at(110.5, 120.5) == (11, list(range(21, 200))) and at(400, 410) == (200, [])
+
+
+def test_an_alarm_of_a_clock_that_ran_ahead_ends_once_the_clock_is_right(known, stream):
+    """One patient of the wrong time was there when it was found: nobody comes later for a year."""
+    ahead = came(stream, 180)
+    first = ahead.first.copy()
+    first.iloc[100] += timedelta(days=365)
+    _, state = followed(known, dataclasses.replace(ahead, first=first), None, state=State(), **FACTS)
+    assert pd.Timestamp(state.columns[PROBABILITY].after) > NOON + timedelta(days=360)
+    state = not_ahead(state, at := NOON + 180 * HOUR)
+    assert state.columns[PROBABILITY].after == at.isoformat() and not_ahead(state, at) == state
+    for until in (420, 600, 750):
+        document, state = followed(known, came(stream, until), None, state=state, **FACTS)
+    assert not document["drifted"] and 560 <= place(document["changes"][0]["until"]) <= 750 - AGAIN
 
 
 def test_an_alarm_over_patients_who_were_stored_late_stands_for_a_monitor_that_starts_anew(known):
@@ -241,7 +256,7 @@ def watch(known, stream, settings, monkeypatch):
 
 def show(watch, until):
     watch._patients.until = until
-    return watch.look(NOON)
+    return watch.look(NOON + until * HOUR)
 
 
 def test_what_could_not_be_kept_is_kept_at_the_next_look(watch, settings):

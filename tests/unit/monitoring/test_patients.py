@@ -130,6 +130,16 @@ def test_a_look_of_a_clock_that_ran_ahead_holds_off_no_other(store, url, who):
     assert len(who.look(NOON + 3 * HOUR).rows) == 1
 
 
+def test_whose_cells_lay_ahead_and_counted_by_the_wrong_clock_leave_once_it_is_right(store, who):
+    store.add(cells_of("a", NOON, [0.1] * 20))
+    store.add(cells_of("enough", NOON + 2 * HOUR, [0.2] * 20) + cells_of("few", NOON + 2 * HOUR, [0.2] * 3))
+    wrong = who.look(NOON + 4 * HOUR)
+    assert (len(wrong.rows), wrong.few) == (2, 1)
+    right = who.look(NOON + HOUR)
+    anew = Patients(store, model_digest="d", settle=HOUR).look(NOON + HOUR)
+    assert len(right.rows) == len(anew.rows) == 1 and right.first.equals(anew.first) and right.few == anew.few == 0
+
+
 def test_patients_whose_cells_lie_ahead_make_nobody_leave(store, who, monkeypatch):
     monkeypatch.setattr(patients, "MOST_PATIENTS", 3)
     for number in range(2):

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -202,6 +203,16 @@ def test_one_cell_asked_again_and_again_decides_nothing(clinic, url):
     with open_retention(url) as retention:
         assert retention.by_age(NOON + timedelta(hours=30)).shadow == 30
     assert clinic.report(at)["comparison"] == found
+
+
+def test_who_entered_under_the_id_of_a_cell_enters_no_second_time(clinic):
+    """As entries were written down before images counted once."""
+    names = [clinic.read("", "hem", "all", image=str(number)) for number in range(5)]
+    for name in names:
+        clinic.tell(name, "all", NOON)
+    entered = pd.DataFrame({"key": names[:3], "enters": pd.Timestamp(NOON + DAY), "difference": 1.0})
+    clinic.shadow.keep(entered, unit="cell", champion=PAIR[0].digest, challenger=PAIR[1].digest)
+    assert clinic.report(NOON + 10 * DAY)["comparison"]["units"] == 5
 
 
 def test_the_cell_whose_label_came_first_stands_for_its_image(clinic):

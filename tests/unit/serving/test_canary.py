@@ -64,18 +64,24 @@ def challenged(served, tmp_path, monkeypatch):
         service, folder = door.service, LiveFolder(door.settings.home)
         service.contest = Contest(service.slot, folder, door.settings, service.metrics, service.open_lane, {})
 
-        def come(engine):
-            monkeypatch.setattr("serving.contest.open_live", lambda one, _: LiveModel(served=one, engine=engine))
-            hand_over(Served(entry=entry, package=package, alias="challenger"), folder.wanted("challenger"))
+        def say(reason):
+            refused = Refusal(reason=reason, version="", message="", since="")
+            folder.write_status("challenger", Status(reached=time.time(), refused=refused))
+            service.contest.look()
+
+        def come(engine, word=1):
+            monkeypatch.setattr("serving.contest.open_live", lambda one, *_: LiveModel(served=one, engine=engine))
+            named = dataclasses.replace(entry, word=word)
+            hand_over(Served(entry=named, package=package, alias="challenger"), folder.wanted("challenger"))
             folder.write_status("challenger", Status(reached=time.time()))
             service.contest.look()
 
         def withdraw():
             lane = service.contest.canary("anybody")
-            refused = Refusal(reason="alias-not-set", version="", message="", since="")
-            folder.write_status("challenger", Status(reached=time.time(), refused=refused))
-            service.contest.look()
+            say("alias-not-set")
             return lane
+
+        withdraw.for_now = say
 
         yield door, come, withdraw
 
@@ -125,8 +131,9 @@ def test_while_the_challengers_engine_fails_the_champion_answers(challenged, tmp
     assert door.predict(cell=cell).json()["model"]["version"] == "8"
 
 
+@pytest.mark.parametrize("again", ["withdrawn in between", "named anew"])
 def test_a_challenger_whose_engine_failed_for_long_leaves_the_canary_until_it_is_named_anew(
-    challenged, tmp_path, monkeypatch
+    challenged, tmp_path, monkeypatch, again
 ):
     monkeypatch.setattr(engine_health, "DEAD_SECONDS", 0.0)
     door, come, withdraw = challenged
@@ -141,8 +148,15 @@ def test_a_challenger_whose_engine_failed_for_long_leaves_the_canary_until_it_is
     assert door.count("blastwatch_follow_refused", alias="challenger", reason="engine") == 1
     monkeypatch.setattr(engine_health, "REST_SECONDS", 0.0)
     assert door.predict(cell=cell).json()["model"]["version"] == "7"
-    withdraw()
-    come(Quick())
+    for reason in ("registry", "signature"):  # what keeps it away for now mends no engine
+        withdraw.for_now(reason)
+        come(Quick())
+        assert door.service.contest.canary("anybody") is None
+    if again == "withdrawn in between":
+        withdraw()
+        come(Quick())
+    else:  # and both by the registry's next poll
+        come(Quick(), word=2)
     assert door.predict(cell=cell).json()["model"]["version"] == "8"
     assert door.count("blastwatch_follow_refused", alias="challenger", reason="engine") == 0
 

@@ -26,6 +26,17 @@ def test_the_setting_is_what_the_process_may_take_in_all(package, settings):
     assert available(dataclasses.replace(settings, memory_limit=1e6)) > 900_000 * MIB
 
 
+def test_what_an_engine_at_rest_takes_again_is_no_room_for_another(package, settings, monkeypatch):
+    need = needed(package, settings.max_batch_size)
+    again = 8 * settings.max_batch_size * 3 * 32 * 32 * 4
+    monkeypatch.setattr(memory, "available", lambda _: need + again - 1)
+    check_memory(package, settings)
+    with pytest.raises(TooLarge):
+        check_memory(package, settings, package)
+    monkeypatch.setattr(memory, "available", lambda _: need + again)
+    check_memory(package, settings, package)
+
+
 def test_workers_load_at_the_same_time_where_there_is_room_for_all(package, settings, monkeypatch):
     three = dataclasses.replace(settings, workers=3)
     need = needed(package, settings.max_batch_size)

@@ -14,6 +14,7 @@ from serving import follower, follower_child
 from serving.follower_child import FollowerChild
 from serving.live_folder import HEARTBEAT_SECONDS, LiveFolder, Status
 from serving.resting import RESTS_AFTER, Rest
+from tests.running import until
 
 ALIASES = ["champion"]
 
@@ -40,6 +41,19 @@ def folder(store):
 @pytest.fixture
 def rest(store, folder):
     return Rest(store, folder, ALIASES)
+
+
+def next_moment(folder):
+    """Until the clock of files has moved: on an older kernel two changes within one tick look alike."""
+    probe = folder / "moment"
+    probe.touch()
+    first = probe.stat().st_ctime_ns
+
+    def moved():
+        probe.touch()
+        return probe.stat().st_ctime_ns != first
+
+    until(moved)
 
 
 def test_it_holds_until_something_is_committed(rest, store):
@@ -79,6 +93,7 @@ def test_other_trusted_keys_end_it(store, folder, tmp_path, own_folder, what):
     rest.begin(rest.seen())
     assert rest.holds()
     written = anna.stat()
+    next_moment(tmp_path)
     if what == "taken away":
         anna.unlink()
     elif what == "added":
@@ -91,6 +106,26 @@ def test_other_trusted_keys_end_it(store, folder, tmp_path, own_folder, what):
     else:
         anna.rename(keys / TRAINER / anna.name)
     assert not rest.holds()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_folder_of_keys_that_may_not_be_entered_holds_up_nobody(store, folder, monkeypatch, moment):
+    """Whoever runs the tests may enter every folder, so pathlib's refusal is drawn."""
+    (store.keys / PROMOTER).mkdir(parents=True)
+    rest = Rest(store, folder, ALIASES)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    if moment == "before":
+        monkeypatch.setattr("pathlib.Path.glob", refuse)
+        rest.begin(rest.seen())
+        assert rest.holds()
+    else:
+        (store.keys / PROMOTER / "anna.pem").write_text("key 1")
+        rest.begin(rest.seen())
+        monkeypatch.setattr("pathlib.Path.glob", refuse)
+        assert not rest.holds()
 
 
 def test_a_folder_of_keys_that_is_mounted_anew_ends_it(store, folder, tmp_path):
@@ -115,6 +150,7 @@ def test_another_policy_ends_it(store, folder, tmp_path):
     for change in (lambda: policy.write_text("a: 1"), lambda: policy.write_text("a: 2"), policy.unlink):
         rest.begin(rest.seen())
         assert rest.holds()
+        next_moment(tmp_path)
         change()
         assert not rest.holds()
     assert not Rest(store, folder, ALIASES).holds()

@@ -16,6 +16,7 @@ from blastwatch.settings import load
 from monitoring.shadow_store import open_shadow_store
 from serving import shadow as module
 from serving import shadow_child
+from serving.canary import in_shadow
 from serving.live import hand_over
 from serving.metrics import ServiceMetrics
 from serving.shadow import Challenger, Shadow
@@ -126,12 +127,12 @@ def test_what_both_said_is_stored_and_counted(watch):
 
 def test_a_share_is_drawn_by_the_predictions_id(watch):
     seen = watch("good", share="0.3").begin()
-    for number in range(400):
-        seen.shadow.offer(record(str(number)), b"x")
-    wait_for(lambda: seen.count("compared") + seen.count("shed") > 0)
-    time.sleep(0.3)
-    wait_for(lambda: seen.shadow._queue.empty())
-    assert 80 < seen.count("compared") + seen.count("shed") < 160
+    offered = [record(str(number)) for number in range(400)]
+    for one in offered:
+        seen.shadow.offer(one, b"x")
+    drawn = sum(in_shadow(one.id, 0.3) for one in offered)
+    wait_for(lambda: seen.count("compared") + seen.count("shed") == drawn)
+    assert 80 < drawn < 160
 
 
 def test_the_challengers_own_answers_are_not_compared_with_themselves(watch):

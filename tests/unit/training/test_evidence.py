@@ -16,6 +16,7 @@ from blastwatch.manifest import AUDIT, IMPORT, SPLIT, SPLIT_FACTS, read_cells, s
 from blastwatch.network import build, save_weights
 from tests.trainings import leave_untrained
 from training import evaluation, packaging, plots, tracking
+from training.audit import read_audit
 from training.commands import evaluate
 from training.evaluation import run_evaluation
 from training.evidence import NOTED, write_metrics
@@ -82,6 +83,34 @@ def test_what_belongs_together_is_packaged_with_the_parameters_of_its_training_a
     assert said["image"] == {"crop": 320, "size": 32} and said["train"]["epochs"] == 4
     assert said["evaluate"] == asdict(MEASURED)
     assert said["package"]["golden_cells"] == 4
+
+
+@pytest.mark.parametrize("when", ["copied", "sealed"])
+def test_a_training_that_ends_while_another_is_packaged_is_found(copied, monkeypatch, when):
+    """Before its weights are copied, or when its answers to training patients are read, minutes later."""
+    folder, places = copied("train")
+
+    def ends():
+        (folder / "weights.safetensors").write_bytes(b"others")
+        edit(folder / "train.json", run_id="another", weights_sha256=file_digest(folder / "weights.safetensors"))
+
+    def read(*arguments):
+        if when == "copied":
+            ends()
+        return read_audit(*arguments)
+
+    def made(*_):
+        if when == "sealed":
+            ends()
+        return pd.DataFrame(), {}
+
+    monkeypatch.setattr(packaging, "read_audit", read)
+    monkeypatch.setattr(packaging._Maker, "write_graphs", lambda maker: None)
+    monkeypatch.setattr(packaging._Maker, "write_reference", made)
+    monkeypatch.setattr(packaging._Maker, "precision", lambda maker: {})
+    monkeypatch.setattr(packaging, "quality_limits", lambda reference: {})
+    monkeypatch.setattr(packaging, "model_card", lambda *_, **__: "a card")
+    refused(places, DataError, "to stay as they were while they were packaged, but others came")
 
 
 @pytest.mark.parametrize("size", [{"crop": 160}, {"size": 48}])

@@ -151,3 +151,6 @@ def test_weights_that_may_have_seen_a_held_out_patient_under_another_name_are_re
         )  # fmt: skip
     write_json(tmp_path / "weights.json", facts | {"subjects": [known]})
     check_unseen(start, rows)
+    write_json(tmp_path / "weights.json", facts | {"weights_digest": "0" * 64})  # left beside other weights
+    check_unseen(start, rows)
+    assert initial_weights(train)["source"] == "unknown"
