@@ -75,10 +75,18 @@ except KeyboardInterrupt:
 """
 
 
+AS_IN_A_TERMINAL = """
+import signal  # of what starts the tests in the background some are ignored, and so are they here
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+"""
+
+
 @contextlib.contextmanager
 def up(folder, *before):
     """A process with two children that have a child each, and the ids of these four; all end with the block."""
-    words = [*before, sys.executable, "-c", UP, folder]
+    words = [*before, sys.executable, "-c", UP if before else AS_IN_A_TERMINAL + UP, folder]
     with subprocess.Popen(
         words, stdin=(idle := subprocess.PIPE), stdout=idle, stderr=idle, text=True, cwd=ROOT, start_new_session=True
     ) as parent:
