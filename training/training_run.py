@@ -131,8 +131,8 @@ def run_training(
             fit = _fit(parameters.train, rows, packed, checkpoint, world, within.kept)
             if initial_weights(parameters.train) != start:
                 raise UsageError(
-                    f"Expected {parameters.train.weights_file} to stay as it was while the training began, but it was "
-                    "replaced. Call again."
+                    f"Expected {start.get('name')} to stay as it was while the training began, but it was replaced. "
+                    "Call again."
                 )
             done = fit.run(told)
             facts |= {
