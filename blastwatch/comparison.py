@@ -14,6 +14,7 @@ from blastwatch.images import crop_cell, decode, pixel_digest
 from blastwatch.inference import in_batches
 from blastwatch.package import Package
 from blastwatch.patients import TRAINED_SIDES, read_patients
+from blastwatch.seen import read_seen
 from blastwatch.stored_answers import unusable
 
 if TYPE_CHECKING:
@@ -73,10 +74,14 @@ def compare(candidate: Package, champion: Package, data: "Cells | None") -> Comp
 
 
 def seen_patients(candidate: Package, champion: Package) -> list[str]:
-    """Groups of the candidate's test side of which a subject was trained on, by either version."""
+    """Groups of the candidate's test side of which a subject, or a tested image, was trained on, by either version."""
     ours, theirs = read_patients(candidate), read_patients(champion)
     trained = ours.subjects(*TRAINED_SIDES) | theirs.subjects(*TRAINED_SIDES)
-    return sorted(name for name in ours.groups["test"] if ours.members[name] & trained)
+    by_name = {name for name in ours.groups["test"] if ours.members[name] & trained}
+    tested = candidate.predictions()
+    seen = [read_seen(package, *TRAINED_SIDES) for package in (candidate, champion)]
+    by_image = [tested["group"][found.among(tested["pixel_sha256"])].astype(str) for found in seen if found]
+    return sorted(by_name.union(*by_image))
 
 
 def read_again(package: Package, data: "Cells | None", wanted: set[str]) -> pd.Series:

@@ -2,31 +2,36 @@
 
 import re
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeGuard
 
 from blastwatch import DISCLAIMER
 from blastwatch.baseline import number_of, patients_tested, size_difference, what_few_show
 from blastwatch.errors import PackageError
 from blastwatch.gate import AT_MOST, MISSING, OFF, Gate, at_least, at_most
 from blastwatch.manifest import SIDES
-from blastwatch.package import Package
+from blastwatch.package import CARD, Package
 from blastwatch.patients import read_patients
 from blastwatch.policy import Policy
 from blastwatch.rounding import fixed
+from blastwatch.seen import read_seen
 
 
 def audit_gate(package: Package) -> Gate:
     """The data was audited, and it is the data that the version names."""
     audit, data, info = package.evidence("audit"), package.evidence("data"), package.info
     limit = "an audit of the data that the version was made from"
-    if not isinstance(audit.get("findings"), list) or not audit.get("groups") or not info.data_digest:
+    findings, groups = audit.get("findings"), audit.get("groups")
+    if not isinstance(findings, list) or not groups or not info.data_digest:
         return Gate(name="audit", passed=False, value=MISSING, limit=limit)
+    if not (isinstance(groups, list) and all(isinstance(group, list) for group in groups) and _are_objects(findings)):
+        value = "evidence/audit.json does not list findings, each an object, and groups, each a list"
+        return Gate(name="audit", passed=False, value=value, limit=limit)
     for name, found in (("audit", audit.get("data_digest")), ("data", data.get("digest"))):
         if found != info.data_digest:
             value = f"evidence/{name}.json is of data {_short(found)} but the version of {_short(info.data_digest)}"
             return Gate(name="audit", passed=False, value=value, limit=limit)
-    contradicted = [finding for finding in audit["findings"] if finding.get("kind") == "label"]
-    value = f"{len(audit['findings'])} findings, {len(audit['groups'])} groups of patients"
+    contradicted = [finding for finding in findings if finding.get("kind") == "label"]
+    value = f"{len(findings)} findings, {len(groups)} groups of patients"
     note = f"{len(contradicted)} pairs of equal images carry two labels" if contradicted else ""
     return Gate(name="audit", passed=not contradicted, value=value, limit=limit, note=note)
 
@@ -48,26 +53,30 @@ def split_gate(package: Package) -> Gate:
 
 
 def groups_gate(package: Package) -> Gate:
-    """No patient of the evaluation was trained on: by the names of groups, of subjects, and in what is stored."""
+    """No patient of the evaluation was trained on: by the names of groups, of subjects, in what is stored, and by the
+    pixels of the tested images, which are the same under any name."""
+    tested, reference = package.predictions(), package.reference()
     try:
-        patients = read_patients(package)
+        patients, seen = read_patients(package), read_seen(package)
+        known = tested[seen.among(tested["pixel_sha256"])] if seen else tested.iloc[:0]
     except PackageError as error:
         return Gate(name="groups", passed=False, value=str(error), limit=0.0, bound=AT_MOST)
     groups, subjects = patients.groups, {side: patients.subjects(side) for side in SIDES}
     shared: set[str] = set()
     for one, two in combinations(SIDES, 2):
         shared |= (groups[one] & groups[two]) | (subjects[one] & subjects[two])
-    tested, reference = package.predictions(), package.reference()
     unseen = groups["validation"] | groups["calibration"]
     if package.calibrated_out_of_fold():
         unseen = unseen | groups["train"]
     stray = set(tested["group"].astype(str)) - groups["test"] | set(tested["subject"].astype(str)) - subjects["test"]
     stray |= set(reference.answered["group"].astype(str)) - unseen
     stray |= set(reference.cells["group"].astype(str)) - unseen - groups["train"]
-    wrong = sorted(shared | stray)
-    note = f"stands on several sides, or where the split does not have it: {', '.join(wrong[:5])}" if wrong else (
-        f"{len(subjects['test'])} test subjects, none of them among {len(subjects['train'])} trained on"
-    )  # fmt: skip
+    wrong = sorted(shared | stray | set(known["group"].astype(str)))
+    note = f"{len(subjects['test'])} test subjects, none of them among {len(subjects['train'])} trained on"
+    if wrong:
+        note = f"stands on several sides, or where the split does not have it: {', '.join(wrong[:5])}"
+    if len(known):
+        note += f"; {len(known)} tested images are among those that it learned from"
     return at_most("groups", float(len(wrong)), 0.0, note, unit="patients")
 
 
@@ -86,7 +95,8 @@ def initial_weights_gate(package: Package) -> Gate:
         trained = read_patients(package).subjects("train")
     except PackageError as error:
         return Gate(name=name, passed=False, value=str(error), limit=limit)
-    seen = set(map(str, start.get("subjects") or []))
+    known = start.get("subjects")
+    seen = set(map(str, known)) if isinstance(known, list) else set()
     stray = sorted(seen - trained)
     note = f"not on the training side: {', '.join(stray[:5])}" if stray else ""
     value = f"pretrained on {len(seen)} subjects"
@@ -95,7 +105,8 @@ def initial_weights_gate(package: Package) -> Gate:
 
 def floor_gates(package: Package, policy: Policy) -> list[Gate]:
     """Sensitivity and specificity on test patients, every patient weighing the same."""
-    patients = package.metrics().get("patients") or {}
+    said = package.metrics().get("patients")
+    patients = said if isinstance(said, dict) else {}
     rows = (
         ("sensitivity", "sensitivity_over_ill", policy.floors.sensitivity, "of the blasts"),
         ("specificity", "specificity_over_healthy", policy.floors.specificity, "of the normal cells"),
@@ -114,12 +125,13 @@ def cameras_gate(package: Package, policy: Policy) -> Gate:
     """It is not lost where the camera changes: the worst loss of mean accuracy over patients under a simulated one."""
     found = package.metrics().get("cameras")
     rows = found.get("rows") if isinstance(found, dict) else None
-    losses = {row.get("name"): number_of(row.get("change"), "value") for row in rows or []}
+    rows = rows if _are_objects(rows) else []
+    losses = {str(row.get("name")): number_of(row.get("change"), "value") for row in rows}
     known = {name: -change for name, change in losses.items() if change is not None}
     worst = max(known, key=known.__getitem__) if known and len(known) == len(losses) else None
-    if worst is None or rows is None:
+    if worst is None:
         return at_most("cameras", None, policy.cameras.largest_loss, unit="of mean accuracy lost")
-    note = f"under {str(worst).replace('_', ' ')}{_kept_from(package, rows)}"
+    note = f"under {worst.replace('_', ' ')}{_kept_from(package, rows)}"
     return at_most("cameras", known[worst], policy.cameras.largest_loss, note, unit="of mean accuracy lost")
 
 
@@ -164,6 +176,14 @@ def reference_gates(package: Package, policy: Policy) -> list[Gate]:
     ]
 
 
+def read_card(package: Package) -> str:
+    """The model card. Raises `PackageError` where it is no text."""
+    try:
+        return (package.folder / CARD).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise PackageError(f"Expected text in UTF-8 in {CARD} but {error}. Package the model again.") from error
+
+
 def card_gate(text: str, policy: Policy) -> Gate:
     """The model card says all that its reader must know; `text` is Markdown."""
     wanted = policy.card.headings
@@ -177,6 +197,11 @@ def card_gate(text: str, policy: Policy) -> Gate:
         missing.append("the disclaimer")
     value = f"missing: {', '.join(missing)}" if missing else "complete"
     return Gate(name="card", passed=not missing, value=value, limit=limit)
+
+
+def _are_objects(rows: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether it is a list of JSON objects."""
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def _interval(row: Any) -> str:

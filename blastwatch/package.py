@@ -9,6 +9,7 @@ projection.safetensors           `mean`, `components`: reduces an embedding to w
 ood.safetensors                  how unlike the known cells an embedding is, and the limit (from format 4 on)
 reference.parquet                reference data for drift, one row a cell of patients not trained on
 trained.parquet                  what drift may know of patients trained on, one row a cell (from format 5 on)
+seen.safetensors                 digests of the pixels of every cell that it learned from, by side (from format 7 on)
 drift.json                       drift thresholds calibrated on both
 evidence/metrics.json            metrics with intervals, per patient
 evidence/test_predictions.parquet  logits of every test cell
@@ -28,17 +29,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastwatch.baseline import number_of
 from blastwatch.decision import CLASS_NAMES, Thresholds
 from blastwatch.digests import combined_digest, folder_digests
 from blastwatch.errors import PackageError
 from blastwatch.images import Preprocessing
+from blastwatch.package_files import read_object, read_table, read_tensors
 from blastwatch.state_files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 6
-READABLE = (2, 3, 4, 5, FORMAT)
+FORMAT = 7
+READABLE = (2, 3, 4, 5, 6, FORMAT)
 """Formats that are opened: a package that serves stays in service."""
 
 MODEL = "model.json"
@@ -56,9 +59,10 @@ EVIDENCE = tuple(f"evidence/{name}.json" for name in ("audit", "split", "data", 
 REPORT = "report.html"
 CARD = "card.md"
 OOD = "ood.safetensors"
+SEEN = "seen.safetensors"
 DIGESTS = "digests.json"
 
-SINCE = {REPORT: 3, OOD: 4, TRAINED: 5}
+SINCE = {REPORT: 3, OOD: 4, TRAINED: 5, SEEN: 7}
 """Files that packages of earlier formats do not have, and the format that brought them."""
 
 REQUIRED = (
@@ -68,6 +72,7 @@ REQUIRED = (
     REPORT,
     OOD,
     TRAINED,
+    SEEN,
 )
 
 OUT_OF_FOLD = "out-of-fold"
@@ -195,37 +200,52 @@ class Package:
 
     def metrics(self) -> dict[str, Any]:
         """The evidence: what `blastwatch evaluate --json` prints."""
-        value: dict[str, Any] = json.loads((self.folder / METRICS).read_text())
-        return value
+        return read_object(self.folder, METRICS)
 
     @cached_property
     def headline(self) -> dict[str, float]:
-        """The figures that are told beside the version's name: those of `HEADLINE` that the evidence has, by cells."""
-        cells = self.metrics()["cells"]
-        return {name: float(cells[name]["value"]) for name in HEADLINE if name in cells}
+        """The figures that are told beside the version's name: those of `HEADLINE` that the evidence has, by cells.
+
+        Raises:
+            PackageError: where one is no number.
+        """
+        cells = self.metrics().get("cells")
+        if not isinstance(cells, dict):
+            raise PackageError(
+                f"Expected an object as `cells` in {METRICS} but got {cells!r:.80}. Evaluate and package the model "
+                "again."
+            )
+        found = {}
+        for name in (name for name in HEADLINE if name in cells):
+            value = number_of(cells[name], "value")
+            if value is None:
+                raise PackageError(
+                    f"Expected a number as `value` of {name} in {METRICS} but got {cells[name]!r:.80}. Evaluate and "
+                    "package the model again."
+                )
+            found[name] = value
+        return found
 
     def evidence(self, name: str) -> dict[str, Any]:
         """One of the JSON files under `evidence/`: audit, split, data or params."""
-        value: dict[str, Any] = json.loads((self.folder / "evidence" / f"{name}.json").read_text())
-        return value
+        return read_object(self.folder, f"evidence/{name}.json")
 
     def predictions(self) -> "pd.DataFrame":
         """Logits and probabilities of the test cells, columns `PREDICTION_COLUMNS`."""
-        import pandas as pd
-
-        return pd.read_parquet(self.folder / PREDICTIONS)
+        return read_table(self.folder, PREDICTIONS, PREDICTION_COLUMNS)
 
     def calibrated_out_of_fold(self) -> bool:
         """Whether training patients calibrated too, answered by fits that had not seen them. Then the last layer alone
         was fitted, so the embedding was learned from no patient."""
-        return bool((self.metrics().get("calibration") or {}).get("on") == OUT_OF_FOLD)
+        said = self.metrics().get("calibration")
+        return isinstance(said, dict) and said.get("on") == OUT_OF_FOLD
 
     def reference(self) -> "DriftReference":
         """What a window of predictions is held against."""
         import pandas as pd
 
         names = [REFERENCE] if self.info.format < SINCE[TRAINED] else [REFERENCE, TRAINED]
-        parts = [pd.read_parquet(self.folder / name) for name in names]
+        parts = [read_table(self.folder, name, ("group", "probability")) for name in names]
         return DriftReference(pd.concat(parts, ignore_index=True))
 
     def drift(self) -> dict[str, Any]:
@@ -234,19 +254,21 @@ class Package:
         Raises:
             PackageError: one of its numbers is none: no score would ever lie above such a threshold.
         """
-        text = (self.folder / DRIFT).read_text()
-        try:
-            value: dict[str, Any] = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        except ValueError as error:
-            raise PackageError(f"{DRIFT} cannot be read: {error}. Package the model again.") from error
-        return value
+        return read_object(self.folder, DRIFT, number=_finite)
 
     def projection(self) -> "Projection":
-        """The projection of this version's embeddings."""
-        from safetensors.numpy import load_file
+        """The projection of this version's embeddings.
 
-        tensors = load_file(self.folder / PROJECTION)
-        return Projection(mean=tensors["mean"], components=tensors["components"])
+        Raises:
+            PackageError: where the file holds none.
+        """
+        mean, components = read_tensors(self.folder, PROJECTION, ("mean", "components"))
+        if mean.ndim != 1 or components.ndim != 2 or components.shape[1:] != mean.shape:
+            raise PackageError(
+                f"Expected `mean` of shape (d,) and `components` of shape (k, d) in {PROJECTION} but got {mean.shape} "
+                f"and {components.shape}. Package the model again."
+            )
+        return Projection(mean=mean, components=components)
 
 
 @dataclass(frozen=True)

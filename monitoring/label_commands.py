@@ -1,63 +1,20 @@
 """The commands `blastwatch labels`."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blastwatch import DISCLAIMER
 from blastwatch.console import json_option, print_json, say
 from blastwatch.errors import DataError
-from blastwatch.registry import Fetched
-from blastwatch.rounding import fixed
 from blastwatch.settings import Settings, load
-from monitoring.commands import Moment, check_span, print_table
-from monitoring.doubts import DRIFT
-from monitoring.doubts import PATIENTS as OTHERS
-from monitoring.performance import (
-    ASSUMES,
-    CELLS,
-    CONFIRMED,
-    FEWEST_CELLS,
-    FEWEST_PATIENTS,
-    FIGURES,
-    KEYS,
-    OPEN,
-    PATIENT,
-    PATIENTS,
-    UNCHECKED,
-    UNTRUSTED,
-)
+from monitoring.commands import Moment, check_span
 
 if TYPE_CHECKING:
+    from blastwatch.registry import Fetched
     from monitoring.store import Store
-
-SAID = {
-    UNCHECKED: "no label has come yet",
-    OPEN: "the labels so far neither confirm nor refute it",
-    CONFIRMED: "the labels confirm it within the tolerance",
-    UNTRUSTED: "the labels refute it, so do not trust it",
-}
-"""Of a state of the estimate, in words."""
-
-LACKS = {
-    CELLS: "no verdict, since {labelled} cells have labels and {cells} are needed",
-    KEYS: "no verdict, since fewer than half of the labelled cells carry a patient key",
-    PATIENTS: "no verdict, since the labelled cells are of {patients} patients and {needed} are needed",
-}
-"""Where it is open since something is lacking."""
-
-
-DOUBTED = {
-    DRIFT: "The cells have drifted since {since}",
-    OTHERS: "The patients are others since {since}",
-}
-"""What is said of a doubt that the check does not tell."""
-
-SPAN = (("from (UTC)", "since"), ("to (UTC)", "until"))
 
 
 @click.group()
@@ -72,25 +29,28 @@ def labels() -> None:
 def add(file: Path, skip_empty: bool, as_json: bool) -> None:
     """Store the labels of a CSV file with the columns id and label (all or hem); other columns are not read.
 
-    All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
+    Its columns are parted by commas, semicolons or tabs, as its first line shows. It is in UTF-8, or in UTF-16 with its
+    mark. All or none are stored. The same file again changes nothing; another label for an id replaces the one before.
     """
     from monitoring.database import check_made, where
+    from monitoring.label_files import lines_of, read_labels
     from monitoring.store import UnknownPredictions, open_store
 
     settings = load()
     now, url = datetime.now(UTC), settings.predictions_url
-    rows = [(id_, label, now) for id_, label in _read_labels(file, skip_empty=skip_empty)]
+    given = list(read_labels(file, skip_empty=skip_empty))
     check_made(url)
     with open_store(url) as store:
         try:
-            changed = store.add_labels(rows)
+            changed = store.add_labels((row.id, row.label, now) for row in given)
         except UnknownPredictions as error:
             waits = _waiting(settings.waiting, error.ids)
-            raise DataError(f"{error} They were looked for in {where(url)}.{waits}") from error
+            lines = lines_of(given, error.ids)
+            raise DataError(f"{error} See {lines} of {file}. They were looked for in {where(url)}.{waits}") from error
     if as_json:
-        print_json({"labels": len(rows), "changed": changed})
+        print_json({"labels": len(given), "changed": changed})
     else:
-        click.echo(f"{len(rows)} labels, {changed} of them new or changed.")
+        click.echo(f"{len(given)} labels, {changed} of them new or changed.")
 
 
 def _waiting(path: Path, ids: Sequence[str]) -> str:
@@ -121,6 +81,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     """Tell how well a version answers: estimated from its probabilities, and realised where labels came."""
     from monitoring.asked import asked
     from monitoring.performance_report import report as report_on
+    from monitoring.performance_words import print_report
     from monitoring.store import open_store
 
     check_span(since, until)
@@ -135,7 +96,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
     if as_json:
         print_json(found)
     else:
-        _print_report(found)
+        print_report(found)
 
 
 @labels.command()
@@ -234,7 +195,7 @@ def _write_new(file: Path, text: str) -> None:
         raise DataError(f"The file {file} cannot be made: {error.strerror}.") from error
 
 
-def _doubted(store: "Store", fetched: Fetched, found: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _doubted(store: "Store", fetched: "Fetched", found: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Why the estimate is not to be relied on now, and whether drift of the version's cells was looked for at all."""
     from monitoring.doubts import doubts
     from monitoring.patient_report import PatientWatch
@@ -249,101 +210,3 @@ def _doubted(store: "Store", fetched: Fetched, found: dict[str, Any], settings: 
     began = since(timeline.rows(), version, digest)
     reasons = doubts(labelled, drifted=drifted, since=began, patients=patients)
     return {"doubts": reasons, "drift_reported": row is not None}
-
-
-def _print_report(found: dict[str, Any]) -> None:
-    latest, labelled, check = found["now"]["latest"], found["now"]["labelled"], found["now"]["labelled"]["check"]
-    click.echo(f"Version {found['version']}")
-    rows = [["figure", "estimated", "realised", "on the reference"]]
-    parts = (latest["estimated"], labelled["realised"], found["reference"]["realised"])
-    rows += [[name, *(_interval(part.get(name)) for part in parts)] for name in FIGURES]
-    rows.append(["cells", str(latest["cells"]), str(labelled["cells"]), str(found["reference"]["cells"])])
-    rows += [[name, *((part[end] or "none")[:16] for part in (latest, labelled)), ""] for name, end in SPAN]
-    rows.append(["intervals by", latest["unit"], labelled["unit"], PATIENT])
-    print_table(rows)
-    click.echo(
-        f"Realised minus expected accuracy: {_interval(check['difference'])}, tolerance {check['tolerance']:g}; "
-        f"the estimate is {check['state']}: {_said(labelled)}."
-    )
-    _print_doubts(found)
-    rows = [["from (UTC)", "cells", "estimated accuracy", "labelled", "realised accuracy", "by", "the estimate"]]
-    rows += [
-        [
-            window["since"][:10],
-            _counted(window),
-            _interval(window["estimated"].get("accuracy")),
-            str(window["labelled"]),
-            _interval(window["realised"].get("accuracy")),
-            window["unit"],
-            window["check"]["state"],
-        ]
-        for window in found["windows"]
-    ]
-    print_table(rows)
-    for unit in sorted({part["unit"] for part in (latest, labelled, *found["windows"])}):
-        click.echo(f"Intervals by {unit}: {ASSUMES[unit]}.")
-    if found["repeated"]:
-        say(f"{found['repeated']} predictions were left out: each image of a patient counts once.")
-    if found["truncated"]:
-        say(
-            "There are more predictions than one report reads: the estimates are of the latest ones, and of windows "
-            "before them labelled cells alone count. Name a span with --since and --until for others."
-        )
-    say(DISCLAIMER)
-
-
-def _print_doubts(found: dict[str, Any]) -> None:
-    for doubt in found.get("doubts", ()):
-        if doubt["reason"] in DOUBTED:
-            changed = DOUBTED[doubt["reason"]].format(since=doubt["since"] or "a time that is not known")
-            click.echo(
-                f"{changed}: do not rely on the estimate before the labelled cells above are all of since then and "
-                "enough for a verdict."
-            )
-    if not found.get("drift_reported", True):
-        say("No drift report of this version lies here, so whether its cells drifted is not known: start the monitor.")
-
-
-def _said(labelled: dict[str, Any]) -> str:
-    """What the labels say of the estimate, in words."""
-    state, lacks = labelled["check"]["state"], labelled["check"]["lacks"]
-    if state != OPEN or lacks is None:
-        return SAID[state]
-    counts = {"labelled": labelled["labelled"], "patients": labelled["patients"]}
-    return LACKS[lacks].format(**counts, cells=FEWEST_CELLS, needed=FEWEST_PATIENTS)
-
-
-def _counted(window: dict[str, Any]) -> str:
-    """Cells of a window behind its estimate."""
-    if not window["cut"]:
-        return str(window["cells"])
-    return f"latest {window['cells']}" if window["cells"] else "not read"
-
-
-def _interval(value: dict[str, float] | None) -> str:
-    return f"{fixed(value['value'])} ({fixed(value['low'])} to {fixed(value['high'])})" if value else "unknown"
-
-
-def _read_labels(file: Path, *, skip_empty: bool) -> Iterator[tuple[str, str]]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            missing = [name for name in ("id", "label") if name not in (reader.fieldnames or ())]
-            if missing:
-                first = ",".join(reader.fieldnames or ())[:200]
-                found = f"its first line is {first!r}" if first else "it is empty"
-                raise DataError(f"Expected the columns id and label, parted by a comma, in {file} but {found}.")
-            for row in reader:
-                id_, label = (row["id"] or "").strip().lower(), (row["label"] or "").strip()
-                if id_ and not label and skip_empty:
-                    continue
-                if not id_ or not label:
-                    raise DataError(
-                        f"Expected an id and a label in line {reader.line_num} of {file}. "
-                        "Lines without a label are passed over with --skip-empty."
-                    )
-                if "\0" in id_:  # SQLite would look for it, PostgreSQL refuses it without naming the line
-                    raise DataError(f"Expected no NUL in the id in line {reader.line_num} of {file}. Take it out.")
-                yield id_, label
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"Expected a CSV file in UTF-8 but {file} cannot be read: {error}.") from error

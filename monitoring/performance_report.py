@@ -43,19 +43,22 @@ def report(
         shift): of the probabilities behind every estimate, to these patients; `now`: the latest predictions for the
         estimate and the latest labelled ones for truth and check (labels come late, so these are older cells), each
         `drift_window` of them or more (`_latest`); `windows`: of `performance_days` days each, oldest first;
-        `truncated`: whether there may be more predictions than were read; `repeated`: how many of those that were read
-        were left out, since each image of a patient counts once, with its label where one came.
+        `truncated`: whether there may be more predictions than were read; `seen`: how many of those that were read,
+        and of how many patients with a key, were left out, since the version learned from the image or from another
+        of its patient (`blastwatch.seen`); `repeated`: how many more, since each image of a patient counts once, with
+        its label where one came.
     """
     limits, digest = limits_of(settings), package.digest
     answered = package.reference().answered
     recalibration = recalibrate(answered)
     known = reference_performance(answered, recalibration)
-    read = store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS)
-    cells, truncated = once(read), len(read) == MOST_CELLS
-    if truncated:
-        labelled = once(store.answers(model_digest=digest, since=since, until=until, limit=MOST_CELLS, labelled=True))
-    else:
-        labelled = cells[cells["truth"].notna()]
+    where: dict[str, Any] = {"model_digest": digest, "since": since, "until": until, "limit": MOST_CELLS}
+    read = store.answers(**where)
+    truncated = len(read) == MOST_CELLS
+    graded = store.answers(**where, labelled=True) if truncated else read[read["truth"].notna()]
+    taught = {*read.loc[read["seen"], "patient"], *graded.loc[graded["seen"], "patient"]} - {""}
+    new, graded = _unseen(read, taught), _unseen(graded, taught)
+    cells, labelled = once(new), once(graded)
     size, days = settings.drift_window, settings.performance_days
     return {
         "version": version,
@@ -70,9 +73,15 @@ def report(
         ),
         "days": days,
         "truncated": truncated,
-        "repeated": len(read) - len(cells),
+        "repeated": len(new) - len(cells),
+        "seen": {"cells": len(read) - len(new), "patients": len(taught)},
         "disclaimer": DISCLAIMER,
     }
+
+
+def _unseen(cells: pd.DataFrame, taught: set[str]) -> pd.DataFrame:
+    """The cells that say how the version answers people it never saw. taught: patients of whom it has seen an image."""
+    return cells[~(cells["seen"] | cells["patient"].isin(taught))]
 
 
 def _latest(cells: pd.DataFrame, size: int) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 REVISION_TABLE = "blastwatch_revision"
 """Beside MLflow's own `alembic_version`: both may live in one database."""
 
-NEWEST = "0003"
+NEWEST = "0004"
 """Of `migrations/versions`."""
 
 _table = sa.Table(REVISION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))

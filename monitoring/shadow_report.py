@@ -20,7 +20,10 @@ from blastwatch.sequential import ALPHA, MARGIN, UNDECIDED, Look, follow, verdic
 from monitoring.shadow_entries import CELL, PATIENT, SETTLE, entries, graded, once, unit_of
 from monitoring.shadow_store import ShadowStore
 
-UNSEEN = "neither version was trained on any of these patients, which nobody checks"
+UNSEEN = (
+    "neither version learned from any of these patients (an image that one of them learned from is left out; of other "
+    "images of the same patients nobody knows)"
+)
 ASSUMES = {
     PATIENT: f"{UNSEEN}; patients are independent, and the order in which their labels come says nothing of the "
     "difference",

@@ -52,7 +52,8 @@ class UnknownPredictions(DataError):
 class PredictionRecord:
     """One answer of the service.
 
-    time: with a time zone. embedding: float32 (32,), projected. concerns: from `monitoring.quality.concerns`.
+    time: with a time zone. embedding: float32 (32,), projected. concerns: from `monitoring.quality.concerns`. seen:
+    whether the version learned from the image (`blastwatch.seen`), None where nobody knows.
     """
 
     id: str
@@ -70,6 +71,7 @@ class PredictionRecord:
     concerns: list[str] = field(default_factory=list)
     patient: str = ""
     site: str = ""
+    seen: bool | None = None
 
 
 _predictions, _labels, _words, _images = (
@@ -232,11 +234,12 @@ class Store(Opened):
 
         Returns:
             The columns id, time (UTC), patient (hashed, "" for none), pixel_sha256, probability (of a blast, float64),
-            label (said), truth (None where no label came).
+            label (said), seen (bool: the version is known to have learned from the image), truth (None where no label
+            came).
         """
         import pandas as pd
 
-        names = ("id", "time", "patient", "pixel_sha256", "probability", "label")
+        names = ("id", "time", "patient", "pixel_sha256", "probability", "label", "seen")
         wanted = [*(_predictions.c[name] for name in names), _labels.c.label.label("truth")]
         joined = _predictions.join(_labels, _predictions.c.id == _labels.c.id, isouter=not labelled)
         query = _between(sa.select(*wanted).select_from(joined), since, until, model_digest)
@@ -246,6 +249,7 @@ class Store(Opened):
         frame = pd.DataFrame(rows[::-1], columns=[*names, "truth"])
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         frame["truth"] = pd.Series([row[-1] for row in rows[::-1]], dtype=object)  # pandas would make NaN of None
+        frame["seen"] = frame["seen"].eq(True)  # of an older Blastwatch's rows nobody knows
         return frame.astype({"probability": np.float64})
 
     def patients(
@@ -343,7 +347,7 @@ def _row(record: PredictionRecord) -> dict[str, Any]:
     if embedding.shape != (EMBEDDING_SIZE,):
         raise ValueError(f"Expected an embedding of shape ({EMBEDDING_SIZE},) but got {embedding.shape}")
     names = ("id", "time", "model_version", "model_digest", "engine", "label", "decision", "pixel_sha256")
-    row: dict[str, Any] = {name: getattr(record, name) for name in (*names, "concerns", "patient", "site")}
+    row: dict[str, Any] = {name: getattr(record, name) for name in (*names, "concerns", "patient", "site", "seen")}
     row |= {name: float(record.statistics[name]) for name in STATISTICS}
     return row | {
         "probability": float(record.probability),
@@ -354,7 +358,7 @@ def _row(record: PredictionRecord) -> dict[str, Any]:
 
 def record_of(row: sa.RowMapping) -> PredictionRecord:
     """The record that a row of `predictions` was made of."""
-    values = {name: row[name] for name in (*_FACTS, "concerns", "site")}
+    values = {name: row[name] for name in (*_FACTS, "concerns", "site", "seen")}
     return PredictionRecord(
         **values,
         statistics={name: float("nan") if row[name] is None else row[name] for name in STATISTICS},

@@ -37,6 +37,7 @@ _predictions = sa.Table(
     sa.Column("site", sa.String(128), nullable=False),
     *(sa.Column(name, sa.Double, nullable=name in LATER) for name in STATISTICS),
     sa.Column("embedding", sa.LargeBinary, nullable=False),  # float32, little-endian
+    sa.Column("seen", sa.Boolean, nullable=True),  # whether the version learned from this image; NULL: nobody knows
 )
 sa.Index("predictions_by_model_and_time", _predictions.c.model_digest, _predictions.c.time)
 _labels = sa.Table(

@@ -205,7 +205,8 @@ def _line(path: Path, answer: dict[str, Any]) -> str:
     reasons = "; ".join(answer["reasons"])
     decision = answer["decision"] + (f" ({reasons})" if reasons else "")
     name, blast = line_of(str(path)), fixed(answer["probability"])
-    return f"{name}  {decision}  probability of a blast {blast}, more probable: {answer['label']}"
+    seen = "; the model learned from this very image" if answer.get("seen_in_training") else ""
+    return f"{name}  {decision}  probability of a blast {blast}, more probable: {answer['label']}{seen}"
 
 
 @click.command()

@@ -116,7 +116,7 @@ class ServiceMetrics:
         self.shadow_cells = Counter(
             "blastwatch_shadow_cells",
             "Cells for the challenger in shadow: compared (and stored), of these flipped (another label), shed because "
-            "no core was free, failed.",
+            "no core was free, failed, seen (one of the two learned from the image).",
             ["outcome"], registry=registry,
         )  # fmt: skip
         self.shadow_difference = Histogram(

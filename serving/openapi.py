@@ -151,6 +151,11 @@ def _schemas() -> Json:
                         "ood_limit": _OOD | {"description": "Above it the cell is referred; null for old packages."},
                     }
                 ),
+                "seen_in_training": {
+                    "type": ["boolean", "null"],
+                    "description": "Whether the version learned from this very image, by the digest of its pixels: "
+                    "then the answer says nothing of new patients. null for old packages, which do not say.",
+                },
                 "disclaimer": _TEXT,
             }
         ),

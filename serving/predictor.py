@@ -22,6 +22,7 @@ from blastwatch.images import MAX_PIXELS, Pixels, crop_cell, decode, pixel_diges
 from blastwatch.ood import read_ood
 from blastwatch.package import Package
 from blastwatch.rounding import fixed
+from blastwatch.seen import read_seen
 from monitoring.quality import concerns
 from monitoring.statistics import image_statistics
 from monitoring.store import PredictionRecord
@@ -51,7 +52,8 @@ class Conclusion:
 
     concerns: reasons to refer, of the image and of its embedding; reasons: these and that the probability lies between
     the version's thresholds, empty where the decision is none to refer; ood_score: see `blastwatch.ood`, None where the
-    package is of a format without it.
+    package is of a format without it. seen: whether the version learned from this very image, as far as pixels tell
+    (`blastwatch.seen`); None where the package is of a format that does not say.
     """
 
     probability: float
@@ -61,6 +63,7 @@ class Conclusion:
     concerns: list[str]
     reasons: list[str]
     ood_score: float | None
+    seen: bool | None
 
 
 def prepare(
@@ -98,13 +101,13 @@ def finite(logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> bool:
 
 
 class Judge:
-    """Concludes for one version. What its package says of unlike images is read once."""
+    """Concludes for one version. What its package says of unlike images, and of those it has seen, is read once."""
 
     def __init__(self, package: Package) -> None:
         self._info = package.info
         low, high = fixed(package.info.thresholds.hem), fixed(package.info.thresholds.all)
         self._uncertain = f"too uncertain: between {low} and {high}"  # the same for every cell
-        self.ood = read_ood(package)
+        self.ood, self._seen = read_ood(package), read_seen(package)
 
     def __call__(self, prepared: Prepared, logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Conclusion:
         """Calibrate one cell's logits (2,) and decide; an image with concerns, or unlike any known cell by its
@@ -125,6 +128,7 @@ class Judge:
             concerns=doubts,
             reasons=[*doubts, self._uncertain] if undecided else doubts,
             ood_score=score,
+            seen=None if self._seen is None else prepared.pixel_sha256 in self._seen,
         )
 
 
@@ -171,6 +175,7 @@ class Predictor:
                 "ood_score": said.ood_score,
                 "ood_limit": self._judge.ood.limit if self._judge.ood else None,
             },
+            "seen_in_training": said.seen,
             "disclaimer": DISCLAIMER,
         }
         record = PredictionRecord(
@@ -188,5 +193,6 @@ class Predictor:
             statistics=prepared.statistics,
             embedding=self._project(embedding[None])[0],
             patient=patient,
+            seen=said.seen,
         )
         return answer, record

@@ -23,7 +23,7 @@ from serving.readers import reading_threads
 # Beside the reasons of `ImageRejected`:
 UNREADABLE = "unreadable"  # no right to read, gone meanwhile, a link to nothing, or no file
 NO_ANSWER = "no-answer"  # the model's outputs for it are no numbers
-COLUMNS = ("path", "probability", "label", "decision", "model_version", "reasons")
+COLUMNS = ("path", "probability", "label", "decision", "model_version", "reasons", "seen_in_training")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def _answers(
                 "decision": said.decision,
                 "model_version": live.served.entry.version,
                 "reasons": "; ".join(said.reasons),
+                "seen_in_training": said.seen,
             }
         )
     return rows

@@ -138,6 +138,9 @@ class Shadow:
             return
         if not in_shadow(record.id, self._settings.shadow_share):
             return
+        if record.seen:
+            self._count("seen")
+            return
         with self._lock:
             fits = self._waiting_bytes + len(data) <= QUEUE_BYTES
             self._waiting_bytes += len(data) if fits else 0
@@ -258,7 +261,9 @@ class Shadow:
         if said is None:
             self._count("failed")
             return 0
-        if time.monotonic() - offered > LONGEST_WAY:
+        if said.seen:
+            self._count("seen")
+        elif time.monotonic() - offered > LONGEST_WAY:
             self._count("shed")
         else:
             self._compare(record, challenger, said)

@@ -43,11 +43,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Said:
-    """The challenger's answer to one cell; `probability` is calibrated, of a blast."""
+    """The challenger's answer to one cell; `probability` is calibrated, of a blast. seen: it learned from this image."""
 
     probability: float
     label: str
     decision: str
+    seen: bool = False
 
 
 class ShadowChild:
@@ -110,7 +111,9 @@ class ShadowChild:
         if "rejected" in header:
             return None
         try:
-            said = Said(float(header["probability"]), str(header["label"]), str(header["decision"]))
+            said = Said(
+                float(header["probability"]), str(header["label"]), str(header["decision"]), header.get("seen") is True
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ChildFailed(f"Expected an answer but got {header!r:.200}") from error
         sound = math.isfinite(said.probability) and 0 <= said.probability <= 1

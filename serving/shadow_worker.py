@@ -67,7 +67,7 @@ def read(live: "LiveModel", judge: "Judge", data: bytes, settings: Settings) -> 
         return {"rejected": error.reason}
     outputs = live.engine.infer(prepared.crop[None])
     said = judge(prepared, outputs.logits[0], outputs.embeddings[0])
-    return {"probability": said.probability, "label": said.label, "decision": said.decision}
+    return {"probability": said.probability, "label": said.label, "decision": said.decision, "seen": said.seen}
 
 
 def _open(handover: Path, digest: str, settings: Settings) -> "tuple[LiveModel, Judge]":

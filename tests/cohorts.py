@@ -143,7 +143,7 @@ def unsealed_package(
 
 def record(
     id_="a", *, time=NOON, digest="d", probability=0.25, label="hem", decision="refer", statistics=None, embedding=None,
-    patient="", pixel_sha256=None,
+    patient="", pixel_sha256=None, seen=None,
 ):  # fmt: skip
     """One prediction, of whatever matters to a test."""
     return PredictionRecord(
@@ -161,6 +161,7 @@ def record(
         embedding=np.arange(32, dtype=np.float32) if embedding is None else embedding,
         concerns=["the cell is blurred"],
         patient=patient,
+        seen=seen,
     )
 
 

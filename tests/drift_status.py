@@ -111,6 +111,7 @@ def drawn_performance(*, sure: float = 1.0) -> dict[str, object]:
         "windows": windows(cells, LIMITS, known, days=7),
         "truncated": False,
         "repeated": 0,
+        "seen": {"cells": 0, "patients": 0},
     }
 
 

@@ -16,7 +16,7 @@ def make_old(url, records, *, deleted=False):
         open_retention(url).close()
     engine = database.create(url, "url", unavailable=StoreUnavailable)
     with engine.begin() as connection:
-        for name in LATER:
+        for name in (*LATER, "seen"):
             connection.execute(sa.text(f"ALTER TABLE predictions DROP COLUMN {name}"))
         for name in (REVISION_TABLE, "images"):
             connection.execute(sa.text(f"DROP TABLE {name}"))

@@ -29,6 +29,7 @@ from blastwatch.package import (
     Projection,
     seal,
 )
+from blastwatch.seen import SEEN_SIDES, write_seen
 from blastwatch.stored_answers import over_cells
 
 PATIENTS = 14
@@ -43,6 +44,7 @@ def make_package(
     cells: int = 100,
     leaky: bool = False,
     trained: Sequence[str] = ("t0", "t1"),
+    seen: Sequence[str] = (),
     card: str = "# Made by hand for a test\n",
     weights: bytes = b"no weights",
     seed: int = 0,
@@ -53,6 +55,7 @@ def make_package(
         right: share of the test cells that its stored answers get right.
         leaky: whether its split parted images and not patients.
         trained: subjects, each a group of its own, that it was trained on; the test patients are "0" to "13".
+        seen: digests of pixels of images that it learned from, beside one of each side.
         weights: what lies where the weights belong.
     """
     (folder / "evidence").mkdir(parents=True)
@@ -83,6 +86,9 @@ def make_package(
     known.to_parquet(folder / REFERENCE)
     known.iloc[:0].to_parquet(folder / TRAINED)
     (folder / DRIFT).write_text("{}")
+    images = [(side, f"{1000 + place:064x}") for place, side in enumerate(SEEN_SIDES)]
+    images += [("train", digest) for digest in seen]
+    write_seen(folder, pd.DataFrame(images, columns=["side", "pixel_sha256"]))
     truth = np.arange(cells) % 2
     answers = np.where(np.arange(cells) < right * cells, truth, 1 - truth)
     probability = np.where(answers == 1, 0.9, 0.1)

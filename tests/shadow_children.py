@@ -30,6 +30,8 @@ def answer(mode: str, number: int, data: bytes) -> dict[str, object]:
         return GOOD | {"probability": 10**400}
     if mode == "slow":
         time.sleep(0.3)
+    if mode == "seen":
+        return GOOD | {"seen": number == 1}
     if mode == "reject":
         return {"rejected": "truncated"}
     return GOOD | {"probability": (len(data) % 100) / 100}

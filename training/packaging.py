@@ -22,6 +22,7 @@ from blastwatch.inference import Engine, Outputs, in_batches
 from blastwatch.manifest import AUDIT, IMPORT, SIDES, SPLIT_FACTS, read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import ModelInfo, Package, Precision
+from blastwatch.seen import write_seen
 from monitoring.reference import Answers, build_reference, calibrate, quality_limits
 from monitoring.signatures import measure_signatures
 from monitoring.statistics import image_statistics
@@ -107,6 +108,7 @@ def build_package(
         shutil.copy(evaluate_folder / layout.REPORT, folder / layout.REPORT)
         for name, value in evidence.items():
             write_json(folder / "evidence" / f"{name}.json", value)
+        write_seen(folder, rows)
         maker = _Maker(Package(folder=folder, info=info, digest=""), rows, packed, parameters, train_folder)
         maker.write_graphs()
         reference, drift = maker.write_reference()

@@ -124,6 +124,11 @@ function fill(item, file, answer) {
     row.textContent = concern;
     find("concerns").append(row);
   }
+  if (answer.seen_in_training) {
+    const row = document.createElement("li");
+    row.textContent = "The model learned from this very image: the answer says nothing of how it answers new patients.";
+    find("concerns").append(row);
+  }
   tellMore(find("more"), answer);
   find("heat").closest("figure").hidden = false;
   find("explain").addEventListener("click", () => explain(item, file, answer));

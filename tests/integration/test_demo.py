@@ -18,6 +18,7 @@ from blastwatch.graph_engine import open_graph_engine
 from blastwatch.manifest import read_cells, read_split
 from blastwatch.package import open_package
 from blastwatch.processes import Processes, script
+from blastwatch.seen import read_seen
 from tests.policies import lenient
 from tests.running import get
 from training.pack import open_pack
@@ -33,6 +34,13 @@ def test_the_summary_names_a_held_out_cell_to_try(demo):
     named = re.search(r"^Try +(\S+)$", demo.said, re.MULTILINE)[1]
     [side] = [row.side for row in rows.itertuples() if named.endswith(f"/{row.path}")]
     assert side == "test"
+
+
+def test_the_version_knows_the_images_that_it_learned_from(demo):
+    rows = read_split(demo.folder / "data/cells", demo.folder / "data/split")
+    seen = read_seen(open_package(demo.folder / "results/package"))
+    assert seen.among(rows["pixel_sha256"]).tolist() == (rows["side"] != "test").tolist()
+    assert len(seen) == rows.loc[rows["side"] != "test", "pixel_sha256"].nunique()
 
 
 def processes_of(folder):

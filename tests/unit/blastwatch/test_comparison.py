@@ -15,6 +15,7 @@ from blastwatch.images import to_input
 from blastwatch.inference import in_batches
 from blastwatch.manifest import read_cells
 from blastwatch.package import PREDICTIONS, open_package
+from blastwatch.seen import write_seen
 from tests.packages import make_package
 from tests.service_packages import make_servable
 
@@ -36,6 +37,7 @@ def candidate(tmp_path, data):
     rows = data.rows.groupby("label").head(6).reset_index(drop=True)
     groups = [str(number) for number in range(12)]
     answers = pd.DataFrame({"subject": groups, "group": groups, "probability": (rows["label"] == "all").astype(float)})
+    answers = answers.assign(logit_hem=-50.0, logit_all=50.0)  # which no comparison reads
     pd.concat([rows[["path", "label", "pixel_sha256"]], answers], axis=1).to_parquet(package.folder / PREDICTIONS)
     return package
 
@@ -81,6 +83,19 @@ def test_a_patient_is_known_by_every_name_that_the_audit_ties(candidate, tmp_pat
     path.write_text(json.dumps(audit))
     other = open_package(make_package(tmp_path / "other", trained=["X", "t7"]))
     assert seen_patients(candidate, other) == ["3"]
+
+
+@pytest.mark.parametrize("learned", ["candidate", "champion"])
+def test_a_patient_is_known_by_an_image_under_any_name(candidate, tmp_path, learned):
+    """Another import calls a patient of training otherwise; one of its images is the same to the pixel."""
+    other = open_package(make_package(tmp_path / "other"))
+    tested = candidate.predictions()
+    rows = {"side": ["train", "calibration"], "pixel_sha256": tested["pixel_sha256"].iloc[[4, 7]].tolist()}
+    write_seen({"candidate": candidate, "champion": other}[learned].folder, pd.DataFrame(rows))
+    assert seen_patients(candidate, other) == [tested["group"].iloc[4]]
+    tested.to_parquet(other.folder / PREDICTIONS)
+    found = compare(candidate, other, None)
+    assert (found.left_out, len(found.answers)) == ([tested["group"].iloc[4]], 11)
 
 
 def test_calibration_patients_of_the_champion_are_compared(candidate, tmp_path):

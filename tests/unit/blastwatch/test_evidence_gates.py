@@ -1,4 +1,5 @@
-"""What the evidence is worth: a drift reference by its thresholds, the comparison with size numbers by its patients."""
+"""What the evidence is worth: a drift reference by its thresholds, the comparison with size numbers by its patients,
+and a test by the pixels that were learned from."""
 
 import dataclasses
 import json
@@ -6,10 +7,21 @@ import json
 import pandas as pd
 import pytest
 
-from blastwatch.evidence_gates import baseline_gate, reference_gates
+from blastwatch.evidence_gates import (
+    audit_gate,
+    baseline_gate,
+    calibration_gate,
+    cameras_gate,
+    floor_gates,
+    groups_gate,
+    initial_weights_gate,
+    reference_gates,
+)
 from blastwatch.gate import MISSING, at_least, at_most
 from blastwatch.package import DRIFT, METRICS, REFERENCE, open_package
 from blastwatch.policy import load_policy
+from blastwatch.seen import SEEN_SIDES, write_seen
+from blastwatch.stored_answers import answers_gate
 from tests.packages import make_package
 
 CELLS, GROUPS = 400, 12  # more than the policy asks for
@@ -21,6 +33,17 @@ def package(tmp_path):
     rows = pd.DataFrame({"group": [str(number % GROUPS) for number in range(CELLS)], "probability": 0.5})
     rows.to_parquet(made.folder / REFERENCE)
     return made
+
+
+@pytest.mark.parametrize("side", SEEN_SIDES)
+def test_a_tested_image_that_was_learned_from_under_another_name(tmp_path, side):
+    package = open_package(make_package(tmp_path / "package"))
+    assert groups_gate(package).passed
+    one = package.predictions().loc[5]
+    write_seen(package.folder, pd.DataFrame({"side": [side], "pixel_sha256": [one["pixel_sha256"]]}))
+    gate = groups_gate(package)
+    assert (gate.passed, gate.value) == (False, 1.0)
+    assert gate.note.endswith(f": {one['group']}; 1 tested images are among those that it learned from")
 
 
 def asked(package, drift):
@@ -68,3 +91,37 @@ def test_what_is_no_finite_number_passes_no_limit_and_can_be_reported(value):
         assert (gate.passed, gate.value) == (False, MISSING)
         assert json.dumps(dataclasses.asdict(gate), allow_nan=False)
     assert at_most("x", value, None).passed
+
+
+@pytest.mark.parametrize("odd", [5, "text", True, [1], [None], {"a": 1}, [{"a": [1]}], 10**400], ids=str)
+def test_what_has_another_shape_within_the_evidence_passes_no_gate(package, odd):
+    """Nor does it end one with an error that is not ours."""
+    policy = load_policy(None)
+    places = {
+        "audit": ["findings", "groups"], "split": ["groups", "sides"], "data": ["initial_weights"],
+        "metrics": ["patients", "calibration", "comparisons"],
+    }  # fmt: skip
+    for name, keys in places.items():
+        path = package.folder / "evidence" / f"{name}.json"
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | dict.fromkeys(keys, odd) | {"cameras": {"rows": odd}})
+        )
+    judged = [
+        audit_gate(package), groups_gate(package), answers_gate(package), initial_weights_gate(package),
+        *floor_gates(package, policy), calibration_gate(package, policy),
+    ]  # fmt: skip
+    assert [gate.name for gate in judged if gate.passed] == []
+    assert {cameras_gate(package, policy).value, baseline_gate(package, policy).value} == {MISSING}
+
+
+@pytest.mark.parametrize("groups", [None, 5, [5], [[]], [[5]], [{"a": 1}]], ids=str)
+def test_groups_of_the_audit_that_are_no_lists_of_names(package, groups):
+    path = package.folder / "evidence/audit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"groups": groups}))
+    assert "Expected evidence/audit.json to list groups" in str(groups_gate(package).value)
+
+
+def test_a_figure_that_no_float_holds_is_none(package):
+    path = package.folder / METRICS
+    path.write_text(json.dumps({"patients": {"sensitivity_over_ill": {"value": 10**400, "low": 10**400}}}))
+    assert floor_gates(package, load_policy(None))[0].value == MISSING

@@ -4,22 +4,31 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save
 
 from blastwatch.errors import PackageError
 from blastwatch.ood import read_ood
 from blastwatch.package import (
+    DRIFT,
     FORMAT,
+    METRICS,
     MODEL,
     OOD,
+    PREDICTIONS,
+    PROJECTION,
+    REFERENCE,
     REPORT,
     REQUIRED,
+    SEEN,
     TRAINED,
     ModelInfo,
     Precision,
     open_package,
     seal,
 )
+from blastwatch.seen import read_seen
 from tests.packages import make_package
 
 
@@ -41,15 +50,17 @@ def remade(folder, *, format_, without=()):
 
 def test_a_package_is_opened_with_its_format(tmp_path):
     package = open_package(make_package(tmp_path / "package"))
-    assert package.info.format == FORMAT == 6
+    assert package.info.format == FORMAT == 7
     assert (package.folder / REPORT).is_file()
 
 
-@pytest.mark.parametrize(("format_", "without"), [(2, [REPORT, OOD, TRAINED]), (3, [OOD, TRAINED]), (4, [TRAINED])])
+@pytest.mark.parametrize(("format_", "without"), [
+    (2, [REPORT, OOD, TRAINED, SEEN]), (3, [OOD, TRAINED, SEEN]), (4, [TRAINED, SEEN]), (5, [SEEN]), (6, [SEEN]),
+])  # fmt: skip
 def test_a_package_of_a_format_before_lacks_what_came_later_and_is_opened(tmp_path, format_, without):
     package = open_package(remade(make_package(tmp_path / "package"), format_=format_, without=without))
     assert package.info.format == format_
-    assert (read_ood(package) is None) == (format_ < 4)
+    assert (read_ood(package) is None) == (format_ < 4) and read_seen(package) is None
     assert len(package.reference().cells) == len(package.reference().answered) == 1
 
 
@@ -94,15 +105,15 @@ def test_a_package_of_this_format_is_refused_without_any_file(tmp_path, name):
         open_package(folder)
 
 
-@pytest.mark.parametrize("format_", [1, 7, None, "3"])
+@pytest.mark.parametrize("format_", [1, 8, None, "3"])
 def test_other_formats_are_refused(tmp_path, format_):
-    refused = f"of format 2 or 3 or 4 or 5 or 6 but got {format_!r}. Package the model again"
+    refused = f"of format 2 or 3 or 4 or 5 or 6 or 7 but got {format_!r}. Package the model again"
     with pytest.raises(PackageError, match=refused):
         open_package(remade(make_package(tmp_path / "package"), format_=format_))
 
 
 def test_an_older_package_may_not_lack_what_its_format_has(tmp_path):
-    folder = remade(make_package(tmp_path / "package"), format_=3, without=[REPORT, OOD, TRAINED])
+    folder = remade(make_package(tmp_path / "package"), format_=3, without=[REPORT, OOD, TRAINED, SEEN])
     with pytest.raises(PackageError, match=f"{REPORT} not in digests.json"):
         open_package(folder)
 
@@ -112,3 +123,89 @@ def test_a_package_without_a_report_is_not_sealed(tmp_path):
     (folder / REPORT).unlink()
     with pytest.raises(PackageError, match=f"{REPORT} missing"):
         seal(folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[]", b"5", b"null", b'"text"'])
+def test_a_file_of_the_evidence_that_is_no_object_is_named(tmp_path, text):
+    package = open_package(make_package(tmp_path / "package"))
+    readers = {
+        METRICS: package.metrics, "evidence/audit.json": lambda: package.evidence("audit"), DRIFT: package.drift,
+    }  # fmt: skip
+    for name, read in readers.items():
+        (package.folder / name).write_bytes(text)
+        with pytest.raises(PackageError, match=rf"{name}.* Package the model again\."):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (None, "an object as `cells` in evidence/metrics.json but got None"),
+        ([], r"an object as `cells` .* but got \[\]"),
+        ({"auroc": 0.9}, "a number as `value` of auroc in evidence/metrics.json but got 0.9"),
+        ({"auroc": {}}, "a number as `value` of auroc"),
+        ({"auroc": {"value": "0.9"}}, "a number as `value` of auroc"),
+        ({"auroc": {"value": 10**400}}, "a number as `value` of auroc"),
+    ],
+)
+def test_a_figure_that_would_be_told_with_the_version_is_a_number(tmp_path, cells, said):
+    package = open_package(make_package(tmp_path / "package"))
+    (package.folder / METRICS).write_text(json.dumps(package.metrics() | {"cells": cells}))
+    with pytest.raises(PackageError, match=said):
+        package.headline  # noqa: B018 - it is read when asked for
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows.drop(columns="group"), "has no group; expected the columns"),
+        (lambda rows: rows.drop(columns="probability"), "has no probability; expected the columns"),
+        (lambda rows: rows.assign(group=None), "Expected text as group in .* but got (None|nan)"),
+        (lambda rows: rows.assign(group=7), "Expected text as group in .* but got 7"),
+        (lambda rows: rows.assign(group=[["7"]] * len(rows)), "Expected text as group in .* but got array"),
+        (None, "cannot be read: .*Parquet"),
+    ],
+)
+def test_a_table_that_lacks_a_column_or_holds_something_else_in_it_is_named(tmp_path, spoil, said):
+    package = open_package(make_package(tmp_path / "package"))
+    for name, read in (
+        (PREDICTIONS, package.predictions),
+        (REFERENCE, package.reference),
+        (TRAINED, package.reference),
+    ):
+        path = package.folder / name
+        whole = path.read_bytes()
+        if spoil is None:
+            path.write_bytes(b"junk")
+        else:
+            spoil(pd.read_parquet(package.folder / (REFERENCE if name == TRAINED else name))).to_parquet(path)
+        with pytest.raises(PackageError, match=said) as raised:
+            read()
+        assert name in str(raised.value)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"mean": np.zeros(4)}, "projection.safetensors of the package cannot be read: KeyError"),
+        (
+            {"mean": np.zeros(4), "components": np.zeros((2, 3))},
+            r"in projection.safetensors but got \(4,\) and \(2, 3\)",
+        ),
+        ({"mean": np.zeros(()), "components": np.zeros(3)}, r"but got \(\) and \(3,\)"),
+        (None, "projection.safetensors of the package cannot be read: SafetensorError"),
+    ],
+)
+def test_a_projection_that_is_none_is_named(tmp_path, tensors, said):
+    package = open_package(make_package(tmp_path / "package"))
+    (package.folder / PROJECTION).write_bytes(save(tensors) if tensors else b"junk")
+    with pytest.raises(PackageError, match=said):
+        read_ood(package)
+
+
+def test_a_score_whose_limit_is_no_number_is_named(tmp_path):
+    package = open_package(make_package(tmp_path / "package"))
+    (package.folder / OOD).write_bytes(save(load_file(package.folder / OOD) | {"limit": np.zeros((2, 2, 2))}))
+    with pytest.raises(PackageError, match=r"ood.safetensors of the package cannot be read"):
+        read_ood(package)

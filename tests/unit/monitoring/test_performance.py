@@ -271,6 +271,39 @@ def test_each_image_of_a_patient_counts_once_with_its_label(settings, tmp_path):
     assert found["now"]["labelled"]["cells"] == 20
 
 
+def test_who_was_learned_from_says_nothing_of_new_patients(settings, tmp_path):
+    """Of one patient one image was seen, of one all; and one image without a patient. 100 of 120 cells are left."""
+    cohort = draw_cohort(np.random.default_rng(2), patients=12, cells=10)
+    package = unsealed_package(tmp_path / "package", cohort)
+    records = as_records(cohort, digest=package.digest, keyed=True)
+    first, second = sorted({one.patient for one in records})[:2]
+    own = [one for one in records if one.patient == first]
+    records = [replace(one, seen=one.patient == second or one is own[0]) for one in records]
+    records += [replace(own[0], id="keyless", patient="", seen=True), replace(own[1], id="another", patient="")]
+    with open_store(settings.predictions_url) as store:
+        store.add(records)
+        store.add_labels([(one.id, "all", START) for one in records])
+        found = report(store, package, version="1", settings=settings)
+    assert found["seen"] == {"cells": 21, "patients": 2} and found["repeated"] == 0
+    for part in found["now"].values():  # "another" has no patient, so it counts for no interval by patient
+        assert (part["cells"], part["patients"], part["cells_left_out"]) == (100, 10, 1)
+
+
+def test_who_was_learned_from_is_known_by_labelled_cells_beyond_the_latest(settings, tmp_path, monkeypatch):
+    cohort = draw_cohort(np.random.default_rng(2), patients=12, cells=40)
+    package = unsealed_package(tmp_path / "package", cohort)
+    records = as_records(cohort, digest=package.digest, keyed=True)
+    monkeypatch.setattr("monitoring.performance_report.MOST_CELLS", 300)
+    records[0] = replace(records[0], seen=True)
+    with open_store(settings.predictions_url) as store:
+        store.add(records)
+        store.add([replace(one, id=f"late {n}", time=START + timedelta(days=1)) for n, one in enumerate(records[1:9])])
+        store.add_labels([(one.id, "all", START) for one in records[:80]])
+        found = report(store, package, version="1", settings=settings)
+    assert found["truncated"] and found["seen"] == {"cells": 8, "patients": 1}
+    assert found["now"]["labelled"]["cells"] == 40
+
+
 @pytest.mark.parametrize("each", [60, 100, 169])
 def test_a_patient_s_cells_that_come_together_leave_patients_enough_for_a_verdict(each):
     cells = in_blocks(patients=40, cells=each, distance=0.6, sure=4.0)

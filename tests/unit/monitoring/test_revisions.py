@@ -39,13 +39,14 @@ def test_a_new_database_is_of_the_newest_revision(url):
 
 
 def test_an_old_one_keeps_its_rows_and_takes_new_ones(url):
-    make_old(url, [record("old", time=NOON)])
+    make_old(url, [record("old", time=NOON, seen=True)])
     assert differences(url)[0]
     with open_store(url) as store:
         assert differences(url) == ([], NEWEST)
-        store.add([record("new", time=NOON)])
+        store.add([record("new", time=NOON, seen=True)])
         store.add_labels([("old", "all", NOON)])
-        rows = store.read().set_index("id")
+        rows, seen = store.read().set_index("id"), store.answers(model_digest="d").set_index("id")["seen"]
+    assert seen.to_dict() == {"old": False, "new": True}
     for name in LATER:
         assert np.isnan(rows.loc["old", name]) and np.isfinite(rows.loc["new", name])
     assert rows.loc["old", "cell_area"] == rows.loc["new", "cell_area"]

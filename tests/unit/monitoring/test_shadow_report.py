@@ -172,7 +172,7 @@ def test_without_any_key_it_is_by_cell_and_says_so(clinic):
     found = clinic.report(NOON + 2 * DAY)["comparison"]
     assert (found["unit"], found["units"]) == ("cell", 3)
     assert "cells are independent" in found["assumes"]
-    assert found["assumes"].startswith("neither version was trained on any of these patients")
+    assert found["assumes"].startswith("neither version learned from any of these patients")
 
 
 def test_one_image_of_a_patient_counts_once_however_often_it_was_asked(clinic):
@@ -320,7 +320,7 @@ def test_the_command(clinic, tmp_path, monkeypatch):
     clinic.tell(clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY), "all", datetime.now(UTC) - 2 * DAY)
     said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output
     assert "trained on synthetic cells" in said and "Compared patients: 1" in said and "Undecided" in said
-    assert "This holds where neither version was trained on any of these patients" in said and "repeated" not in said
+    assert "This holds where neither version learned from any of these patients" in said and "repeated" not in said
     for image in ("again", "again"):
         clinic.read("p", "hem", "all", time=datetime.now(UTC) - 3 * DAY, image=image)
     said = CliRunner().invoke(shadow, ["report"], catch_exceptions=False).output

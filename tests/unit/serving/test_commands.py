@@ -64,7 +64,8 @@ def test_score_writes_one_row_an_image_and_names_the_refused(environment, tmp_pa
     said = json.loads(printed)
     assert error == f"1 of 3 images have no row in {tmp_path / 'new' / 'out.parquet'}."
     rows = pd.read_parquet(tmp_path / "new" / "out.parquet")
-    assert list(rows.columns) == ["path", "probability", "label", "decision", "model_version", "reasons"]
+    named = ["path", "probability", "label", "decision", "model_version", "reasons", "seen_in_training"]
+    assert list(rows.columns) == named and rows["seen_in_training"].tolist() == [False, False]
     assert rows["path"].tolist() == ["a.bmp", "deep/b.png"]
     assert set(rows["model_version"]) == {"7"}
     assert rows["probability"].between(0, 1).all()

@@ -42,16 +42,20 @@ def ask(page, door):
 
 
 @pytest.mark.browser
-def test_each_answer_says_whether_its_version_learnt_from_synthetic_cells(page, door):
+def test_each_answer_says_whether_its_version_learnt_from_synthetic_cells_or_this_one(page, door):
     first = ask(page, door)
     page.locator(SYNTHETIC).wait_for()
     assert "synthetic cells" in first.locator(".more").text_content()
+    learned = "The model learned from this very image"
+    assert learned not in first.text_content()
     answer = door.predict(door.key, door.cell.read_bytes()).json()
-    answer["model"] |= {"synthetic": False, "version": "8"}  # as after a promotion
+    answer |= {"model": answer["model"] | {"synthetic": False, "version": "8"}}  # as after a promotion
+    answer["seen_in_training"] = True
     page.route("**/v1/predict", lambda route: route.fulfill(json=answer), times=1)
     second = ask(page, door)
     page.locator("#synthetic[hidden]").wait_for(state="attached")
     assert "real cells" in second.locator(".more").text_content()
+    assert learned in second.locator(".concerns").text_content()
 
 
 @pytest.mark.browser

@@ -1,14 +1,20 @@
 """The way of one image through the service, without a server."""
 
+import io
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from blastwatch.decision import Thresholds
 from blastwatch.engines import open_engine
 from blastwatch.errors import ImageRejected
 from blastwatch.images import decode, normalise, pixel_digest, to_input
+from blastwatch.package import FORMAT
+from blastwatch.seen import write_seen
 from blastwatch.settings import load
 from monitoring.statistics import STATISTICS
 from serving.openapi import document
@@ -47,9 +53,23 @@ def test_an_answer_has_what_the_design_names(served, cell):
     assert record.time.tzinfo is not None
 
 
-def test_an_image_of_another_kind_is_referred_whatever_the_network_says(package, cell):
-    from PIL import Image
+def test_an_image_that_the_version_learned_from_is_told(served, cell, tmp_path):
+    """By its pixels, whatever the file's format; a package of a format before does not say."""
+    png = io.BytesIO()
+    Image.open(cell).save(png, "PNG")
+    prepared = prepare(png.getvalue(), served.package)
+    logits = np.array([9, -9], np.float32)
+    folder, said = shutil.copytree(served.package.folder, tmp_path / "package"), []
+    for images, format_ in (([], FORMAT), ([prepared.pixel_sha256], FORMAT), ([], FORMAT - 1)):
+        write_seen(folder, pd.DataFrame({"side": "calibration", "pixel_sha256": images}))
+        package = replace(served.package, folder=folder, info=replace(served.package.info, format=format_))
+        predictor = Predictor(replace(served, package=package), model_name="blastwatch", engine="test")
+        answer, record = predictor.answer(prepared, logits, WIDE, seconds=0.25)
+        said.append((answer["seen_in_training"], record.seen))
+    assert said == [(False, False), (True, True), (None, None)]
 
+
+def test_an_image_of_another_kind_is_referred_whatever_the_network_says(package, cell):
     Image.new("RGB", (450, 450), (200, 180, 210)).save(cell)
     prepared = prepare(cell.read_bytes(), package)
     assert prepared.concerns

@@ -125,6 +125,16 @@ def test_what_both_said_is_stored_and_counted(watch):
     assert (first["champion_probability"], first["challenger_probability"]) == (0.25, 0.5)
 
 
+def test_what_either_version_learned_from_is_not_compared(watch):
+    """The champion says so of the first, the challenger of the second."""
+    watched = watch("seen").begin()
+    for number in range(4):
+        watched.shadow.offer(record(str(number), seen=number == 0), b"x")
+    wait_for(lambda: watched.count("compared") == 2)
+    assert sorted(watched.rows()["id"]) == ["2", "3"]
+    assert (watched.count("seen"), watched.count("failed"), watched.count("shed")) == (2, 0, 0)
+
+
 def test_a_share_is_drawn_by_the_predictions_id(watch):
     seen = watch("good", share="0.3").begin()
     offered = [record(str(number)) for number in range(400)]
