@@ -71,7 +71,7 @@ def _check_address(scope: Scope, known: Mapping[str, Route]) -> None:
     """
     if "\n" in scope["path"]:
         problem = no_address(scope["path"])
-        problem.headers["Connection"] = "close"  # a body may follow, which nobody reads
+        problem.headers["Connection"] = "close"  # a body may follow, and not end
         raise problem
     if header(scope, b"content-length", "0") == "0" and not has_header(scope, b"transfer-encoding"):
         return
@@ -80,5 +80,5 @@ def _check_address(scope: Scope, known: Mapping[str, Route]) -> None:
     if route is not None and route.methods is not None and method in route.methods:
         return
     problem = no_address(path) if route is None else no_method(method, ", ".join(sorted(route.methods or ())))
-    problem.headers["Connection"] = "close"  # the body is not read, so the connection cannot be used again
+    problem.headers["Connection"] = "close"  # the body may not have ended, so the connection cannot be used again
     raise problem

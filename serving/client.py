@@ -8,14 +8,16 @@ asyncio.
 ('all', 'refer')
 """
 
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import httpcore
 import httpx
 
 from blastwatch.errors import DataError, ServiceError
@@ -47,8 +49,7 @@ class Client:
         api_key: what `blastwatch keys add` printed; "" for a service that needs none. It travels with every call, so
             use https:// to any other machine.
         timeout: seconds until an answer begins, and again until it is there whole; the service itself gives up after
-            120. While the head of an answer comes in pieces, each piece has as long: a server that trickles it is
-            given up by `AsyncClient` alone.
+            120.
         attempts: how often a call is made while the service's database is away, or connections break before the
             answer (the cell may then be stored twice). What waits for the caller's limit takes none of them, and up to
             15 minutes; what waits while the service is overloaded, up to 2.
@@ -73,6 +74,7 @@ class Client:
         self.url = url.rstrip("/")
         self._attempts = attempts
         self._timeout = timeout
+        self._in_time = _InTime(timeout)
         self._left: set[threading.Event] = set()
         how = connection(self.url, api_key=api_key, timeout=timeout)
         with usable_environment():
@@ -195,10 +197,8 @@ class Client:
         return read_json(self._send(method, path, **content), f"{self.url}{path}", members)
 
     def _ask(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
-        """One request and its whole answer. httpx itself bounds each pause alone, and so no body that never ends; nor a
-        head that does not, but between its pieces httpx cannot be stopped from outside."""
-        with self._http.stream(method, path, **content) as response:
-            response.stream = _InTime(response.stream, self._timeout)
+        """One request and its whole answer."""
+        with self._http.stream(method, path, extensions={"trace": self._in_time.hear}, **content) as response:
             response.read()
         return response
 
@@ -222,18 +222,30 @@ class Client:
                 raise ServiceError("Not sent again: nobody waits for the answer any more.", status=status)
 
 
-class _InTime(httpx.SyncByteStream):
-    """The body of an answer; raises `httpx.ReadTimeout` where it has not ended after so many seconds from now."""
+class _InTime(threading.local):
+    """Gives the head of an answer, from when all is sent, and then its body so many seconds each. httpx itself bounds
+    each pause alone, and so not what never ends. A thread reads one answer at a time, so each has an end of its own."""
 
-    def __init__(self, body: httpx.SyncByteStream | httpx.AsyncByteStream, seconds: float) -> None:
-        assert isinstance(body, httpx.SyncByteStream)  # as every body of `httpx.Client` is
-        self._body, self._end = body, time.monotonic() + seconds
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, math.inf
 
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._body:
-            if time.monotonic() > self._end:
-                raise httpx.ReadTimeout("The answer did not end in time.")
-            yield piece
+    def hear(self, event: str, facts: Mapping[str, Any]) -> None:
+        """What httpcore tells while a request is made."""
+        if event.endswith(("receive_response_headers.started", "receive_response_body.started")):
+            self._end = time.monotonic() + self._seconds
+        elif event.endswith("connect_tcp.started"):
+            self._end = math.inf  # a proxy may be asked first
+        elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._bound(facts["return_value"])
 
-    def close(self) -> None:
-        self._body.close()
+    def _bound(self, stream: Any) -> None:
+        """Let a new connection read until the end of whatever is read from it, and no longer."""
+        read = stream.read
+
+        def read_in_time(most: int, timeout: float) -> Any:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                raise httpcore.ReadTimeout("The answer did not end in time.")
+            return read(most, min(timeout, left))
+
+        stream.read = read_in_time

@@ -26,7 +26,8 @@ _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY
 SMALL_BODY = 64 * 1024  # bytes; whatever carries no image
 # Of a body that is too large: times the limit, and of images at least so many bytes. What is larger is not waited for.
 PASSED_OVER, LEAST_PASSED_OVER = 4, 64 << 20
-PASSING_SECONDS = 30.0  # that the rest of a body which is too large has to come
+PASSING_SECONDS = 30.0  # that the rest of a body which is passed over has to come
+FOR_NOBODY = ("not-found", "method-not-allowed")  # problems of a body that no address takes; it may well be an image
 BATCH_BODY_IMAGES = 32  # the body of a batch may be as large as so many of the largest images
 _REQUEST_ID = re.compile(r"(?!.*bw_)[A-Za-z0-9._-]{1,64}")  # an API key given as an id must not enter a log
 
@@ -43,7 +44,8 @@ class Limits:
         settle: called with the scope of every request that is kept out before its body is read, its problem known,
             just before the answer goes out.
         seconds: deadline of a request.
-        passing_seconds: that the rest of a body which is too large has to come, before the answer says so.
+        passing_seconds: that the rest of a body which is too large, or for no address, has to come, before the answer
+            says so.
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class Limits:
             if not too_large:
                 self._in_flight.check(path, int(declared))
         except Problem as problem:
+            if problem.kind.name in FOR_NOBODY:
+                await self._pass_over_all(scope, receive, LEAST_PASSED_OVER)
             problem.headers |= unread
             answer = respond(problem, scope)
             self._settle(scope)
@@ -117,9 +121,7 @@ class Limits:
         if path in self._body_limits:
             most = max(most, LEAST_PASSED_OVER)
         if too_large:
-            # Whoever asks whether to send it is told not to.
-            known = declared.isdecimal() and int(declared) <= most and not has_header(scope, b"expect")
-            ended = known and await self._pass_over(receive, most)
+            ended = await self._pass_over_all(scope, receive, most)
             await respond(_too_large(limit, close=not ended), scope)(scope, receive, send)
             return
         count = 0
@@ -144,6 +146,13 @@ class Limits:
             await self._app(scope, receive_counted, send)
         finally:
             self._in_flight.give_back(count)
+
+    async def _pass_over_all(self, scope: Scope, receive: Receive, most: int) -> bool:
+        """`_pass_over` of a whole body; one that is told to be larger is not waited for."""
+        declared = header(scope, b"content-length", "0")
+        if has_header(scope, b"expect"):  # whoever asks whether to send it is told not to
+            return False
+        return declared.isdecimal() and int(declared) <= most and await self._pass_over(receive, most)
 
     async def _pass_over(self, receive: Receive, most: int) -> bool:
         """Drop the rest of a body as it comes, up to so many bytes, and tell whether it came to its end.

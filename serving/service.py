@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from blastwatch.settings import load
 from serving.binding import SETTLED_VARIABLE, asked_host, check_binding, check_salt
 from serving.limits import REQUEST_SECONDS
-from serving.supervising import end_with_supervisor, own_name, take_no_commands
+from serving.supervising import end_with_supervisor, prepare_supervisor, tell_serving
 
 if os.environ.get(SETTLED_VARIABLE) != "1":  # else a supervisor needs nothing of what finds a version: 22 MiB
     from serving.live import settle
@@ -112,6 +112,7 @@ class Blastwatch:
         self.app = build_app(self.service)
         take_many(asyncio.get_running_loop(), self.app)  # BentoML opens the service in the loop that listens next
         set_apart()
+        tell_serving(os.environ)
 
     async def __is_ready__(self) -> bool:
         """What BentoML answers /readyz by: false while the engine fails."""
@@ -126,8 +127,7 @@ class Blastwatch:
     def pin() -> None:
         """Before any worker starts: keep strangers out, settle which version all serve at first, or do not start."""
         settings = load()
-        take_no_commands()
-        os.environ.update(own_name())
+        os.environ.update(prepare_supervisor())
         # In the image of a bento BentoML replaces no worker that died, so that the container ends with it. Of several
         # only the last one's death ends it, and until then nobody would see that the others are gone.
         if settings.workers > 1:

@@ -4,6 +4,10 @@ The supervisor is a circus arbiter, which takes commands on a socket, `add` with
 happens on another. BentoML binds both to ports of the loopback and asks nobody who they are: any user of the machine
 could run programs as the one of the service. Nothing of the service uses them, so they are bound within the process.
 
+It replaces every worker that ends, and so would start workers of which none can open the version for ever. Until one of
+them serves it replaces none, and ends once there are none. A closed terminal (SIGHUP) would make it start its workers
+anew, under `nohup` as well; here it ends, and under `nohup` runs on.
+
 A worker is a session of its own and holds the port and the follower's lock. When its supervisor is gone (killed for
 memory, say) nobody stops it any more, so it ends by itself.
 """
@@ -20,27 +24,35 @@ from typing import Any
 from blastwatch.errors import UsageError
 
 SUPERVISOR_VARIABLE = "BLASTWATCH_SUPERVISOR"
-"""Set before the workers start, not by people: the id of the process that starts them."""
+"""Set before the workers start, not by people: the id of the process that starts them, and the number of the open pipe
+in which they tell it that they serve."""
 
 LOOK_SECONDS = 1.0  # between two looks for the supervisor
+NONE_LEFT = "No active process"  # what circus says where no worker is left and none is replaced
 LAST_SECONDS = 10.0  # for what a worker has accepted when the supervisor is gone; less than `processes.GRACE`
 
 _log = logging.getLogger("blastwatch.service")
 
 
-def take_no_commands() -> None:
-    """Let the supervisor that BentoML makes next in this process listen to itself alone.
+def prepare_supervisor() -> dict[str, str]:
+    """Let the supervisor that BentoML makes next in this process be as the service needs it.
 
     BentoML has taken the function that makes it by now, but not the kinds that one makes.
+
+    Returns:
+        The variables that its workers need.
     """
     from bentoml._internal.utils import circus
 
+    told, telling = os.pipe()
+    os.set_inheritable(telling, True)
     for kind in ("Arbiter", "ThreadedArbiter"):
-        setattr(circus, kind, _deaf(getattr(circus, kind)))
+        setattr(circus, kind, _ours(getattr(circus, kind), told))
+    return own_name(telling)
 
 
-def _deaf(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """A kind of supervisor whose two sockets are the process's own."""
+def _ours(kind: Callable[..., Any], told: int) -> Callable[..., Any]:
+    """A kind of supervisor whose sockets are the process's own, and whose workers tell in a pipe that they serve."""
 
     def make(watchers: Any, *, endpoint: str, pubsub_endpoint: str, plugins: Any = None, **options: Any) -> Any:
         del endpoint, pubsub_endpoint
@@ -50,14 +62,62 @@ def _deaf(kind: Callable[..., Any]) -> Callable[..., Any]:
                 "every user of this machine. Leave it out, and start the service again to serve other code."
             )
         inside = f"inproc://{uuid.uuid4()}"
-        return kind(watchers, endpoint=f"{inside}/commands", pubsub_endpoint=f"{inside}/events", **options)
+        closed_terminal = signal.getsignal(signal.SIGHUP)
+        made = kind(watchers, endpoint=f"{inside}/commands", pubsub_endpoint=f"{inside}/events", **options)
+        _end_with_terminal(made, closed_terminal)
+        _end_where_none_starts(made, told)
+        return made
 
     return make
 
 
-def own_name() -> dict[str, str]:
-    """The variable that tells the workers which process theirs is."""
-    return {SUPERVISOR_VARIABLE: str(os.getpid())}
+def _end_with_terminal(supervisor: Any, before: Any) -> None:
+    """Let SIGHUP end a supervisor as SIGTERM does, unless it was ignored before, as `nohup` wants it."""
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = supervisor.ctrl.sys_hdl
+    signals.handle_hup = signals.handle_term
+
+
+def _end_where_none_starts(supervisor: Any, told: int) -> None:
+    """Let a supervisor end with an error where all its workers ended before one told that it serves."""
+    from bentoml.exceptions import BentoMLException
+
+    replaces = [(watcher, watcher.respawn) for watcher in supervisor.watchers]  # BentoML's word: not in an image
+    serving = threading.Event()
+    start = supervisor.start
+
+    def hear() -> None:
+        while os.read(told, 1):
+            serving.set()
+            for watcher, respawn in replaces:
+                watcher.respawn = respawn
+
+    def start_and_tell(*arguments: Any, **named: Any) -> Any:
+        threading.Thread(target=hear, name="serving", daemon=True).start()
+        try:
+            return start(*arguments, **named)
+        except RuntimeError as error:
+            if serving.is_set() or NONE_LEFT not in str(error):
+                raise
+            words = "Expected at least one worker that serves but all ended at their start, as the lines above say."
+            raise BentoMLException(words) from error
+
+    for watcher, _ in replaces:
+        watcher.respawn = False
+    supervisor.start = start_and_tell
+
+
+def own_name(telling: int) -> dict[str, str]:
+    """The variable that tells the workers which process theirs is, and in which pipe it hears them."""
+    return {SUPERVISOR_VARIABLE: f"{os.getpid()} {telling}"}
+
+
+def tell_serving(environment: Mapping[str, str]) -> None:
+    """Tell the supervisor that this worker serves, so that workers which end are replaced from now on."""
+    name = environment.get(SUPERVISOR_VARIABLE)
+    if name is not None:  # else nothing started it, as in a debugger
+        os.write(int(name.split()[1]), b".")
 
 
 def end_with_supervisor(environment: Mapping[str, str]) -> None:
@@ -66,9 +126,9 @@ def end_with_supervisor(environment: Mapping[str, str]) -> None:
     Not by a signal of the kernel's at a parent's end, which Linux alone knows, and which the end of the parent's thread
     brings as well.
     """
-    told = environment.get(SUPERVISOR_VARIABLE)
-    if told is not None:  # else nothing started it, as in a debugger
-        threading.Thread(target=_end_with, args=(int(told),), name="supervisor", daemon=True).start()
+    name = environment.get(SUPERVISOR_VARIABLE)
+    if name is not None:  # else nothing started it, as in a debugger
+        threading.Thread(target=_end_with, args=(int(name.split()[0]),), name="supervisor", daemon=True).start()
 
 
 def _end_with(supervisor: int) -> None:

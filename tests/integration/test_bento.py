@@ -51,8 +51,9 @@ def workers_of(supervisor):
 
 
 @pytest.mark.slow
-def test_the_only_worker_of_an_image_that_cannot_start_ends_the_container(tmp_path, free_port):
-    """Started again and again inside, it would be a container that runs and answers nobody."""
+@pytest.mark.parametrize("more", [{"BENTOML_CONTAINERIZED": "true"}, {"BLASTWATCH_WORKERS": "2"}], ids=["image", "two"])
+def test_a_service_of_which_no_worker_can_start_ends(tmp_path, free_port, more):
+    """Started again and again inside, they would be a container that runs and answers nobody."""
     folder = make_servable(tmp_path / "package")
     (folder / ONNX).write_bytes(b"no graph")
     (folder / DIGESTS).unlink()
@@ -62,14 +63,17 @@ def test_the_only_worker_of_an_image_that_cannot_start_ends_the_container(tmp_pa
     handed = hand_over(Served(entry=entry, package=package, alias="champion"), tmp_path / "live.json")
     variables = environment(
         BENTOML_HOME=str(tmp_path / "bentoml"), BLASTWATCH_HOME=str(tmp_path / "home"), BLASTWATCH_LIVE=str(handed),
-        BLASTWATCH_ENGINE="openvino-f32", BENTOML_CONTAINERIZED="true",
+        BLASTWATCH_ENGINE="openvino-f32", **more,
     )  # fmt: skip
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Blastwatch", "--host", "127.0.0.1"]
     done = subprocess.run(
         [*command, "--port", str(free_port())], cwd=DEPLOY.parent, env=variables, capture_output=True, text=True,
         timeout=3 * START_SECONDS, check=False,
     )  # fmt: skip
-    assert done.returncode != 0 and "PackageError" in done.stdout + done.stderr, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "PackageError" in said, said
+    assert said.count("Application startup failed") == 2 * int(more.get("BLASTWATCH_WORKERS", "1")), "none is replaced"
+    assert "Expected at least one worker that serves but all ended at their start" in said.splitlines()[-1], said
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from monitoring.watch import Monitor, _loop
 from monitoring.windows import Window
 from monitoring.workspace import WorkspaceFailed
 from tests.cohorts import START, as_records, draw_cohort, unsealed_package, window_of
+from tests.unit.monitoring.test_watch_failing import looped
 
 LATER = timedelta(hours=1)
 
@@ -375,14 +376,7 @@ def test_an_alias_that_was_taken_away_ends_no_verdict(monitor, store, cells):
 
 def test_where_no_version_serves_yet_that_is_no_failure(monitor, capsys):
     monitor.says["champion"] = AliasNotSet("nobody carries the alias in sqlite:///mlflow.db")
-    stop, looked = threading.Event(), monitor.look
-
-    def look():
-        stop.set()
-        return looked()
-
-    monitor.look = look
-    _loop(monitor, monitor._metrics, 0.01, stop)
+    looped(monitor)
     assert monitor.value("blastwatch_drift_failures_total") == 0
     told = monitor.status.document()
     assert told["state"] == "waiting" and told["note"].startswith("Nothing to watch yet: no version serves.")

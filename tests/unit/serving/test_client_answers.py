@@ -202,7 +202,8 @@ def test_an_answer_that_never_ends_is_given_up(server):
 
 
 @pytest.mark.parametrize("piece", ["x-{}: a\r\n", "HTTP/1.1 102 Processing\r\n\r\n"])
-def test_the_asynchronous_client_gives_up_a_head_that_never_ends(server, piece):
+def test_a_head_that_never_ends_is_given_up(server, piece):
+    """Each of its pieces comes in time."""
     stop = threading.Event()
 
     def trickle(handler):
@@ -213,33 +214,78 @@ def test_the_asynchronous_client_gives_up_a_head_that_never_ends(server, piece):
                 return
             handler.wfile.write(piece.format(number).encode())
 
-    async def asked():
-        async with AsyncClient(server(trickle), timeout=0.2) as client:
-            await client.model()
-
-    started = time.monotonic()
+    url, started = server(trickle), time.monotonic()
     try:
-        with pytest.raises(ServiceError, match=r"did not answer within 0\.2 s") as told:
-            asyncio.run(asked())
-        assert told.value.status == 504 and time.monotonic() - started < 4
+        for error in both(url, CALLS["model"], timeout=0.2):
+            assert isinstance(error, ServiceError) and error.status == 504
+            assert "did not answer within 0.2 s" in str(error)
+        assert time.monotonic() - started < 4
     finally:
         stop.set()
+
+
+def test_a_connection_that_answered_before_is_given_up_in_time_as_well(server):
+    ports, stop = [], threading.Event()
+
+    def do(handler):
+        ports.append(handler.client_address[1])
+        if len(ports) < 3:
+            answering(json.dumps(SAID | {"version": "1", "digest": "d"}).encode())(handler)
+            return
+        for _ in range(250):
+            if stop.wait(0.02):
+                return
+            handler.wfile.write(b"H")
+
+    started = time.monotonic()
+    with Client(server(do), timeout=0.6) as client:
+        for _ in range(2):
+            client.model()
+            time.sleep(0.4)  # of no answer
+        try:
+            with pytest.raises(ServiceError, match=r"did not answer within 0\.6 s"):
+                client.model()
+            assert len(ports) == 3 and len({*ports}) == 1 and time.monotonic() - started < 4
+        finally:
+            stop.set()
+
+
+def test_the_head_of_an_answer_and_its_body_have_as_long_each(server):
+    said = {"version": "1", "digest": "d"}
+
+    def do(handler):
+        time.sleep(0.7)
+        body = json.dumps(said).encode()
+        answering(body[:1], **{"Content-Length": len(body)})(handler)
+        time.sleep(0.7)
+        handler.wfile.write(body[1:])
+
+    assert both(server(do), CALLS["model"], timeout=1.0) == [said, said]
 
 
 def test_a_slow_upload_is_no_late_answer(server):
     """The time of the answer begins once all is sent."""
 
-    class Slow(httpx.AsyncByteStream):
-        async def __aiter__(self):
-            for _ in range(7):
-                await asyncio.sleep(0.1)
-                yield b"x"
+    def slow():
+        for _ in range(7):
+            time.sleep(0.1)
+            yield b"x"
+
+    async def slow_asynchronous():
+        for piece in slow():
+            yield piece
+
+    def call(content):
+        return "POST", "/v1/predict", {"content": content, "headers": {"Content-Length": "7"}}
 
     async def asked():
-        async with AsyncClient(server(answering(json.dumps(SAID).encode())), timeout=0.6) as client:
-            return await client._ask("POST", "/v1/predict", {"content": Slow(), "headers": {"Content-Length": "7"}})
+        async with AsyncClient(url, timeout=0.6) as client:
+            return await client._ask(*call(slow_asynchronous()))
 
-    assert asyncio.run(asked()).json() == SAID
+    url = server(answering(json.dumps(SAID).encode()))
+    with Client(url, timeout=0.6) as client:
+        answers = [client._ask(*call(slow())) for _ in range(2)]  # the second one on the connection of the first
+    assert [answer.json() for answer in (*answers, asyncio.run(asked()))] == [SAID] * 3
 
 
 def test_what_waits_for_a_connection_is_no_service_that_is_away():

@@ -10,10 +10,10 @@ from starlette.routing import Route
 
 from blastwatch.browsers import SECURITY_HEADERS
 from serving.limits import SMALL_BODY, Limits, respond
-from serving.problems import MEDIA_TYPE, Problem
+from serving.problems import MEDIA_TYPE, Problem, no_address, no_method
 
 
-def call(method="POST", path="/v1/predict", *, seconds=5.0, passing=5.0, pause=0.0, seen=None, **content):
+def call(method="POST", path="/v1/predict", *, seconds=5.0, passing=5.0, pause=0.0, seen=None, problem=None, **content):
     async def answer(request):
         await asyncio.sleep(pause)
         return PlainTextResponse(str(len(await request.body())))
@@ -29,7 +29,13 @@ def call(method="POST", path="/v1/predict", *, seconds=5.0, passing=5.0, pause=0
     def observe(scope, status, seconds):
         rows.append((scope["path"], status, seconds))
 
-    limits = Limits(app, body_limits={"/v1/predict": 1000}, seconds=seconds, passing_seconds=passing, observe=observe)
+    def admit(_scope):
+        if problem is not None:
+            raise problem
+
+    limits = Limits(
+        app, body_limits={"/v1/predict": 1000}, seconds=seconds, passing_seconds=passing, observe=observe, admit=admit
+    )  # fmt: skip
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(limits), base_url="http://service") as client:
@@ -114,6 +120,35 @@ def test_whoever_asks_whether_to_send_so_much_is_told_not_to():
     length = {"content-length": "40000000", "expect": "100-continue"}
     response = call(headers=length, content=body(1_000_000, 40, taken=taken))
     assert (response.status_code, response.headers["connection"], taken) == (413, "close", [])
+
+
+NOBODYS = {404: no_address("/v1/predic"), 405: no_method("POST", "GET")}
+
+
+@pytest.mark.parametrize("length", [{"content-length": "40000000"}, {}], ids=["told", "chunked"])
+@pytest.mark.parametrize("status", NOBODYS)
+def test_a_body_for_no_address_comes_before_the_answer(status, length):
+    taken = []
+    response = call(problem=NOBODYS[status], headers=length, content=body(1_000_000, 40, taken=taken))
+    assert (response.status_code, sum(taken)) == (status, 40_000_000)
+    taken.clear()
+    slow = body(600, 1000, pause=0.02, taken=taken)
+    response = call(passing=0.05, problem=NOBODYS[status], headers=length, content=slow)
+    assert response.status_code == status and len(taken) < 20
+
+
+@pytest.mark.parametrize("head", [{"content-length": "67108865"}, {"content-length": "9", "expect": "100-continue"}])
+def test_a_body_for_no_address_is_not_waited_for_where_it_is_huge_or_asked_about(head):
+    taken = []
+    response = call(problem=NOBODYS[404], headers=head, content=body(1000, 9, taken=taken))
+    assert (response.status_code, taken) == (404, [])
+
+
+def test_of_whom_the_door_keeps_out_nothing_is_waited_for():
+    taken = []
+    refused = Problem("key-missing", "Expected a key.")
+    response = call(problem=refused, headers={"content-length": "9000"}, content=body(1000, 9, taken=taken))
+    assert (response.status_code, taken) == (401, [])
 
 
 def test_where_no_image_may_come_a_large_body_is_not_waited_for():

@@ -14,17 +14,34 @@ from serving.supervising import end_with_supervisor
 from tests.running import reached, runs, until
 
 ROOT = Path(__file__).parents[3]
-SUPERVISOR = """
-import sys
+SERVES = """
+import os, sys, time
+from serving.supervising import tell_serving
+kind, number = sys.argv[1:]
+if kind == "none-serves" or (kind == "one-serves" and number == "1"):
+    sys.exit(3)
+tell_serving(os.environ)
+print("serving", flush=True)
+time.sleep(60)
+"""
+SUPERVISOR = f"""
+import signal, os, sys
 from bentoml._internal.utils.circus import create_standalone_arbiter
+from bentoml.exceptions import BentoMLException
 from bentoml.serving import create_watcher
-from serving.supervising import take_no_commands
-take_no_commands()
-worker = create_watcher(name="service", cmd=sys.executable, args=["-c", "import time; time.sleep(60)"], numprocesses=2)
-plugins = [{"use": "circus.plugins.watchdog.WatchDog"}] if "plugin" in sys.argv else None
+from serving.supervising import prepare_supervisor
+kind = sys.argv[1]
+signal.signal(signal.SIGHUP, signal.SIG_IGN if kind == "nohup" else signal.SIG_DFL)
+os.environ.update(prepare_supervisor())
+words = ["-c", {SERVES!r}, kind, "$(CIRCUS.WID)"]
+worker = create_watcher(name="service", cmd=sys.executable, args=words, numprocesses=2)
+plugins = [{{"use": "circus.plugins.watchdog.WatchDog"}}] if kind == "plugin" else None
 arbiter = create_standalone_arbiter(watchers=[worker], sockets=[], plugins=plugins, check_delay=0.2)
-arbiter.start(lambda _: print("started", flush=True))
-print("stopped", flush=True)
+try:
+    arbiter.start(lambda _: print("started", flush=True))
+    print("stopped", flush=True)
+except BentoMLException as error:
+    print(error)
 """
 
 
@@ -35,20 +52,62 @@ def run(script, *words):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def lines_of(supervisor, count):
+    return sorted(supervisor.stdout.readline().strip() for _ in range(count))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_supervisor_binds_nothing_replaces_workers_and_stops(number):
-    with run(SUPERVISOR) as supervisor:
+    with run(SUPERVISOR, "all-serve") as supervisor:
         try:
-            assert supervisor.stdout.readline() == "started\n"
+            assert lines_of(supervisor, 3) == ["serving", "serving", "started"]
             family = psutil.Process(supervisor.pid)
             assert reached(family) == set()
             first, second = family.children()
             first.kill()
             until(lambda: len({*family.children()} - {first, second}) == 1, 20)
             assert second in family.children() and reached(family) == set()
+            assert lines_of(supervisor, 1) == ["serving"]
             supervisor.send_signal(number)
             assert supervisor.wait(20) == 0 and supervisor.stdout.read() == "stopped\n"
             assert not runs(second)
+        finally:
+            supervisor.terminate()
+
+
+def test_a_closed_terminal_ends_no_supervisor_under_nohup():
+    """Nor does it start the workers anew."""
+    with run(SUPERVISOR, "nohup") as supervisor:
+        try:
+            assert lines_of(supervisor, 3) == ["serving", "serving", "started"]
+            family = psutil.Process(supervisor.pid)
+            first, second = family.children()
+            supervisor.send_signal(signal.SIGHUP)
+            first.kill()
+            assert lines_of(supervisor, 1) == ["serving"]
+            assert len(family.children()) == 2 and second in family.children()
+            supervisor.terminate()
+            assert supervisor.wait(20) == 0 and supervisor.stdout.read() == "stopped\n"
+        finally:
+            supervisor.terminate()
+
+
+def test_a_supervisor_of_which_no_worker_can_start_ends():
+    with run(SUPERVISOR, "none-serves") as supervisor:
+        try:
+            assert lines_of(supervisor, 1) == ["started"] and supervisor.wait(30) == 0
+            assert supervisor.stdout.read().startswith("Expected at least one worker that serves but all ended")
+        finally:
+            supervisor.terminate()
+
+
+def test_a_worker_that_cannot_start_is_tried_again_where_another_serves():
+    with run(SUPERVISOR, "one-serves") as supervisor:
+        try:
+            assert lines_of(supervisor, 2) == ["serving", "started"]
+            family, seen = psutil.Process(supervisor.pid), set()
+            until(lambda: seen.update(family.children()) or len(seen) > 3, 20)
+            assert supervisor.poll() is None
         finally:
             supervisor.terminate()
 
@@ -84,8 +143,9 @@ finally:
 STARTS_IT = f"""
 import os, subprocess, sys, time
 from serving.supervising import own_name
+_, telling = os.pipe()
 worker = [sys.executable, "-c", {WORKER!r}, *sys.argv[1:]]
-subprocess.Popen(worker, env={{**os.environ, **own_name()}}, start_new_session=True).wait()
+subprocess.Popen(worker, env={{**os.environ, **own_name(telling)}}, start_new_session=True).wait()
 """
 
 

@@ -1,5 +1,6 @@
-"""What a mistyped address answers to an image: that it is none, before a byte of the image is read."""
+"""What a mistyped address answers to an image: that it is none, and no byte of the image is kept."""
 
+import functools
 import json
 import socket
 from pathlib import Path
@@ -8,9 +9,10 @@ import httpx
 import pytest
 
 from blastwatch.errors import ServiceError
+from serving import app
 from serving.client import Client
 from serving.keys import PREDICT, READ, KeyFolder
-from serving.limits import SMALL_BODY
+from serving.limits import SMALL_BODY, Limits
 from tests.in_thread import front
 
 BODY = b"x" * (4 * SMALL_BODY)
@@ -22,9 +24,11 @@ KNOWN = {"/": "GET, HEAD", "/v1/model": "GET, HEAD", "/docs": "GET, HEAD", "/pro
 def door(served, tmp_path_factory):
     home = tmp_path_factory.mktemp("unknown")
     key = KeyFolder(home / "api-keys").add("lab", may=(PREDICT, READ))
-    with front(served, home) as service:
-        service.key = key
-        yield service
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "Limits", functools.partial(Limits, passing_seconds=0.5))
+        with front(served, home) as service:
+            service.key = key
+            yield service
 
 
 def told(door, path, *, key, head, body=b"", method="POST"):
@@ -65,13 +69,24 @@ def test_an_image_for_an_address_that_takes_none_is_told_what_it_takes(door, pat
 
 
 @pytest.mark.parametrize("head", [f"Content-Length: {len(BODY)}", "Transfer-Encoding: chunked"])
-def test_the_body_is_not_waited_for_and_the_connection_ends(door, head):
+def test_a_body_that_does_not_come_is_not_waited_for_long_and_the_connection_ends(door, head):
     """What is still to come would be taken for the next request."""
     for path, status in (("/v1/predic", "404"), ("/v1/model", "405")):
         answer = told(door, path, key=door.key, head=[head])
         assert answer.startswith(f"HTTP/1.1 {status} ") and "connection: close" in answer.lower()
         smuggled = told(door, path, key=door.key, head=[head], body=b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert smuggled.count("HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/predic", "/v1/model", "/predict", "/v1/model%0a"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_whoever_reads_only_after_all_is_sent_gets_the_answer(door, path, chunked):
+    """Many programs do, and lost it with the connection, which was reset while they sent."""
+    image = b"x" * (16 << 20)  # more than a connection holds by itself
+    head = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(image)}"
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(image), image) if chunked else image
+    answer = told(door, path, key=door.key, head=[head], body=body)
+    assert answer.startswith("HTTP/1.1 405 " if path == "/v1/model" else "HTTP/1.1 404 ")
 
 
 def test_without_a_key_nobody_learns_which_addresses_there_are(door):
