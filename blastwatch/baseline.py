@@ -4,7 +4,7 @@
 cells, and the interval of the difference is by patient. The model card and the gate `baseline` say the same of it.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +57,7 @@ def patients_tested(split: Mapping[str, Any]) -> dict[str, int]:
     """Test patients of each label, from the evidence of a split; {} where it does not say."""
     try:
         return {str(label): int(counts["groups"]) for label, counts in sorted(split["sides"]["test"].items())}
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         return {}
 
 
@@ -79,6 +79,6 @@ def what_few_show(patients: Mapping[str, int]) -> str:
 def number_of(row: Any, key: str) -> float | None:
     """A finite number of the evidence; None for anything else, so that NaN passes no gate."""
     value = row.get(key) if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return float(value) if abs(value) <= sys.float_info.max else None  # NaN is not, nor an int that no float holds

@@ -96,9 +96,11 @@ class Gate:
 
 
 def table_of(gates: Sequence[Gate]) -> str:
-    """The report of the gates for a person, one a line."""
+    """The report of the gates for a person, one a line, and by which policy they were judged."""
     width = max((len(gate.verdict) for gate in gates), default=0)
-    return "\n".join(one_line(f"{gate.verdict:<{width}}  {gate.told}") for gate in gates)
+    lines = [one_line(f"{gate.verdict:<{width}}  {gate.told}") for gate in gates]
+    policies = dict.fromkeys(gate.policy[:12] for gate in gates if gate.policy)
+    return "\n".join(lines + [f"Judged by policy {digest}." for digest in policies])
 
 
 def at_least(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:

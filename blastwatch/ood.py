@@ -92,7 +92,7 @@ def read_ood(package: Package) -> OodScore | None:
             whitener=found["whitener"].astype(np.float64),
             limit=float(found["limit"][0]),
         )
-    except (OSError, SafetensorError, KeyError, IndexError) as error:
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError) as error:
         raise PackageError(f"{OOD} of the package cannot be read: {error!r}. Package the model again.") from error
     if score.mean.shape != (size,) or score.whitener.shape != (size, size):
         raise PackageError(

@@ -168,7 +168,7 @@ class ModelInfo:
                 quality_limits={name: (low, high) for name, (low, high) in values.pop("quality_limits").items()},
                 **values,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise PackageError(f"{MODEL} cannot be read: {error!r}. Package the model again.") from error
 
 

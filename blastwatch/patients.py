@@ -34,14 +34,19 @@ def read_patients(package: Package) -> Patients:
         PackageError: where the evidence does not name them.
     """
     named = package.evidence("split").get("groups")
-    if not isinstance(named, dict) or set(named) != set(SIDES) or not all(named.values()):
+    if not isinstance(named, dict) or set(named) != set(SIDES) or not all(map(_are_names, named.values())):
         raise PackageError(
             f"Expected evidence/split.json to name the groups of {', '.join(SIDES)} but it does not. "
             "Package the model again."
         )
-    groups = {side: frozenset(map(str, names)) for side, names in named.items()}
-    known = package.evidence("audit").get("groups") or []
-    tied = {str(group[0]): frozenset(map(str, group)) for group in known if group}
+    groups = {side: frozenset(names) for side, names in named.items()}
+    known = package.evidence("audit").get("groups")
+    if not isinstance(known, list) or not all(map(_are_names, known)):
+        raise PackageError(
+            "Expected evidence/audit.json to list groups, each a list of the names of its subjects, but it does not. "
+            "Audit and split the cells anew, then package the model again."
+        )
+    tied = {group[0]: frozenset(group) for group in known}
     unknown = sorted(frozenset().union(*groups.values()) - tied.keys())
     if unknown:
         raise PackageError(
@@ -49,3 +54,8 @@ def read_patients(package: Package) -> Patients:
             "there. Audit and split the cells anew, then package the model again."
         )
     return Patients(groups=groups, members=tied)
+
+
+def _are_names(found: object) -> bool:
+    """Whether it is a list of one name or more."""
+    return isinstance(found, list) and bool(found) and all(isinstance(name, str) for name in found)

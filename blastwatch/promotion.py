@@ -18,6 +18,7 @@ from blastwatch.errors import (
 )
 from blastwatch.gates import GATES, Gate, evaluate
 from blastwatch.history import ALIASES, CHALLENGER, CHAMPION
+from blastwatch.model_store import Model
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer, check_reason
 from blastwatch.registry import Registry, parse_ref
@@ -75,12 +76,15 @@ def judge(registry: Registry, ref: str, *, cells: Path | None) -> Judgement:
 
     Raises:
         AliasMoved: the champion's alias was moved behind the registry's back, so what to compare with is not known; or
-            the one that was asked for was.
+            the one that was asked for was; or somebody else moved the champion's meanwhile.
     """
     policy, entry = load_policy(registry.settings.policy), unmoved(registry, ref)
-    check_alias(registry, registry.records())
+    model, records = registry.moment()
+    check_alias(registry, model, records)
     key = own_fingerprint(registry.settings)
     gates = evaluate(registry, entry, policy, cells, registry.settings.actor, key=key)
+    champions = (history.aliases(known).get(CHAMPION, "") for known in (records, registry.records()))
+    _check_unmoved(CHAMPION, *champions)  # judging takes minutes, and no lock keeps others out
     return Judgement(version=entry.version, passed=all(gate.stands for gate in gates), gates=gates)
 
 
@@ -110,7 +114,7 @@ def promote(
         if resumed is not None:
             return resumed
         writer.check_clock()
-        check_alias(registry, writer.records)
+        check_alias(registry, registry.store.model(), writer.records)
         entry = _asked(registry, ref, asked_of)
         if CHAMPION in entry.aliases:
             raise UsageError(f"Version {entry.version} already is the champion.")
@@ -238,7 +242,7 @@ def rollback(registry: Registry, *, reason: str) -> Rollback:
         if done is not None and done.action == "rollback":  # an interrupted one, finished just now
             past = history.champions([record for record in writer.records if record.number < done.number])
             return Rollback(entry=registry.entry(done.version), stepped_over=_between(past, done.version))
-        check_alias(registry, writer.records)
+        check_alias(registry, registry.store.model(), writer.records)
         current, stack = history.aliases(writer.records).get(CHAMPION, ""), history.champions(writer.records)
         _check_unmoved(CHAMPION, asked_of, current)
         if not current:
@@ -363,10 +367,9 @@ def restore(registry: Registry, *, reason: str, clock: bool = False) -> Restorat
     return Restoration(aliases=there, done=True, ahead=ahead, time=written.time)
 
 
-def check_alias(registry: Registry, records: Sequence[history.Record]) -> None:
+def check_alias(registry: Registry, model: Model | None, records: Sequence[history.Record]) -> None:
     """Raise `AliasMoved` where the champion's alias is not what the history says; but a champion that was deleted in
     MLflow cannot carry it."""
-    model = registry.store.model()
     found = model.aliases.get(CHAMPION, "") if model else ""
     expected = history.aliases(records).get(CHAMPION, "")
     if found != expected and (found or registry.store.has(expected)):

@@ -6,6 +6,7 @@ A version is one sealed model package. `candidate` was just registered, `champio
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from blastwatch.entry import METRIC_TAG, Entry, entry_of
 from blastwatch.errors import (
     AliasMoved,
     AliasNotSet,
+    HistoryBroken,
     NotPermitted,
     PackageError,
     RegistryError,
@@ -32,7 +34,7 @@ from blastwatch.model_store import Model, ModelStore, Version, check_reachable
 from blastwatch.one_line import one_line
 from blastwatch.package import Package, open_package
 from blastwatch.policy import load_policy
-from blastwatch.recording import ALIAS_TAG, Writer, read_word
+from blastwatch.recording import ALIAS_TAG, Writer, head_of, read_word
 from blastwatch.settings import UNATTENDED_VARIABLE, Settings
 from blastwatch.signing import PROMOTER, TRAINER, open_signer, open_trusted
 from blastwatch.two_persons import check_word
@@ -42,6 +44,7 @@ __all__ = ["ALIASES", "CANDIDATE", "CHALLENGER", "CHAMPION", "Fetched", "Registr
 SCRATCH = ".fetch-"  # begins the name of a folder that a fetch works in; a kill leaves it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # as MLflow counts; it keeps them in 32 bits
+_LOOKS, _PAUSE = 5, 0.2  # at the registry until both of its halves are of one moment, and seconds between two
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,9 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """Every version, newest first."""
-        model = self.store.model()
+        model, records = self.moment()
         if model is None:
             return []
-        records = self.records()
         found = [entry_of(version, model, records) for version in self.store.versions()]
         return sorted(found, key=lambda entry: int(entry.version), reverse=True)
 
@@ -80,11 +82,11 @@ class Registry:
             AliasNotSet, VersionNotFound: saying what there is and what to do.
         """
         wanted = parse_ref(ref, self.name)
-        model = self.store.model()
+        model, records = self.moment()
         number = model.aliases.get(wanted, wanted) if model else ""
         if model is not None and _NUMBER.fullmatch(number):  # asked for alone: a registry may hold thousands
             try:
-                return entry_of(self.store.version(number), model, self.records())
+                return entry_of(self.store.version(number), model, records)
             except VersionNotFound:
                 pass
         known = ", ".join(entry.version for entry in self.entries()) or "none"
@@ -95,6 +97,28 @@ class Registry:
     def records(self) -> list[Record]:
         """The history, oldest first."""
         return self.ledger.records()
+
+    def moment(self) -> tuple[Model | None, list[Record]]:
+        """What MLflow says, and the history at the same moment; without a model nothing is asked of the history.
+
+        An action that comes between the two questions, or is under way, would look like an alias that was moved behind
+        the registry's back. What still does after the last look was left by an interrupted action: it is taken as it
+        is.
+        """
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(_PAUSE)
+            model = self.store.model()
+            if model is None:
+                return None, []
+            rows = self.ledger.rows()
+            try:
+                told = head_of(model, rows, self.trusted, name=self.name).number
+            except HistoryBroken:
+                break  # which is no matter of time
+            if told >= len(rows):
+                break
+        return model, [row.record() for row in rows]
 
     def proven(self, alias: str) -> Entry:
         """The version on which an alias stands, if a trusted promoter put it there and a trusted key registered it.

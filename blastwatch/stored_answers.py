@@ -11,8 +11,9 @@ import numpy as np
 
 from blastwatch.baseline import number_of
 from blastwatch.decision import CLASS_NAMES, POSITIVE, probabilities
+from blastwatch.errors import PackageError
 from blastwatch.gate import Gate
-from blastwatch.package import HEADLINE, PREDICTION_COLUMNS, PREDICTIONS, Package
+from blastwatch.package import HEADLINE, PREDICTIONS, Package
 from blastwatch.rounding import against
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ FIGURES = {"sensitivity_over_ill": _ILL, "specificity_over_healthy": _HEALTHY}
 
 def answers_gate(package: Package) -> Gate:
     """Every test cell of the split has one answer, and what is judged and told of them is what the answers give."""
-    tested = package.predictions()
-    wrong = list(_faults(package, tested))
-    value = "; ".join(wrong) if wrong else f"{len(tested)} cells of {tested['group'].nunique()} patients"
     limit = "one of every test cell, and the figures of the metrics follow from them"
+    try:
+        tested = package.predictions()
+        wrong = list(_faults(package, tested))
+    except PackageError as error:
+        return Gate(name="answers", passed=False, value=str(error), limit=limit)
+    value = "; ".join(wrong) if wrong else f"{len(tested)} cells of {tested['group'].nunique()} patients"
     return Gate(name="answers", passed=not wrong, value=value, limit=limit)
 
 
@@ -49,9 +53,8 @@ def unusable(tested: "pd.DataFrame") -> str:
 
 
 def _faults(package: Package, tested: "pd.DataFrame") -> Iterator[str]:
-    lacking = [name for name in PREDICTION_COLUMNS if name not in tested.columns]
-    if lacking:
-        yield f"{PREDICTIONS} has no {', '.join(lacking)}"
+    if not len(tested):
+        yield f"{PREDICTIONS} has no answer"
         return
     if said := unusable(tested):
         yield said
@@ -84,7 +87,7 @@ def _faults_of_number(tested: "pd.DataFrame", split: dict[str, Any]) -> Iterator
     if strange:
         yield f"answers of label {', '.join(map(str, strange))}"
     groups = named.get("test") if isinstance(named, dict) else None
-    missing = sorted(set(map(str, groups or [])) - set(tested["group"].astype(str)))
+    missing = sorted(set(map(str, groups if isinstance(groups, list) else [])) - set(tested["group"].astype(str)))
     if missing:
         yield f"no answer of the tested {', '.join(missing[:5])}"
 

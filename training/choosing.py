@@ -24,7 +24,6 @@ from training.parameters import TrainParameters, as_read
 from training.recipes import Recipe
 from training.training_run import CURVES, FACTS
 
-CHOSEN = "chosen"  # its name among the recipes
 RECIPE, LOSSES = "chosen_recipe", "held_out_losses"  # of the facts of a fold: what it took, and the loss of each
 
 
@@ -85,7 +84,7 @@ def chosen_answers(
 def held_out_loss(recipe: Recipe, fold: int, folds: Folds) -> float:
     """The cross-entropy of a training on patients of its training side that a fit did not see, at the best temperature
     and with every patient weighing the same within its label; of one by gradients the lowest on validation patients,
-    with every subject weighing the same."""
+    with every patient weighing the same."""
     trained = folds.out / recipe.name / str(fold) / "train"
     if recipe.parameters.train.fit == "logistic":
         rows = read_split(folds.cells, folds.splits[fold])

@@ -1,7 +1,6 @@
 """What the trained network is worth on the test patients, which nothing before has read."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.decision import CLASS_NAMES, POSITIVE, Thresholds, probabilities
-from blastwatch.digests import file_digest
-from blastwatch.errors import DataError, UsageError
+from blastwatch.errors import DataError
 from blastwatch.intervals import DIFFERENCE, SHARE, as_interval, draw_patients
 from blastwatch.manifest import read_cells, read_json, read_split, write_json
 from blastwatch.network import build, load_weights
 from blastwatch.package import PREDICTION_COLUMNS, WEIGHTS
-from training.baselines import BASELINES, baseline_answers, cell_statistics
+from training.baselines import baseline_answers, cell_statistics
 from training.calibration import check_finite, fit_temperature, patient_weights, reliability, steadied_temperature
 from training.conformal import Conformal, coverage_report, fit_conformal
 from training.evidence import (
@@ -27,6 +25,7 @@ from training.evidence import (
     TRAINED,
     check_trained_on,
     check_weights,
+    digest_of_weights,
     forget_evaluation,
 )
 from training.figures import AT_THRESHOLD, CELLS, DECISIONS, HALF, PATIENTS, figures, units_of
@@ -166,25 +165,6 @@ def run_evaluation(
     return Measured(metrics=metrics, table=table, network=network, facts=facts, packed=packed)
 
 
-def read_answers(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
-    """What evaluations left in their folders, by the folder's name, and the answers of the baselines without a network.
-
-    Raises:
-        UsageError: where a folder holds no evaluation, or two have one name.
-    """
-    tables: dict[str, pd.DataFrame] = {}
-    for folder in folders:
-        name = folder.resolve().name
-        if name in tables or name in BASELINES:
-            raise UsageError(f"Expected folders of different names, none of them {', '.join(BASELINES)}: got {name!r}.")
-        missing = [file for file in (PREDICTIONS, BASELINE_PREDICTIONS) if not (folder / file).is_file()]
-        if missing:
-            raise UsageError(f"Expected {missing[0]} in {folder} but it is missing. Make it: blastwatch evaluate")
-        tables[name] = pd.read_parquet(folder / PREDICTIONS)
-    known = pd.read_parquet(folders[0] / BASELINE_PREDICTIONS)
-    return tables | {str(name): part.drop(columns="model") for name, part in known.groupby("model", sort=False)}
-
-
 def read_trained(trained: Path) -> Trained:
     """The network that `blastwatch train` left in a folder, and its facts.
 
@@ -205,7 +185,7 @@ def read_trained(trained: Path) -> Trained:
 def _check_still(found: Trained, trained: Path) -> None:
     """Refuse to tell what was measured where the folder holds another training by now, on whose answers to training
     patients it may have been calibrated."""
-    facts, weights = read_json(trained / TRAINED, made_by="blastwatch train"), file_digest(trained / WEIGHTS)
+    facts, weights = read_json(trained / TRAINED, made_by="blastwatch train"), digest_of_weights(trained)
     if (facts, weights) != (found.facts, found.weights_sha256):
         raise DataError(
             f"Expected run {found.facts.get('run_id')} (weights {found.weights_sha256[:12]}) in {trained} while it is "

@@ -70,7 +70,18 @@ def check_trained_on(
             f"image.size={known.size}, {facts['pack_digest'][:12]}) but {pack} is another ({found.crop}, {found.size}, "
             f"{packed.digest[:12]}). Name that pack, or train on this one."
         )
-    check_weights(facts, file_digest(trained / WEIGHTS), trained)
+    check_weights(facts, digest_of_weights(trained), trained)
+
+
+def digest_of_weights(trained: Path) -> str:
+    """SHA-256 of the weights that a training left. Raises `DataError` where they are gone."""
+    path = trained / WEIGHTS
+    if not path.is_file():
+        raise DataError(
+            f"Expected the weights that {TRAINED} in {trained} is about but {path} is missing. Train again: "
+            "blastwatch train"
+        )
+    return file_digest(path)
 
 
 def check_weights(facts: dict[str, Any], found: str, trained: Path) -> None:
@@ -126,7 +137,7 @@ def check_evaluated(metrics: dict[str, Any], facts: dict[str, Any], trained: Pat
     Raises:
         DataError: saying what is another's.
     """
-    weights = file_digest(trained / WEIGHTS)
+    weights = digest_of_weights(trained)
     if (metrics.get("weights_sha256"), metrics.get("run_id")) != (weights, facts["run_id"]):
         raise DataError(
             f"Expected the evaluation of the network in {trained} (run {facts['run_id']}, weights {weights[:12]}) but "

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from blastwatch.decision import POSITIVE
 from blastwatch.errors import DataError
+from training.calibration import patient_weights
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.distributed import World
 from training.loop import Trainer, TrainingDiverged, predict_logits
@@ -42,8 +43,8 @@ class Progress:
 
 
 def validate(logits: NDArray[Any], cells: Side) -> dict[str, float]:
-    """Loss with every subject weighing the same, accuracy as the mean over subjects and over the worst quarter of
-    them, and AUROC over cells.
+    """Loss with every patient weighing the same, accuracy as the mean over patients and over the worst quarter of
+    them, and AUROC over cells; as `training.search.judge`. Subjects whom the split ties together are one patient.
 
     Args:
         logits: what a network answers to the cells, in the numbers that it is trained in, shape (n, classes).
@@ -59,9 +60,9 @@ def validate(logits: NDArray[Any], cells: Side) -> dict[str, float]:
             "train.precision=fp32. The last checkpoint stays."
         )
     losses = functional.cross_entropy(torch.tensor(logits), torch.tensor(cells.labels), reduction="none")
-    right = pd.Series(logits.argmax(1) == cells.labels).groupby(cells.subjects).mean().sort_values()
+    right = pd.Series(logits.argmax(1) == cells.labels).groupby([cells.labels, cells.patients]).mean().sort_values()
     return {
-        "validation_loss": float((losses.numpy() * cells.weights).mean()),
+        "validation_loss": float((losses.numpy() * patient_weights(cells.labels, cells.patients)).sum()),
         "validation_subject_accuracy": float(right.mean()),
         "validation_worst_quarter": float(right.iloc[: max(1, round(len(right) / 4))].mean()),
         "validation_auroc": float(
@@ -97,9 +98,8 @@ class Fit:
     def run(self, on_epoch: Callable[[dict[str, float]], None]) -> Progress:
         """Train until the last epoch or until validation patients no longer gain.
 
-        The best epoch is the one with the lowest validation loss, every subject weighing the same; with `keep` last it
-        is the last one. Epochs of a linear
-        probe do not count against the patience.
+        The best epoch is the one with the lowest validation loss, every patient weighing the same; with `keep` last it
+        is the last one. Epochs of a linear probe do not count against the patience.
 
         Raises:
             TrainingDiverged: where the loss is no longer a number or hopeless.

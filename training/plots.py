@@ -62,7 +62,7 @@ def numbered(subjects: Iterable[str]) -> dict[str, int]:
 
 
 def plot_curves(curves: pd.DataFrame, best_epoch: int, path: Path, *, synthetic: bool) -> None:
-    """Loss, and AUROC with accuracy by subject, over epochs."""
+    """Loss, and AUROC with accuracy by patient, over epochs."""
     figure = _figure(9, 3.8, "Training", synthetic=synthetic)
     left, right = figure.subplots(1, 2)
     for name, color, axes in (

@@ -188,7 +188,7 @@ def _tell(row: Row, name: str) -> None:
     told = f"{name}: " if name else ""
     say(
         f"{told}epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss "
-        f"{row['validation_loss']:.3f}, accuracy by subject {fixed(row['validation_subject_accuracy'])}, "
+        f"{row['validation_loss']:.3f}, accuracy by patient {fixed(row['validation_subject_accuracy'])}, "
         f"AUROC {fixed(row['validation_auroc'])}"
     )
 

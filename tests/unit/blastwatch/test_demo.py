@@ -1,9 +1,15 @@
 """The demo empties its work folder first: only one that a demo made, and nothing that anyone would miss."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -11,6 +17,7 @@ from click.testing import CliRunner
 from blastwatch import demo as module
 from blastwatch.demo import MARK, Asked, Demo
 from blastwatch.errors import BlastwatchError, UsageError
+from tests.running import runs, until
 from training.demo_commands import demo
 
 ROOT = Path(__file__).parents[3]
@@ -210,3 +217,55 @@ def test_the_remote_is_named_in_ascii_wherever_the_folder_is(checkout, monkeypat
 
 def test_a_figure_near_one_is_not_told_as_one():
     assert module._figure("auroc", {"value": 0.9996, "low": 0.9, "high": 0.99999}).endswith("0.9996 (0.900 to 0.99999)")
+
+
+STEP = """
+import signal, subprocess, sys, time
+from pathlib import Path
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever starts the tests
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+from blastwatch import demo
+from blastwatch.processes import stopping_politely
+SLEEP = "import time; time.sleep(60)"
+FAMILY = f"import os, subprocess, sys; one = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); "
+FAMILY += "print(os.getpid(), one.pid, file=open('family', 'w'), flush=True); one.wait()"
+demo.script = lambda name: sys.executable
+checkout, folder = map(Path, sys.argv[1:])
+run = demo.Demo(checkout, folder, cells=None, patients=12, each=8)
+try:
+    with stopping_politely():
+        run._call("step", "-c", FAMILY, show=True)
+except KeyboardInterrupt:
+    print("Stopped.")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL])
+def test_a_step_ends_with_the_demo_and_so_do_its_children(tmp_path, number):
+    """As a training does, which is a child of DVC."""
+
+    def alive():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [pid for pid in family if runs(psutil.Process(pid))]
+        return []
+
+    told = tmp_path / "family"
+    with subprocess.Popen(
+        [sys.executable, "-c", STEP, ROOT, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
+        until(lambda: told.is_file() and told.read_text().endswith("\n"), 20)
+        family = [int(pid) for pid in told.read_text().split()]
+        parent.send_signal(number)
+        said = parent.stdout.read()
+    assert number == signal.SIGKILL or (parent.returncode, said) == (0, "Stopped.\n")
+    if number == signal.SIGKILL:  # the guardian sees to it
+        until(lambda: not alive(), 20)
+    assert not alive()
+
+
+def test_a_step_that_fails_is_told_with_what_it_printed(checkout, monkeypatch):
+    monkeypatch.setattr(module, "script", lambda _: sys.executable)
+    run = Demo(checkout, checkout, cells=None, patients=12, each=8)
+    assert run._call("step", "-c", "import os; print(os.getpgid(0) == os.getpid())") == "True\n"
+    with pytest.raises(BlastwatchError, match=r"`step -c .*` ended with exit code 3:\nno room"):
+        run._call("step", "-c", "import sys; print('no room', file=sys.stderr); sys.exit(3)")

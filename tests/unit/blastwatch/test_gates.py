@@ -22,6 +22,7 @@ from blastwatch.evidence_gates import (
     split_gate,
 )
 from blastwatch.gate import MISSING, OFF, Gate, at_least, at_most, table_of
+from blastwatch.manifest import SIDES
 from blastwatch.package import DRIFT, METRICS, PREDICTIONS, REFERENCE, TRAINED, Package, Precision, open_package
 from blastwatch.parity import parity_gate
 from blastwatch.policy import load_policy
@@ -167,7 +168,9 @@ def test_initial_weights_of_which_patients_nobody_knows_the_side(package):
     assert "does not" in told(initial_weights_gate(package)) and not initial_weights_gate(package).passed
 
 
-@pytest.mark.parametrize("groups", [None, {}, {"train": ["t0"]}, "all"])
+@pytest.mark.parametrize("groups", [
+    None, {}, {"train": ["t0"]}, "all", dict.fromkeys(SIDES, 5), {side: [5] for side in SIDES}
+])  # fmt: skip
 def test_a_package_that_does_not_name_its_groups(package, groups):
     edit(package, "evidence/split.json", groups=groups)
     gate = groups_gate(package)

@@ -10,6 +10,7 @@ from blastwatch import noninferiority
 from blastwatch.errors import SignatureInvalid
 from blastwatch.gate import GATES, OFF
 from blastwatch.gates import evaluate
+from blastwatch.package import CARD, DRIFT, REFERENCE, seal
 from blastwatch.policy import load_policy
 from blastwatch.registry import Registry
 from tests.packages import make_package
@@ -164,3 +165,26 @@ def test_as_many_patients_of_each_label_are_needed(registry, register, judge):
     assert (
         not gate.passed and gate.value.startswith("cannot be judged: ") and gate.value.endswith("4 of each are needed")
     )
+
+
+def test_evidence_of_another_shape_fails_the_gates_that_read_it_and_is_named(register, judge):
+    """The files are as they were sealed, and so are their digests."""
+
+    def odd(folder, **options):
+        make_package(folder, **options)
+        for name in ("audit", "split", "data"):
+            (folder / f"evidence/{name}.json").write_text("[]")
+        (folder / DRIFT).write_text("5")
+        (folder / REFERENCE).write_bytes(b"junk")
+        (folder / CARD).write_bytes(b"\xff\xfe")
+        seal(folder)
+        return folder
+
+    gates = judge(register(odd))
+    assert gates["digests"].passed and gates["sensitivity"].passed
+    named = {
+        "audit": "evidence/audit.json", "split": "evidence/split.json", "answers": "evidence/split.json", "card": CARD,
+        "groups": REFERENCE, "reference-groups": REFERENCE, "initial-weights": "evidence/data.json",
+    }  # fmt: skip
+    for name, file in named.items():
+        assert not gates[name].passed and file in str(gates[name].value), name

@@ -17,8 +17,10 @@ from blastwatch.errors import (
     UsageError,
     VersionNotFound,
 )
+from blastwatch.recording import Writer
 from blastwatch.registry import Registry, parse_ref
 from blastwatch.settings import load
+from blastwatch.signing import PROMOTER
 from blastwatch.verification import verify
 from tests.packages import make_package
 from tests.policies import lenient
@@ -302,3 +304,73 @@ def test_refs(ref, found):
 def test_wrong_refs(ref):
     with pytest.raises(UsageError, match="Expected"):
         parse_ref(ref, "blastwatch")
+
+
+@pytest.fixture
+def crossed(registry, register, lenient_settings, monkeypatch):
+    """Version 1 is the champion and version 2 the candidate. What is put into the list is done, an action each, after
+    MLflow was asked and before the history is."""
+    register()
+    promotion.promote(registry, "1", reason="first", cells=None).check()
+    register(right=0.95)
+    actions, ask = [], registry.store.model
+
+    def model():
+        found = ask()
+        if actions:
+            actions.pop(0)(Registry(lenient_settings))
+        return found
+
+    monkeypatch.setattr(registry.store, "model", model)
+    monkeypatch.setattr("blastwatch.registry._PAUSE", 0)
+    return registry, actions
+
+
+def crown(other):
+    with other.writing(PROMOTER) as writer:
+        writer.move("promote", "champion", other.entry("2"), why="a colleague")
+
+
+def challenge(other):
+    promotion.challenge(other, "2", reason="a colleague")
+
+
+@pytest.mark.parametrize(("action", "aliases"), [
+    (crown, [["champion"], []]), (challenge, [["candidate", "challenger"], ["champion"]]),
+])  # fmt: skip
+def test_versions_are_told_of_one_moment_whatever_a_colleague_does_meanwhile(crossed, action, aliases):
+    registry, actions = crossed
+    actions.append(action)
+    found = registry.entries()
+    assert [(entry.aliases, entry.moved) for entry in found] == [(names, {}) for names in aliases]
+    assert [entry.promoted_at is None for entry in found] == [action is challenge, False]
+
+
+def test_a_reference_is_of_one_moment_whatever_a_colleague_does_meanwhile(crossed):
+    registry, actions = crossed
+    actions.append(crown)
+    assert promotion.unmoved(registry, "champion").version == "2"
+
+
+def test_an_alias_that_was_moved_by_hand_is_told_at_once(crossed, monkeypatch):
+    registry, _ = crossed
+    registry.store.set_alias("champion", "2")
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("there is nothing to wait for"))
+    assert [entry.moved for entry in registry.entries()] == [{"champion": "1"}, {}]
+
+
+def test_what_an_interrupted_action_left_is_told_as_it_is(crossed, monkeypatch):
+    registry, _ = crossed
+    monkeypatch.setattr(Writer, "_tell", lambda *_: None)
+    crown(registry)
+    assert [entry.moved for entry in registry.entries()] == [{"candidate": ""}, {"champion": "2"}]
+
+
+def test_a_check_says_where_the_champion_was_moved_meanwhile(crossed, monkeypatch):
+    """Its comparison is with one who is champion no more."""
+    registry, actions = crossed
+    actions += [lambda _: None, crown]  # between the version and the champion: seen, and judged against the new one
+    assert promotion.judge(registry, "2", cells=None).version == "2"
+    monkeypatch.setattr(promotion, "evaluate", lambda *_, **__: promotion.rollback(registry, reason="") and [])
+    with pytest.raises(AliasMoved, match="champion was version 2 when this was asked for and is version 1 now: .* ask"):
+        promotion.judge(registry, "2", cells=None)

@@ -14,6 +14,7 @@ from blastwatch.addresses import unproxied
 from blastwatch.entry import Entry
 from blastwatch.errors import RegistryError
 from blastwatch.gate import GATES, OFF
+from blastwatch.policy import load_policy
 from blastwatch.registry import Registry
 from blastwatch.registry_commands import _told, registry
 from blastwatch.signing import pem_of
@@ -229,6 +230,7 @@ def test_the_gates_are_seen_without_a_move(run, versions):
     found = json.loads(printed)
     assert code == 3 and (found["version"], found["passed"], len(found["gates"])) == ("2", False, len(GATES))
     assert left(versions) == before
+    assert out.splitlines()[-1] == f"Judged by policy {load_policy(versions.settings.policy).digest[:12]}."
     assert run("promote", "2")[1] == out, "the table is that of a promotion"
 
 

@@ -319,3 +319,9 @@ def test_an_evaluation_that_is_stopped_leaves_nothing_of_an_earlier_one(copied, 
     with pytest.raises(Stopped):
         CliRunner().invoke(evaluate, call_of(places, folder), catch_exceptions=False)
     refused(places, DataError, r"metrics\.json is missing\. Make it with: blastwatch evaluate")
+
+
+def test_weights_that_are_gone_are_asked_for(copied):
+    folder, places = copied("train")
+    (folder / "weights.safetensors").unlink()
+    refused(places, DataError, r"weights\.safetensors is missing\. Train again: blastwatch train")

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from sklearn import metrics
 
+from blastwatch.decision import CLASS_NAMES
 from blastwatch.digests import file_digest
 from blastwatch.errors import DataError, UsageError
 from blastwatch.manifest import read_cells, read_split
@@ -22,6 +23,7 @@ from tests.trainings import small_network
 from training import evaluation, fitting, search, training_run
 from training.experiment_commands import search as command
 from training.pack import open_pack
+from training.sampling import Side
 from training.search import Plan, judge, run_search
 from training.search_space import read_space
 
@@ -298,6 +300,19 @@ def test_objectives_equal_the_plain_definitions(seed):
     assert found["worst_quarter_accuracy"] == pytest.approx(by_patient[:3].mean())
     assert found["auroc"] == pytest.approx(metrics.roc_auc_score(truth, blast))
     assert found["loss"] == pytest.approx(metrics.log_loss(truth, blast))  # patients have as many cells each
+
+
+def test_the_figures_of_an_epoch_are_those_of_the_search_where_subjects_are_tied():
+    """Two subjects whom the audit ties are one patient in both."""
+    table = draw_answers(1)
+    table = table.assign(group=table["group"].replace({"P001": "P003", "P000": "P004"}))
+    labels = table["label"].map(CLASS_NAMES.index).to_numpy(np.int64)
+    blast = table["probability"].to_numpy()
+    subjects, patients = table["subject"].to_numpy(), table["group"].to_numpy()
+    side = Side(np.arange(len(table)), labels, subjects, np.ones(len(table), np.float32), patients)
+    epoch, found = fitting.validate(np.log(np.column_stack([1 - blast, blast])), side), judge(table, blast)
+    assert len(set(subjects)) > len(set(patients))
+    assert {name: epoch[search.CURVES[name]] for name in found} == pytest.approx(found)
 
 
 def test_the_command_prints_json_alone(whole, monkeypatch, tmp_path):
