@@ -18,7 +18,7 @@ class LazyGroup(click.Group):
     """A group whose commands are named here and imported on use, so that `--help` stays quick."""
 
     commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {
-        "data": ("training.data_commands", "Import, draw, audit, split and show data sets of cells."),
+        "data": ("training.data_commands", "Import, draw (synth), audit, split and show sets of cells."),
         "pretrain": ("training.commands", "Pretrain a network without labels, on the training side alone."),
         "train": ("training.commands", "Train a network on the split cells and track the run."),
         "evaluate": ("training.commands", "Measure the trained network on the test patients."),

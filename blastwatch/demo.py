@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -216,21 +215,14 @@ class Demo:
         say(f"[{time.monotonic() - self.started:5.0f} s] {text}")
 
     def _call(self, name: str, *arguments: str, show: bool = False) -> str:
-        """Run an installed command in the work folder; returns its standard output."""
-        done = subprocess.run(  # noqa: S603  (fixed commands, no shell)
-            [script(name), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=None if show else subprocess.PIPE,
-            stderr=None if show else subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        """Run an installed command in the work folder; returns its standard output. It ends with the demo."""
+        with Processes(self.environment, self.home / "logs") as step:
+            done = step.run([script(name), *arguments], self.folder, show=show)
         if done.returncode:
             said = "" if show else f":\n{(done.stdout + done.stderr)[-3000:]}"
             shown = " ".join([name, *arguments])[:200]
             raise BlastwatchError(f"`{shown}` ended with exit code {done.returncode}{said}")
-        return done.stdout or ""
+        return done.stdout
 
     def _summary(self, entry: dict[str, Any], clean: Asked, other: Asked) -> str:
         metrics = read_json(self.folder / "results/evaluate/metrics.json", made_by="blastwatch evaluate")

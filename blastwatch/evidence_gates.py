@@ -148,14 +148,16 @@ def _kept_from(package: Package, rows: list[dict[str, Any]]) -> str:
 
 
 def baseline_gate(package: Package, policy: Policy) -> Gate:
-    """The network is worth more than three size numbers: the lower end of the interval of its AUROC less theirs."""
+    """The network is worth more than three size numbers: the lower end of the interval of its AUROC less theirs. Where
+    the policy does not judge that, the difference itself: of few patients the lower end lies far from it."""
     found, limit = size_difference(package.metrics()), policy.baseline.least_difference
     if found is None:
         note = "an evaluation of old has no such comparison; evaluate and package anew to have it"
         return at_least("baseline", None, limit, note)
     whose = what_few_show(patients_tested(package.evidence("split")))
-    note = "; ".join(filter(None, ["lower end of the 95 % interval", str(found), whose]))
-    return at_least("baseline", found.low, limit, note, unit="AUROC")
+    end, value = ("", found.difference) if limit is None else ("lower end of the 95 % interval", found.low)
+    note = "; ".join(filter(None, [end, str(found), whose]))
+    return at_least("baseline", value, limit, note, unit="of AUROC against three size numbers")
 
 
 def reference_gates(package: Package, policy: Policy) -> list[Gate]:

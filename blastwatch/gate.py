@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from blastwatch.one_line import one_line
-from blastwatch.rounding import against, significant
+from blastwatch.rounding import BOUNDS, against, fixed, significant
 
 GATES = (
     "digests",
@@ -34,6 +34,9 @@ GATES = (
 
 NEVER_OVERRIDDEN = ("digests", "signature")
 """Without these two nothing else that is known of a version holds."""
+
+COUNTED = ("cells", "patients", "ms")
+"""Units of counts and times. A figure of any other unit is a share or a difference of two: 1 of it is not one."""
 
 OFF = "off by policy"
 MISSING = "not in the evidence"
@@ -82,6 +85,8 @@ class Gate:
     def told(self) -> str:
         """Its name, what was found and what was allowed."""
         value, allowed = _figures(self.value, self.limit)
+        if self.unit and self.unit not in COUNTED and self.value in BOUNDS:
+            value = fixed(float(self.value))
         limit = OFF if self.off else f"limit: {' '.join(part for part in (self.bound, allowed) if part)}"
         unit = f" {self.unit}" if self.unit and not isinstance(self.value, str) else ""
         return f"{self.name}: {value}{unit} ({limit}){f'; {self.note}' if self.note else ''}"
@@ -95,12 +100,18 @@ class Gate:
         return f"{self.verdict}  {self.told}"
 
 
-def table_of(gates: Sequence[Gate]) -> str:
-    """The report of the gates for a person, one a line, and by which policy they were judged."""
+def table_of(gates: Sequence[Gate], named: Mapping[str, str] | None = None) -> str:
+    """The report of the gates for a person, one a line, and by which policy they were judged.
+
+    Args:
+        named: policies that are known here by more than their digest, by that.
+    """
     width = max((len(gate.verdict) for gate in gates), default=0)
     lines = [one_line(f"{gate.verdict:<{width}}  {gate.told}") for gate in gates]
-    policies = dict.fromkeys(gate.policy[:12] for gate in gates if gate.policy)
-    return "\n".join(lines + [f"Judged by policy {digest}." for digest in policies])
+    for digest in dict.fromkeys(gate.policy for gate in gates if gate.policy):
+        name = (named or {}).get(digest, "")
+        lines.append(f"Judged by {name} ({digest[:12]})." if name else f"Judged by policy {digest[:12]}.")
+    return "\n".join(lines)
 
 
 def at_least(name: str, value: float | None, limit: float | None, note: str = "", *, unit: str = "") -> Gate:

@@ -26,6 +26,7 @@ def files_below(
     *,
     aside: Callable[[str], None] | None = None,
     twice: Twice | None = None,
+    dead: bool = False,
 ) -> Iterator[str]:
     """Paths of all files of these suffixes below a folder, relative to it, with forward slashes; the names of each
     folder are sorted. Hidden files and folders are passed over, and each folder is entered once, by whatever link.
@@ -39,6 +40,7 @@ def files_below(
         aside: told why, for each thing that was passed over and may have been meant.
         twice: told of each folder that is not entered since it is read by another name, and, once all were given, of
             each link to an image that is given by its own name or another link too.
+        dead: give that link to nothing as well, for who names each file that cannot be read and goes on.
 
     Raises:
         OSError: a folder cannot be listed, or a link to one leads nowhere; `filename` is which.
@@ -53,9 +55,12 @@ def files_below(
                 walk.remember(below / name)
                 yield (below / name).as_posix()
             elif why := _passed_over(name, wanted):
-                if why == NO_KIND:
-                    _check_leads_somewhere(Path(folder, name))
-                walk.aside(why)
+                if why == NO_KIND and _leads_nowhere(Path(folder, name)):
+                    if not dead:
+                        raise _nowhere(Path(folder, name))
+                    yield (below / name).as_posix()
+                else:
+                    walk.aside(why)
     walk.tell_of_links(suffixes)
 
 
@@ -82,10 +87,13 @@ def _passed_over(name: str, wanted: bool) -> str | None:
     return f"files ending in {suffix!r}" if KNOWN_KIND.fullmatch(suffix) else NO_KIND
 
 
-def _check_leads_somewhere(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        words = "it is a link to what is not there or cannot be reached. Mount what it leads to, or remove the link"
-        raise FileNotFoundError(errno.ENOENT, words, str(path))
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _nowhere(path: Path) -> FileNotFoundError:
+    words = "it is a link to what is not there or cannot be reached. Mount what it leads to, or remove the link"
+    return FileNotFoundError(errno.ENOENT, words, str(path))
 
 
 def _unheard(_why: str) -> None:

@@ -171,6 +171,11 @@ def load_policy(path: Path | None) -> Policy:
     return policy
 
 
+def named(path: Path | None) -> str:
+    """The policy of a path, which `load_policy` takes, in a report of the gates."""
+    return "the default policy" if path is None else str(path)
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice; YAML itself would silently take the last."""
 

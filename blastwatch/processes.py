@@ -69,9 +69,30 @@ class Processes:
             child = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
             )
-        self._children[name] = child
         if alone:
             self._alone.add(name)
+        self._take(name, child)
+
+    def run(self, command: list[str], folder: Path, *, show: bool) -> subprocess.CompletedProcess[str]:
+        """Run a command in a folder to its end, as `subprocess.run` does; where this block ends before, it is stopped
+        with all its children.
+
+        Args:
+            show: what it prints goes where this process prints, and is not returned.
+        """
+        into = None if show else subprocess.PIPE
+        child = subprocess.Popen(  # noqa: S603  (a fixed command, no shell)
+            command, cwd=folder, stdout=into, stderr=into, env=self._environment, start_new_session=True
+        )
+        name = Path(command[0]).name
+        self._take(name, child)
+        printed = [(text or b"").decode(errors="replace") for text in child.communicate()]
+        self.stop(name)
+        return subprocess.CompletedProcess(command, child.returncode, *printed)
+
+    def _take(self, name: str, child: "subprocess.Popen[bytes]") -> None:
+        """Answer for a child from now on, and have the guardian do so."""
+        self._children[name] = child
         try:
             self._tell_guardian(f"+{child.pid}")
         except BrokenPipeError as error:

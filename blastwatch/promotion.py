@@ -1,69 +1,23 @@
 """Who becomes champion or challenger, and what undoes it. Every step, refusals too, is an entry of the history."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from blastwatch import history
 from blastwatch.entry import Entry
-from blastwatch.errors import (
-    AliasMoved,
-    AliasNotSet,
-    PackageError,
-    PromotionRefused,
-    UsageError,
-)
+from blastwatch.errors import AliasMoved, AliasNotSet, PackageError, UsageError
 from blastwatch.gates import GATES, Gate, evaluate
-from blastwatch.history import ALIASES, CHALLENGER, CHAMPION
+from blastwatch.history import ALIASES, CANDIDATE, CHALLENGER, CHAMPION
 from blastwatch.model_store import Model
+from blastwatch.outcomes import Change, Judgement, Promotion, Restoration, Rollback, stepped
 from blastwatch.policy import Policy, load_policy
 from blastwatch.recording import Writer, check_reason
 from blastwatch.registry import Registry, parse_ref
 from blastwatch.signing import PROMOTER, own_fingerprint
 from blastwatch.two_persons import check_challenge
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promotion:
-    """What `registry promote --json` prints.
-
-    resumed: an interrupted promotion was finished; nothing was judged anew.
-    """
-
-    version: str
-    promoted: bool
-    gates: list[Gate]
-    resumed: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def check(self) -> None:
-        """Raise `PromotionRefused` naming the gates that failed."""
-        failed = [str(gate) for gate in self.gates if not gate.stands]
-        if not self.promoted:
-            raise PromotionRefused(f"Version {self.version} was not promoted. " + "; ".join(failed))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What `registry check --json` prints: whether a version passes every gate, now and on this machine."""
-
-    version: str
-    passed: bool
-    gates: list[Gate]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def check(self) -> None:
-        """Raise `PromotionRefused` naming the gates that failed."""
-        if not self.passed:
-            failed = "; ".join(gate.told for gate in self.gates if not gate.stands)
-            raise PromotionRefused(f"Version {self.version} does not pass. {failed}")
 
 
 def judge(registry: Registry, ref: str, *, cells: Path | None) -> Judgement:
@@ -120,7 +74,9 @@ def promote(
             raise UsageError(f"Version {entry.version} already is the champion.")
         key, actor = writer.signer.fingerprint, registry.settings.actor
         gates = _waive(evaluate(registry, entry, policy, cells, actor, key=key), waived)
-        result = Promotion(version=entry.version, promoted=all(gate.stands for gate in gates), gates=gates)
+        promoted = all(gate.stands for gate in gates)
+        given_up = _given_up(writer.records, entry.version) if promoted else []
+        result = Promotion(version=entry.version, promoted=promoted, gates=gates, given_up=given_up)
         rows = [asdict(gate) for gate in gates]
         if result.promoted:
             named = [gate.name for gate in gates if gate.overridden]
@@ -128,6 +84,12 @@ def promote(
         else:
             writer.note("refuse", entry, why=reason, gates=rows)
     return result
+
+
+def _given_up(records: Sequence[history.Record], version: str) -> list[str]:
+    """The aliases that a version has and gives up when it becomes champion."""
+    standing = history.aliases(records)
+    return [alias for alias in (CANDIDATE, CHALLENGER) if standing.get(alias) == version]
 
 
 def unmoved(registry: Registry, ref: str) -> Entry:
@@ -169,20 +131,24 @@ def _resumed(writer: Writer, ref: str) -> Promotion | None:
     done = writer.finished
     if done is None or done.action != "promote":
         return None
-    before = history.aliases([record for record in writer.records if record.number < done.number])
-    if before.get(ref, ref) != done.version:
+    past = [record for record in writer.records if record.number < done.number]
+    if history.aliases(past).get(ref, ref) != done.version:
         return None
     gates = [Gate.stored(gate) for gate in json.loads(writer.row(done.number).gates)]
-    return Promotion(version=done.version, promoted=True, gates=gates, resumed=True)
+    given_up = _given_up(past, done.version)
+    return Promotion(version=done.version, promoted=True, gates=gates, resumed=True, given_up=given_up)
 
 
 def _check_waived(names: tuple[str, ...], policy: Policy) -> None:
     """Raise `UsageError` for a gate that is unknown or may not be overridden."""
     for name in names:
+        allowed = ", ".join(policy.overridable) or "none"
         if name not in GATES:
-            raise UsageError(f"Expected --override with one of the gates {', '.join(GATES)} but got {name!r}.")
+            raise UsageError(
+                f"Expected --override with the name of one gate but got {name!r}; repeat --override for each. The "
+                f"policy allows: {allowed}."
+            )
         if name not in policy.overridable:
-            allowed = ", ".join(policy.overridable) or "none"
             raise UsageError(f"The policy lets nobody override the gate {name!r}; it allows: {allowed}.")
 
 
@@ -199,29 +165,6 @@ def _check_reason(reason: str, policy: Policy) -> None:
 def _waive(gates: list[Gate], names: tuple[str, ...]) -> list[Gate]:
     """Mark the failed gates that are overridden."""
     return [replace(gate, overridden=True) if gate.name in names and not gate.passed else gate for gate in gates]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollback:
-    """What `registry rollback --json` prints: the version that is champion again.
-
-    stepped_over: champions after it that it could not be, since they were deleted in MLflow; newest first.
-    """
-
-    entry: Entry
-    stepped_over: list[str]
-
-    @property
-    def version(self) -> str:
-        return self.entry.version
-
-    @property
-    def note(self) -> str:
-        """What was stepped over in words, "" for nothing."""
-        return _told(self.stepped_over)
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.entry.to_dict() | {"stepped_over": self.stepped_over}
 
 
 def rollback(registry: Registry, *, reason: str) -> Rollback:
@@ -241,7 +184,10 @@ def rollback(registry: Registry, *, reason: str) -> Rollback:
         done = writer.finished
         if done is not None and done.action == "rollback":  # an interrupted one, finished just now
             past = history.champions([record for record in writer.records if record.number < done.number])
-            return Rollback(entry=registry.entry(done.version), stepped_over=_between(past, done.version))
+            return Rollback(
+                entry=registry.entry(done.version), stepped_over=_between(past, done.version), before=done.before,
+                forward=registry.store.has(done.before),
+            )  # fmt: skip
         check_alias(registry, registry.store.model(), writer.records)
         current, stack = history.aliases(writer.records).get(CHAMPION, ""), history.champions(writer.records)
         _check_unmoved(CHAMPION, asked_of, current)
@@ -262,20 +208,16 @@ def rollback(registry: Registry, *, reason: str) -> Rollback:
         registry.check_signature(target)
         registry.fetch_entry(target, fresh=True)
         overridden = promoted.overridden if promoted else []
-        why = f"{reason} ({_told(gone)})" if reason and gone else reason or _told(gone)
+        why = f"{reason} ({stepped(gone)})" if reason and gone else reason or stepped(gone)
         writer.move("rollback", CHAMPION, target, why=why, overridden=overridden)
-    return Rollback(entry=registry.entry(target.version), stepped_over=gone)
+    forward = registry.store.has(current)
+    return Rollback(entry=registry.entry(target.version), stepped_over=gone, before=current, forward=forward)
 
 
 def _between(stack: Sequence[str], target: str) -> list[str]:
     """The champions between the last of a stack and the one that a rollback goes to, each once, newest first."""
     passed = takewhile(lambda version: version != target, reversed(stack[:-1]))
     return [version for version in dict.fromkeys(passed) if version != stack[-1]]
-
-
-def _told(versions: Sequence[str]) -> str:
-    named = f"version{'s' if len(versions) > 1 else ''} {', '.join(versions)}"
-    return f"stepped over {named}, deleted in MLflow" if versions else ""
 
 
 def challenge(registry: Registry, ref: str, *, reason: str) -> Entry:
@@ -323,19 +265,6 @@ def withdraw(registry: Registry, *, reason: str) -> Entry:
     return registry.entry(entry.version)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Restoration:
-    """Where every alias stands. `done`: whether anything had to be put back or said; else nothing was written.
-
-    ahead: numbers of the entries of which it says that their clock ran ahead; they count as written before `time`.
-    """
-
-    aliases: dict[str, str]
-    done: bool
-    ahead: list[int] = field(default_factory=list)
-    time: str = ""
-
-
 def restore(registry: Registry, *, reason: str, clock: bool = False) -> Restoration:
     """Put every alias back to where the history says. One whose version was deleted in MLflow is taken away. MLflow is
     told of the history's end anew where it lost it. Where all of that stands already, no entry is written.
@@ -360,11 +289,19 @@ def restore(registry: Registry, *, reason: str, clock: bool = False) -> Restorat
         if entry is None:
             raise AliasNotSet("MLflow has no version any more; there is nothing to restore.")
         ahead = [record.number for record in writer.ahead] if clock else []
+        changed = _put_back(registry.store.model(), there)
         if writer.stands and not ahead:
             return Restoration(aliases=there, done=writer.finished is not None)
         _check_reason(reason, load_policy(registry.settings.policy))
         written = writer.restore(entry, why=reason, clock=bool(ahead))
-    return Restoration(aliases=there, done=True, ahead=ahead, time=written.time)
+    return Restoration(aliases=there, done=True, changed=changed, ahead=ahead, time=written.time)
+
+
+def _put_back(model: Model | None, there: Mapping[str, str]) -> dict[str, Change]:
+    """What a restoration changes: each alias that MLflow has elsewhere than it belongs."""
+    carried = model.aliases if model else {}
+    moves = {alias: Change(before=carried.get(alias, ""), after=there.get(alias, "")) for alias in ALIASES}
+    return {alias: move for alias, move in moves.items() if move.before != move.after}
 
 
 def check_alias(registry: Registry, model: Model | None, records: Sequence[history.Record]) -> None:

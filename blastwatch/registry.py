@@ -383,9 +383,14 @@ def _holds(folder: Path, digest: str) -> bool:
 
 
 def _not_set(alias: str, name: str, known: str, where: str) -> str:
-    if alias == CHAMPION:
-        remedy = "Promote one: blastwatch registry promote VERSION" if known != "none" else (
-            "Register one first: blastwatch registry register DIR, then blastwatch registry promote VERSION"
-        )  # fmt: skip
-        return f"There is no champion of {name} yet in {where} (versions: {known}). {remedy}"
-    return f"No version of {name} carries the alias {alias} in {where} (versions: {known})."
+    register = "blastwatch registry register DIR"
+    promote, challenge = (f"blastwatch registry {action} VERSION" for action in ("promote", "challenge"))
+    remedy = {
+        CANDIDATE: f"A promotion takes it away. Name a number, or register a version: {register}",
+        CHAMPION: f"Promote one: {promote}",
+        CHALLENGER: f"Make one: {challenge}. Of an earlier one: blastwatch shadow report --challenger NUMBER",
+    }.get(alias, f"Expected one of {', '.join(ALIASES)}")
+    if known == "none":
+        remedy = f"Register one first: {register}, then {challenge if alias == CHALLENGER else promote}"
+    there = f"There is no champion of {name} yet" if alias == CHAMPION else f"No version of {name} is the {alias}"
+    return f"{there} in {where} (versions: {known}). {remedy}"

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,14 +13,23 @@ from blastwatch import history
 from blastwatch.console import json_option, print_json, say
 from blastwatch.embedded_store import MEANT, check_made, is_made, where
 from blastwatch.errors import RegistryError, SettingsError, SignatureInvalid, UsageError
-from blastwatch.gate import OFF, Gate, table_of
-from blastwatch.one_line import one_line
-from blastwatch.rounding import fixed
+from blastwatch.gate import table_of
+from blastwatch.registry_lines import (
+    promoted_line,
+    record_line,
+    restored_lines,
+    rolled_back_line,
+    served_lines,
+    verified_line,
+    version_line,
+    version_rows,
+)
 from blastwatch.settings import load
 
 if TYPE_CHECKING:
-    from blastwatch.entry import Entry
+    from blastwatch.gate import Gate
     from blastwatch.registry import Registry
+    from blastwatch.settings import Settings
 
 
 cells_option = click.option(
@@ -48,38 +57,18 @@ def _existing() -> "Registry":
     return found
 
 
-def _aliases(entry: "Entry") -> str:
-    """The aliases of a version; one that was moved behind the registry's back is no service's champion."""
-    marks = {alias: f" (the history says {said or 'none'}: restore)" for alias, said in entry.moved.items()}
-    return ", ".join(alias + marks.get(alias, "") for alias in entry.aliases) or "-"
-
-
-def _line(entry: "Entry") -> str:
-    figures = _figures(entry.metrics)
-    aliases = _aliases(entry)
-    data = "synthetic cells" if entry.synthetic else "real cells"
-    return one_line(f"{entry.version:>4}  {aliases:<22} {entry.digest[:12]}  {data:<16} {figures}")
-
-
-def _figures(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {fixed(value)}" for name, value in sorted(metrics.items()))
-
-
-def _rows(entry: "Entry") -> dict[str, str]:
-    """An entry for a person, by the names of its fields."""
-    facts = entry.to_dict()
-    for name in ("moved", "word"):  # the first stands at its alias; the second is for a service that asks for proof
-        del facts[name]
-    told = {name: "yes" if value is True else "no" if value is False else value for name, value in facts.items()}
-    told |= {"aliases": _aliases(entry), "metrics": _figures(entry.metrics), "overridden": ", ".join(entry.overridden)}
-    return {name: one_line(str(value or "-")) for name, value in told.items()}
-
-
 @click.group()
 @click.pass_context
 def registry(ctx: click.Context) -> None:
     """Register, promote and roll back model versions."""
     ctx.with_resource(_impatient(uploads=ctx.invoked_subcommand == "register"))
+
+
+def _table(gates: "Sequence[Gate]", settings: "Settings") -> str:
+    """The report of gates that were asked here, by a policy that may have a file."""
+    from blastwatch.policy import load_policy, named
+
+    return table_of(gates, {load_policy(settings.policy).digest: named(settings.policy)})
 
 
 @contextmanager
@@ -100,7 +89,7 @@ def _impatient(*, uploads: bool) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-@registry.command()
+@registry.command(short_help="Register the model package in FOLDER.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def register(folder: Path, as_json: bool) -> None:
@@ -121,12 +110,12 @@ def list_versions(as_json: bool) -> None:
     if as_json:
         print_json([entry.to_dict() for entry in entries])
     elif entries:
-        click.echo("\n".join(_line(entry) for entry in entries))
+        click.echo("\n".join(version_line(entry) for entry in entries))
     else:
         say(f"No version is registered in {where(found.settings)}. {MEANT}")
 
 
-@registry.command()
+@registry.command(short_help="Show the version that REF names.")
 @click.argument("ref")
 @json_option
 def show(ref: str, as_json: bool) -> None:
@@ -135,46 +124,55 @@ def show(ref: str, as_json: bool) -> None:
     if as_json:
         print_json(entry.to_dict())
         return
-    for name, value in _rows(entry).items():
+    for name, value in version_rows(entry).items():
         click.echo(f"{name:<14} {value}")
 
 
-@registry.command()
+@registry.command(short_help="Ask every gate about REF, and write nothing.")
 @click.argument("ref")
 @cells_option
 @json_option
 def check(ref: str, cells: Path | None, as_json: bool) -> None:
-    """Ask every gate about REF as promote does, and write nothing; exit code 3 if one fails."""
+    """Ask every gate about REF as promote does, and write nothing; exit code 3 if one fails.
+
+    REF is an alias (candidate, champion, challenger), a number, or a model URI.
+    """
     from blastwatch import promotion
 
-    result = promotion.judge(_existing(), ref, cells=cells)
+    found = _existing()
+    result = promotion.judge(found, ref, cells=cells)
     if as_json:
         print_json(result.to_dict())
     else:
-        click.echo(table_of(result.gates))
+        click.echo(_table(result.gates, found.settings))
     result.check()
     judged = sum(not gate.off for gate in result.gates)
     say(f"Version {result.version} passes all {judged} gates that the policy judges. Nothing was written.")
 
 
-@registry.command()
+@registry.command(short_help="Make REF the champion if it passes every gate.")
 @click.argument("ref")
 @click.option("--reason", default="", help="Why; stands in the history.")
 @cells_option
-@click.option("--override", multiple=True, metavar="GATE", help="A gate that may fail this once; needs --reason.")
+@click.option(
+    "--override", multiple=True, metavar="GATE", help="A gate that may fail this once; with --reason; repeatable."
+)
 @json_option
 def promote(ref: str, reason: str, cells: Path | None, override: tuple[str, ...], as_json: bool) -> None:
-    """Make REF the champion if it passes every gate; exit code 3 if it does not."""
+    """Make REF the champion if it passes every gate; exit code 3 if it does not.
+
+    REF is an alias (mostly candidate), a number, or a model URI.
+    """
     from blastwatch import promotion
 
-    result = promotion.promote(_existing(), ref, reason=reason, cells=cells, override=override)
+    found = _existing()
+    result = promotion.promote(found, ref, reason=reason, cells=cells, override=override)
     if as_json:
         print_json(result.to_dict())
     else:
-        click.echo(table_of(result.gates))
+        click.echo(_table(result.gates, found.settings))
     result.check()
-    done = "An interrupted promotion was finished: version" if result.resumed else "Version"
-    say(f"{done} {result.version} is the champion. Services that follow it serve it within seconds.")
+    say(promoted_line(result))
 
 
 @registry.command()
@@ -188,19 +186,19 @@ def rollback(reason: str, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
         return
-    note = f" ({result.note})" if result.note else ""
-    click.echo(
-        f"Version {result.version} is the champion again{note}. Services that follow it serve it within seconds."
-    )
+    click.echo(rolled_back_line(result))
 
 
-@registry.command()
+@registry.command(short_help="Make REF the challenger beside the champion.")
 @click.argument("ref", required=False)
 @click.option("--withdraw", is_flag=True, help="Take the alias away again; no REF then.")
 @click.option("--reason", default="", help="Why; stands in the history.")
 @json_option
 def challenge(ref: str | None, withdraw: bool, reason: str, as_json: bool) -> None:
-    """Make REF the challenger, which shadows the champion or answers a share of the callers."""
+    """Make REF the challenger, which shadows the champion or answers a share of the callers.
+
+    REF is an alias (mostly candidate), a number, or a model URI.
+    """
     from blastwatch import promotion
 
     if withdraw == bool(ref):
@@ -213,7 +211,7 @@ def challenge(ref: str | None, withdraw: bool, reason: str, as_json: bool) -> No
         click.echo(f"Version {entry.version} is {'the' if ref else 'no longer the'} challenger.")
 
 
-@registry.command()
+@registry.command(short_help="Put back aliases moved behind the registry.")
 @click.option(
     "--clock", is_flag=True, help="Write down, too, that the clock of entries ahead of this machine's was wrong."
 )
@@ -225,9 +223,9 @@ def restore(clock: bool, reason: str, as_json: bool) -> None:
 
     result = promotion.restore(_existing(), reason=reason, clock=clock)
     if as_json:
-        print_json(result.aliases)
+        print_json(result.to_dict())
     else:
-        click.echo("\n".join(f"{alias}: version {version}" for alias, version in sorted(result.aliases.items())))
+        click.echo("\n".join(restored_lines(result)))
     if result.ahead:
         numbers = ", ".join(map(str, result.ahead))
         say(f"Written down: the clock of these entries ran ahead: {numbers}. They count as of {result.time} or before.")
@@ -237,19 +235,19 @@ def restore(clock: bool, reason: str, as_json: bool) -> None:
         say("Nothing to restore: every alias stands where the history says. Nothing was written.")
 
 
-@registry.command("history")
+@registry.command("history", short_help="Tell what happened to the versions.")
 @click.option("--at", help="What served at a time, ISO 8601 (UTC without an offset): who, when, why, on what data.")
 @json_option
 def show_history(at: str | None, as_json: bool) -> None:
     """Tell what happened to the versions, oldest first; with --at, what served then and who made it so."""
-    found = _registry()
+    found = _registry() if at is None else _existing()  # nothing is known of what served where no registry is
     rows = found.ledger.rows() if is_made(found.settings) else []
     if at is not None:
         told = history.told(rows, history.parse_time(at))
         if as_json:
             print_json(told)
         else:
-            click.echo("\n".join(_told(told)))
+            click.echo("\n".join(served_lines(told)))
         return
     records = [row.record() for row in rows]
     if as_json:
@@ -258,7 +256,7 @@ def show_history(at: str | None, as_json: bool) -> None:
     keys = _key_names(found, records)
     for row, record in zip(rows, records, strict=True):
         failed = history.failed_gates(row) if record.action == "refuse" else []
-        click.echo(_record_line(record, failed, key=keys.get(record.key, "")))
+        click.echo(record_line(record, failed, key=keys.get(record.key, "")))
     if not records:
         say(f"Nothing has happened yet in {where(found.settings)}. {MEANT}")
 
@@ -272,53 +270,7 @@ def _key_names(found: "Registry", records: Sequence[history.Record]) -> dict[str
     return names
 
 
-def _record_line(record: history.Record, failed: Sequence[str] = (), *, key: str = "") -> str:
-    """An entry for a person. `key`: the name of the key that it says signed it, "" for an unknown one."""
-    moved = f"{record.alias} {record.before or 'none'} -> {record.after or 'none'}" if record.alias else ""
-    overridden = f"OVERRIDDEN: {', '.join(record.overridden)}" if record.overridden else ""
-    refused = f"failed: {', '.join(failed)}" if failed else ""
-    why = f'"{record.why}"' if record.why else ""
-    parts = (
-        f"{record.number:>4}",
-        record.time,
-        record.who + (f" (key of {key})" if key not in ("", record.who) else ""),
-        f"{record.action} {record.version}",
-        moved,
-        overridden,
-        refused,
-        why,
-    )
-    return "  ".join(one_line(part) for part in parts if part)
-
-
-def _told(told: dict[str, Any]) -> list[str]:
-    lines = (
-        _of_the_version(told) if told["version"] else [f"Nothing served at {told['at']}: no version was champion yet."]
-    )
-    if told["unsure"]:
-        numbers = ", ".join(map(str, told["unsure"]))
-        lines.append(f"Unsure    whether these entries were there then, which a clock that ran ahead wrote: {numbers}")
-    return [one_line(line) for line in lines]
-
-
-def _of_the_version(told: dict[str, Any]) -> list[str]:
-    promoted, gates = told["promoted"], [Gate.stored(gate) for gate in told["gates"]]
-    failed, off = [gate for gate in gates if not gate.passed], [gate.name for gate in gates if gate.off]
-    judged = len(gates) - len(off)
-    lines = [
-        f"At {told['at']} version {told['version']} served, package {told['digest']}.",
-        f"Since     {told['since']}, {told['action']} by {told['by']}" + (f': "{told["why"]}"' if told["why"] else ""),
-        f"Promoted  {promoted['time']} by {promoted['by']}" + (f': "{promoted["why"]}"' if promoted["why"] else ""),
-        f"Data      {told['data_digest']}",
-        f"Split     {told['split_digest']}",
-        f"Code      {told['git_commit'] or 'unknown'}",
-        f"Gates     {judged - len(failed)} of {judged} passed" + (f"; {OFF}: {', '.join(off)}" if off else ""),
-        f"Override  {', '.join(told['overridden']) or 'nothing was overridden'}",
-    ]
-    return lines + [f"          {gate.told}" for gate in failed]
-
-
-@registry.command()
+@registry.command(short_help="Check history, signatures, aliases and packages.")
 @click.option("--no-files", is_flag=True, help="Leave the versions' files unread.")
 @json_option
 def verify(no_files: bool, as_json: bool) -> None:
@@ -334,14 +286,14 @@ def verify(no_files: bool, as_json: bool) -> None:
         raise RegistryError(f"Neither an entry nor a version is in {where(looked_at.settings)}. {MEANT}")
     if as_json:
         print_json(found.to_dict())
+    for told in found.unexamined:
+        say(told)
     found.check()
     if not as_json:
-        click.echo(
-            f"{found.entries} entries and {found.versions} versions are what was signed, and so are the aliases."
-        )
+        click.echo(verified_line(found))
 
 
-@registry.command()
+@registry.command(short_help="Tell the public half of the signing key.")
 @click.option(
     "--new", type=click.Path(path_type=Path, dir_okay=False), help="Make a new private key in this file first."
 )

@@ -4,9 +4,10 @@ Whoever promotes is asked by their own policy, and another file may not have the
 under a policy that has it asks again, by what is signed: the key of the registration, and the keys of the entries that
 put the version where it stands. One of these must be another's, or of before the rule, or name the override that the
 reader's policy allows. Names do not count here: nobody checks them. Nor does a clock: who sets theirs back signs what
-looks like an entry of before.
+looks like an entry of before. Where everybody signs with one key there is nothing to ask by.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -32,6 +33,7 @@ def two_persons_gate(registered: Record | None, actor: str, policy: Policy, *, s
         registered: the entry of it, None for nobody known. actor: who would promote, "" for nobody known.
         key: fingerprint of the key that would sign, "" where that is not known. The key that is made under home is
             that of everybody there; a key in a team's folder is that of one person, whatever names they go by.
+            Without such a folder the names are all that there is, and they count where accounts of MLflow check them.
     """
     who = registered.who if registered else ""
     one_key = settings.trusted_keys is not None and registered is not None and key == registered.key
@@ -39,8 +41,17 @@ def two_persons_gate(registered: Record | None, actor: str, policy: Policy, *, s
     value += ", both with one key" if one_key else ""
     if not policy.two_person:
         return Gate(name=GATE, passed=True, value=value, limit=OFF)
+    if settings.trusted_keys is None and not _by_account(settings, actor):
+        value = f"cannot be judged: {value}, and nobody checks these names"
+        return Gate(name=GATE, passed=False, value=value, limit="two persons", note=_A_KEY_EACH)
     two = bool(who and actor) and who != actor and not one_key
     return Gate(name=GATE, passed=two, value=value, limit="two persons")
+
+
+def _by_account(settings: Settings, actor: str) -> bool:
+    """Whether a name is that of the account with which MLflow's client asks its server; a file asks for none."""
+    served = settings.tracking_uri.startswith(("http://", "https://"))
+    return served and bool(actor) and actor == os.environ.get("MLFLOW_TRACKING_USERNAME")
 
 
 def check_challenge(registered: Record | None, actor: str, policy: Policy, *, settings: Settings, key: str) -> None:
@@ -93,6 +104,18 @@ def faults_of_one(settings: Settings, records: Sequence[Record]) -> list[tuple[i
     return found
 
 
+def not_examined(settings: Settings) -> str:
+    """Why the rule is not asked of what stands, though the policy of the settings has it; "" where it is asked, or
+    where the policy has no such rule.
+
+    Raises:
+        PolicyError: the policy cannot be used.
+    """
+    if settings.trusted_keys is not None or not load_policy(settings.policy).two_person:
+        return ""
+    return f"The rule of two persons was not examined, since everybody signs with one key here: {_A_KEY_EACH}."
+
+
 def _binding(settings: Settings) -> Policy | None:
     """The policy of whoever reads, where it has the rule and each key is one person's; else None."""
     if settings.policy is None or settings.trusted_keys is None:
@@ -130,6 +153,11 @@ def _mirrored(tags: Mapping[str, str], trusted: TrustedKeys, *, model: str) -> l
                 continue
     return found
 
+
+_A_KEY_EACH = (
+    "give each person a key of their own and name the folder of the public halves in BLASTWATCH_TRUSTED_KEYS, as "
+    "docs/promotion.md says under Keys and roles"
+)
 
 _REMEDY = {
     CHAMPION: "Have somebody else promote another version, or go back: blastwatch registry rollback",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from blastwatch.history import ALIASES, Record, Row
 from blastwatch.model_store import Model
 from blastwatch.recording import HEAD_TAG, cut_tail, gone_model, head_of, read_word
 from blastwatch.registry import Registry
-from blastwatch.two_persons import faults_of_one
+from blastwatch.two_persons import faults_of_one, not_examined
 
 RESTORE = "blastwatch registry restore"
 _GONE = ", where it was deleted: a backup of MLflow's store alone brings it back, and nothing else can or need be done"
@@ -40,11 +40,15 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `registry verify --json` prints; the first entry of the chain that is not as signed comes first."""
+    """What `registry verify --json` prints; the first entry of the chain that is not as signed comes first.
+
+    unexamined: what the policy asks of the registry and nothing here can answer, each with what to do.
+    """
 
     entries: int
     versions: int
     faults: list[Fault]
+    unexamined: list[str] = field(default_factory=list)
 
     @property
     def intact(self) -> bool:
@@ -107,7 +111,10 @@ def verify(registry: Registry, *, files: bool = True) -> Verification:
     rest += [Fault(entry=number, fault=text) for number, text in faults_of_one(registry.settings, readable)]
     # The chain first: where it is broken, what is made of it is wrong too.
     rest.sort(key=lambda fault: (fault.entry is None, fault.entry or 0))
-    return Verification(entries=len(rows), versions=len(entries), faults=chain + _mirror(registry, rows, model) + rest)
+    faults, unexamined = chain + _mirror(registry, rows, model) + rest, not_examined(registry.settings)
+    return Verification(
+        entries=len(rows), versions=len(entries), faults=faults, unexamined=[unexamined] if unexamined else []
+    )
 
 
 def _chain(registry: Registry, rows: Sequence[Row]) -> list[tuple[int, str]]:

@@ -126,6 +126,25 @@ def calibrate(
     }
 
 
+def basis(calibration: dict[str, Any]) -> dict[str, Any] | None:
+    """How much a verdict by these thresholds says: patients they are from, the `answered` of them, and in words, with a
+    `caution` where they are too few. None of a package from before these were written down."""
+    if not {"groups", "answered_groups", "enough_groups"} <= set(calibration):
+        return None
+    patients, answered = calibration["groups"], calibration["answered_groups"]
+    of = "" if answered == patients else f", {answered} of them with answers"
+    few = (
+        f"The thresholds for what the network says are from {answered} patients and {ENOUGH_GROUPS} are needed: how "
+        "often they alarm falsely is not known, and only a large drift is seen."
+    )
+    return {
+        "patients": patients,
+        "answered": answered,
+        "said": f"from {patients} known patients{of}",
+        "caution": None if calibration["enough_groups"] else few,
+    }
+
+
 def scorers_of(reference: DriftReference, signatures: dict[str, Any] | None = None) -> list[Scorer]:
     """One where all cells were answered; else one of what is measured, of all patients, and one of the answers."""
     if len(reference.answered) == len(reference.cells):

@@ -39,7 +39,7 @@ def drift() -> None:
     """Compare what was predicted with the reference of the version that predicted it."""
 
 
-@drift.command()
+@drift.command(short_help="Make one drift report.")
 @click.option("--since", type=Moment(), help="First moment of the window (ISO 8601; without a zone: UTC).")
 @click.option("--until", type=Moment(), help="First moment after the window.")
 @click.option("--ref", help="Version or alias whose predictions are compared; default: the one that serves.")
@@ -85,7 +85,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         _print_report(made.document)
 
 
-@drift.command()
+@drift.command(short_help="Hold the patients who came against those before.")
 @click.option("--ref", help="Version or alias whose patients are looked at; default: the one that serves.")
 @json_option
 def patients(ref: str | None, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def patients(ref: str | None, as_json: bool) -> None:
         _print_patients(found)
 
 
-@drift.command()
+@drift.command(short_help="Look again and again, with gauges for Prometheus.")
 @click.option("--once", is_flag=True, help="Look once, without serving gauges, and end.")
 @json_option
 def watch(once: bool, as_json: bool) -> None:
@@ -144,7 +144,7 @@ def watch(once: bool, as_json: bool) -> None:
         say(line)
 
 
-@drift.command()
+@drift.command(short_help="Work the thresholds of a version out anew.")
 @click.option("--ref", help="Version or alias whose reference is used; default: the one that serves.")
 @click.option(
     "--false-alarm-rate",

@@ -20,7 +20,7 @@ from blastwatch.decision import label
 from blastwatch.errors import BlastwatchError, DataError
 from blastwatch.package import DriftReference, Package
 from blastwatch.rounding import against
-from monitoring.calibration import thresholds_for
+from monitoring.calibration import basis, thresholds_for
 from monitoring.directions import DIRECTIONS, with_directions
 from monitoring.report_page import arranged
 from monitoring.scores import EMBEDDING_SCORE, LABEL, numeric_of
@@ -100,6 +100,8 @@ def compare(
     smallest = max(minimum, min(window["cells"] for window in calibration["windows"]))
     if len(current) < smallest:
         besides = f", and {repeated} that repeat an image: each image of a patient counts once" if repeated else ""
+        if not on_request:
+            raise TooFewPredictions(f"{len(current)} of the {smallest} cells that a verdict takes are here{besides}.")
         raise TooFewPredictions(
             f"Expected at least {smallest} predictions of version {version} for a verdict on drift but got "
             f"{len(current)}{besides}. Wait for more, or widen the window (--since, BLASTWATCH_DRIFT_WINDOW)."
@@ -128,6 +130,7 @@ def compare(
         "version": version,
         "digest": package.digest,
         "window": window,
+        "basis": basis(calibration),
         "compared": len(compared),
         "on_request": on_request,
         "drifted": drifted,

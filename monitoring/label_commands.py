@@ -22,7 +22,7 @@ def labels() -> None:
     """Labels that came later, for predictions that were stored."""
 
 
-@labels.command()
+@labels.command(short_help="Store the labels of a CSV file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--skip-empty", is_flag=True, help="Pass over lines without a label, as in a review half done.")
 @json_option
@@ -72,7 +72,7 @@ UNTIL = click.option("--until", type=Moment(), help="First moment after them.")
 REF = click.option("--ref", help="Version or alias; default: the one that serves.")
 
 
-@labels.command()
+@labels.command(short_help="Tell how well a version answers.")
 @SINCE
 @UNTIL
 @REF
@@ -99,7 +99,7 @@ def report(since: datetime | None, until: datetime | None, ref: str | None, as_j
         print_report(found)
 
 
-@labels.command()
+@labels.command(short_help="Write the cells to label next.")
 @click.option("--out", "file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV file to make.")
 @click.option("--count", type=click.IntRange(1, 1000), default=50, show_default=True, help="Cells wanted.")
 @click.option(

@@ -149,7 +149,7 @@ def followed(
 
 def causes(
     found: dict[str, Course], known: pd.DataFrame, rows: pd.DataFrame, signatures: dict[str, Any] | None
-) -> list[dict[str, str]]:
+) -> list[dict[str, str | None]]:
     """What probably happened to the latest patients since the first change that stands; nothing where none does, or
     where their cells lack a statistic."""
     places = [course.alarm.since for course in found.values() if course.alarm]

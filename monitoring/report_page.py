@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blastwatch import DISCLAIMER
 from blastwatch.rounding import against, fixed
+from monitoring.cause_words import titled
 from monitoring.scores import EMBEDDING_SCORE
 from monitoring.windows import words
 
@@ -60,17 +61,20 @@ def _head(
     from evidently.legacy.renderers.html_widgets import CounterData, counter, table_data
 
     window = document["window"]
-    moved = [column["name"] for column in columns if column["drifted"]]
+    basis = document.get("basis")
+    moved = [titled(column["name"]) for column in columns if column["drifted"]]
     facts = [
         ("version", document["version"] + (", trained on synthetic cells" if synthetic else "")),
         ("package", digest),
         ("window", f"{words(window, document['compared'])}, {window['since']} to {window['until']}"),
         *([("caution", window["caution"])] if window["caution"] else []),
+        *([("thresholds", basis["said"])] if basis else []),
+        *([("caution", basis["caution"])] if basis and basis["caution"] else []),
         (f"beyond their thresholds, {len(moved)} of {len(columns)}", ", ".join(moved) or "none"),
-        *(("probable cause", f"{cause['cause']} ({cause['evidence']})") for cause in document["causes"]),
+        *(("probable cause", _cause(cause)) for cause in document["causes"]),
     ]
     rows = [
-        (column["name"], "drift" if column["drifted"] else "as known", fixed(column["ratio"], 2),
+        (titled(column["name"]), "drift" if column["drifted"] else "as known", fixed(column["ratio"], 2),
          *against(column["score"], column["threshold"]))
         for column in columns
     ]  # fmt: skip
@@ -83,6 +87,10 @@ def _head(
             data=rows,
         ),
     ]
+
+
+def _cause(cause: dict[str, str]) -> str:
+    return f"{cause['cause']}. {cause['changed']}. Check first: {cause['check']}. ({cause['evidence']})"
 
 
 def _ratios(columns: list[dict[str, Any]], version: str) -> dict[str, Any]:

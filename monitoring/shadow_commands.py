@@ -23,7 +23,7 @@ def shadow() -> None:
     """Compare the challenger, which reads in shadow, with the champion, which answers."""
 
 
-@shadow.command()
+@shadow.command(short_help="Tell how alike challenger and champion answer.")
 @click.option("--champion", help="Version or alias that answered; default: the one that serves.")
 @click.option("--challenger", help="Version or alias that read in shadow; default: challenger.")
 @click.option("--at", type=Moment(), help="As it stood at a time (ISO 8601; without a zone: UTC).")

@@ -20,7 +20,7 @@ A crop is smaller than the camera's image, so it is enlarged to the camera's pix
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastwatch.images import Pixels, Preprocessing, crop_cell
+from monitoring.cause_words import in_words
 from monitoring.shifts import SHIFTS, field, shift
 from monitoring.statistics import BACKGROUND_LEVEL, STATISTICS, TABLE, image_statistics
 
@@ -182,7 +183,7 @@ def _explained(moved: Floats, vector: Floats, reach: Sequence[float]) -> float:
 
 def name_causes(
     signatures: dict[str, Any] | None, window: pd.DataFrame, *, before: pd.DataFrame | None = None
-) -> list[dict[str, str]]:
+) -> list[dict[str, str | None]]:
     """What probably happened to a window that alarmed, the likeliest first.
 
     Args:
@@ -192,15 +193,16 @@ def name_causes(
             means over cells: the logarithm of a mean is not the mean of the logarithms.
 
     Returns:
-        One to three of {"cause": a word of `CAUSES` or "unknown", "evidence": a sentence}.
+        One to three of {"cause": a word of `CAUSES` or "unknown", "evidence": a sentence}, each with `changed`, `check`
+        and `images` of `monitoring.cause_words.in_words`.
     """
     if signatures is None:
         evidence = "this version was packaged before causes were measured; one that is packaged anew names them"
-        return [{"cause": UNKNOWN, "evidence": evidence}]
+        return [_named(UNKNOWN, evidence)]
     columns = signatures["columns"]
     if signatures.get("format") not in READABLE or not set(columns) <= set(STATISTICS):
         evidence = "this version's signatures are of other statistics than those that are measured now"
-        return [{"cause": UNKNOWN, "evidence": evidence}]
+        return [_named(UNKNOWN, evidence)]
     mean = transform(window, columns).mean(axis=0)
     if before is not None:
         mean += np.array(signatures["centre"]) - transform(before, columns).mean(axis=0)
@@ -211,12 +213,17 @@ def name_causes(
         evidence = (
             f"no simulated cause moves the statistics alike; the nearest is {word} (cosine {largest:.2f}); {most}"
         )
-        return [{"cause": UNKNOWN, "evidence": evidence}]
+        return [_named(UNKNOWN, evidence)]
+    moved = dict(zip(columns, (mean - np.array(signatures["centre"])).tolist(), strict=True))
     return [
-        {"cause": word, "evidence": f"the statistics moved as under a simulated change (cosine {cosine:.2f}); {most}"}
+        _named(word, f"the statistics moved as under a simulated change (cosine {cosine:.2f}); {most}", moved)
         for word, cosine in ranked[:MOST]
         if cosine >= max(NEAR, largest - CLOSE)
     ]
+
+
+def _named(word: str, evidence: str, moved: Mapping[str, float] | None = None) -> dict[str, str | None]:
+    return {"cause": word, "evidence": evidence, **in_words(word, moved or {})}
 
 
 def _moved(signatures: dict[str, Any], mean: Floats) -> Floats:

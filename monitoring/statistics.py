@@ -21,11 +21,13 @@ from blastwatch.images import Pixels, Preprocessing
 class Statistic:
     """One column.
 
-    low_reason, high_reason: why one image is referred; without them none is, and only windows are compared by it.
-    ratio: its spread is compared as a factor (sizes). margin: least width of its quality limits.
+    title: in plain words, for the drift page. low_reason, high_reason: why one image is referred; without them none is,
+    and only windows are compared by it. ratio: its spread is compared as a factor (sizes). margin: least width of its
+    quality limits.
     """
 
     name: str
+    title: str
     unit: str
     low_reason: str = ""
     high_reason: str = ""
@@ -36,6 +38,7 @@ class Statistic:
 TABLE: tuple[Statistic, ...] = (
     Statistic(
         name="cell_area",
+        title="area of the cell",
         unit="px of the image, squared",
         low_reason="the cell is too small",
         high_reason="the cell is too large, or this is a field and not a single segmented cell",
@@ -43,6 +46,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="cell_height",
+        title="height of the cell",
         unit="px of the image",
         low_reason="the cell is too flat",
         high_reason="the cell is too tall, or this is a field and not a single segmented cell",
@@ -50,6 +54,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="cell_width",
+        title="width of the cell",
         unit="px of the image",
         low_reason="the cell is too narrow",
         high_reason="the cell is too wide, or this is a field and not a single segmented cell",
@@ -57,6 +62,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="elongation",
+        title="elongation of the cell",
         unit="ratio of the axes of the ellipse of equal second moments, 1 for a disc",
         low_reason="the outline is rounder than any known cell",
         high_reason="the outline is too elongated",
@@ -64,6 +70,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="border",
+        title="cell at the edge of the picture",
         unit="share of the crop's edge that is not background, 0 to 1",
         low_reason="the cell lies too far from the edge",
         high_reason="the cell reaches the edge: it is cut off, or this is not a single segmented cell",
@@ -71,6 +78,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="od_red",
+        title="darkness in red light",
         unit="mean optical density of the cell, red",
         low_reason="the stain is too pale in red",
         high_reason="the stain is too dark in red",
@@ -78,6 +86,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="od_green",
+        title="darkness in green light",
         unit="mean optical density of the cell, green",
         low_reason="the stain is too pale in green",
         high_reason="the stain is too dark in green",
@@ -85,6 +94,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="od_blue",
+        title="darkness in blue light",
         unit="mean optical density of the cell, blue",
         low_reason="the stain is too pale in blue",
         high_reason="the stain is too dark in blue",
@@ -92,6 +102,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="dark_share",
+        title="share of the dark part",
         unit="share of the cell's inside in the darker class of its red channel by Otsu's method, 0 to 1",
         low_reason="the dark part of the cell is too small",
         high_reason="the dark part of the cell is too large",
@@ -99,6 +110,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="brightness",
+        title="brightness",
         unit="mean grey level of the cell, 0 to 255",
         low_reason="the cell is too dark",
         high_reason="the cell is too bright",
@@ -106,6 +118,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="contrast",
+        title="contrast",
         unit="standard deviation of the grey level within the cell, 0 to 127.5",
         low_reason="the cell has too little contrast",
         high_reason="the cell has too much contrast",
@@ -113,6 +126,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="focus",
+        title="sharpness",
         unit="root mean square gradient of the grey level within the cell, per px of the image",
         low_reason="the cell is blurred",
         high_reason="the cell is noisier or sharper than any known cell",
@@ -120,6 +134,7 @@ TABLE: tuple[Statistic, ...] = (
     ),
     Statistic(
         name="chroma_noise",
+        title="fine grain of colour",
         unit="standard deviation of the noise in the blue-difference chroma within the cell, in grey levels",
         ratio=True,  # no reason to refer: cameras differ by more than patients, and a cell saved as JPEG can be read
     ),

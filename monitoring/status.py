@@ -9,6 +9,7 @@ from blastwatch.errors import HistoryBroken, RegistryError
 from blastwatch.history import CHAMPION
 from blastwatch.registry import Fetched, Registry
 from blastwatch.settings import Settings
+from monitoring.cause_words import TITLES
 from monitoring.doubts import doubts
 from monitoring.drift import names_of
 from monitoring.examples import Examples
@@ -47,6 +48,7 @@ class Status:
             "problem": None,
             "note": note,
             "interval_seconds": self._interval,
+            "titles": TITLES,
             "disclaimer": DISCLAIMER,
         }
 
@@ -76,7 +78,7 @@ class Status:
                 no longer.
         """
         self._known = report
-        nothing: dict[str, Any] = {"window": None, "columns": [], "causes": [], "report": None}
+        nothing: dict[str, Any] = {"window": None, "basis": None, "columns": [], "causes": [], "report": None}
         said = nothing if report is None else self._said(report)
         self._found = self._found | said | self._over_time()
 
@@ -169,6 +171,7 @@ class Status:
         """What a report says."""
         return {
             "window": report["window"],
+            "basis": report.get("basis"),  # one of an earlier release has none
             "columns": by_distance(report["columns"])[:MOST_COLUMNS],
             "causes": report["causes"],
             "report": self._page(report),

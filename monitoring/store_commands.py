@@ -18,7 +18,7 @@ def store() -> None:
     """The database of predictions: how much it holds, and what it forgets."""
 
 
-@store.command()
+@store.command(short_help="Tell what is stored, and what it takes.")
 @json_option
 def show(as_json: bool) -> None:
     """Tell how many predictions are stored, what they take, and what was ever deleted."""
@@ -39,7 +39,7 @@ def show(as_json: bool) -> None:
         click.echo(f"Deleted for {reason}: {_words(gone)}.")
 
 
-@store.command()
+@store.command(short_help="Delete what is older or more than is to be kept.")
 @json_option
 def retain(as_json: bool) -> None:
     """Delete what BLASTWATCH_RETENTION_DAYS, BLASTWATCH_RETENTION_MIB and BLASTWATCH_IMAGE_DAYS say, at once; the
@@ -71,7 +71,7 @@ def retain(as_json: bool) -> None:
             )
 
 
-@store.command()
+@store.command(short_help="Delete all cells of the patients in a file.")
 @click.argument("keys", type=click.File("r", encoding="utf-8-sig"))
 @json_option
 def forget(keys: TextIO, as_json: bool) -> None:

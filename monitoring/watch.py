@@ -19,12 +19,15 @@ from blastwatch.errors import AliasNotSet, BlastwatchError, RegistryError
 from blastwatch.policy import load_policy
 from blastwatch.registry import CHALLENGER, Fetched, Registry
 from blastwatch.settings import Settings
+from monitoring.catching_up import CatchingUp
 from monitoring.database import is_made
 from monitoring.drift import DriftReport, TooFewPredictions, compare, prune
 from monitoring.examples import ExampleCells
 from monitoring.followed import Followed
+from monitoring.log_lines import patient_sentence as patient_sentence
+from monitoring.log_lines import sentence
 from monitoring.metrics import MonitorMetrics
-from monitoring.patient_report import PatientWatch, dated
+from monitoring.patient_report import PatientWatch
 from monitoring.performance_report import report as performance_report
 from monitoring.retention import MOST_AT_ONCE, Retention, Usage, open_retention, retain
 from monitoring.retraining import Findings, Retraining
@@ -32,7 +35,7 @@ from monitoring.shadow_report import report as shadow_report
 from monitoring.shadow_store import ShadowStore, open_shadow_store
 from monitoring.status import Status
 from monitoring.store import Store, open_store
-from monitoring.windows import AHEAD, Window, latest, words
+from monitoring.windows import AHEAD, Window, latest
 
 NOTHING_YET = "Nothing to watch yet"  # where no version serves, which is no failure
 NO_VERSION = "no version serves. See blastwatch registry list, and promote one: blastwatch registry promote REF"
@@ -77,6 +80,7 @@ class Monitor:
         self._retraining = Retraining(settings, load_policy(settings.policy).retraining)
         self._examples = ExampleCells(settings)
         self._patients: PatientWatch | None = None
+        self._past: CatchingUp | None = None
         self._seen: dict[tuple[str, str | None], datetime] = {}  # when a version was first watched, by its promotion
         self._window: list[str] | None = None  # ids of the predictions in the last report
         self._problems: list[str] = []  # of this look
@@ -101,6 +105,7 @@ class Monitor:
         self._store = self._store or open_store(self._settings.predictions_url)
         digest = fetched.package.digest
         ahead = datetime.now(UTC) + AHEAD
+        past = self._catch_up(self._store, fetched, ahead)
         window = latest(self._store, model_digest=digest, size=self._settings.drift_window, until=ahead)
         self._metrics.window_cells.set(len(window.cells))
         self._tell_labels(self._store, digest)
@@ -108,6 +113,7 @@ class Monitor:
         challenger = self._tell_shadow(fetched.entry)
         patients = self._tell_patients(self._store, fetched)
         look = self._compare(fetched, window)
+        past.looked(window)
         self._metrics.tell_doubts(self.status.doubts())
         usage = self._retain()
         found = Findings(report=look.report, verdict=look.verdict, patients=patients, performance=performance)
@@ -132,7 +138,7 @@ class Monitor:
         fetched = self._fetch()
         self._problems.append(self._champion.problem)
         if self._fetched is None or _which(fetched) != _which(self._fetched):
-            self._window = self._patients = None
+            self._window = self._patients = self._past = None
             self._metrics.watch_model(*_which(fetched))
             self.status.watch(fetched)
         self._fetched = fetched
@@ -151,15 +157,7 @@ class Monitor:
             return Look(None, "no prediction since the last report")
         started = time.monotonic()
         try:
-            report = compare(
-                fetched.package,
-                window.cells,
-                version=fetched.entry.version,
-                folder=self._settings.drift,
-                minimum=self._settings.drift_minimum,
-                repeated=window.repeated,
-                keyed=window.keyed,
-            )
+            report = self._report(fetched, window)
         except TooFewPredictions as error:  # cells behind an earlier verdict may have been deleted
             self._window = None
             self._metrics.no_verdict()
@@ -170,6 +168,31 @@ class Monitor:
         prune(self._settings.drift)
         self._add_run(report, fetched.entry.version)
         return Look(report)
+
+    def _catch_up(self, store: Store, fetched: Fetched, ahead: datetime) -> CatchingUp:
+        """The gauges, the page's verdict and what a finding starts go by the latest window, which comes after these."""
+        self._past = past = self._past or CatchingUp(store, fetched, self._settings)
+
+        def report(window: Window, dated: datetime) -> DriftReport:
+            made = self._report(fetched, window, dated)
+            self._add_run(made, fetched.entry.version)
+            return made
+
+        past.look(report, until=ahead)
+        self._problems.append(past.problem)
+        return past
+
+    def _report(self, fetched: Fetched, window: Window, timestamp: datetime | None = None) -> DriftReport:
+        return compare(
+            fetched.package,
+            window.cells,
+            version=fetched.entry.version,
+            folder=self._settings.drift,
+            minimum=self._settings.drift_minimum,
+            timestamp=timestamp,
+            repeated=window.repeated,
+            keyed=window.keyed,
+        )
 
     def _tell(self, report: DriftReport, seconds: float) -> None:
         for column in report.document["columns"]:
@@ -350,7 +373,7 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
         started = time.monotonic()
         try:
             look = monitor.look()
-            line = look.reason if look.report is None else _sentence(look.report.document)
+            line = look.reason if look.report is None else sentence(look.report.document)
             line = " ".join(filter(None, [line, *patient_sentence(look.patients), look.problem]))
         except AliasNotSet as error:
             metrics.last_look.set(time.time())
@@ -364,25 +387,6 @@ def _loop(monitor: Monitor, metrics: MonitorMetrics, interval: float, stop: thre
             say(line)
             said = line
         stop.wait(max(interval - (time.monotonic() - started), 0))
-
-
-def _sentence(document: dict[str, Any]) -> str:
-    drifted = [column["name"] for column in document["columns"] if column["drifted"]]
-    window, version = document["window"], document["version"]
-    causes = ", ".join(cause["cause"] for cause in document["causes"])
-    verdict = f"drift in {', '.join(drifted)}; probable cause: {causes}" if drifted else "no drift"
-    said = (f"Version {version}, {words(window)}: {verdict}.", window["caution"], document["report"])
-    return " ".join(filter(None, said))
-
-
-def patient_sentence(patients: dict[str, Any]) -> list[str]:
-    """What a line of the log says of `monitoring.patient_report`: nothing where no alarm stands, or nobody was looked
-    at, as without a version to watch."""
-    if not patients:
-        return []
-    moved = [f"{column['name']} since {dated(column)}" for column in patients["columns"] if column["drifted"]]
-    causes = ", ".join(cause["cause"] for cause in patients["causes"])
-    return [f"Other patients: {', '.join(moved)}; probable cause: {causes}."] if moved else []
 
 
 def _on_signals(stop: threading.Event) -> dict[signal.Signals, Any]:

@@ -82,6 +82,29 @@ def latest(store: Store, *, model_digest: str, size: int, until: datetime) -> Wi
     return Window(cells=cells, repeated=len(span) - len(wanted), keyed=keyed)
 
 
+def ends(answers: pd.DataFrame, size: int) -> list[datetime]:
+    """The first moments after the windows of `size` images that these answers fill, one behind the other, but for the
+    last one: at most `size` images are left behind the last moment.
+
+    Args:
+        answers: of `Store.answers`, oldest first.
+    """
+    found: list[datetime] = []
+    while True:
+        beyond = np.flatnonzero((~answers.duplicated(SAME)).cumsum() > size)
+        if not len(beyond):
+            return found
+        times = answers["time"]
+        # The cells of one request share their time and stay together.
+        moment = times.iloc[beyond[0]]
+        later = times[times > times.iloc[0]]
+        if moment == times.iloc[0] and later.empty:
+            return found
+        moment = max(moment, later.iloc[0])
+        found.append(moment.to_pydatetime())
+        answers = answers[times >= moment]
+
+
 def spanned(store: Store, *, model_digest: str, since: datetime | None, until: datetime | None) -> Window:
     """What a version answered with since <= time < until, each image of a patient once."""
     read = store.read(model_digest=model_digest, since=since, until=until)

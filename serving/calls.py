@@ -304,6 +304,7 @@ def _words(response: httpx.Response) -> str:
         problem = response.json()
         title, detail = str(problem["title"]), str(problem["detail"])
         words = detail if detail.startswith(title) else f"{title}. {detail}"
+        words += f" {problem['advice']}" if problem.get("advice") else ""  # an older service gives none
         return f"{words} (HTTP {response.status_code}, request {problem.get('request_id', 'unknown')})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"The service at {address} answered HTTP {response.status_code} without saying why."

@@ -139,7 +139,7 @@ def _collect(
                 continue
             results.append({"path": name, "error": text_of(str(said))})
             if isinstance(said, ServiceError) and said.status in SHUT_OUT:
-                words = f"{_stopped(path, said)} {_remedy(settings)}"
+                words = f"{_stopped(path, said)} {_remedy(settings, said.status)}"
                 return results, ServiceError(words, status=said.status)
             say(line_of(f"{path}: {said}"))
     except ServiceUnreachable as error:
@@ -178,8 +178,13 @@ def _conclude(results: list[dict[str, Any]], *, as_json: bool) -> None:
         say(f"Model version {model['version']}, {_trained_on(model['synthetic'])}. {DISCLAIMER}")
 
 
-def _remedy(settings: Settings) -> str:
+def _remedy(settings: Settings, status: int) -> str:
     """What to do where the service lets the caller not in."""
+    if status == 403 and settings.api_key:  # a key that is not known is a 401
+        return (
+            "The key in BLASTWATCH_API_KEY may not `predict`, and what a key may do is never changed: make another one "
+            "under a new name (blastwatch keys add NAME --may predict) and set BLASTWATCH_API_KEY to what that printed."
+        )
     given = "the key in BLASTWATCH_API_KEY is not the one it needs" if settings.api_key else "none was sent"
     return (
         f"Every image needs a key that may `predict`, and {given}: set BLASTWATCH_API_KEY to what "
@@ -206,7 +211,8 @@ def _line(path: Path, answer: dict[str, Any]) -> str:
     decision = answer["decision"] + (f" ({reasons})" if reasons else "")
     name, blast = line_of(str(path)), fixed(answer["probability"])
     seen = "; the model learned from this very image" if answer.get("seen_in_training") else ""
-    return f"{name}  {decision}  probability of a blast {blast}, more probable: {answer['label']}{seen}"
+    id_ = f"  id {line_of(str(answer['id']))}" if "id" in answer else ""  # which a label that comes later needs
+    return f"{name}  {decision}  probability of a blast {blast}, more probable: {answer['label']}{seen}{id_}"
 
 
 @click.command()

@@ -166,6 +166,7 @@ def _schemas() -> Json:
                 "title": _TEXT,
                 "status": {"type": "integer"},
                 "detail": _TEXT,
+                "advice": _TEXT | {"description": "What the caller can do; the same for every problem of this type."},
                 "instance": _TEXT | {"format": "uri-reference"},
                 "request_id": _TEXT,
             }

@@ -47,7 +47,13 @@ TABLE: tuple[Kind, ...] = tuple(
         ("json-unreadable", 400, "The JSON cannot be read", 'Send {"id": ID, "label": "all" or "hem"}.'),
         ("label-refused", 422, "The label cannot be stored", 'Send {"id": ID, "label": "all" or "hem"}.'),
         ("prediction-unknown", 404, "There is no such prediction", "Take the `id` of the service's answer."),
-        ("media-type", 415, "The media type is not accepted", "Send the media type that /docs.json names."),
+        (
+            "media-type",
+            415,
+            "The media type is not accepted",
+            "Send an image as a form (curl -F image=@cell.bmp URL/v1/predict), a label as application/json, and both "
+            "uncompressed.",
+        ),
         ("body-too-large", 413, "The request is too large", "Send a smaller image, or fewer images a call."),
         ("key-missing", 401, "An API key is needed", "Send Authorization: Bearer KEY; the operator makes keys."),
         ("key-refused", 401, "The API key is not good", "Ask the operator: it is unknown here, or was revoked."),
@@ -104,12 +110,13 @@ class Problem(Exception):  # not a BlastwatchError: it never leaves the service
         self.headers = headers or {}
 
     def document(self, *, instance: str, request_id: str) -> dict[str, Any]:
-        """The JSON of RFC 9457, with the request id beside it."""
+        """The JSON of RFC 9457, with what the caller can do and the request id beside it."""
         return {
             "type": f"/problems/{self.kind.name}",
             "title": self.kind.title,
             "status": self.kind.status,
             "detail": self.detail,
+            "advice": self.kind.advice,
             "instance": instance,
             "request_id": request_id,
         }

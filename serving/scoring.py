@@ -38,6 +38,8 @@ class Refused:
 def find_images(folder: Path, aside: Callable[[str], None] | None = None) -> list[Path]:
     """Every image file below a folder, sorted, as the import finds them: `blastwatch.image_files.files_below`.
 
+    A link to nothing that may have been one to a folder is among them, to be refused when it is read: it costs no cell.
+
     Args:
         aside: told why, for each thing that was passed over and may have been meant.
 
@@ -54,7 +56,7 @@ def find_images(folder: Path, aside: Callable[[str], None] | None = None) -> lis
             aside(why)
 
     try:
-        found = sorted(folder / name for name in files_below(folder, IMAGE_SUFFIXES, aside=tell))
+        found = sorted(folder / name for name in files_below(folder, IMAGE_SUFFIXES, aside=tell, dead=True))
     except OSError as error:  # left out in silence, its cells would look as if there were none
         place = line_of(str(error.filename))
         raise DataError(f"Expected a folder that can be read but {place} cannot: {error.strerror}.") from error

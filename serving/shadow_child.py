@@ -43,7 +43,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Said:
-    """The challenger's answer to one cell; `probability` is calibrated, of a blast. seen: it learned from this image."""
+    """The challenger's answer to one cell; `probability` is calibrated, of a blast. seen: it learned from the image."""
 
     probability: float
     label: str

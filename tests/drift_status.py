@@ -36,6 +36,7 @@ from tests.drawn import draw_cell
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAYS = 28
+BASIS = {"patients": 36, "answered": 24, "said": "from 36 known patients, 24 of them with answers", "caution": None}
 LIMITS = Limits(tolerance=0.02, margin=0.05)
 
 
@@ -65,7 +66,8 @@ def report(moment: datetime, version: str, ratios: dict[str, float]) -> dict[str
               "patients": 9, "effective_patients": 7.4, "repeated": 0, "caution": None}  # fmt: skip
     drifted = any(column["drifted"] for column in columns)
     return {
-        "version": version, "window": window, "drifted": drifted, "columns": columns, "causes": [], "report": ""
+        "version": version, "window": window, "basis": BASIS, "drifted": drifted, "columns": columns, "causes": [],
+        "report": "",
     }  # fmt: skip
 
 

@@ -23,12 +23,11 @@ import pandas as pd
 from blastwatch import DISCLAIMER
 from blastwatch.console import say
 from blastwatch.digests import json_digest
-from blastwatch.errors import UsageError
 from blastwatch.manifest import Cells, read_cells, write_json
 from blastwatch.settings import Settings
 from training.audit import check_links, read_audit, read_statistics
 from training.baselines import BASELINES
-from training.choosing import CHOSEN, check_choosing, check_known_unseen, chosen_answers
+from training.choosing import check_choosing, check_known_unseen, chosen_answers
 from training.fold_answers import (
     AIMED,
     DRAWN,
@@ -45,7 +44,7 @@ from training.pack import check_image, open_pack
 from training.pages import render
 from training.pooled import aimed_coverage, compare, pool, pooled_figures, write_pooled
 from training.pretraining import check_unseen
-from training.recipes import Recipe
+from training.recipes import CHOSEN, Recipe, reference_of
 from training.side_by_side import Turn, answers_side_by_side
 from training.steps import alone
 from training.tracking import flat, open_parent, read_knobs
@@ -83,11 +82,7 @@ def run_crossvalidation(
         LeakFound: where pretrained weights have seen a patient whom their fold holds out, or by whom it chooses.
         DataError: where the pack is none of these parameters.
     """
-    names = [*([CHOSEN] if choose else []), *(recipe.name for recipe in recipes)]
-    reference = reference or names[0]
-    if reference not in names:
-        told = ", ".join(names)
-        raise UsageError(f"Expected the reference to be one of the recipes {told} but got {reference!r}.")
+    reference = reference_of(recipes, reference, choose=choose)
     if choose:
         check_choosing(recipes)
     base = recipes[0].parameters

@@ -10,7 +10,7 @@ from training.options import FILE, FOLDER, PARAMS, parameter_options, set_option
 
 @click.group()
 def data() -> None:
-    """Import, draw, audit, split and show data sets of cells."""
+    """Import, draw (synth), audit, split and show sets of cells."""
 
 
 @data.command("import")
@@ -94,7 +94,7 @@ def synth(patients: int, cells: int, seed: int, out: Path, duplicates: int | Non
         say(f"Drew {patients * cells} synthetic cells of {patients} patients into {out}.")
 
 
-@data.command()
+@data.command(short_help="Give cells the stain of a changed laboratory.")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for the restained images (BMP).")
 @click.option("--strength", type=float, default=1.0, show_default=True, help="0: as it was; 1: another laboratory.")
@@ -115,7 +115,7 @@ def restain(sources: tuple[Path, ...], out: Path, strength: float, as_json: bool
         say(f"Wrote {done.written} images in another stain (strength {strength:g}) into {out}.")
 
 
-@data.command()
+@data.command(short_help="Find cells that stand in FOLDER twice, and whom they tie.")
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, help="Folder for audit.json and audit.html; default: FOLDER.")
 @click.option("--split", type=FOLDER, help="A split to hold against the findings; exit code 3 where one crosses it.")
@@ -178,7 +178,7 @@ def audit(
         )
 
 
-@data.command()
+@data.command(short_help="Hold FOLDER against the contract of params.yaml.")
 @click.argument("folder", type=FOLDER)
 @click.option("--audit", "audit_folder", type=FOLDER, required=True, help="Folder of audit.json.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for check.json.")
@@ -212,7 +212,7 @@ def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
     say(f"{folder} keeps all {len(rules)} rules of its contract. Written to {path}.")
 
 
-@data.command()
+@data.command(short_help="Split FOLDER by groups of patients into four sides.")
 @click.argument("folder", type=FOLDER)
 @click.option("--audit", "audit_folder", type=FOLDER, required=True, help="Folder of audit.json.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the split.")
@@ -221,12 +221,15 @@ def check(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
 def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Split the data set FOLDER by groups of patients into train, validation, calibration and test."""
     from blastwatch.manifest import SIDES, read_cells
+    from blastwatch.policy import load_policy
+    from blastwatch.settings import load
     from training.audit import check_links, read_audit, read_statistics
+    from training.cautions import promotion_cautions
     from training.keeping import kept_told
     from training.parameters import load_parameters
     from training.splitting import leak_told, split_cells, write_split
 
-    read = load_parameters(params, overrides)
+    read, policy = load_parameters(params, overrides), load_policy(load().policy)
     parameters, cells = read.split, read_cells(folder)
     found = read_audit(audit_folder, cells)
     check_links(found, read.audit.links, audit_folder)
@@ -236,6 +239,8 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
         say(kept_told(parameters.keep, facts["kept_subjects"]))
     if facts["leaky"]:
         say(leak_told(facts))
+    for caution in promotion_cautions(rows, policy, calibrate_on=read.evaluate.calibrate_on):
+        say(caution)
     if as_json:
         print_json(facts)
         return
@@ -245,7 +250,7 @@ def split(folder: Path, audit_folder: Path, out: Path, params: Path, overrides: 
         say(f"{side:12s} {told}")
 
 
-@data.command()
+@data.command(short_help="Decode and crop every cell of FOLDER once.")
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the packed cells.")
 @parameter_options

@@ -43,13 +43,23 @@ def crossvalidate(
     **places: Path,
 ) -> None:
     """Train and test recipes on every fold of patients (split.folds) and compare them; goes on where it stopped."""
+    from blastwatch.manifest import read_cells
+    from training.audit import read_audit
     from training.baselines import BASELINES
-    from training.choosing import CHOSEN, times_taken
-    from training.crossvalidation import PAGE, run_crossvalidation
-    from training.recipes import read_recipes
+    from training.folds import check_folds
+    from training.pack import read_pack_facts
+    from training.recipes import CHOSEN, read_recipes, reference_of
 
     taken = ("baselines", CHOSEN, *BASELINES)
     recipes = read_recipes(params, overrides, architectures=architectures, named=named, taken=taken)
+    check_folds(recipes[0].parameters.split.folds)
+    reference = reference_of(recipes, reference, choose=choose)
+    manifest = read_cells(places["cells"])
+    read_audit(places["audit"], manifest)
+    read_pack_facts(places["pack"], manifest)
+    from training.choosing import times_taken  # with torch: what is wrong so far is told before
+    from training.crossvalidation import PAGE, run_crossvalidation
+
     facts = run_crossvalidation(recipes, load(), **places, reference=reference, choose=choose, processes=processes)
     if as_json:
         print_json(facts)
@@ -91,14 +101,15 @@ def compare(
 
     The first folder is held against the others unless --reference names one; p values are adjusted over the others.
     """
-    from training.cautions import cautions, read_origins
-    from training.evaluation import read_answers
+    from training.cautions import cautions, read_answers, read_origins
     from training.parameters import load_parameters
-    from training.pooled import compare as compare_tables
 
+    parameters = load_parameters(params, overrides).evaluate
     tables, origins = read_answers(evaluated), read_origins(evaluated)
     reference = reference or evaluated[0].resolve().name
-    rows = compare_tables(tables, reference, load_parameters(params, overrides).evaluate)
+    from training.pooled import compare as compare_tables  # with torch: what is wrong so far is told before
+
+    rows = compare_tables(tables, reference, parameters)
     for caution in cautions(origins):
         say(caution)
     if as_json:
@@ -134,13 +145,21 @@ def search(
     **places: Path,
 ) -> None:
     """Search parameters of training on validation patients alone (Optuna); goes on where it was stopped."""
-    from training.search import Plan, run_search
+    from blastwatch.manifest import read_cells, read_split
+    from training.pack import read_pack_facts
+    from training.parameters import load_parameters
     from training.search_space import read_space
+
+    space = read_space(file, ranges)
+    load_parameters(params, overrides)
+    read_split(places["cells"], places["split"])
+    read_pack_facts(places["pack"], read_cells(places["cells"]))
+    from training.search import Plan, run_search  # with torch: what is wrong so far is told before
 
     plan = Plan(
         params=params,
         overrides=overrides,
-        space=read_space(file, ranges),
+        space=space,
         trials=trials,
         objective=objective,
         seed=seed,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from blastwatch.console import say
 from blastwatch.decision import POSITIVE
 from blastwatch.errors import DataError
 from training.calibration import patient_weights
@@ -24,6 +25,7 @@ from training.precision import Precision
 from training.sampling import Side
 
 SECONDS = 120.0  # between two checkpoints within an epoch
+TELL_SECONDS = 60.0  # between two lines within an epoch
 
 
 @dataclass
@@ -74,8 +76,11 @@ def validate(logits: NDArray[Any], cells: Side) -> dict[str, float]:
 class Fit:
     """A training with its validation patients and its checkpoint."""
 
-    def __init__(self, trainer: Trainer, validation: Side, checkpoint: Path, *, seconds: float = SECONDS) -> None:
-        """Take up the checkpoint where there is one; `seconds` lie between two within an epoch.
+    def __init__(
+        self, trainer: Trainer, validation: Side, checkpoint: Path, *, seconds: float = SECONDS, name: str = ""
+    ) -> None:
+        """Take up the checkpoint where there is one; `seconds` lie between two within an epoch. `name` begins what is
+        said on the way.
 
         The first process writes checkpoints, so it alone reads one: another machine has none, or an old one.
 
@@ -83,9 +88,9 @@ class Fit:
             DataError: in every process, where the first one cannot read it or it is of another precision.
         """
         self.trainer, self.validation = trainer, validation
-        self.checkpoint, self.seconds = checkpoint, seconds
+        self.checkpoint, self.seconds, self.name = checkpoint, seconds, name
         self.done = Progress()
-        self.saved = time.monotonic()
+        self.saved = self.told = time.monotonic()
         state = _told_of(checkpoint, trainer.world)
         if state is not None:
             trainer.restore(state.pop("trainer"))
@@ -106,9 +111,10 @@ class Fit:
         """
         parameters, done = self.trainer.parameters, self.done
         while done.epoch < parameters.epochs and not self._tired():
+            self.told = time.monotonic()
             row = {"epoch": float(done.epoch + 1), "learning_rate": self.trainer.rate_at(done.epoch)}
             row["train_loss"] = self.trainer.train_one_epoch(
-                done.epoch, start=done.step, total=done.total, on_step=self._step
+                done.epoch, start=done.step, total=done.total, on_step=self._step, tell=self._tell
             )
             row |= self.trainer.world.told_by_first(self._validate())
             self._keep(row)
@@ -139,6 +145,15 @@ class Fit:
             state = self.trainer.judged.state_dict()
             done.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             done.best_loss, done.best_epoch = row["validation_loss"], done.epoch
+
+    def _tell(self, step: int) -> None:
+        """Say once in a while how far a long epoch came; its end is said by itself."""
+        due = time.monotonic() - self.told >= TELL_SECONDS
+        if due and step < self.trainer.steps and self.trainer.world.first:
+            epochs = self.trainer.parameters.epochs
+            named = f"{self.name}: " if self.name else ""
+            say(f"{named}epoch {self.done.epoch + 1} of {epochs}: {step} of {self.trainer.steps} steps")
+            self.told = time.monotonic()
 
     def _step(self, step: int, total: float) -> None:
         """Save within an epoch once in a while; the epoch's end saves by itself."""

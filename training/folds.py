@@ -39,10 +39,15 @@ def fold_splits(
     return splits
 
 
-def check_number(cells: Cells, audit: Audit, folds: int) -> None:
-    """Raise `UsageError` unless every fold can test a group of each label and leave one for every other side."""
+def check_folds(folds: int) -> None:
+    """Raise `UsageError` where there are no folds at all."""
     if folds < 2:
         raise UsageError(f"Expected at least 2 folds but got {folds}. Name them with --set split.folds=N.")
+
+
+def check_number(cells: Cells, audit: Audit, folds: int) -> None:
+    """Raise `UsageError` unless every fold can test a group of each label and leave one for every other side."""
+    check_folds(folds)
     group_of = {subject: group[0] for group in audit.groups for subject in group}
     units = units_by_label(cells.rows.assign(unit=cells.rows["subject"].map(group_of)))
     others = len(SIDES) - 1

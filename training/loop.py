@@ -117,13 +117,20 @@ class Trainer:
         self.robust.values = state["robust"]
 
     def train_one_epoch(
-        self, epoch: int, *, start: int = 0, total: float = 0.0, on_step: Callable[[int, float], None] | None = None
+        self,
+        epoch: int,
+        *,
+        start: int = 0,
+        total: float = 0.0,
+        on_step: Callable[[int, float], None] | None = None,
+        tell: Callable[[int], None] | None = None,
     ) -> float:
         """Go once through the training cells, or through what is left of them; returns the mean loss of a step.
 
         Args:
             start: steps of this epoch that were done before; total: the sum of their losses.
             on_step: called every `LOOK` steps with the steps done and the sum of their losses.
+            tell: called after each step with the steps done, of which a GPU may still be at the last ones.
 
         Raises:
             TrainingDiverged: where the loss is not finite or hopeless.
@@ -132,6 +139,8 @@ class Trainer:
         pending = torch.zeros((), dtype=torch.float64, device=self.device)
         for step, crops, chosen in self._batches(epoch, start):
             pending += self.train_step(epoch * self.steps + step, crops, chosen, size=self.size_at(epoch))
+            if tell is not None:
+                tell(step + 1)
             if (step + 1) % LOOK == 0 or step + 1 == self.steps:
                 total += float(self.world.sum(pending))
                 pending.zero_()

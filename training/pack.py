@@ -153,17 +153,28 @@ def _paths(folder: Path, cells: Cells, made_by: str) -> tuple[str, ...]:
     return expected
 
 
+def _made_by(folder: Path, cells: Cells) -> str:
+    return f"blastwatch data pack {cells.folder} --out {folder}"
+
+
+def read_pack_facts(folder: Path, cells: Cells) -> dict[str, Any]:
+    """What a pack says of itself; raises `DataError` where it is missing or of another manifest."""
+    made_by = _made_by(folder, cells)
+    facts = read_json(folder / FACTS, made_by=made_by)
+    if facts["data_digest"] != cells.digest:
+        raise DataError(f"The pack in {folder} was made of another manifest. Make it anew: {made_by}")
+    return facts
+
+
 def open_pack(folder: Path, cells: Cells) -> Packed:
     """Open a pack and check that it is whole and belongs to the manifest.
 
     Raises:
         DataError: saying what does not fit.
     """
-    made_by = f"blastwatch data pack {cells.folder} --out {folder}"
-    facts = read_json(folder / FACTS, made_by=made_by)
+    made_by = _made_by(folder, cells)
+    facts = read_pack_facts(folder, cells)
     preprocessing = Preprocessing(crop=facts["crop"], size=facts["size"])
-    if facts["data_digest"] != cells.digest:
-        raise DataError(f"The pack in {folder} was made of another manifest. Make it anew: {made_by}")
     if not (folder / CROPS).is_file() or file_digest(folder / CROPS) != facts["digest"]:
         raise DataError(f"{folder / CROPS} is missing or was changed. Make it anew: {made_by}")
     crops = np.load(folder / CROPS, mmap_mode="r")

@@ -14,6 +14,7 @@ OWN = ("train", "evaluate")  # the rest is the same for all recipes: they see th
 ANSWERING = ("error", "conformal", "calibrate_on")
 """What a cross-validation reads of the section `evaluate` of each recipe. How intervals are drawn is the first recipe's
 for all; operating thresholds and other cameras are for `blastwatch evaluate`."""
+CHOSEN = "chosen"  # the name, among the recipes, of what each fold chose for itself (`training.choosing`)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ def read_recipes(
     recipes = recipes or [Recipe(base.train.architecture, base)]
     _check_names(recipes, taken)
     return recipes
+
+
+def reference_of(recipes: Sequence[Recipe], asked: str, *, choose: bool) -> str:
+    """What is held against the others: what was asked for, else the first recipe, or what the folds chose.
+
+    Raises:
+        UsageError: where it is no recipe.
+    """
+    names = [*([CHOSEN] if choose else []), *(recipe.name for recipe in recipes)]
+    if asked and asked not in names:
+        told = ", ".join(names)
+        raise UsageError(f"Expected the reference to be one of the recipes {told} but got {asked!r}.")
+    return asked or names[0]
 
 
 def _own_overrides(name: str, text: str) -> list[str]:

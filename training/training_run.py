@@ -124,11 +124,13 @@ def run_training(
                 own = {"train": read_knobs(asdict(parameters.train)), "split": dealt_by(split_facts)}
                 mlflow.log_params(flat(parameters.to_dict() | own))
 
+            name = within.labels.get(NAME, "")
+
             def told(row: Row) -> None:
-                _tell(row, within.labels.get(NAME, ""))
+                _tell(row, parameters.train, name)
                 within.on_epoch(row)
 
-            fit = _fit(parameters.train, rows, packed, checkpoint, world, within.kept)
+            fit = _fit(parameters.train, rows, packed, checkpoint, world, within.kept, name)
             if initial_weights(parameters.train) != start:
                 raise UsageError(
                     f"Expected {start.get('name')} to stay as it was while the training began, but it was replaced. "
@@ -167,27 +169,29 @@ def _fit(
     checkpoint: Path,
     world: World,
     kept: Path | None = None,
+    name: str = "",
 ) -> Fit | LinearProbe:
     network = first_network(parameters.architecture, parameters.weights, parameters.weights_file, seed=parameters.seed)
     cells = side_of(rows, packed, "train", parameters.balance)
     validation = side_of(rows, packed, "validation", "subject")
     if parameters.fit == "logistic":
         return LinearProbe(network, parameters, packed, cells, validation, world, kept)
-    return Fit(Trainer(network, parameters, packed, cells, world), validation, checkpoint)
+    return Fit(Trainer(network, parameters, packed, cells, world), validation, checkpoint, name=name)
 
 
 def _say_nothing(row: Row) -> None:
     """What processes beside the first one tell of an epoch."""
 
 
-def _tell(row: Row, name: str) -> None:
+def _tell(row: Row, parameters: TrainParameters, name: str) -> None:
     """Log the figures of an epoch, and say them, with the name of the training where it is one of many."""
     import mlflow
 
     mlflow.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=int(row["epoch"]))
     told = f"{name}: " if name else ""
+    epochs = 1 if parameters.fit == "logistic" else parameters.epochs
     say(
-        f"{told}epoch {row['epoch']:.0f}  loss {row['train_loss']:.3f}  validation: loss "
+        f"{told}epoch {row['epoch']:.0f} of {epochs}  loss {row['train_loss']:.3f}  validation: loss "
         f"{row['validation_loss']:.3f}, accuracy by patient {fixed(row['validation_subject_accuracy'])}, "
         f"AUROC {fixed(row['validation_auroc'])}"
     )

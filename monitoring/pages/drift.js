@@ -33,6 +33,28 @@ function ratio(value) {
   return whole;
 }
 
+// A column in words, with its name beside it; one without a title by its name alone.
+const begun = (words) => words[0].toUpperCase() + words.slice(1);  // a sentence, with what follows
+
+function named(name, opens = false) {
+  const title = told.titles?.[name];
+  if (!title) return name;
+  const words = title === name ? title : `${title} (${name})`;
+  return opens ? begun(words) : words;
+}
+
+function titled(name) {
+  const title = told.titles?.[name];
+  if (!title || title === name) return name;
+  const whole = document.createElement("span"), code = document.createElement("small");
+  code.textContent = name;
+  whole.append(title, " ", code);
+  return whole;
+}
+
+// Where the likeliest cause of other patients is that their images changed, what is said instead of them.
+const otherImages = () => told.patients?.causes[0]?.images;
+
 const others = () => told.patients.columns.filter((column) => column.drifted);
 
 function earliest() { return others().map((column) => column.since).sort()[0]; }
@@ -56,16 +78,21 @@ function showNow() {
   const sentence = byId("sentence");
   const since = !told.since ? "(since when is not known yet)"
     : `${told.since.at_least ? "at least " : ""}since ${local(told.since.at)}`;
-  const words = {
+  const verdict = {
     drift: () => `Drift ${since}: version ${told.model.version} sees other cells than it knows.`,
-    patients: () => `Other patients since ${dated({
-      since: earliest(), since_or_before: others().some((column) => column.since_or_before) })}: ${told.window
-      ? "no drift in the latest window, but those" : "those"} who came one after another to version ${told.model.version} `
-      + "are not those that it knows.",
+    patients: () => {
+      const since = dated({ since: earliest(), since_or_before: others().some((column) => column.since_or_before) });
+      const window = told.window ? "no drift in the latest window, but " : "", { version } = told.model;
+      return otherImages()
+        ? `Since about ${since} ${otherImages()}: ${window}the cells of one patient after another are not as version `
+          + `${version} knows them.`
+        : `Other patients since ${since}: ${window}those who came one after another to version ${version} are not `
+          + "those that it knows.";
+    },
     calm: () => `No drift ${since}: version ${told.model.version} sees the cells that it knows.`,
     waiting: () => told.model ? `No verdict on version ${told.model.version} yet. ${told.note}` : told.note,
   }[told.state]();
-  if (sentence.textContent !== words) sentence.textContent = words;  // a screen reader hears changes only
+  if (sentence.textContent !== verdict) sentence.textContent = verdict;  // a screen reader hears changes only
   sentence.className = `label ${{ drift: "is-all", patients: "is-all", calm: "is-hem", waiting: "is-refer" }[told.state]}`;
   byId("whole").hidden = !told.report;
   byId("whole").firstChild.href = told.report || "";
@@ -74,9 +101,12 @@ function showNow() {
   if (told.window) {
     facts.push(["window", `${held(told.window)}, ${local(told.window.since)} to ${local(told.window.until)}`]);
     if (told.window.caution) facts.push(["caution", told.window.caution]);
+    if (told.basis) facts.push(["thresholds", told.basis.said]);
+    if (told.basis?.caution) facts.push(["caution", told.basis.caution]);
     if (told.since) facts.push(["reports alike", String(told.since.reports)]);
   }
-  if (told.looked_at) facts.push(["last look", local(told.looked_at) + (told.note ? `: ${told.note}` : "")]);
+  const noted = told.note && told.state !== "waiting" ? `: ${told.note}` : "";  // the sentence of one that waits has it
+  if (told.looked_at) facts.push(["last look", local(told.looked_at) + noted]);
   if (told.stored) {
     const pictures = told.stored.images ? `${told.stored.images} pictures, ` : "";
     facts.push(["stored", `${told.stored.predictions} predictions, ${pictures}${(told.stored.bytes / 2 ** 20).toFixed(1)} MiB`]);
@@ -96,7 +126,11 @@ function retraining(last) {
 function showCauses(id, causes) {
   byId(id).replaceChildren(...causes.map((cause) => {
     const item = document.createElement("li");
-    item.textContent = `Probable cause: ${cause.cause} (${cause.evidence})`;
+    const lead = cause.changed ? `. ${cause.changed}. Check first: ${cause.check}.` : "";
+    item.append(`Probable cause: ${cause.cause}${lead}`);
+    const more = item.appendChild(document.createElement("details"));
+    more.appendChild(document.createElement("summary")).textContent = "How that is known";
+    more.append(cause.evidence);
     return item;
   }));
   byId(id).hidden = !causes.length;
@@ -104,14 +138,16 @@ function showCauses(id, causes) {
 
 function showColumns() {
   const rows = told.columns.map((column) => row([
-    column.name, column.drifted ? "drift" : "as known", ratio(column.ratio), ...against(column.score, column.threshold)],
+    titled(column.name), column.drifted ? "drift" : "as known", ratio(column.ratio),
+    ...against(column.score, column.threshold)],
   column.drifted ? "is-all" : ""));
   const moved = told.columns.filter((column) => column.drifted);
   const most = Math.max(SHOWN, moved.length);
   byId("moved").textContent = !told.columns.length ? "No report of this version yet."
-    : moved.length ? `${moved.length} of ${told.columns.length} are beyond their threshold, ${moved[0].name} farthest.`
-      : `None of ${told.columns.length} is beyond its threshold; ${told.columns[0].name} is nearest.`;
+    : moved.length ? `${moved.length} of ${told.columns.length} are beyond their threshold, ${named(moved[0].name)} farthest.`
+      : `None of ${told.columns.length} is beyond its threshold; ${named(told.columns[0].name)} is nearest.`;
   showCauses("causes", told.causes);
+  byId("columns").closest(".scroll").hidden = !rows.length;
   fill("columns", rows.slice(0, most));
   fill("rest", rows.slice(most));
   byId("more").hidden = rows.length <= most;
@@ -126,7 +162,7 @@ function showTimeline() {
     + (told.promotions === null ? "The history of the registry cannot be read, so no move of the champion is marked."
       : `${moves.length} ${moves.length === 1 ? "move" : "moves"} of the champion in the history.`);
   fill("points", told.timeline.map((point) => row([local(point.at), point.version, String(point.cells),
-    fixed(point.score, 2), point.column, point.drifted ? "drift" : "no drift"],
+    fixed(point.score, 2), titled(point.column), point.drifted ? "drift" : "no drift"],
   point.drifted ? "is-all" : "")).reverse());
   fill("promotions", moves.map((move) => row([local(move.at), move.version || "none", move.before || "none",
     move.action, move.who])).reverse());
@@ -145,13 +181,25 @@ const CHECKED = {
 };
 
 // That labels refute it, the check says.
-const DOUBTED = { drift: "the cells have drifted", patients: "the patients are others" };
+const DOUBTED = { drift: () => "the cells have drifted", patients: () => otherImages() || "the patients are others" };
 
 const LACKS = {
   cells: (labelled) => `${labelled.labelled} cells have labels and 30 are needed`,
   keys: () => "fewer than half of the labelled cells carry a patient key",
   patients: (labelled) => `the labelled cells are of ${labelled.patients} patients and 10 are needed`,
 };
+
+// As `monitoring.performance` has it: with fewer no verdict is given, and a figure says next to nothing.
+const FEWEST = { cells: 30, patients: 10 };
+const isFew = (cells, patients) => cells < FEWEST.cells || (patients !== null && patients < FEWEST.patients);
+
+function figure(value, few) {
+  if (!value || !few) return interval(value);
+  const whole = document.createElement("span");
+  whole.className = "few";
+  whole.textContent = `too few: ${interval(value)}`;
+  return whole;
+}
 
 function showPerformance() {
   const { latest, labelled } = told.performance.now, reference = told.performance.reference;
@@ -161,34 +209,42 @@ function showPerformance() {
   byId("fell").textContent = fell.join(" ");
   byId("fell").className = "label is-all";
   const lacking = check.state === "open" && LACKS[check.lacks]?.(labelled);
-  const noVerdict = (words) => `No verdict on the estimate, since ${lacking}: ${words}.`;
+  const noVerdict = (figures) => `No verdict on the estimate, since ${lacking}: ${figures}.`;
   byId("check").textContent = (lacking ? noVerdict : CHECKED[check.state])(
     `realised less expected accuracy is ${interval(check.difference)}, the tolerance ${check.tolerance}`);
   byId("check").className = check.state === "untrusted" ? "is-all" : "";
   // What labels said of cells from before the drift says nothing of the cells since.
-  const changed = told.doubts.map((doubt) => DOUBTED[doubt.reason]).filter(Boolean).join(" and ");
-  byId("early").textContent = changed ? `${changed[0].toUpperCase()}${changed.slice(1)}, and the estimate takes for granted `
+  const changed = told.doubts.map((doubt) => DOUBTED[doubt.reason]?.()).filter(Boolean).join(" and ");
+  byId("early").textContent = changed ? `${begun(changed)}, and the estimate takes for granted `
     + "that the probabilities still hold: do not rely on it before the latest labelled cells are all of since then "
     + "and enough for a verdict." : "";
   fill("figures", [
-    ...["accuracy", "sensitivity", "specificity"].map((name) => row([name, interval(latest.estimated[name]),
-      interval(labelled.realised[name]), interval(reference.realised[name])])),
+    ...["accuracy", "sensitivity", "specificity"].map((name) => row([name,
+      figure(latest.estimated[name], isFew(latest.cells, latest.patients)),
+      figure(labelled.realised[name], isFew(labelled.cells, labelled.patients)), interval(reference.realised[name])])),
     row(["cells", String(latest.cells), String(labelled.cells), String(reference.cells)]),
     row(["from", moment(latest.since), moment(labelled.since), ""]),
     row(["to", moment(latest.until), moment(labelled.until), ""]),
-    row(["intervals by", latest.unit, labelled.unit, "patient"]),
+    row(["intervals by", latest.cells ? latest.unit : "", labelled.cells ? labelled.unit : "", "patient"]),
   ]);
-  const units = new Map([latest, labelled, ...told.performance.windows].map((part) => [part.unit, part.assumes]));
+  const units = new Map([latest, labelled, ...told.performance.windows]
+    .filter((part) => part.cells || part.labelled).map((part) => [part.unit, part.assumes]));
   byId("assumes").textContent = [...units].map(([unit, assumes]) => `Intervals by ${unit}: ${assumes}.`).join(" ");
+  byId("few").textContent = [latest, labelled].some((part) => part.cells && isFew(part.cells, part.patients))
+    ? `Grey figures are of too few cells to go by: a verdict takes ${FEWEST.cells}, of ${FEWEST.patients} patients.` : "";
   const cut = told.performance.windows.filter((window) => window.cut).pop();
   byId("cut").textContent = cut ? "There are more predictions than a look reads: the estimate of the window from "
     + `${begins(cut)} is of its latest ${cut.cells} cells, and of windows before it the labelled cells alone count.` : "";
   byId("repeated").textContent = told.performance.repeated ? `${told.performance.repeated} predictions were left out: each `
     + "image of a patient counts once." : "";
+  const seen = told.performance.seen?.cells; // of a monitor of before nobody knows
+  byId("seen").textContent = seen ? `${seen} predictions were left out: the version learned from these images, or `
+    + "from others of their patients." : "";
   const counted = (window) => !window.cut ? String(window.cells) : window.cells ? `latest ${window.cells}` : "not read";
   fill("window-rows", told.performance.windows.map((window) => row([begins(window), counted(window),
-    interval(window.estimated.accuracy), String(window.labelled), interval(window.realised.accuracy),
-    window.unit, window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
+    figure(window.estimated.accuracy, isFew(window.cells, window.patients)), String(window.labelled),
+    figure(window.realised.accuracy, isFew(window.labelled, null)), window.cells || window.labelled ? window.unit : "",
+    window.check.state], window.check.state === "untrusted" ? "is-all" : "")).reverse());
   drawWindows(byId("windows"), told.performance.windows);
 }
 
@@ -202,7 +258,7 @@ function show() {
     ["who", patients, showPatients],
     ["cells", examples && { examples, state }, showExamples],
     ["over", model && { promotions, timeline, of }, showTimeline],
-    ["well", performance && { performance, doubts }, showPerformance],
+    ["well", performance && { performance, doubts, images: otherImages() }, showPerformance],
   ];
   for (const [heading, shown, draw] of parts) {
     const content = JSON.stringify(shown);

@@ -44,7 +44,8 @@ function showExamples() {
   const lines = [shown.length ? CHOSEN : NONE[policy === "never"]];
   if (shown.length && statistic) {
     const [low, high] = statistic.known.map((value) => significant(value, 3));
-    lines.push(`${statistic.name} moved most among the image statistics; nine of ten known cells lie between ${low} and ${high}.`);
+    lines.push(`${named(statistic.name, true)} moved most among the image statistics; nine of ten known cells lie `
+      + `between ${low} and ${high}.`);
   }
   if (shown.includes("now") && told.state === "drift" && !spans.before) lines.push("No picture from before the drift is kept.");
   byId("pictured").textContent = lines.join(" ");

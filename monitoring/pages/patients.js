@@ -20,13 +20,13 @@ function whoCame({ entered, waiting, few, known, minutes, fewest_cells: fewest }
 }
 
 function patientSentence(patients) {
-  const words = whoCame(patients), moved = patients.columns.filter((column) => column.drifted), most = patients.columns[0];
-  if (moved.length) words.push(`${moved.map((column) => `${column.name} is other since ${dated(column)}`).join("; ")}.`);
-  else if (patients.columns.some((column) => column.since)) words.push("An alarm stands, but no patient since then is stored.");
+  const said = whoCame(patients), moved = patients.columns.filter((column) => column.drifted), most = patients.columns[0];
+  if (moved.length) said.push(`${moved.map((column, place) => `${named(column.name, !place)} is other since ${dated(column)}`).join("; ")}.`);
+  else if (patients.columns.some((column) => column.since)) said.push("An alarm stands, but no patient since then is stored.");
   else if (most && patients.entered) {
-    words.push(`No column says that they are other; ${most.name} has most evidence, ${fixed(most.evidence, 2)} of what is needed.`);
+    said.push(`No column says that they are other; ${named(most.name)} has most evidence, ${fixed(most.evidence, 2)} of what is needed.`);
   }
-  return words.join(" ");
+  return said.join(" ");
 }
 
 function showPatients() {
@@ -35,14 +35,17 @@ function showPatients() {
   showCauses("patient-causes", patients.causes);
   const verdict = (column) => column.drifted ? "other" : column.since ? "stands, but no patient since then is stored"
     : patients.entered ? "as known" : "no verdict";
-  const rows = patients.columns.map((column) => row([
-    column.name, verdict(column), ratio(column.evidence), number(column.before),
+  // While nobody counts nothing can be said, but of alarms that stand.
+  const known = patients.columns.filter((column) => patients.entered || column.now !== null || column.since);
+  const rows = known.map((column) => row([
+    titled(column.name), verdict(column), ratio(column.evidence), number(column.before),
     number(column.spread), number(column.now), column.since ? dated(column) : ""], column.drifted ? "is-all" : ""));
-  const shown = Math.max(4, patients.columns.filter((column) => column.drifted).length);
+  const shown = Math.max(4, known.filter((column) => column.drifted).length);
+  byId("patient-columns").closest(".scroll").hidden = !rows.length;
   fill("patient-columns", rows.slice(0, shown));
   fill("patient-rest", rows.slice(shown));
   byId("patient-more").hidden = rows.length <= shown;
-  fill("patient-changes", patients.changes.map((change) => row([change.name, dated(change), local(change.found),
+  fill("patient-changes", patients.changes.map((change) => row([titled(change.name), dated(change), local(change.found),
     change.until ? local(change.until) : "it stands"], change.until ? "" : "is-all")).reverse());
   byId("patient-past").hidden = !patients.changes.length;
 }

@@ -43,14 +43,14 @@ async function jsonOf(response) {
   }
 }
 
-// What a refusal says, and its type, "" where it is no problem document. A gateway's own may leave out any member.
+// What a refusal says, its type and what it advises, "" where it is no problem document. A gateway's own may leave out any member.
 async function refusalOf(response) {
   const bare = `The service answered HTTP ${response.status}.`;
-  if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) return { words: bare, type: "" };
-  const { title, detail, type } = Object(await jsonOf(response));
-  if (!detail) return { words: title ? `${title} (HTTP ${response.status}).` : bare, type: type || "" };
+  if (!(response.headers.get("content-type") || "").startsWith("application/problem+json")) return { words: bare, type: "", advice: "" };
+  const { title, detail, type = "", advice = "" } = Object(await jsonOf(response));
+  if (!detail) return { words: title ? `${title} (HTTP ${response.status}).` : bare, type, advice };
   const told = !title || detail.startsWith(title); // some details begin with their title
-  return { words: told ? detail : `${title}. ${detail}`, type: type || "" };
+  return { words: told ? detail : `${title}. ${detail}`, type, advice };
 }
 
 function showKeyForm(words) {

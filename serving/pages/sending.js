@@ -61,9 +61,9 @@ async function send(path, file, { headers = {}, onWait = () => {}, signal } = {}
     const response = await askWithKey(path, { method: "POST", body: form, headers, signal });
     if (response.ok) return response;
     if (response.status === 401) throw new Unanswered("The service needs an API key.");
-    const { words, type } = await refusalOf(response);
+    const { words, type, advice } = await refusalOf(response);
     if (type === "/problems/header-too-long") throw new KeyRefused(words); // this page sends no other that may be
-    if (!LATER.includes(response.status)) throw new Error(words);
+    if (!LATER.includes(response.status)) throw new Error(advice ? `${words} ${advice}` : words);
     const seconds = pauseOf(response, type, waited);
     if (seconds === null) throw new Unanswered(words);
     onWait(seconds, words);

@@ -26,7 +26,8 @@ import torch
 from blastwatch.images import normalise
 from blastwatch.intervals import draw_patients
 from blastwatch.manifest import read_cells, read_split
-from training.evaluation import fit, prediction_table, read_answers, read_trained
+from training.cautions import read_answers
+from training.evaluation import fit, prediction_table, read_trained
 from training.figures import CELLS, PATIENTS, units_of
 from training.intervals import intervals
 from training.pack import Packed, open_pack

@@ -39,10 +39,13 @@ def test_every_other_command_runs(demo, second_package, tmp_path, free_port):
     work = tmp_path / "work"
     home = work / ".blastwatch" / "demo" / "home"  # where the README's own export points to
     shutil.copytree(demo.folder / "home", home)
+    policy = work / "deploy/demo/policy.yaml"  # as does that of the policy
+    policy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "deploy/demo/policy.yaml", policy)
     environment = demo.environment | {
         "BLASTWATCH_HOME": str(home),
         "BLASTWATCH_URL": f"http://127.0.0.1:{port}",
-        "BLASTWATCH_POLICY": str(ROOT / "deploy/demo/policy.yaml"),
+        "BLASTWATCH_POLICY": str(policy),
     }
     split = pd.read_parquet(demo.folder / "data/split/split.parquet")
     source = demo.folder / "data/source"

@@ -28,6 +28,12 @@ def test_every_command_of_the_table_and_every_one_below_it_explains_itself(name)
         assert told.output.startswith(f"Usage: blastwatch {' '.join(call)} ")
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_no_command_is_told_in_half_a_sentence(name):
+    told = CliRunner().invoke(blastwatch, [name, "--help"], terminal_width=80).output
+    assert "..." not in told.partition("\nCommands:\n")[2]
+
+
 def below(command, words):
     """The words of every command of a group, and of those below."""
     for name, inner in getattr(command, "commands", {}).items():

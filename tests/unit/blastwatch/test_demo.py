@@ -220,7 +220,7 @@ def test_a_figure_near_one_is_not_told_as_one():
 
 
 STEP = """
-import signal, subprocess, sys, time
+import contextlib, signal, subprocess, sys, time
 from pathlib import Path
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever starts the tests
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -232,35 +232,35 @@ FAMILY += "print(os.getpid(), one.pid, file=open('family', 'w'), flush=True); on
 demo.script = lambda name: sys.executable
 checkout, folder = map(Path, sys.argv[1:])
 run = demo.Demo(checkout, folder, cells=None, patients=12, each=8)
-try:
-    with stopping_politely():
-        run._call("step", "-c", FAMILY, show=True)
-except KeyboardInterrupt:
-    print("Stopped.")
+with contextlib.suppress(KeyboardInterrupt), stopping_politely():
+    run._call("step", "-c", FAMILY, show=True)
 """
+
+
+def alive(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return runs(psutil.Process(pid))
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL])
 def test_a_step_ends_with_the_demo_and_so_do_its_children(tmp_path, number):
     """As a training does, which is a child of DVC."""
 
-    def alive():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return [pid for pid in family if runs(psutil.Process(pid))]
-        return []
-
     told = tmp_path / "family"
-    with subprocess.Popen(
-        [sys.executable, "-c", STEP, ROOT, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", STEP, ROOT, tmp_path], cwd=ROOT) as parent:
         until(lambda: told.is_file() and told.read_text().endswith("\n"), 20)
         family = [int(pid) for pid in told.read_text().split()]
-        parent.send_signal(number)
-        said = parent.stdout.read()
-    assert number == signal.SIGKILL or (parent.returncode, said) == (0, "Stopped.\n")
-    if number == signal.SIGKILL:  # the guardian sees to it
-        until(lambda: not alive(), 20)
-    assert not alive()
+        try:
+            parent.send_signal(number)
+            ended = parent.wait(20)
+            if number == signal.SIGKILL:  # the guardian sees to it
+                until(lambda: not any(map(alive, family)), 20)
+            assert ended == (-number if number == signal.SIGKILL else 0)
+            assert not any(map(alive, family))
+        finally:
+            for pid in filter(alive, family):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_step_that_fails_is_told_with_what_it_printed(checkout, monkeypatch):

@@ -19,7 +19,7 @@ from blastwatch.evidence_gates import (
 )
 from blastwatch.gate import MISSING, at_least, at_most
 from blastwatch.package import DRIFT, METRICS, REFERENCE, open_package
-from blastwatch.policy import load_policy
+from blastwatch.policy import Baseline, load_policy
 from blastwatch.seen import SEEN_SIDES, write_seen
 from blastwatch.stored_answers import answers_gate
 from tests.packages import make_package
@@ -79,8 +79,14 @@ def test_of_few_test_patients_the_comparison_with_size_numbers_says_that_it_show
     (package.folder / METRICS).write_text(json.dumps({"comparisons": [row]}))
     split = package.folder / "evidence" / "split.json"
     split.write_text(json.dumps(json.loads(split.read_text()) | {"sides": {"test": test}}))
-    note = baseline_gate(package, load_policy(None)).note
-    told = "lower end of the 95 % interval; the network beats three size numbers: +0.200 (+0.100 to +0.300)"
+    policy = load_policy(None)
+    off, judged = (
+        baseline_gate(package, policy),
+        baseline_gate(package, dataclasses.replace(policy, baseline=Baseline(least_difference=0))),
+    )
+    assert off.told.startswith("baseline: 0.2 of AUROC against three size numbers (off by policy); the network beats")
+    assert judged.value == 0.1 and judged.note == f"lower end of the 95 % interval; {off.note}"
+    note, told = off.note, "the network beats three size numbers: +0.200 (+0.100 to +0.300)"
     assert note.startswith(told) and note.removeprefix(told).startswith(said)
     assert ("no evidence either way: 5 of each are needed" in note) is said.endswith("no evidence")
 

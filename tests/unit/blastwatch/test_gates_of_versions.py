@@ -87,12 +87,15 @@ def test_a_leaky_split_fails_alone(register, judge):
     assert failed(judge(register(leaky=True))) == ["split"]
 
 
-def test_two_persons(register, judge):
+def test_two_persons(register, judge, registry, tmp_path):
     entry = register()
     assert entry.registered_by == "tester"
     assert judge(entry, actor="tester")["two-persons"].limit == OFF
     assert failed(judge(entry, actor="tester", two_person=True)) == ["two-persons"]
     assert failed(judge(entry, actor="", two_person=True)) == ["two-persons"]
+    assert failed(judge(entry, actor="other", two_person=True)) == ["two-persons"], "anybody may say so"
+    registry.settings = dataclasses.replace(registry.settings, trusted_keys=tmp_path)
+    assert failed(judge(entry, actor="tester", two_person=True)) == ["two-persons"]
     assert failed(judge(entry, actor="other", two_person=True)) == []
 
 

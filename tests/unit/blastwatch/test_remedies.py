@@ -161,7 +161,7 @@ def test_a_challenger_that_was_deleted_in_mlflow_leaves_nothing_to_put_back(crow
     assert fault.startswith("entry 3: version 2 is no longer in MLflow, where it was deleted: a backup of")
     assert fault.endswith("nothing else can or need be done")
     assert not promotion.restore(crowned, reason="").done
-    with pytest.raises(AliasNotSet, match="carries the alias challenger"):
+    with pytest.raises(AliasNotSet, match="is the challenger in .* Make one: blastwatch registry challenge VERSION"):
         promotion.withdraw(crowned, reason="")
 
 

@@ -13,6 +13,7 @@ from blastwatch.history import CHALLENGER, CHAMPION
 from blastwatch.policy import load_policy
 from blastwatch.registry import Registry
 from blastwatch.signing import PROMOTER
+from blastwatch.two_persons import two_persons_gate
 from blastwatch.verification import verify
 from tests.keys import add_key, private_of
 from tests.policies import lenient
@@ -120,12 +121,39 @@ def test_two_persons_are_two_keys(people, register, read):
 
 
 def test_one_key_for_everybody_is_nobodys(lenient_settings, register, read):
-    """As without a folder of trusted keys: there the names are asked when somebody promotes, and nobody checks them."""
+    """As without a folder of trusted keys: there nothing but names, which nobody checks, tells two persons apart."""
     registry = Registry(lenient_settings)
     register(registry)
     promoted(registry, "1")
     strict = read(registry=registry)
     assert strict.proven(CHAMPION).version == "1" and faults(strict) == []
+    [said] = verify(strict, files=False).unexamined
+    assert said.startswith("The rule of two persons was not examined, since everybody signs with one key here: give")
+    assert verify(registry, files=False).unexamined == [], "of a policy without the rule"
+    register(registry)
+    other = Registry(replace(strict.settings, actor="mia"))
+    with pytest.raises(PromotionRefused, match="two-persons: cannot be judged: .*BLASTWATCH_TRUSTED_KEYS"):
+        promoted(other, "2")
+    with pytest.raises(PromotionRefused, match="two-persons: cannot be judged: .*BLASTWATCH_TRUSTED_KEYS"):
+        promotion.challenge(other, "2", reason="")
+
+
+@pytest.mark.parametrize(("uri", "account", "passes"), [
+    ("http://mlflow:5000", "mia", True), ("http://mlflow:5000", "root", False), ("http://mlflow:5000", "", False),
+    ("sqlite:///mlflow.db", "mia", False),
+])  # fmt: skip
+def test_an_account_of_mlflow_is_a_name_that_somebody_checks(
+    lenient_settings, register, read, monkeypatch, uri, account, passes
+):
+    registry = Registry(lenient_settings)
+    register(registry)
+    [registered] = registry.records()
+    settings = replace(read(registry=registry).settings, tracking_uri=uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", account)
+    policy = load_policy(settings.policy)
+    gate = two_persons_gate(registered, "mia", policy, settings=settings, key=registered.key)
+    assert gate.passed is passes and gate.value.startswith("cannot be judged") is not passes
+    assert not two_persons_gate(registered, "tester", policy, settings=settings, key="").passed
 
 
 def test_who_goes_back_to_their_own_version_needs_that_somebody_else_promoted_it(people, register, read, sam):

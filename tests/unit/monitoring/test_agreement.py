@@ -26,7 +26,7 @@ from tests.cohorts import START, as_records, draw_cohort, unsealed_package, wind
 WORDS = {"drift": "Drift", "calm": "No drift", "waiting": ("No verdict on version", "Nothing to watch yet")}
 
 
-def compare(_package, current, *, version, folder, minimum, repeated, keyed):
+def compare(_package, current, *, version, folder, minimum, repeated, keyed, **_):
     """Stands for Evidently: drift where the cells are redder."""
     if len(current) < minimum:
         raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")

@@ -9,10 +9,11 @@ from click.testing import CliRunner
 from blastwatch.errors import DataError, RegistryError
 from monitoring.commands import _print_patients, drift
 from monitoring.commands import _print_report as _print_drift
-from monitoring.label_commands import SAID, _interval, labels
-from monitoring.label_commands import _print_report as _print_performance
+from monitoring.label_commands import labels
 from monitoring.patient_drift import Change, Course
 from monitoring.performance import STATES
+from monitoring.performance_words import SAID, interval
+from monitoring.performance_words import print_report as _print_performance
 from monitoring.shadow_commands import shadow
 from monitoring.watch import patient_sentence
 from tests.drift_status import NOW, drawn_patients, drawn_performance, report
@@ -62,7 +63,7 @@ def test_in_a_home_without_a_registry_none_is_made(tmp_path, monkeypatch, call):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("id;label\n1;all\n", "its first line is 'id;label'"), ("", "it is empty"), ("import os\n", "'import os'")],
+    [("id|label\n1|all\n", "its first line is 'id|label'"), ("", "it is empty"), ("import os\n", "'import os'")],
 )
 def test_a_file_of_labels_in_another_form(run, tmp_path, text, said):
     (tmp_path / "labels.csv").write_text(text)
@@ -102,6 +103,10 @@ def test_a_change_of_who_came_first_may_be_of_before_where_others_came_before_th
     assert [change["since_or_before"] for change in found["changes"]] == [cut]
     assert not any(column["since_or_before"] for column in found["columns"] if not column["drifted"])
     assert patient_sentence(found) == [f"Other patients: probability since {words}; probable cause: unknown."]
+    camera = {"cause": "illumination", "images": "images come in another light"}
+    assert patient_sentence(found | {"causes": [camera]}) == [
+        f"Images come in another light: probability since {words}; probable cause: illumination."
+    ]
     _print_patients(found)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("probability"))
     assert line.endswith(f"  {words}  other")
@@ -124,7 +129,7 @@ def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(capsys):
     )
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["od_red", "0.19999", "0.2"] in rows and "0.99996" in rows[-1]
-    assert _interval({"value": 0.99996, "low": 0.99, "high": 1.0}) == "0.99996 (0.990 to 1.000)"
+    assert interval({"value": 0.99996, "low": 0.99, "high": 1.0}) == "0.99996 (0.990 to 1.000)"
 
 
 def test_every_state_of_the_estimate_is_explained():

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from blastwatch.errors import DataError, UsageError
 from blastwatch.package import DriftReference
-from monitoring.calibration import FALSE_ALARM_RATE, _freedoms, calibrate, scale_quantile, simulate, thresholds_for
+from monitoring.calibration import (
+    FALSE_ALARM_RATE,
+    _freedoms,
+    basis,
+    calibrate,
+    scale_quantile,
+    simulate,
+    thresholds_for,
+)
 from monitoring.commands import calibrate as calibrate_command
 from monitoring.directions import DIRECTIONS
 from monitoring.reference import build_reference, reference_columns
@@ -121,6 +129,12 @@ def test_patients_trained_on_narrow_what_is_measured_and_say_nothing_of_answers(
     assert (alone["groups"], alone["answered_groups"], alone["enough_groups"]) == (8, 8, False)
     assert (both["groups"], both["answered_groups"], both["enough_groups"], both["cells"]) == (24, 8, False, 720)
     assert (every["groups"], every["answered_groups"], every["enough_groups"]) == (24, 24, True)
+    said = [basis(found) for found in (alone, both, every)]
+    assert [one["said"] for one in said] == [
+        "from 8 known patients", "from 24 known patients, 8 of them with answers", "from 24 known patients"
+    ]  # fmt: skip
+    assert "from 8 patients and 10 are needed" in said[1]["caution"] and said[2]["caution"] is None
+    assert basis({"format": 1, "windows": []}) is None
     assert both["methods"] == alone["methods"] == WITHOUT_SIGNATURES
     few, more, all_ = (np.array([row["thresholds"][name] for name in MEASURED])
                        for row in (found["windows"][1] for found in (alone, both, every)))  # fmt: skip

@@ -186,6 +186,7 @@ def test_provisioning_is_yaml():
         (("promtool", "check", "config", "prometheus.yml"), "prometheus", "prometheus"),
         (("promtool", "check", "rules", "rules.yml"), "prometheus", "prometheus"),
         (("promtool", "test", "rules", "rules_test.yml"), "prometheus", "prometheus"),
+        (("promtool", "test", "rules", "rules_days_test.yml"), "prometheus", "prometheus"),
         (("amtool", "check-config", "alertmanager.yml"), "alertmanager", "prometheus-alertmanager"),
     ],
 )

@@ -44,7 +44,7 @@ def report(package, window, tmp_path_factory):
 
 def test_the_document(report, package):
     document = report.document
-    told = ["version", "digest", "window", "compared", "on_request", "drifted", "columns", "causes", "report"]
+    told = ["version", "digest", "window", "basis", "compared", "on_request", "drifted", "columns", "causes", "report"]
     assert list(document) == told and document["on_request"] is False
     assert document["causes"] == []
     assert document["digest"] == package.digest
@@ -107,9 +107,12 @@ def test_of_a_large_window_some_cells_are_compared_evenly_spaced(package, refere
 
 def test_too_few_get_no_verdict(package, window, tmp_path):
     current = as_predictions(window.iloc[:29], digest=package.digest)
-    with pytest.raises(TooFewPredictions, match=r"at least 30 predictions of version 3 .* but got 29"):
+    with pytest.raises(TooFewPredictions, match=r"at least 30 predictions of version 3 .* but got 29.*--since"):
+        compare(package, current, version="3", folder=tmp_path, minimum=1, on_request=True)
+    # Of the monitor's window nobody chose the span: the page says how far it is.
+    with pytest.raises(TooFewPredictions, match=r"^29 of the 30 cells that a verdict takes are here\.$"):
         compare(package, current, version="3", folder=tmp_path, minimum=1)
-    with pytest.raises(TooFewPredictions, match="at least 500"):
+    with pytest.raises(TooFewPredictions, match="of the 500 cells"):
         compare(package, as_predictions(window, digest=package.digest), version="3", folder=tmp_path, minimum=500)
     assert list(tmp_path.iterdir()) == []
 

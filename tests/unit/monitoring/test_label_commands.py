@@ -1,5 +1,8 @@
 """`blastwatch labels add`: where it looks, and the ids that it knows."""
 
+import subprocess
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -50,6 +53,28 @@ def test_ids_that_are_not_stored_are_said_with_where_they_were_looked_for(add, t
     found = add("abc")
     assert isinstance(found.exception, DataError) and "abc is not among them" in str(found.exception)
     assert f"looked for in sqlite:///{tmp_path / 'home' / 'predictions.db'}" in str(found.exception)
+    assert f"See line 2 of {tmp_path / 'labels.csv'}." in str(found.exception)
+
+
+def test_a_label_in_capitals_is_stored_as_the_class(add):
+    with open_store(load().predictions_url) as store:
+        store.add([record("0af3")])
+    assert add("0AF3 , HEM\n0af3").stdout == "2 labels, 1 of them new or changed.\n"
+
+
+def test_help_waits_for_no_table():
+    """Nor for what makes intervals: pandas and scipy take seconds."""
+    script = """
+import sys
+from click.testing import CliRunner
+from monitoring.commands import drift
+from monitoring.label_commands import labels
+for words in ((drift, "report"), (drift, "watch"), (labels, "add"), (labels, "report"), (labels, "review")):
+    assert CliRunner().invoke(words[0], [*words[1:], "--help"]).exit_code == 0
+print([name for name in ("pandas", "scipy", "sqlalchemy", "torch") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_id_in_capitals_is_the_same(add):

@@ -217,14 +217,17 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
         page.screenshot(path=tmp_path / f"drift-{width}.png", full_page=True)
     words = page.inner_text("body")
     assert "Research software, not a medical device." in words and "trained on synthetic cells" in words
-    assert "4 of 24 are beyond their threshold, toward_stain farthest." in words
+    assert "4 of 24 are beyond their threshold, signs of another stain (toward_stain) farthest." in words
     assert (
         "The cells have drifted and the patients are others, and" in words
         and "before the latest labelled cells are all of since then" in words
     )
     assert "by drift of version 2: it ended well: look for a candidate to promote" in words
     assert "neither confirmed nor refuted" in words and "Intervals by patient: patients are independent;" in words
-    assert "od_red moved most among the image statistics; nine of ten known cells lie between 0.207 and 0.281" in words
+    assert (
+        "Darkness in red light (od_red) moved most among the image statistics; nine of ten known cells lie "
+        "between 0.207 and 0.281" in words
+    )
     cells = page.locator(".cells[role=group]").all()
     assert [row.get_attribute("aria-label") for row in cells] == [
         f"{end}, {span}" for end in ("Farthest", "Nearest") for span in ("in this window", "before the drift")
@@ -263,7 +266,10 @@ def test_the_page_in_a_browser(serve, browser, tmp_path):
     page.get_by_text("Other patients since 15 Nov 2026, 12:00 or before: no drift in the latest window, but").wait_for()
     page.screenshot(path=tmp_path / "patients.png", full_page=True)
     words = page.inner_text("body")
-    assert "which is too few to count. probability is other since 15 Nov 2026, 12:00 or before." in words
+    assert (
+        "which is too few to count. Probability of a blast (probability) is other since 15 Nov 2026, 12:00 or before."
+        in words
+    )
     assert "The patients are others, and the estimate takes for granted that the probabilities still hold" in words
     page.get_by_text("Every change that was found").press("Enter")
     changes = page.get_by_role("region", name="Changes of patients").inner_text()

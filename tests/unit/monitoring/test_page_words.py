@@ -4,17 +4,22 @@ that are none, verdicts on nobody."""
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from blastwatch.settings import load
+from monitoring.calibration import basis
+from monitoring.cause_words import in_words
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
 from monitoring.patient_report import NOBODY
+from monitoring.performance import FEWEST_CELLS, FEWEST_PATIENTS, performance
 from monitoring.status import Status
 from monitoring.timeline import Point, counted, thinned
 from monitoring.windows import CAUTION
-from tests.drift_status import NOW, Told, drawn_patients, report
+from tests.answered import answers
+from tests.drift_status import LIMITS, NOW, Told, drawn_patients, drawn_performance, report
 from tests.stalling import stalling
 
 # While `hangs`, the longest wait for an answer is shortened; each is written down.
@@ -113,8 +118,8 @@ def test_no_figure_is_rounded_onto_the_limit_that_it_does_not_reach(page, told):
     most = told["patients"]["columns"][0] | {"evidence": 0.999, "drifted": False}
     shown(page, told | {"patients": told["patients"] | {"columns": [most]}})
     first, second = (row.locator("th, td").all_inner_texts() for row in page.locator("#columns tr").all())
-    assert first == ["od_red", "as known", "0.99996", "0.19999", "0.2"]
-    assert second == ["od_blue", "as known", "0.50", "0.1", "0.2"]
+    assert first == ["darkness in red light\nod_red", "as known", "0.99996", "0.19999", "0.2"]
+    assert second == ["darkness in blue light\nod_blue", "as known", "0.50", "0.1", "0.2"]
     assert "has most evidence, 0.999 of what is needed" in page.inner_text("#patient-words")
     point = {"at": NOW.isoformat(), "version": "2", "cells": 500, "score": 0.99996, "column": "a", "drifted": False}
     shown(page, told | {"timeline": [point]})
@@ -204,7 +209,7 @@ def test_only_what_changes_is_announced_and_drawn_again(page, told):
         stored = {"predictions": 500 + minute, "images": 0, "bytes": 2**20 * (1 + minute)}
         shown(page, document | {"now": moment, "looked_at": moment, "stored": stored})
         assert f"{500 + minute} predictions, {1 + minute}.0 MiB" in page.inner_text("#facts")
-    assert page.evaluate("changed") == [] and page.evaluate("String(getSelection())").startswith("od_red")
+    assert page.evaluate("changed") == [] and page.evaluate("String(getSelection())").startswith("darkness in red")
     shown(page, document | {"state": "drift", "causes": [{"cause": "stain", "evidence": "od_red"}]})
     assert set(page.evaluate("changed")) == {"columns", "sentence"}
     assert page.inner_text("#sentence").startswith("Drift") and "Probable cause: stain" in page.inner_text("#causes")
@@ -292,3 +297,77 @@ def test_whose_the_cells_of_the_window_are(page, told):
     assert "caution" not in page.inner_text("#facts")
     shown(page, told | {"window": window | {"patients": None, "repeated": 0, "caution": CAUTION}})
     assert "500 cells, " in page.inner_text("#facts") and CAUTION in page.inner_text("#facts")
+
+
+def test_predictions_of_images_that_were_learned_from_are_said(page, told):
+    drawn = drawn_performance()
+    shown(page, told | {"performance": drawn | {"seen": {"cells": 21, "patients": 2}}})
+    said = "21 predictions were left out: the version learned from these images, or from others of their patients."
+    assert page.inner_text("#seen") == said
+    shown(page, told | {"performance": drawn})
+    assert page.inner_text("#seen") == ""
+
+
+def test_the_headline_goes_by_the_cause_and_the_cause_leads_with_what_changed(page, told):
+    patients = drawn_patients(others=True)
+    cause = {"cause": "white balance", "evidence": "cosine 0.93"} | in_words(
+        "white balance", {"od_red": 0, "od_blue": 1}
+    )
+    mix = {"cause": "disease mix", "evidence": "cosine 0.8"} | in_words("disease mix", {})
+    doubts = {"doubts": [{"reason": "patients"}], "performance": drawn_performance()}
+    document = told | doubts | {"state": "patients", "patients": patients | {"causes": [cause, mix]}}
+    shown(page, document)
+    assert page.inner_text("#sentence").startswith(
+        "Since about 15 Nov 2026, 12:00 images come in another white balance"
+    )
+    assert page.inner_text("#early").startswith("Images come in another white balance, and the estimate")
+    first, second = page.locator("#patient-causes > li").all()
+    lead = first.inner_text().splitlines()[0]
+    assert lead.startswith("Probable cause: white balance. The white balance is another one: images are redder. Check")
+    assert "cosine" not in first.inner_text() and "camera's white balance" in lead  # folded away
+    first.get_by_text("How that is known").press("Enter")
+    assert "cosine 0.93" in first.inner_text() and "mix of disease" in second.inner_text()
+    shown(page, document | {"patients": patients | {"causes": [mix, cause]}})
+    assert page.inner_text("#sentence").startswith("Other patients since 15 Nov 2026, 12:00: ")
+    assert page.inner_text("#early").startswith("The patients are others, and") and page.faults == []
+
+
+def test_beside_no_drift_stands_what_the_thresholds_are_from(page, told):
+    shown(page, told)
+    assert "from 36 known patients, 24 of them with answers" in page.inner_text("#facts")
+    assert "caution" not in page.inner_text("#facts")
+    few = basis({"groups": 20, "answered_groups": 8, "enough_groups": False})
+    shown(page, told | {"basis": few})
+    assert "from 8 patients and 10 are needed" in page.inner_text("#facts")
+
+
+def test_with_few_cells_what_is_missing_is_said_once_and_nothing_empty_is_drawn(page, told):
+    note = "5 of the 30 cells that a verdict takes are here."
+    columns = [column | {"now": None, "since": None} for column in told["patients"]["columns"]]
+    few = {"window": None, "basis": None, "since": None, "columns": [], "note": note}
+    patients = told["patients"] | {"entered": 0, "columns": columns}
+    shown(page, told | few | {"state": "waiting", "patients": patients})
+    assert page.inner_text("#sentence") == f"No verdict on version 2 yet. {note}"
+    assert page.inner_text("body").count("5 of the 30") == 1
+    hidden = [page.locator(f"#{name}").is_hidden() for name in ("columns", "patient-columns", "patient-more")]
+    assert hidden == [True] * 3 and page.inner_text("#moved") == "No report of this version yet."
+    shown(page, told)
+    assert page.locator("#columns").is_visible() and page.locator("#patient-columns").is_visible()
+    assert page.faults == []
+
+
+def test_figures_of_too_few_cells_are_grey_and_no_unit_stands_without_a_cell(page, told):
+    drawn = drawn_performance()
+    cells = answers(np.random.default_rng(1), patients=1, cells=2, labelled=0.0)
+    span = {"since": NOW.isoformat(), "until": NOW.isoformat()}
+    latest, nothing = (span | performance(part, LIMITS) for part in (cells, cells.iloc[:0]))
+    now = {"latest": latest, "labelled": nothing}
+    shown(page, told | {"performance": drawn | {"now": now, "windows": [latest]}})
+    grey = page.locator("#figures .few").all_inner_texts()
+    assert len(grey) == len(latest["estimated"]) and all(text.startswith("too few: ") for text in grey)
+    said = f"a verdict takes {FEWEST_CELLS}, of {FEWEST_PATIENTS} patients."
+    assert page.inner_text("#few") == f"Grey figures are of too few cells to go by: {said}"
+    assert page.locator("#figures tr").last.locator("td").all_inner_texts() == ["patient", "", "patient"]
+    assert "Intervals by cell" not in page.inner_text("#assumes")
+    shown(page, told | {"performance": drawn})
+    assert page.locator("#figures .few").count() == 0 and page.inner_text("#few") == "" and page.faults == []

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from blastwatch.rounding import against, fixed
 from blastwatch.settings import load
+from monitoring.cause_words import titled
 from monitoring.drift import compare
 from monitoring.metrics import MonitorMetrics
 from monitoring.page import PageServer, build_app
@@ -62,15 +63,18 @@ def test_the_page_says_whose_it_is_and_shows_first_what_moved_most(report, serve
     assert ["version", "3, trained on synthetic cells"] in lines and ["package", "d" * 64] in lines
     assert ["window", "120 cells, 2026-11-01T00:00:00+00:00 to 2026-11-01T00:01:59+00:00"] in lines
     assert ["caution", CAUTION] in lines
+    assert ["thresholds", "from 12 known patients"] in lines
+    [cause] = [line[1] for line in lines if line[0] == "probable cause"]
+    assert cause.startswith("unknown. No known change of the images explains it. Check first: the example cells, and")
     columns = sorted(report.document["columns"], key=lambda column: -column["score"] / column["threshold"])
     moved = [column["name"] for column in columns if column["drifted"]]
     assert set(moved) == {"od_blue", "focus"}
-    assert [f"beyond their thresholds, 2 of {len(columns)}", ", ".join(moved)] in lines
+    assert [f"beyond their thresholds, 2 of {len(columns)}", ", ".join(map(titled, moved))] in lines
     table, drawn = rest.split("Drift in column", 1)
     rows = [line.split("\t") for line in table.strip().splitlines()]
     assert rows == [["column", "verdict", "score over threshold", "score", "threshold"]] + [
-        [column["name"], "drift" if column["drifted"] else "as known", fixed(column["score"] / column["threshold"], 2),
-         *against(column["score"], column["threshold"])]
+        [titled(column["name"]), "drift" if column["drifted"] else "as known",
+         fixed(column["score"] / column["threshold"], 2), *against(column["score"], column["threshold"])]
         for column in columns
     ]  # fmt: skip
     named = ["embeddings: embedding" if column["name"] == "embedding" else f"'{column['name']}'" for column in columns]

@@ -154,7 +154,7 @@ def made(monkeypatch):
     """Stands for Evidently: drift in every window of 30 cells, with a page and a report; counts them."""
     windows = []
 
-    def compare(_package, current, *, version, folder, minimum, repeated, keyed):
+    def compare(_package, current, *, version, folder, minimum, repeated, keyed, **_):
         if len(current) < minimum:
             raise TooFewPredictions(f"Expected at least {minimum} predictions but got {len(current)}.")
         windows.append(current["id"].tolist())

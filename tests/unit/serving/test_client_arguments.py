@@ -108,6 +108,14 @@ def test_a_problem_that_repeats_its_title_is_told_once():
     assert str(caught.value) == "The image is damaged: half a file. (HTTP 422, request r1)"
 
 
+def test_a_problem_is_told_with_what_one_can_do():
+    said = {"title": "The image is damaged", "detail": "Half a file.", "advice": "Send the whole.", "request_id": "r1"}
+    talk, _ = client(httpx.Response(422, json=said))
+    with pytest.raises(ServiceError) as caught:
+        talk.predict(b"x")
+    assert str(caught.value) == "The image is damaged. Half a file. Send the whole. (HTTP 422, request r1)"
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:3777", "localhost:3777", "//127.0.0.1:3777"])
 def test_an_address_without_a_scheme_is_told_from_a_service_that_is_away(url):
     words = f"Expected an address that begins with http:// or https://.* but got '{url}'"

@@ -233,14 +233,14 @@ def answered(monkeypatch):
 
 def test_predict_says_why_and_by_which_models_once_each(answered):
     uncertain, odd = "too uncertain: between 0.451 and 0.713", "the cell is blurred"
-    newer = answer("hem", version="8", synthetic=False)
+    newer = answer("hem", version="8", synthetic=False) | {"id": "0af3", "seen_in_training": True}
     answered(answer("refer", uncertain), answer("refer", odd, uncertain), answer("all"), newer)
     result = CliRunner().invoke(predict, ["a.bmp", "b.bmp", "c.bmp", "d.bmp"])
     assert result.stdout.splitlines() == [
         f"a.bmp  refer ({uncertain})  probability of a blast 0.467, more probable: hem",
         f"b.bmp  refer ({odd}; {uncertain})  probability of a blast 0.467, more probable: hem",
         "c.bmp  all  probability of a blast 0.467, more probable: hem",
-        "d.bmp  hem  probability of a blast 0.467, more probable: hem",
+        "d.bmp  hem  probability of a blast 0.467, more probable: hem; the model learned from this very image  id 0af3",
     ]
     assert result.stderr.splitlines() == [
         f"Model version 7, trained on synthetic cells. {DISCLAIMER}",
@@ -248,8 +248,10 @@ def test_predict_says_why_and_by_which_models_once_each(answered):
     ]
 
 
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize(("key", "words"), [("", "none was sent"), ("bw_x", "is not the one it needs")])
+@pytest.mark.parametrize(("status", "key", "words"), [
+    (401, "", "none was sent"), (401, "bw_x", "is not the one it needs"), (403, "", "none was sent"),
+    (403, "bw_x", "may not `predict`, and what a key may do is never changed"),
+])  # fmt: skip
 def test_predict_ends_with_the_first_refusal_of_the_caller(answered, monkeypatch, status, key, words):
     """Each further image would get the same answer."""
     monkeypatch.setenv("BLASTWATCH_API_KEY", key)

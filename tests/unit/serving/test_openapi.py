@@ -17,7 +17,8 @@ def door(served, tmp_path_factory):
     with front(served, home) as service:
         service.key = key
         service.cell = write_cell(home / "cell.bmp").read_bytes()
-        service.paths = service.ask("/docs.json").json()["paths"]
+        described = service.ask("/docs.json").json()
+        service.paths, service.schemas = described["paths"], described["components"]["schemas"]
         yield service
 
 
@@ -41,6 +42,16 @@ def test_each_refusal_is_among_those_that_are_described(door, path, content, sta
     assert refused.status_code == status
     (operation,) = door.paths[path].values()
     assert refused.headers["content-type"] in operation["responses"][str(status)]["content"]
+    assert list(refused.json()) == list(door.schemas["Problem"]["properties"])
+
+
+@pytest.mark.parametrize(("path", "kind", "way"), [
+    ("/v1/predict", {"content-type": "image/bmp"}, "curl -F image=@cell.bmp URL/v1/predict"),
+    ("/v1/labels", {"content-type": "text/plain"}, "a label as application/json"),
+])  # fmt: skip
+def test_whoever_sends_another_media_type_is_told_how_to_send(door, path, kind, way):
+    refused = door.ask(path, door.key, content=b"x", headers=kind).json()
+    assert refused["type"] == "/problems/media-type" and way in refused["advice"]
 
 
 def test_no_history_to_ask_is_no_failure_of_the_service(door):

@@ -125,6 +125,11 @@ def test_a_problem_of_a_gateway_that_says_little_is_waited_for_all_the_same(page
     assert len(page.sent) == 4 and page.locator(".refused").count() == 0
 
 
+def test_an_image_that_is_refused_is_shown_with_what_one_can_do(page, door):
+    page.set_input_files("#choose", {"name": "notes.bmp", "mimeType": "image/bmp", "buffer": b"patient 7"})
+    expect(page.locator(".refused")).to_contain_text("Send BMP, JPEG, PNG, TIFF or WebP.")
+
+
 def test_two_drops_are_one_queue_of_which_little_is_announced(page, door):
     def answer(route):
         if len(page.sent) == 3:

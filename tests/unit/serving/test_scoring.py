@@ -149,8 +149,10 @@ def test_where_there_are_none_it_is_said_what_was_passed_over(tmp_path):
     assert len(told) == 3
 
 
-def test_a_linked_folder_that_is_not_there_is_no_empty_one(scored, tmp_path):
+def test_a_linked_folder_that_is_not_there_is_refused_by_name_and_the_others_are_scored(scored, tmp_path):
     folder, run = scored
-    (folder / "ward").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match="/ward cannot: it is a link to what is not there .* or remove the link"):
-        run()
+    (folder / "old").mkdir()
+    (folder / "old" / "mount").symlink_to(tmp_path / "gone")
+    paths, refused = run()
+    assert paths == ["a.bmp"] and list(refused) == ["old/mount"]
+    assert refused["old/mount"].reason == UNREADABLE and "No such file" in refused["old/mount"].message

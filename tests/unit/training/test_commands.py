@@ -1,7 +1,11 @@
-"""`blastwatch evaluate` and `package`: what they say before their work, and of a split that leaks."""
+"""What commands of training say before their work, and `evaluate` and `package` of a split that leaks."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -68,3 +72,36 @@ def test_an_evaluation_on_a_split_that_leaks_says_so(work, cohort, settings, mon
     [line] = [line for line in told.splitlines() if "leaks" in line]
     assert done.stderr.count(line) == 1 and done.stderr.count("do not bound the temperature") == 1
     assert json.loads((work / "summary.json").read_text())
+
+
+WRONG = {
+    "search --trials 1": "at least one parameter to search",
+    "search --trials 1 --range train.augment=0..2 --params nope.yaml": "nope.yaml is missing",
+    "search --trials 1 --range train.augment=0..2": "data/cells/import.json is missing",
+    "crossvalidate --params nope.yaml": "nope.yaml is missing",
+    "crossvalidate": "at least 2 folds but got 0",
+    "crossvalidate --set split.folds=3 --reference other": "Expected the reference to be one of the recipes",
+    "crossvalidate --set split.folds=3": "data/cells/import.json is missing",
+    "compare results/evaluate results/nope": "Expected test_predictions.parquet in results/evaluate",
+}
+
+
+def test_what_needs_arguments_and_small_files_alone_is_told_before_heavy_libraries_load(tmp_path):
+    (tmp_path / "params.yaml").write_text("{}")
+    script = f"""
+import json, sys
+from click.testing import CliRunner
+from blastwatch.cli import blastwatch
+told = {{call: str(CliRunner().invoke(blastwatch, call.split()).exception) for call in {list(WRONG)}}}
+heavy = [name for name in ("torch", "sklearn", "optuna", "scipy", "mlflow") if name in sys.modules]
+print(json.dumps([told, heavy]))
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told, heavy = json.loads(done.stdout)
+    assert not [call for call, said in WRONG.items() if said not in told[call]], told
+    assert not heavy

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import f_oneway
 
 from blastwatch.manifest import read_cells
+from tests.policies import lenient
 from training.audit import audit_cells
 from training.importing import import_cells
 from training.looks import look
@@ -142,6 +143,30 @@ def test_links_of_the_user_tie_patients(work):
         assert done.returncode == 1 and "[['5', '7']], but the parameters say []" in done.stderr, done.stderr
     assert not (work / "tied").exists()
     run(work, "split", *same, "--set", 'audit.links=[["7", "5"]]')
+
+
+def test_a_split_says_what_a_promotion_will_miss_in_it(work):
+    made = ("split", "data/cells", "--audit", "data/audit", "--out", "small")
+    told = call(work, *made).stderr
+    assert (
+        "The drift reference will have 10 cells of 5 patients, and no version is promoted below 300 cells and 10 "
+        "patients: import more patients, raise split.validation and split.calibration, or take a policy" in told
+    )
+    assert "The test side has 1 of hem and 2 of all patients, and no version replaces a champion below 5 of" in told
+    more = call(
+        work,
+        *made,
+        "--set",
+        "train.fit=logistic",
+        "--set",
+        "train.weights=imagenet",
+        "--set",
+        "evaluate.calibrate_on=out-of-fold",
+    ).stderr
+    assert "reference will have 34 cells of 15 patients, and" in more and "split.calibration and split.train" in more
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLASTWATCH_POLICY", str(lenient(work)))
+        assert "promoted below" not in (told := call(work, *made).stderr) and "replaces a champion" in told
 
 
 def test_a_split_that_keeps_another_says_whom_it_knew(work):

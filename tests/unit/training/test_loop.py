@@ -58,6 +58,19 @@ def test_a_stopped_training_goes_on_to_the_same_bits(parts, tmp_path):
     assert all(torch.equal(again.best_state[name], tensor) for name, tensor in whole.best_state.items())
 
 
+@pytest.mark.parametrize(("name", "begins"), [("", ""), ("strong", "strong: ")])
+def test_a_long_epoch_says_how_far_it_came(parts, tmp_path, monkeypatch, capsys, name, begins):
+    """Of which nothing would be heard for minutes; a short one says nothing within."""
+    fit(trainer(parts), parts[2], tmp_path / "short.pt")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(fitting, "TELL_SECONDS", 0)
+    one = trainer(parts)
+    Fit(one, parts[2], tmp_path / "long.pt", name=name).run(lambda row: None)
+    wanted = [f"{begins}epoch {epoch} of 3: {step} of {one.steps} steps" for epoch in (1, 2, 3)
+              for step in range(1, one.steps)]  # fmt: skip
+    assert capsys.readouterr().err.splitlines() == wanted and wanted
+
+
 def test_an_average_of_few_steps_has_left_the_first_weights(parts):
     """At a constant decay of 0.99 more than half of them would be in it."""
     network = nn.Linear(1, 1)

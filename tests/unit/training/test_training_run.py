@@ -41,7 +41,7 @@ def names_in(folder):
     return [path.name for path in folder.iterdir()]
 
 
-def test_a_second_training_of_the_same_inputs_is_told_and_breaks_nothing(train, settings, tmp_path):
+def test_a_second_training_of_the_same_inputs_is_told_and_breaks_nothing(train, settings, tmp_path, capsys):
     told = []
 
     def on_epoch(row):
@@ -50,6 +50,8 @@ def test_a_second_training_of_the_same_inputs_is_told_and_breaks_nothing(train, 
         told.append((row["epoch"], str(refused.value)))
 
     facts = train("first", on_epoch)
+    said = capsys.readouterr().err
+    assert "epoch 1 of 2  loss " in said and "epoch 2 of 2  loss " in said
     assert [epoch for epoch, _ in told] == [1, 2] and not (tmp_path / "second").exists()
     [run] = runs_of(settings)
     assert (run.info.run_id, run.info.status) == (facts["run_id"], "FINISHED")
