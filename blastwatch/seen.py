@@ -9,14 +9,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from blastwatch.errors import PackageError
 from blastwatch.package import SEEN, SINCE, Package
+from blastwatch.package_files import read_tensors
 from blastwatch.state_files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEEN_SIDES = ("train", "validation", "calibration")
 """All but the test side: what the version answers to test patients it would answer to anybody."""
@@ -52,7 +56,7 @@ class SeenImages:
         return np.asarray(self.digests[place] == asked)
 
 
-def write_seen(folder: Path, rows: pd.DataFrame) -> None:
+def write_seen(folder: Path, rows: "pd.DataFrame") -> None:
     """Write what a package that is being made has seen.
 
     Args:
@@ -74,16 +78,9 @@ def read_seen(package: Package, *sides: str) -> SeenImages | None:
     Raises:
         PackageError: where the file cannot be read.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if package.info.format < SINCE[SEEN]:
         return None
-    try:
-        tensors = load_file(package.folder / SEEN)
-        parts = [tensors[side] for side in sides or SEEN_SIDES]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise PackageError(f"{SEEN} of the package cannot be read: {error!r}. Package the model again.") from error
+    parts = read_tensors(package.folder, SEEN, sides or SEEN_SIDES)
     wrong = [part for part in parts if part.dtype != np.uint8 or part.ndim != 2 or part.shape[1] != BYTES]
     if wrong:
         raise PackageError(

@@ -12,6 +12,7 @@ A worker is a session of its own and holds the port and the follower's lock. Whe
 memory, say) nobody stops it any more, so it ends by itself.
 """
 
+import json
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ in which they tell it that they serve."""
 
 LOOK_SECONDS = 1.0  # between two looks for the supervisor
 NONE_LEFT = "No active process"  # what circus says where no worker is left and none is replaced
+AGAIN_SECONDS = 0.05  # until a supervisor that was busy is told again to end
 LAST_SECONDS = 10.0  # for what a worker has accepted when the supervisor is gone; less than `processes.GRACE`
 
 _log = logging.getLogger("blastwatch.service")
@@ -64,18 +66,32 @@ def _ours(kind: Callable[..., Any], told: int) -> Callable[..., Any]:
         inside = f"inproc://{uuid.uuid4()}"
         closed_terminal = signal.getsignal(signal.SIGHUP)
         made = kind(watchers, endpoint=f"{inside}/commands", pubsub_endpoint=f"{inside}/events", **options)
-        _end_with_terminal(made, closed_terminal)
+        _end_when_told(made, closed_terminal)
         _end_where_none_starts(made, told)
         return made
 
     return make
 
 
-def _end_with_terminal(supervisor: Any, before: Any) -> None:
-    """Let SIGHUP end a supervisor as SIGTERM does, unless it was ignored before, as `nohup` wants it."""
+def _end_when_told(supervisor: Any, before: Any) -> None:
+    """Let SIGTERM end a supervisor whatever it does just then, and SIGHUP likewise, unless that was ignored before, as
+    `nohup` wants it.
+
+    By itself it drops the order to end where it is looking after its workers at that moment, as it mostly is while one
+    of them cannot start.
+    """
+    controller = supervisor.ctrl
+    signals = controller.sys_hdl
+
+    def end() -> None:
+        if supervisor._restarting or supervisor._exclusive_running_command is not None:
+            controller.loop.call_later(AGAIN_SECONDS, end)
+        else:
+            controller.dispatch((None, json.dumps({"command": "quit", "properties": {}})))
+
     if before is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals = supervisor.ctrl.sys_hdl
+    signals.quit = lambda: controller.loop.add_callback_from_signal(end)
     signals.handle_hup = signals.handle_term
 
 

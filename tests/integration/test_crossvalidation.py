@@ -174,7 +174,7 @@ def test_what_is_done_stays_done_and_what_changed_is_done_again(whole, monkeypat
     assert work.run("evaluate.error=0.4") == wider | {"recipes": _with_run(wider, trained, work)}
     assert trained == {"2": 2}
     told = capsys.readouterr().err
-    assert "weights.safetensors is missing or was changed" in told and "resnet18, fold 2: epoch 2  loss" in told
+    assert "weights.safetensors is missing or was changed" in told and "resnet18, fold 2: epoch 2 of 2  loss" in told
     _, children = runs_of(work)
     assert sorted(run.data.tags.get("blastwatch.superseded", "") for run in children) == ["", "", "", "true"]
     present = [run for run in children if "blastwatch.superseded" not in run.data.tags]

@@ -215,7 +215,7 @@ def test_an_unknown_gate_is_said_before_anything_is_judged(people, register, mon
     tom, pat = people
     register(tom)
     monkeypatch.setattr(promotion, "evaluate", lambda *_, **__: pytest.fail("it was judged"))
-    with pytest.raises(UsageError, match="one of the gates digests, signature"):
+    with pytest.raises(UsageError, match="name of one gate but got .* The policy allows: "):
         promotion.promote(pat, "1", reason="x", cells=None, override=["latncy"])
 
 

@@ -186,7 +186,7 @@ def test_one_patients_cells_get_no_verdict(cohort, package, tmp_path):
     outweighed = current.assign(patient=["a"] * 54 + ["b"] * 3 + ["c"] * 3)
     with pytest.raises(TooFewPredictions, match=r"of 3 \(effective number 1\.227\)"):
         compare(package, outweighed, version="1", folder=tmp_path)
-    few = r"but got 5, and 495 that repeat an image: each image of a patient counts once\. Wait"
+    few = r"^5 of the 30 cells that a verdict takes are here, and 495 that repeat an image: each .* counts once\.$"
     with pytest.raises(TooFewPredictions, match=few):
         compare(package, current.head(5), version="1", folder=tmp_path, repeated=495)
     assert list(tmp_path.iterdir()) == []

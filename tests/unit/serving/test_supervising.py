@@ -37,8 +37,15 @@ words = ["-c", {SERVES!r}, kind, "$(CIRCUS.WID)"]
 worker = create_watcher(name="service", cmd=sys.executable, args=words, numprocesses=2)
 plugins = [{{"use": "circus.plugins.watchdog.WatchDog"}}] if kind == "plugin" else None
 arbiter = create_standalone_arbiter(watchers=[worker], sockets=[], plugins=plugins, check_delay=0.2)
+
+def started(_):
+    if kind == "busy":
+        arbiter._exclusive_running_command = "manage_watchers"
+        arbiter.loop.call_later(1.5, setattr, arbiter, "_exclusive_running_command", None)
+    print("started", flush=True)
+
 try:
-    arbiter.start(lambda _: print("started", flush=True))
+    arbiter.start(started)
     print("stopped", flush=True)
 except BentoMLException as error:
     print(error)
@@ -92,6 +99,16 @@ def test_a_closed_terminal_ends_no_supervisor_under_nohup():
             supervisor.terminate()
 
 
+def test_a_supervisor_that_looks_after_its_workers_just_then_stops_afterwards():
+    with run(SUPERVISOR, "busy") as supervisor:
+        try:
+            assert lines_of(supervisor, 3) == ["serving", "serving", "started"]
+            supervisor.terminate()
+            assert supervisor.wait(20) == 0 and supervisor.stdout.read() == "stopped\n"
+        finally:
+            supervisor.kill()
+
+
 def test_a_supervisor_of_which_no_worker_can_start_ends():
     with run(SUPERVISOR, "none-serves") as supervisor:
         try:
@@ -108,8 +125,10 @@ def test_a_worker_that_cannot_start_is_tried_again_where_another_serves():
             family, seen = psutil.Process(supervisor.pid), set()
             until(lambda: seen.update(family.children()) or len(seen) > 3, 20)
             assert supervisor.poll() is None
+            supervisor.terminate()  # while it starts one of them anew, mostly
+            assert supervisor.wait(20) == 0
         finally:
-            supervisor.terminate()
+            supervisor.kill()
 
 
 def test_what_needs_a_supervisor_that_takes_commands_is_refused():
